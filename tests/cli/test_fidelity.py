@@ -61,7 +61,7 @@ def test_formats_are_compared(small: Fusery, tmp_path: Path) -> None:
         "mixed, 5 bits where adapted",
         "mixed, 6 bits where adapted",
         "mixed, 8 bits where adapted",
-        "dequantize",
+        "16bit",
     ]
     assert ["<- auto" in line for line in lines] == [False, False, False, True, False, False]
     assert "`auto` writes mixed, 6 bits where adapted" in ran.err

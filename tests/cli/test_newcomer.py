@@ -32,7 +32,7 @@ STEPS = (
     ("base add empty", "config.json"),
     ("base add BASE --name ../x", "not a name"),
     ("base show tini", "did you mean tiny?"),
-    ("register nowhere --base tiny --task t", "no folder nowhere"),
+    ("register nowhere --base tiny --task t", "folder not found: nowhere"),
     ("register empty --base tiny --task t", "file_missing"),
     ("register adapters --base tini --task t", "did you mean tiny?"),
     ("register adapters --base other --task t", "base_mismatch"),
