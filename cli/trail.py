@@ -199,7 +199,7 @@ def _line(entry: Event) -> str:
 _REF = "REF|BUNDLE"
 
 
-@prints("deploy record", Deployments.record, names="id", without=("anew",), reference=_REF)
+@prints("deploy record", Deployments.record, names="id", without=("restart_reason",), reference=_REF)
 def record(session: Session, made: Deployed) -> None:
     """Record that an adapter, fused model or bundle runs at a place.
 

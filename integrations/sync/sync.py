@@ -258,7 +258,7 @@ class _Sync:
         # By its kind: a bundle in the current folder may have the same name.
         subject = f"adapter:{name}"
         self.registry.deployments.record(
-            subject, self.destination.text, note=note, via=VIA, anew=restart_reason
+            subject, self.destination.text, note=note, via=VIA, restart_reason=restart_reason
         )
 
     def _end(self, name: str, reason: str) -> None:

@@ -133,7 +133,7 @@ class Deployments(Resource):
         note: str = "",
         replace: bool = False,
         via: str = "",
-        anew: str | None = None,
+        restart_reason: str | None = None,
     ) -> Deployed:
         """Record a deployment, and return it, with those that it replaced."""
 

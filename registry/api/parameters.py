@@ -120,7 +120,7 @@ TEXTS: Mapping[str, str] = {
     "deployments.list.every": "Include ended deployments.",
     "deployments.list.place": "Only this place.",
     "deployments.list.reference": "Only deployments of this adapter, fused model or bundle.",
-    "deployments.record.anew": "Why it was deployed again, if it already runs there.",
+    "deployments.record.restart_reason": "Why it was deployed again, if it already runs there.",
     "evaluations.run.base": "Put the adapter on this form of its base model, such as its 4-bit form.",
     "evaluations.bench.precisions": "Precisions of the fused models; repeatable; default: all that the base model allows.",
     "evaluations.probe.limit": "Maximum number of prompts.",

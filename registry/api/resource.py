@@ -47,7 +47,7 @@ def reference_texts(references: Sequence[Named] | Named) -> list[str]:
     return [named(reference) for reference in several]
 
 
-def said(text: str) -> str:
+def text_for_log(text: str) -> str:
     """Return a reason or note for the log, after validation."""
     if is_keepable(text):
         return text
@@ -217,6 +217,6 @@ def _converted(name: str, annotation: str, value: Any, taken: Mapping[str, inspe
         return named(value)
     if annotation.startswith("datetime"):
         return moment(value)
-    if name in ("reason", "note", "anew"):
-        return said(value)
-    return (said(value) or None) if name == "via" else value
+    if name in ("reason", "note", "restart_reason"):
+        return text_for_log(value)
+    return (text_for_log(value) or None) if name == "via" else value
