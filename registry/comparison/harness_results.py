@@ -108,7 +108,7 @@ def results_of(document: Mapping[str, Any], name: str) -> Results:
         values = reader.plain(document)
     measured: dict[tuple[Any, ...], MetricValue] = {}
     for value in values:
-        require_measured(value, name)
+        _require_possible(value, name)  # a client has no tables
         if measured.setdefault(key_of(value.values()), value) is not value:
             raise reader.problem(f"has two values of {value.metric}")
         if len(measured) > MOST_METRICS:
@@ -123,10 +123,13 @@ def require_measured(value: MetricValue, name: str) -> None:
     from .. import tables
     from ..tables.bounds import problem_of
 
-    parse_metric(value.metric)
     problem = problem_of(tables.metadata.tables["evaluation"], value.values())
-    problem = problem and problem.replace(" in evaluation.", " of ")
-    if min(value.stderr or 0, value.shots or 0, value.samples or 0, value.seed or 0) < 0:
+    _require_possible(value, name, problem and problem.replace(" in evaluation.", " of "))
+
+
+def _require_possible(value: MetricValue, name: str, problem: str | None = None) -> None:
+    parse_metric(value.metric)
+    if problem is None and min(value.stderr or 0, value.shots or 0, value.samples or 0, value.seed or 0) < 0:
         problem = "a negative number"
     problem = problem or range_problem(value.metric, value.value)
     if problem is not None:
