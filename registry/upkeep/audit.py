@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import select
 
+from fusery.storage.errors import StoreDeniedError
 from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.transfer import AT_ONCE
 
@@ -112,7 +115,11 @@ def _read(
     parts += [_Part(item, {}) for item in blobs if item.folder is not None]
     reports, contexts = {item: Report() for item in blobs}, Contexts()
     troubles, folders = dict[Damage, Trouble](), dict[AuditableItem, Report]()
-    with workspace.cache.scratch() as scratch:
+    with ExitStack() as kept:
+        try:
+            scratch = kept.enter_context(workspace.cache.scratch())
+        except StoreDeniedError:  # a registry that this user may only read
+            scratch = Path(kept.enter_context(TemporaryDirectory()))
         read = partial(_read_part, workspace, scratch)
         for number, done in enumerate(Threads(max(jobs, AT_ONCE)).run(read, parts), 1):
             item, own = done.item

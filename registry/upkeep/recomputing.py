@@ -136,10 +136,11 @@ def _adapter(workspace: Workspace, item: AuditableItem, contexts: Contexts, arri
     stated = {column: getattr(row, column) for column in _COLUMNS}
     yield from _differing(differing(stated, adapter_columns(folder, item.digest)))
     forms = {form.form: form.digest for form in row.renderings}
-    with workspace.cache.scratch() as scratch:
-        made: dict[str, str] = {
-            form: manifest.digest for form, manifest in other_forms(files, base, forms, scratch)
-        }
+    rendered = arrived / ".rendered"
+    rendered.mkdir()
+    made: dict[str, str] = {
+        form: manifest.digest for form, manifest in other_forms(files, base, forms, rendered)
+    }
     for form, digest in sorted(forms.items()):
         if made.get(form) != digest:
             yield "form_differs", f"wrong digest of the format {form} (recorded: {digest[:12]})"

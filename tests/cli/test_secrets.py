@@ -23,7 +23,7 @@ TOKEN = f"https://{CANARY}@models.example/team/tiny"
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the secrets that earlier cases taught the masking."""
-    monkeypatch.setattr(secrets, "_known", set())
+    monkeypatch.setattr(secrets, "_registered", set())
     monkeypatch.delenv("_FUSERY_RAISES", raising=False)
 
 
@@ -144,7 +144,7 @@ def test_no_argument_is_repeated_with_its_secret(
     stocked: Fusery, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for words in WORDS:
-        monkeypatch.setattr(secrets, "_known", set())
+        monkeypatch.setattr(secrets, "_registered", set())
         for how in HOW[::3]:
             ran = stocked(*spelled(words, how))
             assert ran.code == 2, ran.out + ran.err
@@ -191,7 +191,7 @@ def test_nothing_in_the_settings_is_repeated(
 ) -> None:
     config = tmp_path / "home" / "config.toml"
     for text in FILES:
-        monkeypatch.setattr(secrets, "_known", set())
+        monkeypatch.setattr(secrets, "_registered", set())
         config.write_text(text)
         for words in COMMANDS[1:4]:
             for how in HOW[1:3]:
