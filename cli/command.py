@@ -7,9 +7,13 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
+
+from fusery.registry.errors import UnknownReferenceError
+from fusery.storage.plaintext import typed
 
 from .commands import GROUPS
 from .completing import Recorded
@@ -74,7 +78,13 @@ def command(
                 raise click.UsageError(
                     f"{' and '.join(flags[name] for name in excludes)} exclude each other."
                 )
-            return function(session, **options)
+            try:
+                return function(session, **options)
+            except UnknownReferenceError as error:
+                base = str(options.get("base"))
+                if f"base model {base!r}" in error.message and (Path(base) / "config.json").is_file():
+                    error.hint = f"fusery base add {typed(base)}"
+                raise
 
         sources = [of] if callable(of) else of
         click_parameters = parameters(function, sources, path, specs, without)

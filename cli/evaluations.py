@@ -112,9 +112,9 @@ def withdraw(session: Session, done: WithdrawnEvaluations, dry_run: bool) -> Non
     session.print_table(_table(done.withdrawn))
 
 
-@prints("eval list", Evaluations.list, names="metric", table=True)
+@prints("eval list", Evaluations.list, names="metric", table=True, reference="[REF|TASK]")
 def list_evaluations(session: Session, found: list[Evaluation]) -> None:
-    """List the evaluations of one adapter, or of all adapters.
+    """List the evaluations of an adapter, of a task, or of all adapters.
 
     Evaluations are listed in the order of recording. Of several values of a metric, the newest counts.
     """

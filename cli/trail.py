@@ -232,7 +232,7 @@ listing(
     Deployments.list,
     "List deployments, now or at a date.",
     "place name withdrawals at:age by ended_at note digest at",
-    none="Nothing is on record there. Hint: fusery deploy record REF PLACE",
+    none="No deployment found. Hint: fusery alias list shows what aliases hold; fusery deploy record REF PLACE",
     cells={"name": _what},
     names="place",
     excludes=("at", "every"),

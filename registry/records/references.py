@@ -181,7 +181,7 @@ def resolve_base(session: Session, text: str) -> tables.BaseModelRow:
     if (base := _find_base(session, text)) is None:
         base_names = session.scalars(select(tables.BaseNameRow.name).limit(1000)).all()
         hint = nearest(text.strip().casefold(), base_names) or (
-            "fusery base list" if base_names else "fusery base add SOURCE"
+            "fusery base list" if base_names else "fusery base add FOLDER"
         )
         raise UnknownReferenceError(f"there is no base model {text!r}", hint=hint)
     return base

@@ -96,8 +96,13 @@ def test_yank_lists_and_asks_first(stocked: Fusery, monkeypatch: pytest.MonkeyPa
         ("yank course_rec@1", "--reason"),
         ("yank --reason x", "--where"),
         ("yank course_rec@1 --undo --dry-run", "exclude"),
+        ("yank --dataset ./courses/", """--where 'dataset = "courses"' --reason"""),
+        ("yank dataset:courses --reason x", """--where 'dataset = "courses"' --reason"""),
     )
     assert len(asked) == 2
+    stocked("yank", "course_rec@1", "--reason", "bad", "-y")
+    unable = stocked(*yank, "-y").err  # nothing is left to roll back to
+    assert "rollback" not in unable and "alias remove course_rec#prod" in unable
 
 
 def test_list_filters_and_pages(stocked: Fusery) -> None:

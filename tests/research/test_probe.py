@@ -265,6 +265,23 @@ def test_a_folder_is_looked_for_below_the_working_folder(
     assert caesar.probe(limit=1).about_prompts.origin == "built-in"
 
 
+def test_data_of_a_run_without_digests_are_looked_for_below_the_working_folder(
+    caesar: Caesar, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    caesar.register(dataset="./data/")
+    assert caesar.registry.adapters.show("caesar@1").dataset == "data"
+    about = caesar.probe().about_prompts
+    assert (about.origin, about.file) == ("file", "test.jsonl")
+    (data / "test.jsonl").unlink()
+    done = caesar.registry.evaluations.run("caesar@1")
+    assert [value.dataset.partition("@")[0] for value in done.recorded] == ["valid.jsonl"] * 2
+    monkeypatch.chdir("/")
+    assert caesar.probe(limit=1).about_prompts.origin == "built-in"
+    with pytest.raises(BadInputError, match="test.jsonl or valid.jsonl of its run in data"):
+        caesar.registry.evaluations.run("caesar@1")
+
+
 TOLD = ProbePrompts("file", "a.jsonl", gain=1.0, clear=True, loss=0.5)
 
 
