@@ -44,6 +44,7 @@ def command(
     excludes: Collection[str] = (),
     without: Collection[str] = (),
     rare: str = "",
+    verbose: str = "",
     **specs: OptionSpec,
 ) -> Callable[[F], F]:
     """Make a function a command that takes the session first and has `--json` and `-q`.
@@ -57,14 +58,17 @@ def command(
         excludes: mutually exclusive options.
         without: parameters of the method without options.
         rare: parameters whose options only --help-all shows, separated by spaces.
+        verbose: the help of `-v`; empty for a command without it.
         said: specifications of options that differ from the signature; see `options`.
     """
 
     def wrap(function: F) -> F:
-        def run(as_json: bool, quiet: bool, wide: bool = False, **options: Any) -> Any:
+        def run(
+            as_json: bool, quiet: bool, wide: bool = False, verbosely: bool = False, **options: Any
+        ) -> Any:
             session = click.get_current_context().find_object(Session)
             assert session is not None
-            session.json, session.quiet, session.wide = as_json, quiet, wide
+            session.json, session.quiet, session.wide, session.verbose = as_json, quiet, wide, verbosely
             if as_json and quiet:
                 raise click.UsageError("--json and -q exclude each other.")
             for name, value in options.items():
@@ -94,6 +98,8 @@ def command(
                 parameter.type = Recorded()
         if table:
             click_parameters.append(_flag("--wide", "wide", "Show all columns in full on a narrow terminal."))
+        if verbose:
+            click_parameters.append(_flag("-v", "verbosely", verbose))
         if hidden := {*rare.split(), *(["wide"] if rare else [])}:
             for parameter in click_parameters:
                 if parameter.name in hidden:

@@ -127,7 +127,8 @@ def print_evaluations(session: Session, evaluations: Sequence[Evaluation]) -> No
     """Print the newest evaluations of an adapter, one a line."""
     if rows := session.newest(evaluations, "evaluations"):
         session.print("measured")
-        for line in _table(rows).laid(None).rows:
+        laid = _table(rows).laid(None)
+        for line in (laid.head, *laid.rows):
             session.print(f"  {line}")
 
 

@@ -124,7 +124,7 @@ def measure_probe(
         measured = measure(first, second, samples, with_base=with_base, reporter=reporter)
     seconds = time.monotonic() - started
     probe_report = report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
-    return probe_report, probed(probe_report, asked, (a.owner, b.owner))
+    return probe_report, probed(probe_report, asked, (a.owner, b.owner), one_base=a.base == b.base)
 
 
 def as_trained(

@@ -148,6 +148,12 @@ def no_alias(session: Session, text: str) -> UnknownReferenceError:
 
 
 def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceError:
+    for column in (tables.FusedRow.key, tables.FusedRow.digest):
+        for fused in _by_digest(session, column, text):
+            name = fused.adapter.name
+            return UnknownReferenceError(
+                f"{text!r} is a fused model of {name}, not an adapter", hint=f"give {name}"
+            )
     meant = _meant(session, text.strip().casefold()) or hint
     return UnknownReferenceError(f"there is no adapter {text!r}", hint=meant)
 

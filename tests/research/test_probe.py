@@ -121,6 +121,7 @@ def test_what_has_no_meaning_is_refused(stocked: Registry, prompts: Path) -> Non
 
 ADAPTER, BASE = ProbedModel("adapter", "t_v1", "0" * 64), ProbedModel("base", "b", "1" * 64)
 FUSED = ProbedModel("fused", "t_v1", "2" * 64, "keep")
+OTHER_ADAPTER = ProbedModel("adapter", "t_v2", "3" * 64)
 
 
 SAID: list[tuple[tuple[Any, ...], list[str], list[str]]] = [
@@ -128,6 +129,12 @@ SAID: list[tuple[tuple[Any, ...], list[str], list[str]]] = [
     ((ADAPTER, FUSED, 0.003, 0.991, 0.219, 0.22, 3.8, 0.99), ["answers as", "99.1 %", "99.0 %"], ["nearly"]),
     ((ADAPTER, FUSED, 0.094, 0.93, 2.0, 2.1, None, None), ["nearly", "0.094", "2.100"], ["'s gain"]),
     ((ADAPTER, FUSED, 0.49, 0.71, 0.2, 1.7, 3.8, 0.58), ["does not answer", "58.0 %", "3.800"], ["nearly"]),
+    (
+        (OTHER_ADAPTER, ADAPTER, 0.5, 0.7, 0.9, 0.2, 3.8, None),
+        ["base + t_v1 is better", "is 0.200, of base + t_v2 0.900"],
+        [],
+    ),
+    ((ADAPTER, OTHER_ADAPTER, 0.0, 0.7, 0.2, 0.2, 3.8, None), ["the same loss, 0.200", "alike"], ["better"]),
     ((ADAPTER, BASE, 0.0, 1.0, 3.8, 3.8, 3.8, None), ["changed nothing", "0.000"], ["'s gain"]),
     ((ADAPTER, BASE, 0.0005, 0.99, 3.7, 3.8, 3.8, None), ["changed little", "5.0e-04"], ["nothing"]),
 ]
