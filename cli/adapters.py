@@ -10,6 +10,7 @@ import click
 
 from fusery.registry.api.adapters import Adapters
 from fusery.registry.charts.text import size
+from fusery.registry.engine.recipe import written_as
 from fusery.registry.engine.verdict import in_words
 from fusery.registry.parsing import plural
 from fusery.registry.record import parts_of
@@ -93,9 +94,10 @@ FACTS: Mapping[str, Any] = {
 """What a user can say about an adapter; a flag wins over what the files say."""
 
 
-def print_registered(session: Session, view: Registered) -> None:
-    """Print what was registered, and what was found about it."""
-    session.print(f"{'Registered' if view['created'] else 'Already registered'}: {view['name']}")
+def print_registered(session: Session, view: Registered, source: str = "") -> None:
+    """Print what was registered, of several sources from which, and what was found about it."""
+    state, of = "Registered" if view["created"] else "Already registered", f" from {source}" if source else ""
+    session.print(f"{state}: {view['name']}{of}")
     loss = ""
     if view["val_loss"] is not None:
         loss = f", validation loss {marked(number(view['val_loss']), view, 'val_loss')}"
@@ -181,6 +183,8 @@ def edit(session: Session, done: Amended) -> None:
     document="records.adapter_details:AdapterDetails | records.fused:FusedDetails | fusion.choice:Formats",
     table=True,
     needs={"force": "plot", **dict.fromkeys(("base", "extras", "details", "min_fidelity"), "formats")},
+    rare="min_fidelity",
+    verbose="With --fidelity: show all modules and all figures.",
     plot=("FILE: Draw the loss curve, or with --fidelity the modules, to a .svg or .png file.", FILE),
     fidelity=": Show the fidelity of the newest fused model, module by module; REF may be a fused model.",
     formats=": Compare the fidelity of all formats on a sample of the rows, without writing a model.",
@@ -273,11 +277,11 @@ def _computed(view: AdapterDetails) -> list[tuple[str, str]]:
 
 
 def _fused_line(fused: FusedLine) -> str:
-    fidelity = fused["fidelity"]
+    fidelity = in_words(fused["fidelity"]["verdict"], fused["fidelity"]["retained"], None)
     mixed = bool(fused["with"]) or fused["scale"] is not None
     return (
-        f"  {fused['key'][:12]}  {size(fused['weights_bytes']):>12}  {times(fused['times_base'])} the base  "
-        f"{fused['format']}  fidelity {in_words(fidelity['verdict'], fidelity['retained'], None)}"
+        f"  {fused['key'][:12]}  {size(fused['weights_bytes']):>12}  {times(fused['times_base'])} the base "
+        f"{cell(fused['base'])}  {written_as(fused['format'])}  fidelity {fidelity}"
         + (f"  {cell(fused['combined'])}" if mixed else "")
         + (f"  {yanks_of(fused)}" if fused["withdrawals"] else "")
         + "".join(f"  {fact}" for _, fact in foreign_fact(fused))

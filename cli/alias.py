@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusery.registry.api.aliases import Aliases
+from fusery.registry.errors import RoleError
+from fusery.registry.names import dataset_name
 from fusery.registry.parsing import plural
 from fusery.storage.plaintext import typed
 
@@ -80,6 +83,23 @@ def show(session: Session, shown: AliasHolder) -> None:
             session.print(f"  {cell(withdrawal.summary)}")
 
 
+def _refuse_dataset(
+    context: click.Context, parameter: click.Parameter | None, value: str | Sequence[str] | None
+) -> Any:
+    """Refuse a dataset in place of adapters: `--dataset X`, or the reference `dataset:X`."""
+    names = (
+        [value]
+        if isinstance(value, str)
+        else [text.partition(":")[2] for text in value or () if text.startswith("dataset:")]
+    )
+    if names:
+        where = shlex.quote(f'dataset = "{dataset_name(names[0])}"')
+        raise click.UsageError(
+            f"A dataset is not an adapter.\nHint: fusery yank --where {where} --reason TEXT", context
+        )
+    return value
+
+
 _YANKED = "records.release:Yank | records.release:LiftedYank | [records.release:Yank] | [records.release:LiftedYank]"
 
 
@@ -89,6 +109,8 @@ _YANKED = "records.release:Yank | records.release:LiftedYank | [records.release:
     excludes=("undo", "dry_run"),
     references="[REF...]",
     where="EXPR: Instead of REF: all adapters that match, as in fusery list.",
+    reason="TEXT: Reason, for the log; required, except with --undo.",
+    dataset=click.Option(["--dataset"], hidden=True, expose_value=False, callback=_refuse_dataset),
     undo=": Undo the yank.",
     dry_run=": Only list what a yank would affect.",
 )
@@ -112,6 +134,7 @@ def yank(
       fusery yank --where "dataset = courses" --reason "the data were withdrawn"
     """  # noqa: D301 (click wants the character, not a backslash)
     adapters = session.registry.adapters
+    _refuse_dataset(click.get_current_context(), None, references)
     if undo:
         lifted = adapters.unyank_all(references, where=where, reason=reason)
         lines = [f"{row.name} {'may be used again' if row.changed else 'was not yanked'}." for row in lifted]
@@ -133,20 +156,16 @@ def yank(
             _print_yanks(session, yanks)
         if dry_run:
             session.print("Nothing was written.")
-        elif alias := next(
-            (alias for row in yanks for alias in row.aliases if _has_earlier(session, alias)), ""
-        ):
-            session.say(f"Next: fusery alias rollback {alias} --reason TEXT")
+        elif held := [alias for row in yanks for alias in row.aliases]:
+            target = session.registry.aliases.rollback_target
+            alias = next(filter(target, held), None)
+            _, _, name = held[0].partition("#")
+            other = f"fusery promote REF {name}, or fusery alias remove {held[0]}"
+            session.say(f"Next: {f'fusery alias rollback {alias} --reason TEXT' if alias else other}")
         elif places := [deployment.place for row in yanks for deployment in row.deployments]:
             session.say(f"Next: fusery deploy end {typed(places[0])} --reason TEXT")
 
     session.emit(_one_or_all(yanks), names=[row.name for row in yanks], human=human)
-
-
-def _has_earlier(session: Session, alias: str) -> bool:
-    """Return whether another adapter held an alias before."""
-    moves = session.registry.aliases.history(alias)
-    return len({move.to for move in moves if move.to is not None}) > 1
 
 
 def _one_or_all(records: Sequence[Record]) -> Record | Sequence[Record]:
@@ -301,21 +320,31 @@ def _rule(name: str, value: Any) -> str:
     return cell(rule_words(name, value))
 
 
-@prints(
-    "promote",
-    Aliases.promote,
-    # What the alias holds afterwards, as for `alias set`; nothing where it was refused.
-    names=lambda promotion: [promotion.adapter] * (promotion.verdict == "passed"),
-    code=lambda promotion: promotion.exit_code,
-    alias="ALIAS",
-)
-def promote(session: Session, promotion: Promotion) -> None:
+@command("promote", Aliases.promote, alias="ALIAS")
+def promote(session: Session, reference: str, alias: str, **options: Any) -> int:
     """Move an alias to an adapter that meets the alias's rules.
 
     Exit codes: 0 moved, 1 a rule failed, 3 a rule cannot be decided. The log records a refusal with its reasons.
 
     Example: fusery promote course_rec@2 prod --reason "first release"
     """
+    registry = session.registry
+    try:
+        promotion = registry.aliases.promote(reference, alias, **options)
+    except RoleError as error:
+        error.hint = f"an approver or admin may: fusery promote {reference} {alias}"
+        task = registry.adapters.show(reference).task
+        is_open = not registry.aliases.rules(f"{task}#{alias.rpartition('#')[2]}").guarded
+        if is_open and registry.tokens.own().role == "publisher":
+            error.hint = f"the alias has no rules: fusery alias set {reference} {alias}"
+        raise
+    # What the alias holds afterwards, as for `alias set`; nothing where it was refused.
+    names = [promotion.adapter] * (promotion.verdict == "passed")
+    session.emit(promotion, names=names, human=lambda: _print_promotion(session, promotion))
+    return promotion.exit_code
+
+
+def _print_promotion(session: Session, promotion: Promotion) -> None:
     for outcome in promotion.rules:
         code = f" ({outcome.code})" if outcome.code else ""
         session.print(f"  {_OUTCOMES[outcome.state]:<8}{outcome.rule}: {cell(outcome.why)}{code}")

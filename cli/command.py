@@ -7,9 +7,13 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
+
+from fusery.registry.errors import UnknownReferenceError
+from fusery.storage.plaintext import typed
 
 from .commands import GROUPS
 from .completing import Recorded
@@ -40,6 +44,7 @@ def command(
     excludes: Collection[str] = (),
     without: Collection[str] = (),
     rare: str = "",
+    verbose: str = "",
     **specs: OptionSpec,
 ) -> Callable[[F], F]:
     """Make a function a command that takes the session first and has `--json` and `-q`.
@@ -53,14 +58,17 @@ def command(
         excludes: mutually exclusive options.
         without: parameters of the method without options.
         rare: parameters whose options only --help-all shows, separated by spaces.
+        verbose: the help of `-v`; empty for a command without it.
         said: specifications of options that differ from the signature; see `options`.
     """
 
     def wrap(function: F) -> F:
-        def run(as_json: bool, quiet: bool, wide: bool = False, **options: Any) -> Any:
+        def run(
+            as_json: bool, quiet: bool, wide: bool = False, verbosely: bool = False, **options: Any
+        ) -> Any:
             session = click.get_current_context().find_object(Session)
             assert session is not None
-            session.json, session.quiet, session.wide = as_json, quiet, wide
+            session.json, session.quiet, session.wide, session.verbose = as_json, quiet, wide, verbosely
             if as_json and quiet:
                 raise click.UsageError("--json and -q exclude each other.")
             for name, value in options.items():
@@ -74,7 +82,13 @@ def command(
                 raise click.UsageError(
                     f"{' and '.join(flags[name] for name in excludes)} exclude each other."
                 )
-            return function(session, **options)
+            try:
+                return function(session, **options)
+            except UnknownReferenceError as error:
+                base = str(options.get("base"))
+                if f"base model {base!r}" in error.message and (Path(base) / "config.json").is_file():
+                    error.hint = f"fusery base add {typed(base)}"
+                raise
 
         sources = [of] if callable(of) else of
         click_parameters = parameters(function, sources, path, specs, without)
@@ -84,6 +98,8 @@ def command(
                 parameter.type = Recorded()
         if table:
             click_parameters.append(_flag("--wide", "wide", "Show all columns in full on a narrow terminal."))
+        if verbose:
+            click_parameters.append(_flag("-v", "verbosely", verbose))
         if hidden := {*rare.split(), *(["wide"] if rare else [])}:
             for parameter in click_parameters:
                 if parameter.name in hidden:

@@ -110,7 +110,7 @@ def _print(
     """Print which adapter is better, the fields that differ, and yanks."""
     session.print(better.sentence)
     if better.hint:
-        session.hint(better.hint)
+        session.say(f"Hint: {better.hint}")
     if fields:
         _print_fields(session, names, fields, amended)
     else:

@@ -17,6 +17,7 @@ _ANYTHING: tuple[Kind, ...] = (*_ADAPTERS, "base")
 
 _BY_PLACE: dict[tuple[str, str], tuple[Kind, ...]] = {
     ("base show", "name"): ("base",),
+    ("eval list", "reference"): (*_ADAPTERS, "task"),
     ("diff", "references"): (*_ADAPTERS, "task"),
     ("log", "reference"): (*_ANYTHING, "task"),
     ("lineage", "reference"): _ANYTHING,

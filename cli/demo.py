@@ -69,7 +69,7 @@ class Kept(Record):
     retained: float | None = described(
         "share of the update that the fused weights retain; None without an update"
     )
-    noise: float | None = described("rounding noise relative to the update")
+    noise: float | None = described("rounding errors, as a share of the weights")
     verdict: str = described("verdict: `PASS`, `DEGRADED` or `LOST`")
 
 

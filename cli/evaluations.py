@@ -112,9 +112,9 @@ def withdraw(session: Session, done: WithdrawnEvaluations, dry_run: bool) -> Non
     session.print_table(_table(done.withdrawn))
 
 
-@prints("eval list", Evaluations.list, names="metric", table=True)
+@prints("eval list", Evaluations.list, names="metric", table=True, reference="[REF|TASK]")
 def list_evaluations(session: Session, found: list[Evaluation]) -> None:
-    """List the evaluations of one adapter, or of all adapters.
+    """List the evaluations of an adapter, of a task, or of all adapters.
 
     Evaluations are listed in the order of recording. Of several values of a metric, the newest counts.
     """
@@ -127,7 +127,8 @@ def print_evaluations(session: Session, evaluations: Sequence[Evaluation]) -> No
     """Print the newest evaluations of an adapter, one a line."""
     if rows := session.newest(evaluations, "evaluations"):
         session.print("measured")
-        for line in _table(rows).laid(None).rows:
+        laid = _table(rows).laid(None)
+        for line in (laid.head, *laid.rows):
             session.print(f"  {line}")
 
 

@@ -11,8 +11,8 @@ import click
 
 from fusery.registry.adapters.trained_through import is_merge_aware
 from fusery.registry.charts.text import size
-from fusery.registry.engine.recipe import AUTO, CHOICES, WRITTEN_AS
-from fusery.registry.engine.verdict import closeness, in_words
+from fusery.registry.engine.recipe import AUTO, CHOICES, WRITTEN_AS, written_as
+from fusery.registry.engine.verdict import MEANINGS, closeness
 
 from .command import command
 from .options import MOST
@@ -117,6 +117,8 @@ FUSE: Mapping[str, Any] = {
 }
 """The options of a fuse; `fuse_request` takes them."""
 
+_WORST = 10  # modules that `show --fidelity` lists without -v
+
 RARE_FUSE = "min_fidelity accept_foreign"  # those that only --help-all shows
 
 
@@ -178,7 +180,8 @@ def report(session: Session, done: Done[_Made], *, verb: str, adapter: Callable[
 
 @command(
     "fuse",
-    rare="publish recipe probe probe_within jobs " + RARE_FUSE,
+    rare="publish recipe probe probe_within jobs task " + RARE_FUSE,
+    verbose="Show the figures behind the fidelity: retained, noise and others.",
     document="records.fused:Fused | [bundles.bulk:FusedOrNot]",
     **BULK,
     **FUSE,
@@ -242,8 +245,9 @@ def _print(session: Session, fused: Fused) -> None:
             *foreign_fact(fused),
             *base_facts(fused),
             ("path", str(fused.path)),
-            ("precision", fused.format.replace(fused.precision, WRITTEN_AS[fused.precision], 1)),
-            ("fidelity", in_words(fidelity.verdict, fidelity.retained, fidelity.noise)),
+            ("precision", written_as(fused.format)),
+            ("fidelity", f"{fidelity.verdict}: {MEANINGS[fidelity.verdict]}"),
+            *(_figures(fused) if session.verbose else []),
             ("weights", f"{size(fused.weights_bytes)}, {times(fused.times_base)} the base's"),
             ("seconds", f"{fused.seconds:.2f}"),
             ("key", fused.key),
@@ -258,10 +262,19 @@ def _print(session: Session, fused: Fused) -> None:
 
 
 def base_facts(fused: Fused | FusedDetails) -> list[tuple[str, str]]:
-    """Return the base model of a fused model and that of its adapter, if they are two."""
-    if fused.adapter_base is None:
-        return []
-    return [("base", f"{cell(fused.base)}, a form of {cell(fused.adapter_base)}")]
+    """Return the base model of a fused model, and that of its adapter if it differs."""
+    form = "" if fused.adapter_base is None else f", a form of {cell(fused.adapter_base)}"
+    return [("base", f"{cell(fused.base)}{form}")]
+
+
+def _figures(fused: Fused | FusedDetails) -> list[tuple[str, str]]:
+    """Return the figures behind a verdict."""
+    from fusery.registry.records.fused import Fidelity
+
+    from .columns import record_facts
+
+    noise = f"{share(fused.fidelity.noise)} of the weights"
+    return record_facts(Fidelity, "retained, cosine, relative_error, noise", fused.fidelity, noise=noise)
 
 
 def say_cpu_cost(session: Session, command: str | None) -> None:
@@ -292,18 +305,23 @@ def show_fidelity(session: Session, reference: str, *, plot: Path | None, force:
 
 
 def _print_fidelity(session: Session, fused: FusedDetails) -> None:
-    from fusery.registry.records.fused import Fidelity, ModuleFidelity
+    from fusery.registry.records.fused import ModuleFidelity
 
-    from .columns import record_facts, record_table
+    from .columns import record_table
 
     fidelity = fused.fidelity
     session.facts(
         [
             ("adapter", cell(fused.combined)),
             *foreign_fact(fused),
-            *(base_facts(fused) or [("base", fused.base)]),
-            ("precision", fused.format.replace(fused.precision, WRITTEN_AS[fused.precision], 1)),
-            *record_facts(Fidelity, "verdict, retained, cosine, relative_error, noise", fidelity),
+            *base_facts(fused),
+            ("precision", written_as(fused.format)),
+            ("verdict", f"{fidelity.verdict}: {MEANINGS[fidelity.verdict]}"),
+            *(
+                _figures(fused)
+                if session.verbose
+                else [("retained", f"{share(fidelity.retained)} of the update")]
+            ),
             ("weights", f"{size(fused.weights_bytes)}, {times(fused.times_base)} the base's"),
             ("key", fused.key),
             *([("note", yanks_of(fused))] if fused.withdrawals else []),
@@ -313,7 +331,11 @@ def _print_fidelity(session: Session, fused: FusedDetails) -> None:
     session.print()
     # The furthest from 100 % first.
     rows = sorted(fidelity.modules or (), key=lambda module: closeness(module.retained))
-    session.print_table(record_table(ModuleFidelity, rows, "module retained cosine relative_error norm"))
+    shown = rows if session.verbose else rows[:_WORST]
+    columns = "module retained cosine relative_error norm" if session.verbose else "module retained"
+    session.print_table(record_table(ModuleFidelity, shown, columns))
+    if len(shown) < len(rows):
+        session.say(f"The worst {len(shown)} of {len(rows)} modules; -v shows all, with more figures.")
 
 
 def compare_formats(
@@ -337,13 +359,13 @@ def _print_formats(session: Session, formats: Formats) -> None:
             mark = " ".join(["<- auto"] * row.chosen + ["on record"] * (not row.sampled))
             numbers = (share(fidelity.retained), number(fidelity.cosine), share(fidelity.noise))
             cells = [fidelity.verdict, mark, size(row.bytes), times(row.times_base), *numbers]
-        table.add_row(row.format, *cells)
+        table.add_row(written_as(row.format), *cells)
     session.print_table(table)
     if formats.chosen is None:
         session.say("No format holds what the adapter learned.")
     else:
         session.say(
-            f"`auto` writes {formats.chosen}: the smallest that holds what the adapter learned, with little noise."
+            f"`auto` writes {written_as(formats.chosen)}: the smallest that holds what the adapter learned, with little noise."
         )
     if any(row.sampled for row in formats.formats):
         session.say("Numbers that are not recorded are estimates from an eighth of the rows.")

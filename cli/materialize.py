@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +181,10 @@ def materialize(
         )
     if "card" in choices:
         choices["card"] = choices["card"].expanduser().absolute()  # workers may run elsewhere
+    scale = {key: value for key, value in options["details"].items() if key == "scale"}
+    again = Again(
+        references, destination, target, fused, {**choices, **scale}, options["extras"], options["base"]
+    )
     settings: dict[str, Any] = {
         "target": target,
         "content": None if fused is None else "fused" if fused else "adapters",
@@ -195,22 +201,55 @@ def materialize(
         return report(session, done, verb="written", adapter=lambda bundle: bundle.adapters[0])
     with session.progress("fusing") as progress:
         bundle = bundles.materialize(references, destination, **settings, reporter=session.reporter(progress))
-    session.emit(bundle, names=[bundle.path], human=lambda: _print(session, bundle, target))
+    session.emit(bundle, names=[bundle.path], human=lambda: _print(session, bundle, target, again))
     return 0
 
 
-def _print(session: Session, bundle: Materialized, target: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The command as it was typed, to replace what it wrote by another format or on another base model."""
+
+    references: Sequence[str]
+    destination: str
+    target: str
+    fused: bool | None
+    details: Mapping[str, Any]
+    extras: Sequence[str]
+    base: str | None
+
+    def command(self, bundle: Materialized, base: str | None, more: str = "") -> str:
+        """Return the command; the key of a fused model gives way to its adapter."""
+        words = [
+            name if set(name) & {"@", "#"} else adapter
+            for name, adapter in zip(self.references, bundle.adapters, strict=True)
+        ]
+        words += [self.destination, "--target", self.target, *(["--fused"] if self.fused else [])]
+        words += [word for extra in self.extras for word in ("--with", extra)]
+        for key, value in self.details.items():
+            for part in value if isinstance(value, tuple) else (value,):
+                words += ["-o", f"{key}={part}"]
+        words += [] if base is None else ["--base", base]
+        return f"fusery materialize {shlex.join(words)}{more} --force"
+
+
+def _print(session: Session, bundle: Materialized, target: str, again: Again) -> None:
     files, total = plural(len(bundle.files), "file"), size(sum(file.size for file in bundle.files))
-    session.print(f"{'Already there' if bundle.existed else 'Wrote'}: {bundle.path}")
+    model = f"{bundle.base} in {bundle.number_format}" if bundle.fused else f"adapters of {bundle.base}"
+    session.print(f"{'Already there' if bundle.existed else 'Wrote'}: {bundle.path} ({model})")
     session.print(f"  {target}, {files}, {total}, digest {bundle.digest[:12]}")
     if bundle.label:
-        session.print(f"  {bundle.label}")
+        session.print(f"  {bundle.label.replace('(dequantize', '(16bit')}")
     for _, fact in foreign_fact(bundle):
         session.print(f"  {fact}")
     session.warn(bundle)
     if bundle.quantized and bundle.target in _RUN_BY_MLX:
-        again = f"fusery materialize {bundle.adapters[0]} DEST --target {bundle.target} --as 16bit"
-        say_cpu_cost(session, None if bundle.merge_aware else again)
+        say_cpu_cost(
+            session, None if bundle.merge_aware else again.command(bundle, again.base, " --as 16bit")
+        )
+    for other in bundle.other_bases:
+        session.say(
+            f"Note: {bundle.name} is also fused onto {other}. To write that: {again.command(bundle, other)}"
+        )
     if base := bundle.unfound_base:
         session.say(
             f"Note: the base model {base} is not in the bundle, and a server does not find it by that name;"

@@ -85,8 +85,8 @@ def register(
             done.append(session.registry.adapters.register(source, **options, reporter=session.reporter(bar)))
 
     def human() -> None:
-        for adapter in done:
-            print_registered(session, adapter)
+        for source, adapter in zip(sources, done, strict=True):
+            print_registered(session, adapter, str(source) if len(done) > 1 else "")
 
     session.emit(done[0] if len(done) == 1 else done, names=[adapter.name for adapter in done], human=human)
     return 0

@@ -42,6 +42,7 @@ class Session:
         self.json = False
         self.quiet = False
         self.wide = False
+        self.verbose = False
         self._drawn: list[PlainBar] = []
 
     def __enter__(self) -> Self:
@@ -118,7 +119,8 @@ class Session:
         """
         from fusery.storage.progress import Reporter
 
-        return Reporter(self.say, progress, self.say if sys.stderr.isatty() else lambda _: None)
+        item = self.say if sys.stderr.isatty() else lambda _: None
+        return Reporter(self.say, progress, item, verbose=self.verbose)
 
     def note(self, text: str) -> None:
         """Tell what people said, who may have named commands too: their words stay as they are."""
@@ -216,7 +218,7 @@ class Session:
                     if bar is not None:
                         bar(done, total)
 
-            yield Bars(self.say)
+            yield Bars(self.say, verbose=self.verbose)
 
     @contextmanager
     def _bar(self, label: str, words: Callable[[int, int], str]) -> Iterator[Progress | None]:

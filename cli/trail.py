@@ -146,6 +146,7 @@ def lineage(
     Upkeep.log,
     document="[records.event:Event] | [records.adapter:Version]",
     table=True,
+    verbose="Also show the formats that `fuse --as auto` tried and did not take.",
     reference="[REF|TASK|ALIAS]",
 )
 def log(session: Session, reference: str | None = None, *, follow: bool = False, **filters: Any) -> None:
@@ -179,7 +180,9 @@ def log(session: Session, reference: str | None = None, *, follow: bool = False,
         from fusery.registry.records.event import Event
 
         columns = "seq at:age actor action name summary at"
-        session.print_table(record_table(Event, entries, columns, name=_subject))
+        is_whole = session.verbose or filters.get("action") is not None
+        shown = [entry for entry in entries if is_whole or entry.action != "fuse.tried"]
+        session.print_table(record_table(Event, shown, columns, name=_subject))
 
     session.emit(entries, names=[entry.hash for entry in entries], human=human)
 
@@ -232,7 +235,7 @@ listing(
     Deployments.list,
     "List deployments, now or at a date.",
     "place name withdrawals at:age by ended_at note digest at",
-    none="Nothing is on record there. Hint: fusery deploy record REF PLACE",
+    none="No deployment found. Hint: fusery alias list shows what aliases hold; fusery deploy record REF PLACE",
     cells={"name": _what},
     names="place",
     excludes=("at", "every"),

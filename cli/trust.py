@@ -175,7 +175,7 @@ def log_in(session: Session, url: str, *, remove: bool = False) -> None:
         until = f", valid until {when(own.expires_at)}" if own.expires_at else ""
         session.print(f"Logged in to {server} as {own.name}, {own.role}{until}.")
         session.say(f"The token is in {place}.")
-        session.hint(f"fusery --registry {server} list")
+        session.say(f"Next: fusery --registry {server} list")
 
     login = Login(url=server, stored=True, name=own.name, role=own.role, expires_at=own.expires_at)
     session.emit(login, names=[server], human=human)

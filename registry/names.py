@@ -30,6 +30,11 @@ def is_hub_id(hub_id: object) -> bool:
     return not any(wrong in hub_id for wrong in ("--", "..")) and not hub_id.endswith(".git")
 
 
+def dataset_name(text: str) -> str:
+    """Return a dataset's name; that of a folder is its path without a leading `./` and a trailing `/`."""
+    return text.removeprefix("./").rstrip("/") or text
+
+
 def parse_slug(text: str, what: str) -> str:
     """Return a task, alias or tag name in lower case, NFC: also a folder on every disk and a tag in every OCI registry."""
     folded = unicodedata.normalize("NFC", text).casefold()

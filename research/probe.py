@@ -16,7 +16,7 @@ from fusery.registry.adapters.tokenizer_files import own_tokenizer, with_tokeniz
 from fusery.registry.adapters.trained_through import format_in_words
 from fusery.registry.comparison.harness_results import MetricValue
 from fusery.registry.comparison.measured import record_own
-from fusery.registry.comparison.reports import ProbedModel, ProbePrompts, ProbeReport
+from fusery.registry.comparison.reports import Origin, ProbedModel, ProbePrompts, ProbeReport
 from fusery.registry.engine.recipe import WRITTEN_AS
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse_inputs import gather
@@ -124,7 +124,7 @@ def measure_probe(
         measured = measure(first, second, samples, with_base=with_base, reporter=reporter)
     seconds = time.monotonic() - started
     probe_report = report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
-    return probe_report, probed(probe_report, asked, (a.owner, b.owner))
+    return probe_report, probed(probe_report, asked, (a.owner, b.owner), one_base=a.base == b.base)
 
 
 def as_trained(
@@ -150,23 +150,21 @@ def _own_prompts(
 ) -> tuple[list[Prompt], ProbePrompts]:
     """Return the default prompts: the run's held-out data, or else the built-in prompts."""
     with workspace.database.read() as session:
-        held_out_data = held_out(session, task_of) if task_of is not None else None
-    if held_out_data is not None and held_out_data.path is not None:
-        say(f"asking what {held_out_data.name} of its run has")
-        return read_prompts(held_out_data.path, limit), ProbePrompts("held-out", held_out_data.name)
+        data = held_out(session, task_of, unrecorded=True) if task_of is not None else None
+    if data is not None and data.path is not None:
+        say(f"asking {data.path}" + ("" if data.is_recorded else ", of which its run recorded no digest"))
+        origin: Origin = "held-out" if data.is_recorded else "file"
+        return read_prompts(data.path, limit), ProbePrompts(origin, data.name)
     if not fallback:
-        missing = (
-            f"{held_out_data.name} of its run, in {held_out_data.folder}"
-            if held_out_data
-            else "test.jsonl or valid.jsonl of its run"
-        )
+        names = data.name if data is not None and data.is_recorded else "test.jsonl or valid.jsonl"
+        folders = f" in {' or '.join(data.folders)}" if data is not None else ""
         raise BadInputError(
-            f"held-out data of {a.side.name} not found: {missing}",
+            f"held-out data of {a.side.name} not found: {names} of its run{folders}",
             hint=f"give --prompts FILE; fusery eval probe {a.side.name} --against base  compares on built-in prompts",
         )
-    if held_out_data is not None:
+    if data is not None and data.is_recorded:
         say(
-            f"{held_out_data.name} of its run is not in {held_out_data.folder} any more, or has changed: "
+            f"{data.name} of its run is not in {data.folders[0]} any more, or has changed: "
             "asking the built-in prompts, which are not of its task"
         )
     return built_in()[:limit], ProbePrompts("built-in")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from fusery.registry import tables
 from fusery.registry.errors import BadInputError
+from fusery.registry.names import dataset_name
 from fusery.storage.digest import Digest, digest_file, digest_json
 from fusery.storage.errors import FormatError, MissingFileError, StorageError, StoreDeniedError
 from fusery.storage.jsonfile import parse_json
@@ -268,47 +270,49 @@ LEARNED_FROM = ("train.jsonl",)
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """A file of data that a run recorded."""
+    """A file of data of a run; without a path, it was not found in the folders."""
 
     name: str
     path: Path | None
-    folder: str
+    folders: Sequence[str]
+    is_recorded: bool
 
 
-def held_out(session: Session, adapter_id: int, names: Sequence[str] = _HELD_OUT) -> HeldOut | None:
+def held_out(
+    session: Session, adapter_id: int, names: Sequence[str] = _HELD_OUT, *, unrecorded: bool = False
+) -> HeldOut | None:
     """Return the held-out data of an adapter's run, or other data of it by name; None where none are on record.
 
     A folder that was given relative to where the training ran is looked for below the working folder.  Wherever a file is
-    found, it counts only with the digest that the run recorded.
+    found, it counts only with the digest that the run recorded; with `unrecorded`, also if the run recorded no digests.
     """
-    run = session.get(tables.TrainingRunRow, adapter_id)
-    if run is None:
-        return None
-    recorded = {name: file for file in run.dataset_files or () for name in names if file.get("path") == name}
-    wanted = [recorded[name] for name in names if name in recorded and recorded[name].get("examples")]
-    folders = list(_folders(session, run))
-    for file in wanted:
+    run, adapter = (
+        session.get(tables.TrainingRunRow, adapter_id),
+        session.get_one(tables.AdapterRow, adapter_id),
+    )
+    files = run.dataset_files or () if run is not None else ()
+    recorded = {file["path"]: file for file in files if file.get("path") in names and file.get("examples")}
+    arguments = (run.arguments if run is not None else None) or adapter.training
+    candidates = (arguments.get("data"), adapter.dataset and adapter.dataset.name)
+    folders = [
+        *dict.fromkeys(dataset_name(folder) for folder in candidates if isinstance(folder, str) and folder)
+    ]
+    wanted = [name for name in names if name in recorded or (unrecorded and not files)]
+    for name in wanted:
         for folder in folders:
-            path = Path(folder).expanduser() / file["path"]
-            if _is_recorded(path, file):
-                return HeldOut(file["path"], path, folder)
-    return HeldOut(wanted[0]["path"], None, folders[0]) if wanted and folders else None
+            path = Path(os.path.expanduser(folder)) / name
+            if _is_recorded(path, recorded.get(name)):
+                return HeldOut(name, path, folders, is_recorded=name in recorded)
+    return (
+        HeldOut(wanted[0], None, folders, is_recorded=wanted[0] in recorded) if wanted and folders else None
+    )
 
 
-def _folders(session: Session, run: tables.TrainingRunRow) -> Iterator[str]:
-    argument = (run.arguments or {}).get("data")
-    if isinstance(argument, str) and argument:
-        yield argument
-    adapter = session.get_one(tables.AdapterRow, run.adapter_id)
-    if adapter.dataset is not None:
-        yield adapter.dataset.name
-
-
-def _is_recorded(path: Path, file: dict[str, object]) -> bool:
-    """Tell whether a file is the recorded one."""
+def _is_recorded(path: Path, file: Mapping[str, object] | None) -> bool:
+    """Tell whether a file is the recorded one; where none is recorded, whether there is a file."""
     try:
-        return (
-            path.is_file() and path.stat().st_size == file["size"] and digest_file(path)[0] == file["sha256"]
-        )
+        if file is None or not path.is_file():
+            return path.is_file()
+        return path.stat().st_size == file["size"] and digest_file(path)[0] == file["sha256"]
     except (OSError, ValueError, RuntimeError, StorageError):
         return False  # not readable, or no name that a file could have

@@ -83,7 +83,11 @@ _HELD_OUT = {"test.jsonl": "test", "valid.jsonl": "validation"}
 
 
 def probed(
-    probe_report: ProbeReport, prompts: Sequence[Prompt], owners: tuple[int | None, int | None]
+    probe_report: ProbeReport,
+    prompts: Sequence[Prompt],
+    owners: tuple[int | None, int | None],
+    *,
+    one_base: bool = True,
 ) -> list[tuple[int, list[MetricValue]]]:
     """Return what a probe measured of adapters, by the numbers of their rows."""
     about = probe_report.about_prompts
@@ -108,8 +112,12 @@ def probed(
                 made(_metric("probe", _form(side.format), "loss"), loss, False)
             )
     first, second = owners
-    if first is not None and probe_report.a.kind == "adapter" and probe_report.loss_base is not None:
-        values[first].append(made("probe.gain", probe_report.loss_base - probe_report.loss_a, True))
+    if probe_report.a.kind == "adapter" and probe_report.loss_base is not None:
+        if first is not None:
+            values[first].append(made("probe.gain", probe_report.loss_base - probe_report.loss_a, True))
+        # The loss of the base is that of a's.
+        if second not in (None, first) and probe_report.b.kind == "adapter" and one_base:
+            values[second].append(made("probe.gain", probe_report.loss_base - probe_report.loss_b, True))
     if (
         first is not None
         and first == second

@@ -15,16 +15,18 @@ class Reporter:
         say: Callable[[str], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
         item: Callable[[str], None] | None = None,
+        *,
+        verbose: bool = False,
     ) -> None:
-        self._say, self._progress, self._item = say, progress, item
+        self._say, self._progress, self._item, self._verbose = say, progress, item, verbose
 
     def __repr__(self) -> str:
         return "Reporter()" if self._say is None and self._progress is None else "Reporter(...)"
 
-    def say(self, text: str) -> None:
-        """Hear what is going on."""
+    def say(self, text: str, detail: str = "") -> None:
+        """Report what is going on; a verbose reporter adds the detail."""
         if self._say is not None:
-            self._say(text)
+            self._say(f"{text} ({detail})" if detail and self._verbose else text)
 
     def item(self, name: str) -> None:
         """Report the item that is being processed."""

@@ -63,6 +63,7 @@ class TeamRequest:
 
 def serve_team(registry: Registry, request: TeamRequest, *, ready: Ready, reporter: Reporter = SILENT) -> int:
     """Serve a registry to a team until a signal, and return the exit code; deliver its webhooks meanwhile."""
+    registry.workspace.make_embedded()
     networks = [_network(proxy) for proxy in request.proxies]
     if any(network.prefixlen == 0 for network in networks) and not request.proxy_secret:
         raise BadInputError(

@@ -28,6 +28,7 @@ from fusery.storage.safetensors import Header, read_header
 from fusery.storage.secrets import without_credentials
 
 from ..documents import write_document
+from ..names import dataset_name
 from .files import CONFIG, JSON_LIMIT, JSON_VALUES, WEIGHTS
 
 _TENSOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
@@ -54,7 +55,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=_INT32), BeforeValidator(_number_in_text)]
 Version = Annotated[int, Field(ge=1, le=999_999_999), BeforeValidator(_number_in_text)]
 Name = Annotated[_Text, Field(max_length=200)]
-DatasetName = Annotated[_Text, Field(max_length=500)]
+DatasetName = Annotated[_Text, Field(max_length=500), AfterValidator(dataset_name)]
 # A path on the machine of the training run, which is compared and not recorded as a name.
 ModelSource = Annotated[_Text, Field(max_length=4096)]
 ModuleKey = Annotated[_Text, Field(max_length=512)]

@@ -15,7 +15,7 @@ from fusery.storage.secrets import without_credentials
 
 from ..errors import BadInputError
 from ..limits import TAGS, require_count
-from ..names import parse_date, parse_slug, parse_task
+from ..names import dataset_name, parse_date, parse_slug, parse_task
 from ..record import Declaration, Record, parts_of
 from ..records.adapter import Adapter
 
@@ -155,6 +155,7 @@ def checked(name: str, value: Any) -> Any:
     if part.kind == "real":
         return not_negative(value, part.title)
     require_text(part.title, value, declared.most)
+    value = dataset_name(value) if name == "dataset" else value
     return without_credentials(value) if declared.masked else value
 
 

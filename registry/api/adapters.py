@@ -45,7 +45,7 @@ class Adapters(Resource):
 
         submission = Submission.of(facts)
         if self.server is None:
-            self.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
+            self.workspace.make_embedded()
         with adapter_at(self.workspace, folder) as place:
             if self.server is None:
                 from ..registration.register import register

@@ -47,6 +47,11 @@ class Aliases(Resource):
         """Set an alias back to its previous adapter, and return the move."""
 
     @operation("reader")
+    @runs("releases.aliases:rollback_target")
+    def rollback_target(self, alias: str) -> str | None:
+        """Return the adapter that a rollback moves an alias to; None if there is none."""
+
+    @operation("reader")
     @runs("releases.aliases:show_alias")
     def show(self, alias: str, *, at: str | None = None) -> AliasHolder:
         """Return the adapter of an alias, now or at an earlier time."""
@@ -75,7 +80,7 @@ class Aliases(Resource):
     def waiting(self, tasks: Sequence[Task]) -> builtins.list[Waiting]:
         """Return which newest versions wait for approval."""
 
-    @operation("admin", writes=True)
+    @operation("admin", writes=True, begins=True)
     @runs("releases.rules:set_rules")
     def set_rules(
         self,

@@ -120,6 +120,7 @@ class Exchange(Resource):
         from ..exchange.import_folder import import_adapter
 
         if self.server is None:
+            self.workspace.make_embedded()
             return import_adapter(self.workspace, Path(folder), base=base)
         from ..registration.sources import files_to_send
         from ..remote.blobs import send_files

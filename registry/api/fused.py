@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..fusion.request import FuseRequest
     from ..records.bases import KnownBase
     from ..records.calibrations import CalibrationReport
-    from ..records.fused import AddedBase, Base, BaseDetails, Fused, FusedDetails, ListedFused
+    from ..records.fused import AddedBase, Base, BaseDetails, Fused, FusedDetails, FusedLine
     from ..records.transfer import SentBundle
 
 
@@ -117,7 +117,7 @@ class FusedModels(Resource, name="fused"):
 
     @operation("reader", pages=Paging())
     @runs("fusion.views:list_fused")
-    def list(self, *, limit: int | None = None, offset: int = 0) -> builtins.list[ListedFused]:
+    def list(self, *, limit: int | None = None, offset: int = 0) -> builtins.list[FusedLine]:
         """Return fused models, the newest first."""
 
     @runs("fusion.choice:formats", here=True)

@@ -125,8 +125,13 @@ class Operation:
             }
 
 
-def operation(role: Role, *, writes: bool = False, pages: Paging | None = None) -> Callable[[F], F]:
-    """Make a method of a resource an operation, see `Operation`: on a server's registry, call the server instead."""
+def operation(
+    role: Role, *, writes: bool = False, begins: bool = False, pages: Paging | None = None
+) -> Callable[[F], F]:
+    """Make a method of a resource an operation, see `Operation`: on a server's registry, call the server instead.
+
+    An operation that `begins` makes an embedded registry where there is none yet, unless it is a dry run.
+    """
 
     def wrap(method: F) -> F:
         described = Operation(method, role, writes, pages)
@@ -134,6 +139,8 @@ def operation(role: Role, *, writes: bool = False, pages: Paging | None = None) 
         @wraps(method)
         def run(self: Resource, *args: Any, **keywords: Any) -> Any:
             if self.server is None:
+                if begins and not keywords.get("dry_run"):
+                    self.workspace.make_embedded()
                 return method(self, *args, **keywords)
             given = described.arguments(args, keywords)
             ask = partial(

@@ -104,7 +104,7 @@ class Trust(Resource):
 
         return self._add_key(name, public_pem(read_public_key(Path(key))), aliases, fused=fused)
 
-    @operation("admin", writes=True)
+    @operation("admin", writes=True, begins=True)
     @runs("provenance.recorded:add_key")
     def _add_key(
         self, name: str, key: str, aliases: Sequence[str] = (), *, fused: bool = False
@@ -136,7 +136,7 @@ class Trust(Resource):
 class Tokens(Resource):
     """Who may ask a server for this registry, until when, and what they may do there."""
 
-    @operation("admin", writes=True)
+    @operation("admin", writes=True, begins=True)
     def create(self, name: str, role: Role, *, expires: datetime | str | None = "90d") -> NewToken:
         """Create a token, and return it with its secret, which is shown only once; `expires=None` for no expiry."""
         from ..records.tokens import create

@@ -212,7 +212,7 @@ def audited(workspace: Workspace, names: Sequence[str], *, jobs: int | None = No
 class Webhooks(Resource):
     """Webhooks: entries of the log, sent to other programs as they come, at least once and in order."""
 
-    @operation("admin", writes=True)
+    @operation("admin", writes=True, begins=True)
     def add(
         self,
         url: str,

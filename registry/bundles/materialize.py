@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.progress import SILENT, Reporter
@@ -22,7 +23,8 @@ from ..record import Record, described
 from ..records.adapter import Withdrawals
 from ..records.bundles import WRITTEN, note_replaced, record_bundle
 from ..records.fused import Foreign, Fused
-from ..records.references import resolve_adapter
+from ..records.fused_rows import fused_from
+from ..records.references import digest_prefix, resolve_adapter, resolve_base
 from ..records.withdrawals import of_bundles
 from . import BundleSource, Choices, Content, Target, Written, find_target, write_bundle
 from .delivery import Place, deliver, place_at
@@ -59,6 +61,9 @@ class Materialized(Record):
     name: str = ""
     quantized: bool = False
     merge_aware: bool = False
+    base: str = ""
+    number_format: str = ""
+    other_bases: tuple[str, ...] = ()
     KEYS: ClassVar[tuple[str, ...]] = (
         "target",
         "path",
@@ -139,6 +144,12 @@ def materialize(
         )
     unfound = chosen.unfound_base(source, options.base_name)
     withdrawals = _record(workspace, names, fused, chosen, place, manifest, options)
+    with workspace.database.read() as session:
+        base = resolve_base(session, source.provenance["base"]["digest"])
+        base_name = base.name
+        number_format = _number_format(base, fused, options, chosen.name)
+        is_free = wanted.base is None and not digest_prefix(references[0])
+        others = _other_bases(session, base, fused) if fused and is_free else ()
     return Materialized(
         target=chosen.name,
         path=place.text,
@@ -154,7 +165,31 @@ def materialize(
         name=source.name,
         quantized=fused is not None and fused.quantization is not None,
         merge_aware=fused is not None and is_merge_aware(fused.recipe),
+        base=base_name,
+        number_format=number_format,
+        other_bases=others,
     )
+
+
+def _number_format(base: tables.BaseModelRow, fused: Fused | None, choices: Choices, target: str) -> str:
+    """Return in what format a bundle's model has its numbers, such as `4 bits` or `bfloat16`."""
+    if chosen := choices.gguf_type or choices.onnx_type or ("f16" if target == "onnx" else None):
+        return chosen
+    quantization = fused.quantization if fused else base.quantization
+    if not quantization:
+        return base.dtype
+    touched = quantization.get("touched_bits")
+    more = "" if touched is None else f", {touched if isinstance(touched, int) else 'more'} where adapted"
+    return f"{quantization.get('bits')} bits{more}"
+
+
+def _other_bases(session: Session, base: tables.BaseModelRow, fused: Fused) -> tuple[str, ...]:
+    """Return the other forms of the base model that the adapter alone was fused onto here, the newest last."""
+    rows = session.scalars(fused_from(resolve_adapter(session, fused.adapter)))
+    names = [
+        row.base.name for row in rows if row.base_id != base.id and row.origin is None and not row.extras
+    ]
+    return tuple(dict.fromkeys(names))
 
 
 def settled(workspace: Workspace, choices: Choices | None) -> Choices:

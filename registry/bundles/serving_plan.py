@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
 from ..adapters.trained_through import require_usable_unfused
 from ..errors import BadInputError
 from ..fusion.base_forms import require_form
+from ..records.alias_moves import text_of
 from ..records.references import resolve_adapter, resolve_base
 from ..records.renderings import require_factors_alone
 from ..records.withdrawals import of_adapters, refuse_yanked
@@ -127,7 +129,10 @@ def plan_serving(
         for adapter in rows_by_reference.values():
             require_factors_alone(adapter, "which replace the base's and cannot stand beside them")
     if not rows_by_reference:
-        raise BadInputError("there is nothing to serve", hint="fusery serve TASK#ALIAS")
+        query = select(tables.AliasRow).where(tables.AliasRow.adapter_id.is_not(None)).limit(1)
+        alias = session.scalars(query).first()
+        name = "TASK#ALIAS" if alias is None else text_of(alias)
+        raise BadInputError("there is nothing to serve", hint=f"fusery serve {name}")
     onto = next(iter(rows_by_reference.values())).base if base is None else resolve_base(session, base)
     assert onto.names is not None and onto.manifest.files is not None
     own = {onto.name, *(adapter.name for adapter in rows_by_reference.values())}

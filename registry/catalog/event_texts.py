@@ -82,8 +82,9 @@ def summary_of(action: str, detail: Detail) -> str:
     tell = _TELLS.get(action, "")
     known = defaultdict(lambda: None, detail)
     first = tell.format_map(known) if isinstance(tell, str) else tell(detail)
-    said = detail.get("reason") or detail.get("note") or ""
-    return "; ".join(str(part) for part in (first, said) if part) or ACTIONS.get(action, "")
+    reason = str(detail.get("reason") or detail.get("note") or "")
+    parts = (first, "" if reason in str(first) else reason)
+    return "; ".join(str(part) for part in parts if part) or ACTIONS.get(action, "")
 
 
 def _registered(detail: Detail) -> str:
@@ -143,6 +144,10 @@ def _measured(detail: Detail) -> str:
     return f"{detail.get('verdict')}{'' if share is None else f', {share_in_words(share)}'}"
 
 
+def _reason(detail: Detail) -> str:
+    return str(detail.get("reason") or _measured(detail))
+
+
 def _ruled(detail: Detail) -> str:
     rules = detail.get("rules") or {}
     asked = ", ".join(f"{name}={json.dumps(rules[name])}" for name in sorted(rules)) or "no rules"
@@ -197,7 +202,8 @@ _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "deployment.recorded": _RAN,
     "deployment.refused": _RAN,
     "fuse.fitted": "into {budget} times the base's size",
-    "fuse.refused": lambda detail: f"not published: {detail.get('reason') or _measured(detail)}",
+    "fuse.refused": lambda detail: f"not published: {_reason(detail)}",
+    "fuse.tried": lambda detail: f"the next format was tried: {_reason(detail)}",
     "fused.confirmed": _proved,
     "fused.made": _measured,
     "fused.published": "{bytes} bytes to the store",

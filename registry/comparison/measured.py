@@ -130,7 +130,10 @@ def list_evaluations(
     query = query.where(row.withdrawn_at.is_(None))
     with workspace.database.read() as session:
         if reference is not None:
-            query = query.where(row.adapter_id == resolve_adapter(session, reference).id)
+            named = select(tables.TaskRow.id).where(tables.TaskRow.name == reference.strip().casefold())
+            task = session.scalar(named)
+            of_task = adapter.task_id == task
+            query = query.where(of_task if task else adapter.id == resolve_adapter(session, reference).id)
         if metric is not None:
             query = query.where(row.metric == parse_metric(metric))
         rows = session.execute(query.order_by(row.id.desc()).limit(limit).offset(offset or None)).all()

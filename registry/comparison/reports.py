@@ -264,15 +264,29 @@ class ProbeReport(Record):
         if self.b.kind == "base" != self.a.kind:
             fused = ", fused," if self.a.kind == "fused" else ""
             return f"The adapter{fused} {self._change}: {numbers}.{self._losses}"
-        who, whom = str(self.b), str(self.a)
-        if self.b.kind == "fused" and self.a.kind == "adapter" and self.a.name == self.b.name:
-            who, whom = "The fused model", "base + adapter"
+        if not (self.b.kind == "fused" and self.a.kind == "adapter" and self.a.name == self.b.name):
+            return f"{self._better} {self._difference}: {numbers}."
         kept = (
             f" It keeps {100 * self.gain_kept:.1f} % of the adapter's gain."
             if self.gain_kept is not None
             else ""
         )
-        return f"{who} {self._likeness} {whom}: {numbers}.{self._losses}{kept}"
+        return f"The fused model {self._likeness} base + adapter: {numbers}.{self._losses}{kept}"
+
+    @property
+    def _better(self) -> str:
+        """Return which of two models has the lower loss, with both losses."""
+        (low, better), (high, other) = sorted(((self.loss_a, str(self.a)), (self.loss_b, str(self.b))))
+        base = f", of the base {short(self.loss_base)}" if self.loss_base is not None else ""
+        if short(low) == short(high):
+            return f"{self.a} and {self.b} have the same loss, {short(low)}{base}."
+        return f"{better} is better: its loss is {short(low)}, of {other} {short(high)}{base}."
+
+    @property
+    def _difference(self) -> str:
+        if self.kl <= SAME:
+            return "They answer alike"
+        return "They answer nearly alike" if self.kl <= NEAR else "They answer differently"
 
     @property
     def _likeness(self) -> str:

@@ -257,7 +257,7 @@ def _explain_sqlite(
         return _locked(str(path), timeout)
     if code == _CANTOPEN and not path.parent.is_dir():
         return DatabaseUnavailableError(
-            f"cannot open the database {path}: there is no such folder", hint="fusery admin init"
+            f"cannot open the database {path}: there is no such folder", hint="fusery base add MODEL"
         )
     if code == _READONLY and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         # Where the system does not let SQLite open a file for writing, SQLite opens it for reading.

@@ -245,6 +245,7 @@ ACTIONS: Mapping[str, str] = {
     "deployment.refused": "something was asked for at the place, and was not let run there",
     "fuse.fitted": "what fits into a budget was worked out",
     "fuse.refused": "it was measured and not published",
+    "fuse.tried": "`auto` measured this format and took another",
     "fused.confirmed": "another registry's claim was true: the same bytes came out here",
     "fused.made": "it was made",
     "fused.published": "its files went to the store",

@@ -182,7 +182,8 @@ def _refusal(schema_state: SchemaState, database: Database) -> SchemaError:
     at = f"the database is at {schema_state.current}, this program knows up to {schema_state.head}"
     match schema_state.status:
         case "empty":
-            return SchemaError(f"there is no registry in {name} yet", hint="fusery admin init")
+            hint = "fusery admin init" if database.path is None else "fusery base add MODEL"
+            return SchemaError(f"there is no registry in {name} yet", hint=hint)
         case "older":
             message = (
                 f"the database is at {schema_state.current}, this version of fusery needs {schema_state.head}"

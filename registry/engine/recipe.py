@@ -106,3 +106,9 @@ CHOICES: tuple[RequestedPrecision, ...] = (AUTO, *PRECISIONS)
 
 # The values of `--as`, by precision
 WRITTEN_AS: Mapping[str, str] = {precision: precision for precision in CHOICES} | {DEQUANTIZE: "16bit"}
+
+
+def written_as(format: str) -> str:
+    """Return a format in words with the name that `--as` has for it."""
+    precision, comma, rest = format.partition(",")
+    return f"{WRITTEN_AS.get(precision, precision)}{comma}{rest}"

@@ -61,6 +61,14 @@ def range_in_words(least: float) -> str:
     return f"{100 * least:g} to {100 * (2 - least):g} % of the update"
 
 
+MEANINGS = {
+    PASS: "keeps what the adapter learned",
+    DEGRADED: "loses part of what the adapter learned",
+    LOST: "loses what the adapter learned",
+}
+"""What a verdict means for the answers of the fused model."""
+
+
 def in_words(verdict: str, retained: float | None, noise: float | None) -> str:
     """Return a verdict with its reasons."""
     reasons = [verdict, share_in_words(retained)]

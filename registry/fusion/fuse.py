@@ -24,7 +24,7 @@ from .. import tables
 from ..engine.recipe import Recipe
 from ..errors import FusionUnsupportedError, UnknownReferenceError
 from ..records.fused import Fused
-from ..records.references import resolve_adapter, resolve_base
+from ..records.references import digest_prefix, resolve_adapter, resolve_any, resolve_base
 from ..records.withdrawals import usable_record
 from .choice import worth_computing
 from .fuse_inputs import gather
@@ -55,6 +55,7 @@ def fuse(
         publish: `full` puts the files into the store, `recipe` only the record; None for the setting.
     """
     request.check()
+    reference, request = _of_fused(workspace, reference, request)
     wanted = checked_publish(publish or workspace.settings.publish)
     if request.recipe is not None:
         from .recipes import find_recipe  # its forms take a moment to build
@@ -69,6 +70,18 @@ def fuse(
             if (model := job.run()) is not None:
                 return model
     raise AssertionError("the last candidate either returns or raises")
+
+
+def _of_fused(workspace: Workspace, reference: str, request: FuseRequest) -> tuple[str, FuseRequest]:
+    """Return the adapter and the recipe of a fused model, if a reference is the key or digest of one."""
+    if request.recipe is not None or request.says_how or not digest_prefix(reference):
+        return reference, request
+    with workspace.database.read() as session:
+        row = resolve_any(session, reference)
+        if not isinstance(row, tables.FusedRow):
+            return reference, request
+        adapter = usable_record(session, row.adapter).name
+        return adapter, replace(request, recipe=row.key, base=row.base.name, accept_loss=True)
 
 
 @contextmanager

@@ -15,13 +15,13 @@ from fusery.storage.manifest import Manifest
 from fusery.storage.progress import Reporter
 
 from ..database import events, leases
-from ..engine.recipe import Recipe
+from ..engine.recipe import Recipe, written_as
 from ..engine.verdict import closeness, range_in_words, share_in_words
 from ..errors import DatabaseReadOnlyError, FidelityError, RebuildDiffersError
 from ..records.fused import Fused
 from ..records.fused_rows import describe
 from .fuse_inputs import FuseInputs, InputFiles
-from .known import REFUSED, Known, MeasuredFuse, refused
+from .known import REFUSED, TRIED, Known, MeasuredFuse, refused
 from .records import (
     compare_claims,
     counting,
@@ -79,7 +79,11 @@ class FuseCandidate:
 
     @property
     def _name(self) -> str:
-        return f"{self.fuse_inputs.adapter.name} ({describe(self.recipe)})"
+        return f"{self.fuse_inputs.adapter.name} ({self._format})"
+
+    @property
+    def _format(self) -> str:
+        return written_as(describe(self.recipe))
 
     def run(self) -> Fused | None:
         """Return the model, or None when it does not pass and there is another candidate."""
@@ -114,17 +118,23 @@ class FuseCandidate:
         """Tell whether a model with these figures may be taken."""
         return measured.passes(self.request, strict=self.strict, sound=self.sound)
 
-    def passed_over(self, measured: MeasuredFuse) -> str:
-        """Return why the next candidate is tried: the figures, and the limit that they missed."""
-        if self.sound:
-            return f"{measured.in_words}: taking what passes within the budget"
-        return f"{measured.reason(self.request)}: trying the next format"
+    def pass_over(self, measured: MeasuredFuse) -> None:
+        """Report why the next candidate is tried; in detail, the figures and the limit that they missed."""
+        following = (
+            "taking a format that passes within the budget" if self.sound else "trying the next format"
+        )
+        detail = measured.in_words if self.sound else measured.reason(self.request)
+        if measured.sampled:
+            without = ", without the calibration" if measured.at_random else ""
+            detail += f"; from an eighth of the rows{without}"
+        meaning = measured.meaning(self.request)
+        self.reporter.say(f"{self._format}: {meaning}; {following}", detail)
 
     def record_refusal(self, session: Session, measured: MeasuredFuse) -> None:
         """Log what was measured, and why it was not published."""
         events.record(
             session,
-            REFUSED,
+            TRIED if self.strict or self.sound else REFUSED,
             "fused",
             self.key,
             {
@@ -143,16 +153,16 @@ class FuseCandidate:
             return True
         if not self.strict and not self.sound:
             raise self._lost(measured)
-        self.reporter.say(f"{describe(self.recipe)}: {self.passed_over(measured)}")
+        self.pass_over(measured)
         return False
 
     def _lost(self, measured: MeasuredFuse) -> FidelityError:
         """Return the error for a model that would lose the adapter, with a hint."""
         inputs, recipe, least = self.fuse_inputs, self.recipe, self.request.min_fidelity
-        message = f"{describe(recipe)} would lose the adapter: {measured.in_words}"
+        message = f"{self._format} would lose the adapter: {measured.in_words}"
         if least is not None and closeness(measured.retained) < least:
             share = share_in_words(measured.retained)
-            message = f"{describe(recipe)}: {share}, --min-fidelity asks for {range_in_words(least)}"
+            message = f"{self._format}: {share}, --min-fidelity asks for {range_in_words(least)}"
         larger = recipe.precision != "dequantize" and inputs.quantized
         again, accept = f"fusery fuse {inputs.adapter.name}", "--accept-loss publishes it"
         if self.request.budget is not None:

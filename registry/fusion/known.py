@@ -15,7 +15,9 @@ from ..database import events
 from ..engine.recipe import Recipe
 from ..engine.verdict import (
     CLEAR_FROM,
+    DEGRADED,
     LOST,
+    MEANINGS,
     PASS,
     QUIET_SHAPED_TO,
     QUIET_TO,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 REFUSED = "fuse.refused"
+TRIED = "fuse.tried"  # `auto` measured a format and went on to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,15 @@ class MeasuredFuse:
         # The verdict would be PASS, and that is not the reason.
         noise = "" if self.noise is None else f", {100 * self.noise:.1f} % noise"
         return f"{share_in_words(self.retained)}{noise}, and {limit}"
+
+    def meaning(self, request: FuseRequest) -> str:
+        """Return why a request does not take it, without figures."""
+        closest = closeness(self.retained)
+        if request.min_fidelity is not None and closest < request.min_fidelity:
+            return "retains less of the update than --min-fidelity requires"
+        if self.verdict != LOST and closest >= WHOLE_FROM and not self.is_quiet:
+            return "its rounding errors would change other answers"
+        return MEANINGS[LOST if self.verdict == LOST else DEGRADED]
 
     def passes(self, request: FuseRequest, *, strict: bool, sound: bool = False) -> bool:
         """Tell whether it may be published.
@@ -163,7 +175,9 @@ def recorded_measurement(workspace: Workspace, key: Digest) -> Known:
 def refused(session: Session, key: str) -> MeasuredFuse | None:
     """Return what the log says of refused attempts: the newest of which all rows were measured, else of a sample."""
     newest = None
-    for refusal in reversed(events.history(session, kind="fused", subject=key, action=REFUSED)):
+    for refusal in reversed(events.history(session, kind="fused", subject=key)):
+        if refusal.action not in (REFUSED, TRIED):
+            continue
         detail = json.loads(refusal.detail)
         measured_fields = {
             field.name: detail[field.name] for field in fields(MeasuredFuse) if field.name in detail

@@ -31,7 +31,6 @@ from ..records.fused import (
     FusedFacts,
     FusedLine,
     FusedRecord,
-    ListedFused,
     ModuleFidelity,
     Weighted,
 )
@@ -72,7 +71,7 @@ def fused_details(fused: tables.FusedRow, adapter: str) -> FusedDetails:
 
     modules = sorted(fused.modules, key=lambda module: natural(module.module))
     facts = {**line_facts(fused, adapter), "fidelity": _fidelity(fused, modules)}
-    return FusedDetails(**facts, base=fused.base.name, withdrawals=_withdrawals(fused))
+    return FusedDetails(**facts, withdrawals=_withdrawals(fused))
 
 
 def is_published(row: tables.FusedRow) -> bool:
@@ -101,6 +100,7 @@ def line_facts(fused: tables.FusedRow, adapter: str | None) -> Mapping[str, Any]
     accepted = " --accept-loss" if fused.verdict == "LOST" else ""
     return {
         **facts,
+        "base": fused.base.name,
         "fidelity": _fidelity(fused, None),
         "rebuild": f"fusery fuse {facts['adapter']} --recipe {fused.key}{accepted}",
     }
@@ -135,7 +135,7 @@ def _fidelity(fused: tables.FusedRow, modules: list[tables.ModuleFidelityRow] | 
     )
 
 
-def list_fused(workspace: Workspace, *, limit: int | None = None, offset: int = 0) -> list[ListedFused]:
+def list_fused(workspace: Workspace, *, limit: int | None = None, offset: int = 0) -> list[FusedLine]:
     """Return fused models, the newest first; a page takes the same statements however many there are."""
     if offset < 0 or (limit is not None and limit < 0):
         raise BadInputError("a limit and an offset are 0 or more")
@@ -143,10 +143,7 @@ def list_fused(workspace: Workspace, *, limit: int | None = None, offset: int = 
         query = load_fused().order_by(tables.FusedRow.id.desc()).limit(limit).offset(offset)
         rows = list(session.scalars(query))
         withdrawals = of_fused(session, [row.id for row in rows])
-        return [
-            ListedFused(**line_facts(row, None), withdrawals=withdrawals.get(row.id, ()), base=row.base.name)
-            for row in rows
-        ]
+        return [fused_line(row, withdrawals=withdrawals.get(row.id, ())) for row in rows]
 
 
 def fidelity(workspace: Workspace, reference: str) -> FusedDetails:

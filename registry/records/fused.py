@@ -96,7 +96,7 @@ class Fidelity(Record):
     retained: float | None = described("share of the update in the weights", compared=True, kind="share")
     cosine: float | None = described("cosine between the update and its part in the weights", compared=True)
     relative_error: float | None = described("norm of the difference, over that of the update", compared=True)
-    noise: float | None = described("rounding noise over the update's norm", compared=True, kind="share")
+    noise: float | None = described("rounding errors, as a share of the weights", compared=True, kind="share")
     modules: tuple[ModuleFidelity, ...] | None = described("the same of each module", optional=True)
 
 
@@ -154,6 +154,7 @@ class FusedFacts(FusedLabel):
 class FusedLine(FusedFacts):
     """A fused model, as what it was made of lists it."""
 
+    base: str = described("name of its base")
     rebuild: str = described("the command that makes it again")
     withdrawals: tuple[Withdrawal, ...] | None = described("yanks that concern it", optional=True)
 
@@ -162,7 +163,6 @@ class FusedLine(FusedFacts):
 class FusedDetails(FusedLine):
     """A fused model with the fidelity of each module."""
 
-    base: str = described("name of its base")
     plot: Path | None = described("picture of the modules' fidelity", default=None)
 
 
@@ -207,10 +207,3 @@ class Fused(FusedRecord):
 
     def __repr__(self) -> str:
         return f"<Fused {self.label} of {self.base} in {self.path}>"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListedFused(FusedLine):
-    """A fused model among all of them."""
-
-    base: str = described("name of its base")

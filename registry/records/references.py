@@ -148,6 +148,12 @@ def no_alias(session: Session, text: str) -> UnknownReferenceError:
 
 
 def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceError:
+    for column in (tables.FusedRow.key, tables.FusedRow.digest):
+        for fused in _by_digest(session, column, text):
+            name = fused.adapter.name
+            return UnknownReferenceError(
+                f"{text!r} is a fused model of {name}, not an adapter", hint=f"give {name}"
+            )
     meant = _meant(session, text.strip().casefold()) or hint
     return UnknownReferenceError(f"there is no adapter {text!r}", hint=meant)
 
@@ -181,7 +187,7 @@ def resolve_base(session: Session, text: str) -> tables.BaseModelRow:
     if (base := _find_base(session, text)) is None:
         base_names = session.scalars(select(tables.BaseNameRow.name).limit(1000)).all()
         hint = nearest(text.strip().casefold(), base_names) or (
-            "fusery base list" if base_names else "fusery base add SOURCE"
+            "fusery base list" if base_names else "fusery base add FOLDER"
         )
         raise UnknownReferenceError(f"there is no base model {text!r}", hint=hint)
     return base

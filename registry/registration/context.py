@@ -104,7 +104,7 @@ def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModelR
 
 def _among(named_bases: Sequence[tuple[tables.BaseModelRow, frozenset[str]]]) -> str:
     if not named_bases:
-        return "fusery base add SOURCE"
+        return "fusery base add FOLDER"
     names = ", ".join(base.name for base, _ in named_bases[:_SHOWN])
     return f"give --base NAME; there are: {names}{', ...' if len(named_bases) > _SHOWN else ''}"
 

@@ -29,6 +29,7 @@ from fusery.storage.publishing import write_atomically
 from fusery.storage.secrets import without_credentials
 
 from ..adapters.files import RUN_RECORD
+from ..names import dataset_name
 from .training_curve import Curve, Point
 
 MOST_POINTS = 200_000
@@ -65,7 +66,7 @@ class RecordedFile(BaseModel):
 class RecordedData(BaseModel):
     """What the run was trained on; `digest` and `files` are known of a local folder, `fingerprint` by `datasets` only."""
 
-    name: _Text | None = None
+    name: Annotated[_Text, AfterValidator(dataset_name)] | None = None
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     fingerprint: Annotated[str, Field(pattern=r"^[0-9A-Za-z]{1,64}$")] | None = None
     files: Annotated[list[RecordedFile], Field(max_length=3)] = []

@@ -24,11 +24,14 @@ from ..parsing import parse_moment
 from ..records.alias_moves import ALIAS_MOVED, alias_row, move, move_record, refuse_guarded, text_of
 from ..records.references import adapter_names, no_alias, resolve_adapter
 from ..records.release import Alias, AliasHolder, AliasMove, Moved
-from ..records.withdrawals import is_yanked, of_adapters, refuse_yanked, told_of
+from ..records.withdrawals import is_yanked, of_adapters, refuse_yanked, standing_yank, told_of
 from ..workspace.workspace import Workspace
 
 _ROLLBACK = "rollback"
 """What the log says of a move that is one."""
+
+_REASONS = 3
+"""The most earlier holders in the message of a refused rollback."""
 
 
 def set_alias(workspace: Workspace, alias: str, reference: str, *, reason: str = "") -> Moved:
@@ -68,25 +71,63 @@ def roll_back(workspace: Workspace, reference: str, *, reason: str = "", emergen
     with workspace.database.write() as session:
         alias = _find(session, reference)
         extra_detail = {**_allow(session, alias, "rollback", reason, emergency), _ROLLBACK: True}
-        query = select(tables.AliasMoveRow).where(tables.AliasMoveRow.alias_id == alias.id)
-        moves = session.scalars(query.order_by(tables.AliasMoveRow.id)).all()
-        # The log has one entry of each move, which says whether it was a rollback.
-        logged = history(session, kind="alias", subject=text_of(alias), action=ALIAS_MOVED, limit=len(moves))
-        back = [bool(json.loads(event.detail).get(_ROLLBACK)) for event in logged]
-        holders = list[int]()  # the present one last; a rollback removes the holder that it left
-        for each, was_back in zip(moves, [False] * (len(moves) - len(back)) + back, strict=True):
-            if each.to_adapter_id is None:
-                continue
-            if was_back and holders[-2:-1] == [each.to_adapter_id]:
-                holders.pop()
-            elif holders[-1:] != [each.to_adapter_id]:
-                holders.append(each.to_adapter_id)
-        if len(holders) < 2:
-            raise BadInputError(f"no other adapter held {reference} before", hint=f"fusery log {reference}")
-        adapter = session.get_one(tables.AdapterRow, holders[-2])
-        refuse_yanked(session, adapter)
+        adapter, reasons = _earlier_holder(session, alias)
+        if adapter is None:
+            why = "; ".join(reasons.values()) or "no other adapter held it before"
+            usable = next((name for name, text in reasons.items() if "yanked" not in text), "REF")
+            hint = f"fusery promote {usable} {alias.name}, or fusery alias remove {text_of(alias)}"
+            raise BadInputError(f"cannot roll back {text_of(alias)}: {why}", hint=hint)
         moved = move(workspace, session, alias, adapter, reason or "rolled back", extra_detail)
         return replace(moved, withdrawals=told_of(session, [adapter]))
+
+
+def rollback_target(workspace: Workspace, reference: str) -> str | None:
+    """Return the name of the adapter that a rollback moves an alias to; None if there is none."""
+    with workspace.database.read() as session:
+        adapter, _ = _earlier_holder(session, _find(session, reference))
+        return None if adapter is None else adapter.name
+
+
+def _earlier_holder(
+    session: Session, alias: tables.AliasRow
+) -> tuple[tables.AdapterRow | None, Mapping[str, str]]:
+    """Return the adapter to roll back to, or None and why not to any other holder, by name, the last holder first."""
+    query = select(tables.AliasMoveRow).where(tables.AliasMoveRow.alias_id == alias.id)
+    moves = session.scalars(query.order_by(tables.AliasMoveRow.id)).all()
+    # The log has one entry of each move, which says whether it was a rollback.
+    logged = history(session, kind="alias", subject=text_of(alias), action=ALIAS_MOVED, limit=len(moves))
+    back = [bool(json.loads(event.detail).get(_ROLLBACK)) for event in logged]
+    holders, others = (
+        list[int](),
+        dict[int, None](),
+    )  # the present one last; a rollback removes the one it left
+    for move_row, was_back in zip(moves, [False] * (len(moves) - len(back)) + back, strict=True):
+        holder = move_row.to_adapter_id
+        if holder is None:
+            continue
+        others.pop(holder, None)
+        others[holder] = None
+        if was_back and holders[-2:-1] == [holder]:
+            holders.pop()
+        elif holders[-1:] != [holder]:
+            holders.append(holder)
+    earlier = [session.get_one(tables.AdapterRow, number) for number in holders[-2:-1]]
+    if earlier and standing_yank(session, earlier[0]) is None:
+        return earlier[0], {}
+    reasons = dict[str, str]()
+    for number in [number for number in reversed(others) if number != alias.adapter_id][:_REASONS]:
+        adapter = session.get_one(tables.AdapterRow, number)
+        yank = standing_yank(session, adapter)
+        reasons[adapter.name] = (
+            f"{adapter.name} held it before"
+            if number in holders
+            else f"{adapter.name} was left by a rollback"
+        )
+        if yank is not None:
+            reasons[adapter.name] = (
+                f"{adapter.name} was yanked by {yank.by} on {yank.at:%Y-%m-%d}: {yank.reason}"
+            )
+    return None, reasons
 
 
 def aliases_for(workspace: Workspace, reference: str) -> list[str]:

@@ -60,7 +60,7 @@ class Workspace:
         if self._origin is not None:
             return self._origin.database.under(self.actor)
         if (path := self.embedded_path) is not None and not path.exists():
-            raise SchemaError(f"there is no registry in {path.parent} yet", hint="fusery admin init")
+            raise SchemaError(f"there is no registry in {path.parent} yet", hint="fusery base add MODEL")
         from ..database.schema import require
 
         database = self._open_database()
@@ -75,6 +75,11 @@ class Workspace:
     def is_unmade(self) -> bool:
         """There is no registry here yet, and the first command that writes would make it."""
         return self.embedded_path is not None and not self.embedded_path.exists()
+
+    def make_embedded(self) -> None:
+        """Make an embedded registry where there is none yet."""
+        if self.is_unmade:
+            self.ensure()
 
     @property
     def identity(self) -> str:

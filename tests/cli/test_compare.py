@@ -60,9 +60,10 @@ def test_the_first_line_says_which_is_better(stocked: Fusery) -> None:
     )
     assert stocked("diff", *BOTH, "--json").json["better"]["reference"] == "course_rec@2"
     stocked("edit", "course_rec@1", "--dataset", "others", "--reason", "wrong name")
-    first, hint, *_ = stocked("diff", *BOTH, "--weights").out.splitlines()
-    assert first.startswith("Cannot tell which is better: course_rec@1 was validated on others")
-    assert hint == "Hint: fusery eval probe course_rec@2 --against course_rec@1 --prompts FILE"
+    ran = stocked("diff", *BOTH, "--weights")
+    assert ran.out.startswith("Cannot tell which is better: course_rec@1 was validated on others")
+    hint = "Hint: fusery eval probe course_rec@2 --against course_rec@1 --prompts FILE\n"
+    assert hint in ran.err and "Hint:" not in ran.out
 
 
 def test_yank_lists_and_asks_first(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,8 +97,13 @@ def test_yank_lists_and_asks_first(stocked: Fusery, monkeypatch: pytest.MonkeyPa
         ("yank course_rec@1", "--reason"),
         ("yank --reason x", "--where"),
         ("yank course_rec@1 --undo --dry-run", "exclude"),
+        ("yank --dataset ./courses/", """--where 'dataset = "courses"' --reason"""),
+        ("yank dataset:courses --reason x", """--where 'dataset = "courses"' --reason"""),
     )
     assert len(asked) == 2
+    stocked("yank", "course_rec@1", "--reason", "bad", "-y")
+    unable = stocked(*yank, "-y").err  # nothing is left to roll back to
+    assert "rollback" not in unable and "alias remove course_rec#prod" in unable
 
 
 def test_list_filters_and_pages(stocked: Fusery) -> None:

@@ -35,6 +35,9 @@ def test_record_and_list(stocked: Fusery, plain: Path) -> None:
     assert (done["adapter"], done["form"], done["dry_run"]) == (TWO, "plain", False)
     assert stocked("eval", "list", "--json").json[-1] == done["recorded"][0]
     assert stocked("eval", "list", "course_rec@2", "-q").out == "accuracy\n"
+    listed = [stocked("eval", "list", task, "-q").out for task in ("course_rec", "Course_Rec")]
+    assert listed == [stocked("eval", "list", "-q").out] * 2
+    assert stocked("eval", "list", "course").code == 2
     assert stocked("eval", "list", "--metric", "courses.acc", "--limit", "1", "-q").out == "courses.acc\n"
     assert stocked("audit").code == 0
     event = stocked("log", "--action", "adapter.evaluated", "--json").json[0]

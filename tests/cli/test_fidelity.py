@@ -61,7 +61,7 @@ def test_formats_are_compared(small: Fusery, tmp_path: Path) -> None:
         "mixed, 5 bits where adapted",
         "mixed, 6 bits where adapted",
         "mixed, 8 bits where adapted",
-        "dequantize",
+        "16bit",
     ]
     assert ["<- auto" in line for line in lines] == [False, False, False, True, False, False]
     assert "`auto` writes mixed, 6 bits where adapted" in ran.err
@@ -119,3 +119,23 @@ def test_the_command_that_is_named_makes_the_same_again(
     accepted = [word for word in options if word == "--accept-loss"]
     again = small("fuse", "one@1", "--recipe", record, *accepted, "--json").json
     assert (again["key"], again["digest"]) == (made["key"], made["digest"])
+
+
+def test_figures_and_tries_appear_with_v(
+    small: Fusery, folders: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = small("fuse", "one@1")
+    assert "trying the next format" in ran.err and "% noise" not in ran.err + ran.out
+    assert ran.err.count("fusery base calibrate") == 1
+    others = small("fuse", "two@1", "-v"), small("materialize", "one@1", "out")
+    assert "% noise" in others[0].err and "of the weights" in others[0].out
+    assert not any("fusery base calibrate" in other.err for other in others), "once for a base"
+    assert [event["action"] for event in small("log", "--action", "fuse.refused", "--json").json] == []
+    assert "fuse.tried" not in small("log").out and "fuse.tried" in small("log", "-v").out
+    monkeypatch.setattr("fusery.cli.fuse._WORST", 1)
+    worst, whole = (small("show", "--fidelity", "one@1", *more) for more in ((), ("-v",)))
+    assert len(re.findall("^model", worst.out, re.MULTILINE)) == 1
+    assert len(re.findall("^model", whole.out, re.MULTILINE)) > 1
+    assert "-v" in worst.err and "-v" not in whole.err
+    registered = small("register", *folders[1:], "--base", "tiny4", "--task", "more").out
+    assert all(f" from {folder}" in registered for folder in folders[1:])

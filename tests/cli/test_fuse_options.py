@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_models
 
 from fusery.cli.fuse import KEYS
-from fusery.cli.materialize import TARGET_KEYS
+from fusery.cli.materialize import TARGET_KEYS, Again
 from fusery.registry.fusion.request import MODES, ROUNDINGS, FuseRequest
 
 from .conftest import Fusery, require_refusals
@@ -88,6 +92,31 @@ def test_another_form_of_the_base_is_named_by_every_command(forms: Fusery, tmp_p
         ),
         ("serve course_rec@1 --as keep --port 0", "--fused"),
     )
+
+
+def test_materialize_names_the_base_and_takes_a_key(forms: Fusery) -> None:
+    made = forms("fuse", "course_rec@1", "--base", "four", "--as", "keep", "--accept-loss", "--json").json
+    ran = forms("materialize", "course_rec@1", "out")
+    assert re.search(r"^(Wrote: .*) \(tiny in \w+\)$", ran.out, re.MULTILINE)
+    command = shlex.split(ran.err.partition("To write that: ")[2].splitlines()[0])
+    assert command[2:] == ["course_rec@1", "out", "--target", "model", "--base", "four", "--force"]
+    shown = forms("show", "course_rec@1").out
+    assert "x the base four" in shown and "x the base tiny" in shown
+    assert forms("materialize", made["key"][:12], "by_key", "--json").json["fused"] == made["digest"]
+    error = forms("materialize", made["key"][:12], "apart", "--target", "adapters", "--json").json["error"]
+    assert error["hint"] == f"give {made['adapter']}"
+
+
+def test_the_command_for_another_format_repeats_what_was_typed() -> None:
+    details = {"scale": 3.0, "models": ("a=1", "b=2")}
+    again = Again(["course_rec#prod"], "my image", "docker", True, details, ["b@1:0.5"], "four")
+    bundle = SimpleNamespace(adapters=("course_rec_v1",))
+    words = shlex.split(again.command(bundle, again.base, " --as 16bit"))  # type: ignore[arg-type]
+    assert words[2:5] == ["course_rec#prod", "my image", "--target"]
+    options = "docker --fused --with b@1:0.5 -o scale=3.0 -o models=a=1 -o models=b=2 --base four --as 16bit --force"
+    assert words[5:] == options.split()
+    by_key = replace(again, references=["0123456789ab"], base=None)
+    assert by_key.command(bundle, None).split()[2] == "course_rec_v1"  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -71,6 +72,38 @@ def test_mistakes_are_one_error_with_a_hint(
     error = stocked("register", adapter, "--base", "tiny", "--task", "t", "--json").json["error"]
     assert error["code"] == "refused"
     assert [finding["code"] for finding in error["findings"]] == ["not_safetensors"]
+
+
+def test_the_first_command_that_writes_makes_the_registry(
+    fusery: Fusery, adapter: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_base, tmp_path / "tiny")
+    first = "--registry new "
+    require_refusals(
+        fusery,
+        *(
+            (f"--registry none {words}", "base add MODEL")
+            for words in ("list", "alias list", "alias set t@1 prod")
+        ),
+        ("--registry none alias rules set prod --approvals 1 --dry-run", "base add MODEL"),
+        (f"{first}{REGISTER} t", "base add tiny"),
+        (f"{first}{REGISTER.replace('tiny', 'nowhere')} t", "base add FOLDER"),
+        (f"{first}register adapters --task t", "base add FOLDER"),
+    )
+    for name, words in (
+        ("rules", "alias rules set prod --approvals 1"), ("token", "admin token create ci --role reader"),
+        ("hook", "admin webhook add https://hooks.example.com/x --on alias.moved"),
+    ):  # fmt: skip
+        assert fusery("--registry", name, *words.split()).code == 0, words
+        assert fusery("--registry", name, "list", "-q").code == 0
+    refused = fusery("--registry", "server", "server", "--host", "0.0.0.0")
+    assert (refused.code, (tmp_path / "server").is_dir(), (tmp_path / "none").exists()) == (2, True, False)
+    # A folder is named although another base has a similar name.
+    fusery("base", "add", "tiny", "--name", "tiny1")
+    fusery("register", "adapters", "--base", "tiny1", "--task", "t")
+    require_refusals(
+        fusery, ("fuse t@1 --base tiny", "fusery base add tiny"), ("fuse t@1 --base tiny2", "tiny1")
+    )
 
 
 def state(folder: Path) -> tuple[object, ...]:

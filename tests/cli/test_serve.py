@@ -83,10 +83,12 @@ def test_refusals(stocked: Fusery) -> None:
     before = signal.getsignal(signal.SIGINT)  # a shell's background process ignores it
     require_refusals(
         stocked,
-        ("serve", "nothing to serve"),
+        ("serve", "fusery serve TASK#ALIAS"),
         ("serve course_rec#nobody", "unknown_reference"),
         ("serve course_rec@1 --model x=course_rec@1:no", "bad_input"),
     )
+    stocked("alias", "set", "course_rec@2", "beta")
+    require_refusals(stocked, ("serve", "fusery serve course_rec#beta"), ("serve beta", "course_rec#beta"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         require_refusals(stocked, (f"serve course_rec@1 --port {taken.getsockname()[1]}", "--port 0"))
     assert signal.getsignal(signal.SIGINT) is before

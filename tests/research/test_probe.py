@@ -121,6 +121,7 @@ def test_what_has_no_meaning_is_refused(stocked: Registry, prompts: Path) -> Non
 
 ADAPTER, BASE = ProbedModel("adapter", "t_v1", "0" * 64), ProbedModel("base", "b", "1" * 64)
 FUSED = ProbedModel("fused", "t_v1", "2" * 64, "keep")
+OTHER_ADAPTER = ProbedModel("adapter", "t_v2", "3" * 64)
 
 
 SAID: list[tuple[tuple[Any, ...], list[str], list[str]]] = [
@@ -128,6 +129,12 @@ SAID: list[tuple[tuple[Any, ...], list[str], list[str]]] = [
     ((ADAPTER, FUSED, 0.003, 0.991, 0.219, 0.22, 3.8, 0.99), ["answers as", "99.1 %", "99.0 %"], ["nearly"]),
     ((ADAPTER, FUSED, 0.094, 0.93, 2.0, 2.1, None, None), ["nearly", "0.094", "2.100"], ["'s gain"]),
     ((ADAPTER, FUSED, 0.49, 0.71, 0.2, 1.7, 3.8, 0.58), ["does not answer", "58.0 %", "3.800"], ["nearly"]),
+    (
+        (OTHER_ADAPTER, ADAPTER, 0.5, 0.7, 0.9, 0.2, 3.8, None),
+        ["base + t_v1 is better", "is 0.200, of base + t_v2 0.900"],
+        [],
+    ),
+    ((ADAPTER, OTHER_ADAPTER, 0.0, 0.7, 0.2, 0.2, 3.8, None), ["the same loss, 0.200", "alike"], ["better"]),
     ((ADAPTER, BASE, 0.0, 1.0, 3.8, 3.8, 3.8, None), ["changed nothing", "0.000"], ["'s gain"]),
     ((ADAPTER, BASE, 0.0005, 0.99, 3.7, 3.8, 3.8, None), ["changed little", "5.0e-04"], ["nothing"]),
 ]
@@ -263,6 +270,23 @@ def test_a_folder_is_looked_for_below_the_working_folder(
         assert caesar.probe(reference, against=against).about_prompts.file == "test.jsonl"
     monkeypatch.chdir("/")
     assert caesar.probe(limit=1).about_prompts.origin == "built-in"
+
+
+def test_data_of_a_run_without_digests_are_looked_for_below_the_working_folder(
+    caesar: Caesar, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    caesar.register(dataset="./data/")
+    assert caesar.registry.adapters.show("caesar@1").dataset == "data"
+    about = caesar.probe().about_prompts
+    assert (about.origin, about.file) == ("file", "test.jsonl")
+    (data / "test.jsonl").unlink()
+    done = caesar.registry.evaluations.run("caesar@1")
+    assert [value.dataset.partition("@")[0] for value in done.recorded] == ["valid.jsonl"] * 2
+    monkeypatch.chdir("/")
+    assert caesar.probe(limit=1).about_prompts.origin == "built-in"
+    with pytest.raises(BadInputError, match="test.jsonl or valid.jsonl of its run in data"):
+        caesar.registry.evaluations.run("caesar@1")
 
 
 TOLD = ProbePrompts("file", "a.jsonl", gain=1.0, clear=True, loss=0.5)

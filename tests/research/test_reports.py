@@ -53,7 +53,12 @@ def test_whose_a_value_is() -> None:
     agreed = {"probe.8_bits_dithered.top1_agreement": 0.9}
     assert told(report(ADAPTER, FUSED), 1, 1) == {1: {**alone, **fused, **agreed}}
     other = replace(ADAPTER, name=TWO)
-    assert told(report(ADAPTER, other), 1, 2) == {1: alone, 2: {"probe.loss": 1.5}}
+    assert told(report(ADAPTER, other), 1, 2) == {1: alone, 2: {"probe.loss": 1.5, "probe.gain": 0.5}}
+    apart = probed(report(ADAPTER, other), [Prompt("x")], (1, 2), one_base=False)
+    assert [[row.metric for row in rows] for _, rows in apart] == [
+        ["probe.loss", "probe.gain"],
+        ["probe.loss"],
+    ]
     # How near two adapters are is said of neither, and a sum of adapters is none of them.
     assert told(report(ADAPTER, FUSED), 1, None) == {1: alone}
     assert told(report(FUSED, BASE, loss_base=None), None, None) == {}

@@ -52,6 +52,7 @@ READS: list[Call] = [
     ("adapters", "show", ("course_rec@latest",), {"at": "2040-01-01"}),
     ("aliases", "list", (), {}),
     ("aliases", "show", ("course_rec#prod",), {}),
+    ("aliases", "rollback_target", ("course_rec#prod",), {}),
     ("aliases", "history", ("course_rec#prod",), {"limit": 1}),
     ("aliases", "all_rules", (), {}),
     ("aliases", "rules", ("course_rec#canary",), {}),

@@ -136,7 +136,7 @@ def test_require_creates_only_an_embedded_database(empty: Database) -> None:
     with pytest.raises(SchemaError) as caught:
         schema.require(empty, may_create=False)
     assert empty.path is None or not empty.path.parent.exists()
-    assert caught.value.hint == "fusery admin init"
+    assert caught.value.hint == ("fusery admin init" if empty.path is None else "fusery base add MODEL")
     if empty.path is None:
         with pytest.raises(SchemaError):
             schema.require(empty, may_create=True)

@@ -11,7 +11,7 @@ from tiny_architectures import make_architecture
 
 from fusery.registry import FuseRequest, Registry, Reporter
 from fusery.registry.errors import FidelityError
-from fusery.registry.fusion.known import REFUSED
+from fusery.registry.fusion.known import REFUSED, TRIED
 from fusery.registry.records.fused import Fused
 
 
@@ -38,15 +38,15 @@ def test_quiet_sample_is_shaped(calibrated: Registry, folders: tuple[Path, Path]
     calibrated.adapters.register(small, base="tiny4", task="small")
     said: list[str] = []
     most = FuseRequest(min_fidelity=0.99)
-    made = calibrated.fused.fuse("small@1", most, reporter=Reporter(said.append))
+    made = calibrated.fused.fuse("small@1", most, reporter=Reporter(said.append, verbose=True))
     assert (made.precision, made.recipe["bits"]) == ("mixed", {"": 6})
     assert (made.fidelity.retained or 0.0) > 0.99
-    refused = [log.detail for log in calibrated.upkeep.log(action=REFUSED)]
+    refused = [log.detail for log in calibrated.upkeep.log(action=TRIED)]
     assert [each["sampled"] for each in refused] == [True] * 3, "of keep, dither and 5 bits"
-    loud = [line for line in said if "(an eighth of the rows, without the calibration)" in line]
+    loud = [line for line in said if "from an eighth of the rows, without the calibration)" in line]
     assert [line.split()[0] for line in loud] == ["dither,", "mixed,"]
     said.clear()
-    assert calibrated.fused.fuse("small@1", most, reporter=Reporter(said.append)).cached
+    assert calibrated.fused.fuse("small@1", most, reporter=Reporter(said.append, verbose=True)).cached
     assert set(loud) <= set(said), "also where the log has it"
 
 
@@ -54,7 +54,7 @@ def test_a_sample_decides_against_no_model_that_a_calibration_shapes(calibrated:
     """`auto` looks at an eighth of the rows, at random where that is too loud: not at what is written."""
     assert calibrated.fused.fuse("task@1").precision == "mixed"
     (sample,) = [
-        log.detail for log in calibrated.upkeep.log(action=REFUSED) if log.detail["precision"] == "dither"
+        log.detail for log in calibrated.upkeep.log(action=TRIED) if log.detail["precision"] == "dither"
     ]
     assert sample["sampled"]
     retained = sample["retained"]
@@ -74,16 +74,17 @@ def test_a_sample_decides_against_no_model_that_a_calibration_shapes(calibrated:
 
 def test_a_sample_spares_auto_another_one_and_is_no_refusal(calibrated: Registry) -> None:
     calibrated.fused.fuse("task@1")
-    logged = len(calibrated.upkeep.log(action=REFUSED))
+    logged = len(calibrated.upkeep.log(action=TRIED))
     assert calibrated.fused.fuse("task@1").cached
-    assert len(calibrated.upkeep.log(action=REFUSED)) == logged
+    assert len(calibrated.upkeep.log(action=TRIED)) == logged
     for precision, status in (("auto", "refused"), ("dither", "miss"), ("keep", "miss")):
         model = calibrated.fused.explain("task@1", FuseRequest(precision)).models[0]
         assert model.status == status, model.reason
     with pytest.raises(FidelityError):
         calibrated.fused.fuse("task@1", FuseRequest("keep"))
     assert calibrated.fused.explain("task@1", FuseRequest("keep")).models[0].status == "refused"
-    assert len(calibrated.upkeep.log(action=REFUSED)) == logged + 1, "all of its rows were measured"
+    assert len(calibrated.upkeep.log(action=TRIED)) == logged
+    assert len(calibrated.upkeep.log(action=REFUSED)) == 1, "all of its rows were measured"
 
 
 def size(model: Path) -> int:
@@ -154,12 +155,14 @@ def test_within_a_budget_what_passes_is_taken_before_what_does_not(tight: Regist
         request = FuseRequest(budget=budget, accept_loss=accept_loss)
         made, said = asked(tight, request)
         assert (made.precision, made.fidelity.verdict) == ("dither", "PASS")
-        assert [line for line in said if line.endswith(": taking what passes within the budget")], said
-        logged = len(tight.upkeep.log(action=REFUSED))
+        assert [line for line in said if line.endswith("; taking a format that passes within the budget")], (
+            said
+        )
+        logged = len(tight.upkeep.log(action=TRIED))
         again, said = asked(tight, request)
         assert (again.key, again.source) == (made.key, "cache")
         assert not [line for line in said if line.startswith("fusing")]
-        assert len(tight.upkeep.log(action=REFUSED)) == logged, "each was looked at once"
+        assert len(tight.upkeep.log(action=TRIED)) == logged, "each was looked at once"
     # Where nothing passes, the last need only not be lost.
     with pytest.raises(FidelityError):
         tight.fused.fuse("task@1", FuseRequest(budget=1.05, min_fidelity=0.995))
@@ -205,5 +208,5 @@ def test_more_bits_on_a_coarse_base_can_overshoot(sqlite_registry: Registry, tmp
     )
     assert made.fidelity.verdict == "LOST"
     assert [line for line in said if line.endswith(f"fusery show {made.adapter} --fidelity --formats")]
-    (refused,) = [log.detail for log in coarse.upkeep.log(action=REFUSED) if not log.detail["sampled"]]
+    (refused,) = [log.detail for log in coarse.upkeep.log(action=REFUSED)]
     assert refused["verdict"] == "LOST"

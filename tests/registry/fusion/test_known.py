@@ -29,6 +29,20 @@ def test_auto_names_the_limit_that_a_candidate_missed() -> None:
     assert "auto takes" not in lost
 
 
+def test_meaning_says_what_a_user_would_get() -> None:
+    asked = FuseRequest()
+    rounded, part, lost = (
+        MeasuredFuse(*figures).meaning(asked)
+        for figures in (("PASS", 0.99, 0.031), ("DEGRADED", 0.66, 0.031), ("LOST", 0.2, 0.031))
+    )
+    assert len({rounded, part, lost}) == 3
+    assert MeasuredFuse("PASS", 0.96, 0.014, 0.077).meaning(asked) == part
+    assert MeasuredFuse("PASS", 0.99, 0.025).meaning(asked) != rounded
+    least = FuseRequest(min_fidelity=0.995)
+    assert "--min-fidelity" in MeasuredFuse("PASS", 0.99, 0.01).meaning(least)
+    assert "--min-fidelity" not in MeasuredFuse("PASS", 0.995, 0.01).meaning(least)
+
+
 def test_auto_requires_closeness_low_noise_and_cosine() -> None:
     asked = FuseRequest()
     takes = {

@@ -51,14 +51,30 @@ def test_an_alias_moves_and_records_the_move(stocked: Registry) -> None:
     assert stocked.upkeep.audit().ok
 
 
+def require_no_rollback(registry: Registry, *named: str, hint: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        registry.aliases.roll_back(PROD)
+    assert registry.aliases.rollback_target(PROD) is None
+    message = caught.value.message
+    assert [name for name in (FIRST, SECOND, "yanked", "rollback") if name in message] == [*named], message
+    assert hint in str(caught.value.hint)
+
+
 def test_a_rollback_goes_to_the_adapter_held_before(stocked: Registry) -> None:
     stocked.aliases.set("prod", "course_rec@1")
-    with pytest.raises(BadInputError):
-        stocked.aliases.roll_back(PROD)
+    require_no_rollback(stocked, hint="promote REF prod")
     stocked.aliases.set("prod", "course_rec@2")
+    assert stocked.aliases.rollback_target(PROD) == FIRST
     assert stocked.aliases.roll_back(PROD)["to"] == FIRST
-    with pytest.raises(BadInputError):
-        stocked.aliases.roll_back(PROD)
+    require_no_rollback(stocked, SECOND, "rollback", hint=f"promote {SECOND} prod")
+    stocked.adapters.yank("course_rec@2", reason="bad")
+    require_no_rollback(stocked, SECOND, "yanked", hint="alias remove course_rec#prod")
+    stocked.adapters.unyank("course_rec@2")
+    stocked.aliases.set("prod", "course_rec@2")
+    stocked.adapters.yank("course_rec@1", reason="bad")
+    require_no_rollback(stocked, FIRST, "yanked", hint="promote REF prod")
+    stocked.adapters.unyank("course_rec@1")
+    assert stocked.aliases.roll_back(PROD)["to"] == FIRST
     assert stocked.aliases.history(PROD)[-1]["reason"] == "rolled back"
     # A move back is no rollback.
     for reference in ("course_rec@2", "course_rec@1", "course_rec@2"):
