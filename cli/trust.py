@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -251,8 +250,10 @@ def deliver(session: Session, name: str | None = None, *, follow: bool = False) 
     if follow:
         if name is not None or session.json:
             raise click.UsageError("--follow is for all webhooks, and without --json.")
-        with suppress(KeyboardInterrupt):
+        try:
             session.registry.webhooks.run(stop=Event(), reporter=session.reporter())
+        except KeyboardInterrupt:
+            session.say("Stopped.")
         return 0
     tried = session.registry.webhooks.deliver(name, reporter=session.reporter())
 
