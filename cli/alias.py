@@ -83,21 +83,18 @@ def show(session: Session, shown: AliasHolder) -> None:
             session.print(f"  {cell(withdrawal.summary)}")
 
 
-def _refuse_dataset(
-    context: click.Context, parameter: click.Parameter | None, value: str | Sequence[str] | None
-) -> Any:
-    """Refuse a dataset in place of adapters: `--dataset X`, or the reference `dataset:X`."""
-    names = (
-        [value]
-        if isinstance(value, str)
-        else [text.partition(":")[2] for text in value or () if text.startswith("dataset:")]
-    )
-    if names:
-        where = shlex.quote(f'dataset = "{dataset_name(names[0])}"')
-        raise click.UsageError(
-            f"A dataset is not an adapter.\nHint: fusery yank --where {where} --reason TEXT", context
-        )
-    return value
+class _Yank(click.Command):
+    """A command that refuses a dataset in place of adapters: `--dataset X`, or the reference `dataset:X`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse a dataset with the expression for its adapters."""
+        for before, word in zip(["", *args], args, strict=False):
+            prefix = "" if before == "--dataset" else "--dataset=" if word.startswith("--") else "dataset:"
+            if word.startswith(prefix) and before not in ("--reason", "--where"):
+                where = shlex.quote(f'dataset = "{dataset_name(word.removeprefix(prefix))}"')
+                hint = f"Hint: fusery yank --where {where} --reason TEXT"
+                raise click.UsageError(f"A dataset is not an adapter.\n{hint}", ctx)
+        return super().parse_args(ctx, args)
 
 
 _YANKED = "records.release:Yank | records.release:LiftedYank | [records.release:Yank] | [records.release:LiftedYank]"
@@ -110,7 +107,7 @@ _YANKED = "records.release:Yank | records.release:LiftedYank | [records.release:
     references="[REF...]",
     where="EXPR: Instead of REF: all adapters that match, as in fusery list.",
     reason="TEXT: Reason, for the log; required, except with --undo.",
-    dataset=click.Option(["--dataset"], hidden=True, expose_value=False, callback=_refuse_dataset),
+    kind=_Yank,
     undo=": Undo the yank.",
     dry_run=": Only list what a yank would affect.",
 )
@@ -134,7 +131,6 @@ def yank(
       fusery yank --where "dataset = courses" --reason "the data were withdrawn"
     """  # noqa: D301 (click wants the character, not a backslash)
     adapters = session.registry.adapters
-    _refuse_dataset(click.get_current_context(), None, references)
     if undo:
         lifted = adapters.unyank_all(references, where=where, reason=reason)
         lines = [f"{row.name} {'may be used again' if row.changed else 'was not yanked'}." for row in lifted]

@@ -61,7 +61,7 @@ def commands(group: click.Group, context: click.Context, path: str) -> Iterator[
         inner = click.Context(command, info_name=f"{path} {name}", parent=None)
         for param in command.params:
             if isinstance(param, click.Option):
-                param.hidden = param.help is None  # only refused
+                param.hidden = False
         if isinstance(command, click.Group):
             yield from commands(command, inner, f"{path} {name}")
         else:

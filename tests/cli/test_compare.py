@@ -98,6 +98,8 @@ def test_yank_lists_and_asks_first(stocked: Fusery, monkeypatch: pytest.MonkeyPa
         ("yank --reason x", "--where"),
         ("yank course_rec@1 --undo --dry-run", "exclude"),
         ("yank --dataset ./courses/", """--where 'dataset = "courses"' --reason"""),
+        ("yank --dataset=courses --reason x", """--where 'dataset = "courses"' --reason"""),
+        ("yank none@1 --reason dataset:courses", "no adapter 'none@1'"),
         ("yank dataset:courses --reason x", """--where 'dataset = "courses"' --reason"""),
     )
     assert len(asked) == 2
