@@ -25,11 +25,11 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 88_385,
-    "files": 457,
-    "files under 60 lines": 55,
-    "class names used more than once": 13,
-    "dict[str, Any]": 168,
+    "lines": 85_879,
+    "files": 446,
+    "files under 60 lines": 49,
+    "class names used more than once": 11,
+    "dict[str, Any]": 40,
 }
 """The product's size: lower a number whenever it falls.  The goals are 75,000, 450, 40, 20 and 60."""
 
