@@ -49,7 +49,7 @@ FIELD = """    customer: str | None = column(
 def change(root: Path) -> None:
     insert(
         root / "registry/tables/adapters.py",
-        ('    "created_at",\n', '    "customer",\n'),
+        ('    "trainable_parameters", ', '    "customer",\n'),
         ("    note: Mapped[str | None]", "    customer: Mapped[str | None] = mapped_column(String(200))\n"),
     )
     (root / f"migrations/versions/{NEXT}_customer.py").write_text(MIGRATION, encoding="utf-8")
