@@ -39,7 +39,7 @@ def test_it_answers_until_it_is_ended(fusery: Fusery, tmp_path: Path, number: si
 
 @pytest.mark.timing
 def test_refusals(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    require_refusals(fusery, ("ui --no-browser --port 1", "init"))
+    require_refusals(fusery, ("ui --no-browser --port 1", "schema"))
     assert fusery("admin", "init").code == 0
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -85,6 +85,6 @@ def test_refusals_of_report(stocked: Fusery, tmp_path: Path) -> None:
         ("ui --save nowhere/a.html", "nowhere"),
         ("ui nothing --save a.html", "unknown_reference"),
         ("ui tiny --save a.html", "cannot report on a base model"),
-        ("--registry none ui --save a.html", "init"),
+        ("--registry none ui --save a.html", "schema"),
     )
     assert not (tmp_path / "a.html").exists()
