@@ -49,7 +49,7 @@ class Aliases(Resource):
     @operation("reader")
     @runs("releases.aliases:rollback_target")
     def rollback_target(self, alias: str) -> str | None:
-        """Return the adapter that a rollback moves an alias to; None if there is none."""
+        """Return the adapter that a rollback would restore; None without an earlier holder that can be promoted."""
 
     @operation("reader")
     @runs("releases.aliases:show_alias")

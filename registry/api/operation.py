@@ -130,7 +130,7 @@ def operation(
 ) -> Callable[[F], F]:
     """Make a method of a resource an operation, see `Operation`: on a server's registry, call the server instead.
 
-    An operation that `begins` makes an embedded registry where there is none yet, unless it is a dry run.
+    An operation that `begins` creates an embedded registry that does not exist, unless it is a dry run.
     """
 
     def wrap(method: F) -> F:

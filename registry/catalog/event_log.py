@@ -103,7 +103,7 @@ class _About:
         if self.prefix:
             ways.append(and_(of_kinds, begins_with(event.subject, self.prefix)))
         if self.figures:
-            # What is about an adapter tells of no other thing, and that is most of a log: the rest is read through.
+            # Most events concern an adapter and mention no other record: only the others are searched as text.
             others = event.subject_kind.in_([kind for kind in self.kinds if kind != _ADAPTER])
             ways.append(and_(others, or_(*map(_mentions, sorted(self.figures)))))
         if self.approves is not None:

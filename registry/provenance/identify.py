@@ -156,7 +156,7 @@ def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SIL
         library = Library(workspace, hasher, scratch)
         held.callback(library.close)
         matches, unread = match_files(workspace, look, digests), dict[str, str]()
-        # What is on record as whole files, with nothing missing of the item they belong to, is settled.
+        # Complete items whose files are all recorded need no comparison of tensors.
         units = [
             unit
             for unit in look.units

@@ -245,7 +245,7 @@ class Deployed(Deployment):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused(Record):
-    """That something was not let run somewhere, which only the log keeps."""
+    """A refusal to run a model somewhere; only the log keeps it."""
 
     place: str = described("where")
     kind: str = described("kind of what was refused: `adapter`, `fused` or `bundle`")

@@ -82,7 +82,7 @@ def roll_back(workspace: Workspace, reference: str, *, reason: str = "", emergen
 
 
 def rollback_target(workspace: Workspace, reference: str) -> str | None:
-    """Return the name of the adapter that a rollback moves an alias to; None if there is none."""
+    """Return the adapter that a rollback would restore; None without an earlier holder that can be promoted."""
     with workspace.database.read() as session:
         adapter, _ = _earlier_holder(session, _find(session, reference))
         return None if adapter is None else adapter.name

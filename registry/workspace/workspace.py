@@ -77,7 +77,7 @@ class Workspace:
         return self.embedded_path is not None and not self.embedded_path.exists()
 
     def make_embedded(self) -> None:
-        """Make an embedded registry where there is none yet."""
+        """Create the embedded registry if it does not exist."""
         if self.is_unmade:
             self.ensure()
 

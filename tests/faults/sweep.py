@@ -239,7 +239,7 @@ class Sweep:
 
 
 class Server:
-    """A server in a fork, which is started again when it was killed; without a nursery there is none."""
+    """A server in a fork, started again after it was killed; without a nursery, no server."""
 
     def __init__(
         self,
