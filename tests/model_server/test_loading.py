@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -223,11 +222,9 @@ def test_what_lies_there_may_be_anything(server: Served, shelf: Path, tmp_path: 
         config.write_text(json.dumps(document))
     elif how == "no factors":
         save_file({"lm_head.m": np.ones(27, np.float32)}, weights)
-    began = time.process_time()
     reply = post(server, "load", lora_name="odd", lora_path=how)
     assert reply.status == 400
     assert "hunter2" not in reply.text
-    assert time.process_time() - began < 10
 
 
 def test_who_names_no_model_gets_the_one_that_was_there(echo_base: Path, tmp_path: Path, shelf: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -152,12 +151,11 @@ UNUSABLE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", UNUSABLE)
-def test_what_cannot_be_used_is_refused_soon(grammars: Grammars, what: str) -> None:
-    began = time.process_time()
+def test_an_unusable_schema_is_refused(grammars: Grammars, what: str) -> None:
+    # The last one would take hours without llguidance's limits, which count steps.
     with pytest.raises(Refusal) as caught:
         grammars.of_schema(UNUSABLE[what], "response_format")
     assert (caught.value.status, caught.value.document["error"]["param"]) == (400, "response_format")
-    assert time.process_time() - began < 5
     assert "\n" not in str(caught.value)
 
 
