@@ -41,7 +41,6 @@ _MADE = ("home", "model", "bundle", "adapters_broken", BASE, SMALL)
 _ADAPTERS = "adapters_course_rec_*"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Step(Record):
     """A command that was run."""
 
@@ -49,7 +48,6 @@ class Step(Record):
     exit_code: int = described("exit code")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer(Record):
     """A model's answer."""
 
@@ -59,7 +57,6 @@ class Answer(Record):
     expected: str = described("answer in the data")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Kept(Record):
     """The fidelity of a 4-bit fused model."""
 
@@ -73,7 +70,6 @@ class Kept(Record):
     verdict: str = described("verdict: `PASS`, `DEGRADED` or `LOST`")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration(Record):
     """The result of `fusery demo`."""
 

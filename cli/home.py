@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fusery.registry.api.upkeep import Upkeep
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from fusery.registry.remote.container import Amount, Position
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Initialised(Record):
     """The result of `fusery admin init`."""
 
@@ -31,7 +29,6 @@ class Initialised(Record):
     created: bool = described("whether it is new")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaCheck(Record):
     """The result of `fusery admin db check`."""
 

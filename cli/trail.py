@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +30,6 @@ _Form = Literal["tree", "json", "mermaid", "dot", "svg", "slsa", "cyclonedx"]
 _ENDINGS = {".json": "json", ".mmd": "mermaid", ".dot": "dot", ".gv": "dot", ".svg": "svg"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenDocument(Record):
     """A written document."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from threading import Event
@@ -131,7 +130,6 @@ prints("admin token revoke", Tokens.revoke, text="Revoke a token: no server acce
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Login(Record):
     """The result of `fusery login`."""
 

@@ -131,8 +131,7 @@ def key_id(key: EllipticCurvePublicKey) -> str:
     return sha256(public_pem(key).encode("ascii")).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Pair(Record):
+class Pair(Record, kw_only=False):
     """A new private key and its public key."""
 
     key_id: str = described("SHA-256 of the public key")

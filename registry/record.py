@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from datetime import date, datetime
 from functools import cache
 from os import PathLike, fspath
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform, get_args, get_type_hints
 
 Kind = Literal["text", "choice", "whole", "real", "size", "day", "moment", "flag", "share", "names"]
 """The kinds of values; `names` is a list of values, or of key-value pairs."""
@@ -181,27 +181,52 @@ def _columns(kind: type, table: Any) -> tuple[Sequence[str], Mapping[str, type[R
     return own, inner
 
 
-class Record(Mapping[str, Any]):
-    """A typed, immutable record, and the mapping of its JSON: `dict(adapter)` is what `--json` prints.
+class _Fields:
+    """The fields of a record class, which becomes a dataclass when they are first read.
 
-    Subclasses are frozen dataclasses.  The JSON has a key for each field, in order of definition, without a trailing `_`
-    (which avoids Python keywords).  A time is ISO 8601 in UTC with seconds and offset (see `About.exact`).
+    Commands define many more record classes than they use, and a dataclass takes a millisecond.
     """
 
-    __slots__ = ()
+    def __get__(self, instance: Record | None, owner: type[Record]) -> dict[str, Field[Any]]:
+        dataclass(repr=False, **owner._options)(owner)
+        return owner.__dataclass_fields__
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(described, column))
+class Record(Mapping[str, Any]):
+    """A typed record, and the mapping of its JSON: `dict(adapter)` is what `--json` prints.
+
+    Subclasses are frozen dataclasses whose arguments have names; options such as `class Edge(Record, kw_only=False)`
+    change that.  The JSON has a key for each field, in order of definition, without a trailing `_` (which avoids Python
+    keywords).  A time is ISO 8601 in UTC with seconds and offset (see `About.exact`).
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     REFERENCE: ClassVar[str] = ""
     """The field to use where a function takes a reference; empty if the record cannot be one."""
     KEYS: ClassVar[tuple[str, ...]] = ()
     """The fields and properties in the JSON, if these are not just the fields."""
+    _options: ClassVar[dict[str, bool]]
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, *, kw_only: bool = True, frozen: bool = True, **options: Any) -> None:
         super().__init_subclass__(**options)
+        cls._options = {"kw_only": kw_only, "frozen": frozen}
+        cls.__dataclass_fields__ = _Fields()  # type: ignore[assignment]  # until they are read
         cls.__hash__ = Record.__hash__  # type: ignore[method-assign]  # or `dataclass` would hash mappings
 
+    def __new__(cls, *values: Any, **others: Any) -> Self:
+        """Return a new record, with the methods of a dataclass."""
+        fields(cls)
+        return super().__new__(cls)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in fields(self) if each.repr)
+        return f"{type(self).__qualname__}({values})"
+
     def __hash__(self) -> int:
-        if not type(self).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        if not self._options["frozen"]:
             raise TypeError(f"unhashable type: {type(self).__name__!r}")
-        values = (getattr(self, record_field.name) for record_field in fields(self) if record_field.compare)  # type: ignore[arg-type]
+        values = (getattr(self, each.name) for each in fields(self) if each.compare)
         return hash((type(self).__name__, *map(_hashable, values)))
 
     @classmethod
@@ -212,7 +237,7 @@ class Record(Mapping[str, Any]):
     @classmethod
     def extending(cls, record: Record, **others: Any) -> Self:
         """Return a record with the fields of another, whose class this one's is based on, and others."""
-        return cls(**{**{each.name: getattr(record, each.name) for each in fields(record)}, **others})  # type: ignore[arg-type]
+        return cls(**{**{each.name: getattr(record, each.name) for each in fields(record)}, **others})
 
     def to_dict(self) -> dict[str, object]:
         """Return the record as `--json` prints it."""

@@ -35,7 +35,7 @@ def encode(value: Any) -> Any:
     if isinstance(value, Record):
         return {
             name.rstrip("_"): encode(getattr(value, name))
-            for name in dict.fromkeys((*(field.name for field in fields(value)), *names_of(type(value))))  # type: ignore[arg-type]
+            for name in dict.fromkeys((*(field.name for field in fields(value)), *names_of(type(value))))
         }
     if isinstance(value, datetime | date):
         return value.isoformat()

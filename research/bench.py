@@ -35,6 +35,7 @@ from fusery.registry.errors import (
 )
 from fusery.registry.fusion.fuse import FuseRequest, fuse_to_read
 from fusery.registry.fusion.views import weights_bytes
+from fusery.registry.record import parts_of
 from fusery.registry.records.bases import base_folder
 from fusery.registry.records.references import resolve_adapter
 from fusery.registry.records.renderings import fetch_form
@@ -67,7 +68,7 @@ class BenchForm:
     def cost(self) -> FormCost:
         """Return medians over the rounds."""
         values: Mapping[str, Any] = {
-            **{name: getattr(self, name) for name in self.__slots__ if name in FormCost.__slots__},
+            **{name: getattr(self, name) for name in parts_of(FormCost) if hasattr(self, name)},
             **{name: statistics.median(one[name] for one in self.rounds) if self.rounds else None for name in COSTS},
         }  # fmt: skip
         return FormCost(adapters=len(self.folders), **values)

@@ -25,7 +25,7 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 85_879,
+    "lines": 85_704,
     "files": 446,
     "files under 60 lines": 49,
     "class names used more than once": 11,

@@ -134,7 +134,6 @@ class Standing:
     ours: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SyncStep(Record):
     """What was done about one adapter, or would be."""
 
@@ -155,7 +154,6 @@ class SyncStep(Record):
         return self.act in CHANGES or self.act in UNMET
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Synced(Record):
     """What a place has of what it should have."""
 

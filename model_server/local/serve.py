@@ -62,8 +62,7 @@ class ServeRequest(ServerOptions):
     request: FuseRequest = field(default_factory=FuseRequest)  # with `fused`; its `base` counts without, too
 
 
-@dataclass(frozen=True, slots=True)
-class Serving(Record):
+class Serving(Record, kw_only=False):
     """A server that answers."""
 
     url: str = described("for OpenAI's clients: `base_url`")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 from ..record import Record, described
@@ -15,8 +14,7 @@ WHOLE = "peft_whole_tensors"  # The code by which a record tells that an adapter
 ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class Finding(Record):
+class Finding(Record, kw_only=False):
     """One result of an admission rule."""
 
     code: str = described("stable name of the rule's outcome")

@@ -189,7 +189,6 @@ class AdmissionError(RegistryError):
         return cls(message, all_findings, hint=first.hint or hint)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Checked(Record):
     """What admission says of a folder."""
 
@@ -205,7 +204,6 @@ class Checked(Record):
         return cls(verdict=verdict(all_findings), findings=all_findings, **more)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedFolder(Checked):
     """What admission says of one of several folders."""
 

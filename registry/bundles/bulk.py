@@ -24,7 +24,6 @@ from .materialize import Materialized
 Made = TypeVar("Made", bound=Mapping[str, Any])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NotDone(Record):
     """An item that failed."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 _ARCHIVES: Mapping[str, Compression] = {".tar.gz": "gz", ".tgz": "gz", ".tar.zst": "zst", ".tzst": "zst"}
 
 
-@dataclass(frozen=True, slots=True)
-class Materialized(Record):
+class Materialized(Record, kw_only=False):
     """A bundle that was written; a server of it needs the location of `unfound_base` at start."""
 
     target: str = described("its target, such as `vllm`")

@@ -37,8 +37,7 @@ class LayoutError(RegistryError):
     code = "bad_layout"
 
 
-@dataclass(frozen=True, slots=True)
-class Layout(Record):
+class Layout(Record, kw_only=False):
     """What a consumer finds."""
 
     tensors: int = described("tensors of the model", default=0)

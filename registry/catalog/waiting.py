@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -19,7 +18,6 @@ from ..records.withdrawals import of_adapters
 from ..workspace.workspace import Workspace
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting(Record):
     """A version that an alias could hold once enough people approve, as far as approvals go."""
 

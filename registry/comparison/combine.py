@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -46,7 +46,6 @@ class Register(Protocol):
         """Return its record."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Combination(Record):
     """What was computed from adapters, or would be.
 

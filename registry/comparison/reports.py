@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 Kind = Literal["base", "adapter", "resident", "fused"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Held(Record):
     """What a fused model holds of what its adapter learned."""
 
@@ -26,7 +25,6 @@ class Held(Record):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FormCost(Record):
     """What one form of an adapter costs: medians over the rounds, None where it could not be measured."""
 
@@ -49,7 +47,6 @@ class FormCost(Record):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine(Record):
     """What the numbers of a measurement depend on."""
 
@@ -60,7 +57,6 @@ class Machine(Record):
     mlx_lm: str = described("likewise")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchReport(Record):
     """What was measured, and what follows from it."""
 
@@ -84,8 +80,7 @@ FAR = 1.0
 Origin = Literal["built-in", "file", "held-out"]  # Where prompts come from
 
 
-@dataclass(frozen=True, slots=True)
-class ProbePrompts(Record):
+class ProbePrompts(Record, kw_only=False):
     """What the prompts are to the adapter: of its task, or about something else.
 
     An adapter makes texts like those that it was trained on more likely than its base does.  Where it does not, what was
@@ -163,8 +158,7 @@ NEAR = 0.1  # The same for models that answer nearly alike
 NOTHING = 1e-6  # A divergence below which a difference is that of rounding in float32
 
 
-@dataclass(frozen=True, slots=True)
-class ProbedModel(Record):
+class ProbedModel(Record, kw_only=False):
     """One of the two models.
 
     Attributes:
@@ -187,8 +181,7 @@ class ProbedModel(Record):
         return words[self.kind]
 
 
-@dataclass(frozen=True, slots=True)
-class PromptScores(Record):
+class PromptScores(Record, kw_only=False):
     """What was found on one prompt."""
 
     prompt: str = described("the beginning of it")
@@ -201,8 +194,7 @@ class PromptScores(Record):
     loss_b: float = described("the same of b")
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeReport(Record):
+class ProbeReport(Record, kw_only=False):
     """What a probe found.
 
     Attributes:

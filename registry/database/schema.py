@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import SchemaError
@@ -30,8 +29,7 @@ _EQUAL: set[frozenset[str]] = set()
 Status = Literal["empty", "current", "older", "newer", "foreign"]
 
 
-@dataclass(frozen=True, slots=True)
-class SchemaState(Record):
+class SchemaState(Record, kw_only=False):
     """What a database holds."""
 
     current: str | None = described("its revision, or None without one")
@@ -39,8 +37,7 @@ class SchemaState(Record):
     status: Status = described("`empty`, `current`, `older`, `newer`, or `foreign` (not a registry)")
 
 
-@dataclass(frozen=True, slots=True)
-class Upgraded(Record):
+class Upgraded(Record, kw_only=False):
     """What an upgrade has done."""
 
     before: str | None = described("the revision that the database had, None if there was none")

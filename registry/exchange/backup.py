@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,8 +40,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class BackedUp(Record):
+class BackedUp(Record, kw_only=False):
     """A backup that was made."""
 
     path: str = described("where it is, without any secret")

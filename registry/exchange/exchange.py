@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypedDict, Unpack
 
 from sqlalchemy import select
@@ -37,8 +36,7 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 
-@dataclass(frozen=True, slots=True)
-class Exchanged(Record):
+class Exchanged(Record, kw_only=False):
     """The result of `push` or `pull`, or of a dry run."""
 
     reference: str = described("the reference, as given")

@@ -68,8 +68,7 @@ _PINNED = {"name", "digest", "parent", "trained_on", "trained_on_digest"}
 _FACTS = [name for name, part in parts_of(Adapter).items() if part.about.travels and name not in _PINNED]
 
 
-@dataclass(frozen=True, slots=True)
-class Exported(Record):
+class Exported(Record, kw_only=False):
     """An adapter that was written to a folder."""
 
     name: str = described("of the adapter")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -57,8 +56,7 @@ class NotEmptyError(RegistryError):
     """The target registry of a restore is not empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class Restored(Record):
+class Restored(Record, kw_only=False):
     """What a restore did."""
 
     source: str = described("where the backup is")

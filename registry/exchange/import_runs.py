@@ -6,7 +6,7 @@ import fnmatch
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
@@ -34,7 +34,6 @@ _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NOT_OF_A_METRIC = re.compile(r"[^A-Za-z0-9_.:@-]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedRun(Record):
     """The result for an adapter among the files of a tracker's run."""
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Side(Record):
     """One of two registries."""
 

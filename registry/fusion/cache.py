@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 _SHORTEST = 8  # Hex digits that name an entry of the cache
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Here(Record):
     """A fused model in this machine's cache."""
 
@@ -45,7 +43,6 @@ class Here(Record):
     in_use: bool = described("somebody reads it")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CachedModel(Here):
     """A fused model in the cache, or the files of an adapter or a base (`fusery get`); what only the registry's records say of it is None where it is on none."""
 
@@ -71,7 +68,6 @@ class CachedModel(Here):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheContents(Record):
     """What is in this machine's cache."""
 
@@ -82,7 +78,6 @@ class CacheContents(Record):
     pinned_elsewhere: tuple[Digest, ...] = described("keys that are pinned, of models that are not in it")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Removed(Record):
     """A fused model that was removed from the cache, or would be."""
 
@@ -90,7 +85,6 @@ class Removed(Record):
     bytes: int = described("size in bytes of its files")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned(Record):
     """What was removed from the cache, or would be."""
 
@@ -115,7 +109,6 @@ class Pruned(Record):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pinned(Record):
     """A fused model that was pinned, or is not any more."""
 

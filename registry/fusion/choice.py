@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -218,7 +218,6 @@ def _is_all_affine(inputs: FuseInputs) -> bool:
     return own.get("mode", "affine") == "affine" and not any(isinstance(one, Mapping) for one in own.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Format(Record):
     """One format that a fused model could have.
 
@@ -245,7 +244,6 @@ class Format(Record):
     chosen: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Formats(Record):
     """The formats that an adapter's fused model could have."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Ingredient(Record):
     """A base or an adapter that a fused model is made from."""
 
@@ -36,14 +35,12 @@ class Ingredient(Record):
     digest: str = described("digest of its manifest")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedIngredient(Ingredient):
     """A further adapter of a sum."""
 
     weight: float = described("factor of its update")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyInputs(Record):
     """What makes the key of a fused model."""
 
@@ -53,7 +50,6 @@ class KeyInputs(Record):
     recipe: Mapping[str, object] = described("how it is made")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class OnRecord(Record):
     """What is on record of a fused model."""
 
@@ -62,7 +58,6 @@ class OnRecord(Record):
     created_at: datetime = described("when it was made")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedModel(Record):
     """Why getting a fused model is a hit or a miss.
 
@@ -97,7 +92,6 @@ class ExplainedModel(Record):
     missing: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation(Record):
     """Why a fuse is a hit or a miss."""
 

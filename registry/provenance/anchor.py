@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +38,7 @@ TYPE = "application/vnd.fusery.anchor.v1+json"
 _LARGEST = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Anchor(Record):
+class Anchor(Record, kw_only=False):
     """A position of a log; times are texts as they were signed, `key_id` is that of the key that signed it, if one did."""
 
     registry: str = described("id of the registry")
@@ -50,8 +49,7 @@ class Anchor(Record):
     key_id: str | None = described("id of the key that signed it", default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenAnchor(Anchor):
+class WrittenAnchor(Anchor, kw_only=False):
     """An anchor that was written to a file."""
 
     path: Path = described("the written file", kw_only=True)

@@ -197,8 +197,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_TEXT = 300
 
 
-@dataclass(slots=True)
-class IdentityClaim(Record):
+class IdentityClaim(Record, kw_only=False, frozen=False):
     """What a file claims to be, unverified."""
 
     source: str = described("the file with the claim")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from ..record import Record, described
@@ -14,7 +13,6 @@ from .verify import Verification
 Verdict = Literal["known", "inconclusive", "unknown"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Matched(Record):
     """Something on record that was found again."""
 
@@ -46,14 +44,12 @@ class Matched(Record):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MatchedBase(Matched):
     """A base model that was found again."""
 
     names: tuple[str, ...] = described("all of its names")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MatchedAdapter(Matched):
     """An adapter that was found again."""
 
@@ -66,7 +62,6 @@ class MatchedAdapter(Matched):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MatchedFused(Matched):
     """A fused model that was found again."""
 
@@ -87,7 +82,6 @@ class MatchedFused(Matched):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MatchedBundle(Matched):
     """A bundle that was found again."""
 
@@ -113,7 +107,6 @@ KINDS: Mapping[str, type[AnyMatch]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LookedAt(Record):
     """A file of what was looked at."""
 
@@ -122,7 +115,6 @@ class LookedAt(Record):
     sha256: str = described("its digest")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Unread(Record):
     """Something on record that could not be compared with."""
 
@@ -130,7 +122,6 @@ class Unread(Record):
     reason: str = described("why not")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Identified(Record):
     """What something was found to be."""
 

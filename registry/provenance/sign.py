@@ -63,7 +63,6 @@ class SigningKey:
     passphrase: Callable[[], bytes] = no_passphrase
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Signed(Record):
     """A signature that was made."""
 

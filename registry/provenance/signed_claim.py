@@ -38,8 +38,7 @@ DEEPEST = 64
 _LARGEST = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class FileProblem(Record):
+class FileProblem(Record, kw_only=False):
     """A difference."""
 
     code: str = described("its kind")
@@ -137,8 +136,7 @@ def _hashed(hashed_files: HashedFiles, name: str, place: Path) -> FileEntry | No
     return FileEntry(name, size, digest)
 
 
-@dataclass(slots=True)
-class SignedClaim(Record):
+class SignedClaim(Record, kw_only=False, frozen=False):
     """The claims of a folder: `files` it lists by path, all if `complete`; `problems` are with the document itself."""
 
     kind: str = described("`bundle` or `adapter`")

@@ -59,7 +59,6 @@ class KeyChecker:
         return key_id(self.key)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedState(Record):
     """What the registry knows of verified files."""
 
@@ -74,8 +73,7 @@ class RecordedState(Record):
     aliases: tuple[str, ...] = described("patterns of the aliases that it counts for")
 
 
-@dataclass(slots=True)
-class Verification(Record):
+class Verification(Record, kw_only=False, frozen=False):
     """The result of verifying a folder or a file."""
 
     found: HashedFiles = described("its files")

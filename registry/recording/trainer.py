@@ -189,7 +189,6 @@ def _failed(error: Exception, runs: list[RecordRun]) -> TrainingFailedError:
     return TrainingFailedError(f"the trainer stopped: {type(error).__name__}: {text}", hint=hint)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult(Record):
     """A training run that is over."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -19,8 +18,7 @@ _WORDS: Mapping[Relation, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Withdrawal(Record):
+class Withdrawal(Record, kw_only=False):
     """The relation of a thing to one yank that stands."""
 
     adapter: str = described("name of the record that is yanked")
@@ -51,7 +49,6 @@ METHODS = ("lora", "dora", "full")
 MAX_VERSION = 999_999_999
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Amendment(Record):
     """A change of a declared value of an adapter."""
 
@@ -64,7 +61,6 @@ class Amendment(Record):
     by: str = described("who amended it", most=200)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter(Record):
     """A registered adapter."""
 
@@ -201,22 +197,19 @@ class Adapter(Record):
         return f"<Adapter {self.name} on {self.base}>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Version(Adapter):
     """An adapter in the history of its task."""
 
     val_loss_change: float | None = described("change since the last version", title="change", form="{:+.4g}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Registered(Adapter):
     """The result of `register`."""
 
     created: bool = described("whether it is new")
 
 
-@dataclass(frozen=True, slots=True)
-class Amended(Record):
+class Amended(Record, kw_only=False):
     """The result of `amend`."""
 
     name: str = described("name of the adapter")

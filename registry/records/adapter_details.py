@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -89,7 +88,6 @@ def lines_of(kind: type, layout: str, record: Mapping[str, Any], nothing: str) -
             yield Line(names[0], first.title, (text or nothing) + "".join(rest), names)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint(Record):
     """What was measured at one iteration; None if it was not."""
 
@@ -99,7 +97,6 @@ class CurvePoint(Record):
     learning_rate: float | None = described("learning rate of the step")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured(Record):
     """An iteration and its validation loss."""
 
@@ -107,7 +104,6 @@ class Measured(Record):
     val_loss: float | None = described("loss on the validation set")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Commit(Record):
     """The state of the code that trained."""
 
@@ -115,7 +111,6 @@ class Commit(Record):
     dirty: bool | None = described("there were changes beside it")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun(Record):
     """Where an adapter's weights are from."""
 
@@ -140,7 +135,6 @@ class TrainingRun(Record):
     dataset_files: tuple[Mapping[str, object], ...] | None = described("path, size and digest of each")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CombinationRecipe(Record):
     """How an adapter was computed."""
 
@@ -153,7 +147,6 @@ class CombinationRecipe(Record):
     fusery: str = described("the version that computed it")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering(Record):
     """An adapter converted to the other format."""
 
@@ -161,7 +154,6 @@ class Rendering(Record):
     digest: str = described("digest of its manifest")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class AdapterDetails(Adapter):
     """An adapter with all details, now or at an earlier time."""
 

@@ -88,8 +88,7 @@ def learned_with(workspace: Workspace, adapter: str, base_calibration: tables.Ca
 CALIBRATION = "calibration.safetensors"
 
 
-@dataclass(frozen=True, slots=True)
-class CalibrationReport(Record):
+class CalibrationReport(Record, kw_only=False):
     """A calibration that was made, or was there already."""
 
     base: str = described("name of the base")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..record import Record, described
@@ -11,7 +10,6 @@ from .adapter import Withdrawal
 from .adapter_details import CurvePoint
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Magnitudes(Record):
     """DoRA's magnitudes of one module, compared."""
 
@@ -21,7 +19,6 @@ class Magnitudes(Record):
     relative_change: float | None = described("norm of the difference over that of the first; likewise")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleDifference(Record):
     """What differs in one module between two adapters."""
 
@@ -47,7 +44,6 @@ class ModuleDifference(Record):
     magnitudes: Magnitudes | None = described("those of DoRA compared; None with LoRA", kind="real")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WholeDifference(Record):
     """What two adapters have in common over all modules."""
 
@@ -75,7 +71,6 @@ LAYOUT = (
 """The lines of what two adapters have in common."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BetterAdapter(Record):
     """Which of several adapters is better, as far as the records can tell."""
 
@@ -94,7 +89,6 @@ class BetterAdapter(Record):
         return f"{self.reference} is {several}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsDifference(Record):
     """What differs between two adapters, in their records and their weights."""
 
@@ -109,7 +103,6 @@ class WeightsDifference(Record):
     uncompared: tuple[str, ...] = described("names of those whose whole tensors are not compared")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NotComparable(Record):
     """A metric that was measured of two adapters, on or with something else."""
 
@@ -119,7 +112,6 @@ class NotComparable(Record):
     why: str = described("in one sentence")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedAdapters(Record):
     """What adapters have in common and where they differ."""
 

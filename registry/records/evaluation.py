@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from .. import tables
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation(Record):
     """One metric that was measured of an adapter."""
 
@@ -37,8 +35,7 @@ class Evaluation(Record):
     by: str = described("who recorded it", most=200)
 
 
-@dataclass(frozen=True, slots=True)
-class WithdrawnEvaluations(Record):
+class WithdrawnEvaluations(Record, kw_only=False):
     """What `eval withdraw` did, or would do."""
 
     adapter: str = described("its name")
@@ -48,8 +45,7 @@ class WithdrawnEvaluations(Record):
     REFERENCE: ClassVar[str] = "adapter"
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedEvaluations(Record):
+class RecordedEvaluations(Record, kw_only=False):
     """What `eval record` or `eval run` did, or would do."""
 
     adapter: str = described("its name")

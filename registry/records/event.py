@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from ..record import Record, described
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenRecord(Record):
     """A record that the transaction of an entry wrote."""
 
@@ -19,7 +17,6 @@ class WrittenRecord(Record):
     digest: str | None = described("digest of the record; None if it was removed")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Event(Record):
     """An entry of the log."""
 
@@ -39,7 +36,6 @@ class Event(Record):
 State = Literal["active", "failing", "disabled"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook(Record):
     """A receiver of events, and how far the delivery to it has come."""
 
@@ -61,14 +57,12 @@ class Webhook(Record):
     created_by: str = described("by whom", heading="by")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AddedWebhook(Webhook):
     """A webhook that was added."""
 
     key: str | None = described("key to verify events with; None if it is not known here", repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookKey(Record):
     """The key that the receiver of a webhook verifies events with."""
 
@@ -76,7 +70,6 @@ class WebhookKey(Record):
     key: str = described("as Standard Webhooks writes it: `whsec_` and Base64", repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedEvent(Record):
     """An event that was passed over."""
 
@@ -87,7 +80,6 @@ class SkippedEvent(Record):
     reason: str = described("why it was passed over")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookDeliveries(Record):
     """What was delivered to a webhook at one go."""
 

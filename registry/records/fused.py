@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -15,7 +14,6 @@ from ..record import LONG, Record, described
 from .adapter import Withdrawal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Source(Record):
     """Where a base model was taken from."""
 
@@ -23,7 +21,6 @@ class Source(Record):
     revision: str | None = described("requested revision: a branch, tag or commit", most=200)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration(Record):
     """Statistics of a base model's inputs, for better rounding."""
 
@@ -34,7 +31,6 @@ class Calibration(Record):
     created_at: datetime = described("when it was recorded")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Base(Record):
     """A base model."""
 
@@ -60,7 +56,6 @@ class Base(Record):
         return f"<{type(self).__name__} {self.name}>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class BaseDetails(Base):
     """A base model, and what stands on it."""
 
@@ -68,7 +63,6 @@ class BaseDetails(Base):
     next: int | None = described("`offset` for the adapters registered before these; None if these are all")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class AddedBase(Base):
     """A base model that was handed in."""
 
@@ -77,7 +71,6 @@ class AddedBase(Base):
     findings: tuple[Finding, ...] = described("notes about it")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleFidelity(Record):
     """What a fused module holds of its update."""
 
@@ -88,7 +81,6 @@ class ModuleFidelity(Record):
     relative_error: float | None = described("norm of the difference, over that of the update")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Fidelity(Record):
     """What a fused model holds of what its adapter learned."""
 
@@ -97,10 +89,11 @@ class Fidelity(Record):
     cosine: float | None = described("cosine between the update and its part in the weights", compared=True)
     relative_error: float | None = described("norm of the difference, over that of the update", compared=True)
     noise: float | None = described("rounding errors, as a share of the weights", compared=True, kind="share")
-    modules: tuple[ModuleFidelity, ...] | None = described("the same of each module", optional=True)
+    modules: tuple[ModuleFidelity, ...] | None = described(
+        "the same of each module", optional=True, default=None
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Foreign(Record):
     """Where a fused model comes from that was not made here."""
 
@@ -110,7 +103,6 @@ class Foreign(Record):
     rebuilt: str | None = described("a rebuild here gave the `same` or `other` bytes")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Weighted(Record):
     """A further adapter of a sum."""
 
@@ -118,7 +110,6 @@ class Weighted(Record):
     weight: float = described("factor of its update")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FusedLabel(Record):
     """What a fused model is called."""
 
@@ -128,7 +119,6 @@ class FusedLabel(Record):
     label: str = described("both")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FusedFacts(FusedLabel):
     """What every record of a fused model says."""
 
@@ -150,7 +140,6 @@ class FusedFacts(FusedLabel):
     REFERENCE: ClassVar[str] = "key"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FusedLine(FusedFacts):
     """A fused model, as what it was made of lists it."""
 
@@ -159,14 +148,12 @@ class FusedLine(FusedFacts):
     withdrawals: tuple[Withdrawal, ...] | None = described("yanks that concern it", optional=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FusedDetails(FusedLine):
     """A fused model with the fidelity of each module."""
 
     plot: Path | None = described("picture of the modules' fidelity", default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FusedRecord(FusedFacts):
     """A fused model as it is on record, with the fidelity of each module."""
 
@@ -185,7 +172,6 @@ class FusedRecord(FusedFacts):
         return f"{scale}{added}{'' if self.adapter_base is None else f' --base {self.base}'}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Opinion(Record):
     """What the model itself answers at a precision of which its weights are not sure."""
 
@@ -196,7 +182,6 @@ class Opinion(Record):
     passed: bool | None = described("it answers as base + adapter does; None where the questions cannot tell")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Fused(FusedRecord):
     """A fused model on this machine."""
 

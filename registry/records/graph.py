@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
@@ -17,8 +16,7 @@ REGISTERED_FOR = "registered-for-base"
 COMPUTED_FROM = "computed-from"  # the relation of an adapter to those that it was combined or shrunk from
 
 
-@dataclass(frozen=True, slots=True)
-class Node(Record):
+class Node(Record, kw_only=False):
     """A node of the lineage graph."""
 
     id: str = described("id, unique within the graph and the same in every run and registry")
@@ -46,8 +44,7 @@ class Node(Record):
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class DeploymentNode(Node):
+class DeploymentNode(Node, kw_only=False):
     """A current or ended deployment."""
 
     ended_at: datetime | None = described("when it was ended; None while it runs", kw_only=True)
@@ -59,8 +56,7 @@ class DeploymentNode(Node):
         return self.ended_at is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Edge(Record):
+class Edge(Record, kw_only=False):
     """An edge of the lineage graph: `source` was made from `target`, holds it or runs it."""
 
     source: str = described("id of the source node")
@@ -79,8 +75,7 @@ class Edge(Record):
         return self.target
 
 
-@dataclass(slots=True)
-class Graph(Record):
+class Graph(Record, kw_only=False, frozen=False):
     """A lineage graph."""
 
     root: str = described("id of the subject's node")

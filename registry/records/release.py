@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -13,7 +12,6 @@ from .adapter import Withdrawal
 State = Literal["passed", "failed", "unknown"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ShippedBundle(Record):
     """A bundle that was written."""
 
@@ -22,15 +20,13 @@ class ShippedBundle(Record):
     digest: str = described("digest of its manifest")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BundleLine(ShippedBundle):
     """A bundle in the details of an adapter or fused model."""
 
     withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome(Record):
+class Outcome(Record, kw_only=False):
     """The outcome of one rule."""
 
     rule: str = described("name of the rule; `not_yanked` applies to every adapter")
@@ -38,13 +34,14 @@ class Outcome(Record):
     state: State = described("`passed`, `failed`, or `unknown` if it cannot be decided")
     why: str = described("the reason, in one sentence")
     hint: str | None = described("a command that helps; None without one", default=None)
-    code: str | None = described("why metrics do not compare, such as `metric_other_split`", optional=True)
+    code: str | None = described(
+        "why metrics do not compare, such as `metric_other_split`", optional=True, default=None
+    )
 
 
 _CODES: dict[State, int] = {"passed": 0, "failed": 1, "unknown": 3}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion(Record):
     """The result of a promotion."""
 
@@ -66,7 +63,6 @@ class Promotion(Record):
         return _CODES[self.verdict]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Approval(Record):
     """An approval that was given or withdrawn."""
 
@@ -82,7 +78,6 @@ class Approval(Record):
     authenticated: bool | None = described("whether it was given with a token", optional=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AliasRules(Record):
     """The rules of an alias."""
 
@@ -94,7 +89,6 @@ class AliasRules(Record):
     by: str | None = described("who set them")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SetRules(AliasRules):
     """The result of setting rules, or of a dry run."""
 
@@ -102,14 +96,12 @@ class SetRules(AliasRules):
     applies_to: tuple[str, ...] = described("existing aliases that they apply to")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RemovedRules(AliasRules):
     """The result of removing rules, or of a dry run."""
 
     removed: bool = described("False if this was a dry run")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Yank(Record):
     """A yank or a dry run of one, and what still depends on the adapter.
 
@@ -135,7 +127,6 @@ class Yank(Record):
     computed: tuple[str, ...] = described("names of adapters computed from it, in any number of steps")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LiftedYank(Record):
     """A lifted yank."""
 
@@ -144,7 +135,6 @@ class LiftedYank(Record):
     changed: bool = described("whether it was yanked before")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Alias(Record):
     """An alias that holds an adapter."""
 
@@ -157,7 +147,6 @@ class Alias(Record):
     withdrawals: tuple[Withdrawal, ...] = described("yanks of it", heading="state", free=True, rare=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AliasHolder(Record):
     """What an alias holds, or held at a moment."""
 
@@ -172,7 +161,6 @@ class AliasHolder(Record):
     reason: str | None = described("why")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AliasMove(Record):
     """One move of an alias."""
 
@@ -185,7 +173,6 @@ class AliasMove(Record):
     by: str = described("who moved it")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Moved(AliasMove):
     """A move that was asked for."""
 
@@ -193,7 +180,6 @@ class Moved(AliasMove):
     withdrawals: tuple[Withdrawal, ...] | None = described("yanks that concern the adapter", optional=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HeldVersion(Record):
     """An alias of a task, and the version that it holds."""
 
@@ -202,7 +188,6 @@ class HeldVersion(Record):
     withdrawals: tuple[Withdrawal, ...] = described("yanks that concern that adapter")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Task(Record):
     """A task that adapters are for."""
 
@@ -216,7 +201,6 @@ class Task(Record):
     aliases: tuple[HeldVersion, ...] = described("those that hold a version")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment(Record):
     """Something that runs somewhere, or ran there."""
 
@@ -235,7 +219,6 @@ class Deployment(Record):
     via: str | None = described("`sync` or a server's resolver; None if a person recorded it")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Deployed(Deployment):
     """A deployment that was recorded."""
 
@@ -243,7 +226,6 @@ class Deployed(Deployment):
     ended: tuple[Deployment, ...] = described("deployments that it replaced")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Refused(Record):
     """A refusal to run a model somewhere; only the log keeps it."""
 

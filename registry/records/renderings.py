@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -140,8 +139,7 @@ _HARMLESS = ("", ".md", ".png", ".jpg")
 _LATELY = 3600.0  # seconds in which a folder that was handed out stays, whatever the limit
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFolder(Record):
+class LocalFolder(Record, kw_only=False):
     """Where the files of something are on this machine."""
 
     kind: Literal["adapter", "base", "fused"] = described("`adapter`, `base` or `fused`")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from fusery.storage.manifest import FileEntry
@@ -14,8 +14,7 @@ from .adapter import Withdrawal
 State = Literal["copied", "completed", "present", "left out"]
 
 
-@dataclass(frozen=True, slots=True)
-class Moved(Record):
+class Moved(Record, kw_only=False):
     """An item of a package."""
 
     kind: str = described("`base`, `calibration`, `adapter` or `fused`")
@@ -32,8 +31,7 @@ class Moved(Record):
         return replace(self, withdrawals=withdrawals)
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived(Record):
+class Arrived(Record, kw_only=False):
     """How much of a blob has arrived."""
 
     digest: str = described("digest of the blob")
@@ -41,8 +39,7 @@ class Arrived(Record):
     bytes: int = described("received bytes of an unfinished upload, which the same sender can resume")
 
 
-@dataclass(frozen=True, slots=True)
-class PackagePlan(Record):
+class PackagePlan(Record, kw_only=False):
     """The plan of receiving a package."""
 
     registry: str = described("id of the destination registry")
@@ -50,16 +47,14 @@ class PackagePlan(Record):
     blobs: tuple[Arrived, ...] = described("the blobs that its items need, and how much of each has arrived")
 
 
-@dataclass(frozen=True, slots=True)
-class PackageTaken(Record):
+class PackageTaken(Record, kw_only=False):
     """The result of receiving a package."""
 
     registry: str = described("id of the destination registry")
     items_: tuple[Moved, ...] = described("the state of each item")
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved(Record):
+class Resolved(Record, kw_only=False):
     """The adapter, base model or fused model of a reference."""
 
     kind: Literal["adapter", "base", "fused"] = described("`adapter`, `base` or `fused`")
@@ -68,7 +63,6 @@ class Resolved(Record):
     yanked: bool = described("whether it is a yanked adapter", default=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SentBundle(Record):
     """A bundle that a client wrote."""
 
@@ -81,7 +75,6 @@ class SentBundle(Record):
     detail: Mapping[str, object] = described("other details of its log entry")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Found(Record):
     """What a search found, of each kind at most so many."""
 
@@ -94,7 +87,6 @@ class Found(Record):
     fused: tuple[str, ...] = described("keys of fused models whose key or digest begins so")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SoughtTensor(Record):
     """A tensor that was found."""
 
@@ -103,7 +95,6 @@ class SoughtTensor(Record):
     digest: str = described("of its bytes")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SoughtUnit(Record):
     """Weights that may be one model or one adapter."""
 
@@ -112,7 +103,6 @@ class SoughtUnit(Record):
     tensors: tuple[SoughtTensor, ...] = described("that they have")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Sought(Record):
     """What was found, as a server needs it."""
 
@@ -120,7 +110,6 @@ class Sought(Record):
     units: tuple[SoughtUnit, ...] = described("of weights")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates(Record):
     """What something may be."""
 

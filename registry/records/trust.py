@@ -10,7 +10,6 @@ from typing import Literal
 from ..record import Record, described
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedSignature(Record):
     """A recorded signature."""
 
@@ -23,7 +22,6 @@ class RecordedSignature(Record):
     by: str = described("who recorded it")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Signatures(Record):
     """The recorded signatures of an adapter, fused model or bundle."""
 
@@ -33,7 +31,6 @@ class Signatures(Record):
     signatures: tuple[RecordedSignature, ...] = described("oldest first")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrustedKey(Record):
     """A trusted or revoked key."""
 
@@ -48,7 +45,6 @@ class TrustedKey(Record):
     revoked_by: str | None = described("who revoked it")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedEnvelope(Record):
     """The result of recording a signature."""
 
@@ -56,7 +52,6 @@ class RecordedEnvelope(Record):
     existed: bool = described("whether it was recorded before")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class KnownKey(Record):
     """A trusted or revoked key with its public key."""
 
@@ -67,7 +62,6 @@ class KnownKey(Record):
     aliases: tuple[str, ...] = described("patterns of its aliases")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedFiles(Record):
     """The signatures and keys for a manifest."""
 
@@ -97,7 +91,6 @@ Role = Literal["reader", "publisher", "approver", "admin"]
 State = Literal["active", "expired", "revoked"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Token(Record):
     """A token, without its secret, which nobody has but its bearer."""
 
@@ -113,7 +106,6 @@ class Token(Record):
     revoked_by: str | None = described("who revoked it", rare=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NewToken(Token):
     """A token that was just made: the only record with its secret."""
 
@@ -124,7 +116,6 @@ class NewToken(Token):
         return Token._repr_html_(replace(self, secret="in .secret"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Identity(Record):
     """Who asks, as their token says."""
 
@@ -133,7 +124,6 @@ class Identity(Record):
     expires_at: datetime | None = described("when it expires; None for never")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class OwnIdentity(Identity):
     """Who asks, and which registry is asked."""
 
@@ -141,9 +131,8 @@ class OwnIdentity(Identity):
     version: str = described("version of fusery there")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Listening(Record):
     """A server that answers."""
 
     url: str = described("where")
-    entrance: str | None = described("address with a key, for a browser", optional=True)
+    entrance: str | None = described("address with a key, for a browser", optional=True, default=None)

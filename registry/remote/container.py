@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,7 @@ class BackupError(RegistryError):
     code = "bad_backup"
 
 
-@dataclass(frozen=True, slots=True)
-class Position(Record):
+class Position(Record, kw_only=False):
     """A position in the log: the number and hash of an entry."""
 
     seq: int = described("number of the entry")
@@ -71,16 +70,14 @@ class Position(Record):
         return cls(entry.seq, entry.hash) if entry else cls(0, events.FIRST_PREVIOUS)
 
 
-@dataclass(frozen=True, slots=True)
-class Amount(Record):
+class Amount(Record, kw_only=False):
     """A number of blobs, and their total size."""
 
     count: int = described("number of blobs")
     bytes: int = described("total size in bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class Member(Record):
+class Member(Record, kw_only=False):
     """A member of a package: a file of JSON lines; `columns` has the kind of each column of the rows of a table."""
 
     name: str
@@ -95,8 +92,7 @@ class Member(Record):
         return Path(self.name).stem
 
 
-@dataclass(frozen=True, slots=True)
-class Contents(Record):
+class Contents(Record, kw_only=False):
     """`package.json`; each member comes after those that it refers to, and `schema` is empty if there are no rows."""
 
     registry: str

@@ -7,7 +7,6 @@ keys are ignored, and missing keys get defaults.  A document is complete in itse
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -67,7 +66,6 @@ class Document:
         return Manifest.of(self.files)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SignatureDocument(Record):
     """A signature of an adapter's or fused model's files."""
 
@@ -78,7 +76,6 @@ class SignatureDocument(Record):
     by: str = described("who recorded it", most=200)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class YankDocument(Record):
     """A yank of an adapter, lifted or not."""
 
@@ -89,7 +86,6 @@ class YankDocument(Record):
     lifted_by: str | None = described("who lifted it", optional=True, most=200)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationDocument(Evaluation):
     """An evaluation of an adapter, withdrawn or not."""
 
@@ -98,7 +94,6 @@ class EvaluationDocument(Evaluation):
     withdrawn_reason: str | None = described("why", optional=True, most=LONG)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pinned(Record):
     """An adapter that a document refers to."""
 
@@ -106,7 +101,6 @@ class Pinned(Record):
     digest: Digest = described("digest of its files")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BaseDocument(Record, Document):
     """A base model, with the facts computed from its files."""
 
@@ -136,7 +130,6 @@ class BaseDocument(Record, Document):
         return self.names[0] if self.names else self.digest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationDocument(Record, Document):
     """A calibration of a base model."""
 
@@ -162,7 +155,6 @@ class CalibrationDocument(Record, Document):
         return f"{self.base} calibrated ({self.prompts})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class AdapterDocument(Adapter, Document):
     """An adapter with everything recorded about it."""
 
@@ -191,7 +183,6 @@ class AdapterDocument(Adapter, Document):
         return self.name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FusedDocument(Record, Document):
     """A fused model; its files are in the package if published."""
 
@@ -242,7 +233,6 @@ KINDS: Mapping[str, type[Item]] = {
 """The classes of documents in the order of recording: each after those it needs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Package(Record):
     """A package: documents of a registry, as sent in a request."""
 

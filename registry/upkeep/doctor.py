@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from itertools import groupby
@@ -65,8 +64,7 @@ _EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
 _PLATFORM = re.compile(r"""sys_platform\s*==\s*["']([^"']+)["']""")
 
 
-@dataclass(frozen=True, slots=True)
-class Check(Record):
+class Check(Record, kw_only=False):
     """The result of one check."""
 
     name: str = described("the setting or part, such as `setting.store_url` or `database`")
@@ -75,8 +73,7 @@ class Check(Record):
     hint: str = described("what to do; empty if nothing", default="")
 
 
-@dataclass(frozen=True, slots=True)
-class Health(Record):
+class Health(Record, kw_only=False):
     """The results of all checks."""
 
     checks: tuple[Check, ...] = described("results")

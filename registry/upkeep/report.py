@@ -27,8 +27,7 @@ class Damage:
     recorded_size: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Problem(Record):
+class Problem(Record, kw_only=False):
     """A difference from the records."""
 
     code: str = described("its kind")
@@ -44,8 +43,7 @@ class Problem(Record):
         return self.damage.digest if self.damage else None
 
 
-@dataclass(frozen=True, slots=True)
-class Repair(Problem):
+class Repair(Problem, kw_only=False):
     """A repaired problem."""
 
     source: str = described("the source of the good bytes", default="")
@@ -53,8 +51,7 @@ class Repair(Problem):
     KEYS: ClassVar[tuple[str, ...]] = (*Problem.KEYS, "source", "quarantined")
 
 
-@dataclass(frozen=True, slots=True)
-class Rebuilt(Record):
+class Rebuilt(Record, kw_only=False):
     """The result of rebuilding a fused model."""
 
     key: str = described("cache key of the model")
@@ -72,8 +69,7 @@ class Rebuilt(Record):
     message: str = described("summary")
 
 
-@dataclass(slots=True)
-class Report(Record):
+class Report(Record, kw_only=False, frozen=False):
     """The result of an audit."""
 
     checked: Counter[str] = described("number of checked items of each kind", default_factory=Counter)
@@ -110,8 +106,7 @@ class Report(Record):
         self.problems.append(Problem(*facts, **more))
 
 
-@dataclass(frozen=True, slots=True)
-class Removed(Record):
+class Removed(Record, kw_only=False):
     """Something that was removed from the store, or would be."""
 
     kind: Literal["blob", "generation", "leftover"] = described(
@@ -121,8 +116,7 @@ class Removed(Record):
     bytes: int = described("size in bytes; 0 if the store does not report it")
 
 
-@dataclass(slots=True)
-class Collection(Record):
+class Collection(Record, kw_only=False, frozen=False):
     """What a collection removed and kept."""
 
     dry_run: bool = described("nothing was removed, this is the plan")

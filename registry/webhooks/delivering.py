@@ -78,7 +78,6 @@ class Manner:
     post: Callable[..., DeliveryAnswer] = post
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery(Record):
     """One event for one webhook: an entry of the log as `fusery log --json` prints it, framed as Standard Webhooks say."""
 

@@ -40,8 +40,7 @@ MOST_JOBS = 256
 _LOSSES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Failure(Record):
+class Failure(Record, kw_only=False):
     """Why an item failed."""
 
     code: str = described("of the kind of error")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from fusery.registry.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class _Note(Record):
+class _Note(Record, kw_only=False):
     note: str
 
 

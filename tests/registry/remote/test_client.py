@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +220,6 @@ def test_https_proxy_of_the_environment(tmp_path: Path, monkeypatch: pytest.Monk
             there.tokens.own()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Named(Record):
     digest: Digest
     former: Digest | None = None
