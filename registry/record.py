@@ -220,13 +220,13 @@ class Record(Mapping[str, Any]):
         return super().__new__(cls)
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in fields(self) if each.repr)
+        values = ", ".join(f"{each.name}={getattr(self, part.name)!r}" for part in fields(self) if part.repr)
         return f"{type(self).__qualname__}({values})"
 
     def __hash__(self) -> int:
         if not self._options["frozen"]:
             raise TypeError(f"unhashable type: {type(self).__name__!r}")
-        values = (getattr(self, each.name) for each in fields(self) if each.compare)
+        values = (getattr(self, part.name) for part in fields(self) if part.compare)
         return hash((type(self).__name__, *map(_hashable, values)))
 
     @classmethod
@@ -237,7 +237,7 @@ class Record(Mapping[str, Any]):
     @classmethod
     def extending(cls, record: Record, **others: Any) -> Self:
         """Return a record with the fields of another, whose class this one's is based on, and others."""
-        return cls(**{**{each.name: getattr(record, each.name) for each in fields(record)}, **others})
+        return cls(**{**{part.name: getattr(record, part.name) for part in fields(record)}, **others})
 
     def to_dict(self) -> dict[str, object]:
         """Return the record as `--json` prints it."""
