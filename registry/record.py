@@ -220,7 +220,7 @@ class Record(Mapping[str, Any]):
         return super().__new__(cls)
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{each.name}={getattr(self, part.name)!r}" for part in fields(self) if part.repr)
+        values = ", ".join(f"{part.name}={getattr(self, part.name)!r}" for part in fields(self) if part.repr)
         return f"{type(self).__qualname__}({values})"
 
     def __hash__(self) -> int:
