@@ -190,10 +190,9 @@ class Workspace:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StoreDeniedError(
-                    f"the folder {folder} cannot be made: {os.strerror(error.errno or 0)}",
-                    hint="set FUSERY_REGISTRY to a folder that you may write",
-                ) from error
+                problem = f"cannot make the folder {folder}: {os.strerror(error.errno or 0)}"
+                hint = "set FUSERY_REGISTRY to a folder that you may write"
+                raise StoreDeniedError(problem, hint=hint) from error
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -224,10 +223,8 @@ class Workspace:
 
 
 def _foreign(store: BlobStore) -> StoreMismatchError:
-    return StoreMismatchError(
-        f"the store at {store.url} is not the one of this database",
-        hint="FUSERY_DATABASE_URL and FUSERY_STORE_URL name the two; setting.* in fusery doctor shows both",
-    )
+    hint = "check FUSERY_DATABASE_URL and FUSERY_STORE_URL; fusery doctor shows both"
+    return StoreMismatchError(f"the store at {store.url} is not the one of this database", hint=hint)
 
 
 def write_config(settings: Settings) -> Path:
