@@ -62,7 +62,8 @@ def parse_alias(text: str) -> str:
     """Return an alias name; `latest` and version numbers are not aliases."""
     alias = parse_slug(text, "alias")
     if alias == "latest" or _VERSION_ALIAS.fullmatch(alias):
-        raise BadInputError(f"{text!r} cannot be an alias", hint="take a word such as prod or canary")
+        hint = "take a word such as prod or canary"
+        raise BadInputError(f"{text!r} is reserved and cannot be an alias", hint=hint)
     return alias
 
 

@@ -11,6 +11,7 @@ import copy
 import os
 import random
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -26,7 +27,6 @@ from sqlalchemy.sql.functions import FunctionElement
 from .. import errors
 from . import engine as engines
 from .engine import explain, is_outage, is_transient
-from .files import connect_read_only, network_file_system
 
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
@@ -34,6 +34,11 @@ T = TypeVar("T")
 _URL_HINT = "write it as sqlite:////path/to/fusery.db or postgresql://user@host/database"
 _ATTEMPTS = 4
 _SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
+_NETWORK = re.compile(
+    r"9p|acfs|afpfs|afs|beegfs|ceph|cifs|coda|davfs|drvfs|fuse(\..*)?|gfs2?|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2"
+    r"|orangefs|pvfs2|smb[23]|smbfs|vboxsf|webdav"
+)
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 class Database:
@@ -253,3 +258,35 @@ def _parse(url: str) -> URL:
             "an SQLite database must be a file that other processes can open", hint=_URL_HINT
         )
     return parsed.set(database=str(Path(str(parsed.database)).absolute()))
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Connect to an SQLite file in a folder that cannot be written: SQLite makes files there even to read it."""
+    # Without these files, no process has the database open to write it.
+    is_open = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
+    mode = "mode=ro" if is_open else "immutable=1"
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False)
+
+
+def network_file_system(path: Path) -> str | None:
+    """Return the name of the network file system that `path` lies on, or None for a local or an unknown one (as on macOS)."""
+    resolved = path.resolve()
+    existing = next((part for part in (resolved, *resolved.parents) if part.exists()), resolved)
+    try:
+        name = file_system_in(_MOUNTS.read_text(errors="replace"), existing)
+    except OSError:
+        return None
+    return name if _NETWORK.fullmatch(name) else None
+
+
+def file_system_in(mounts: str, path: Path) -> str:
+    """Return the type of the file system that holds an absolute path, from the text of `/proc/self/mountinfo`."""
+    # proc_pid_mountinfo(5): the fifth field is the mount point, and the type follows the `-`; a later mount covers an
+    # earlier one on the same point.
+    depth, kind = -1, ""
+    for line in mounts.splitlines():
+        fields, _, rest = line.partition(" - ")
+        point = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4]))
+        if path.is_relative_to(point) and len(point.parts) >= depth:
+            depth, kind = len(point.parts), rest.split(" ", 1)[0]
+    return kind

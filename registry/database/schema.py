@@ -185,4 +185,5 @@ def _refusal(schema_state: SchemaState, database: Database) -> SchemaError:
         case "newer":
             return SchemaError(problem, hint="upgrade fusery: pip install --upgrade fusery")
     hint = "name another database with FUSERY_DATABASE_URL"
-    return SchemaError(f"{database.shown} is not a registry of fusery's", hint=hint)
+    problem = f"{database.shown} is not a registry of fusery's: its revision is {schema_state.current}"
+    return SchemaError(problem, hint=hint)

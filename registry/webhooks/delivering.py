@@ -168,10 +168,7 @@ def _serve(
     delivered: list[int] = []
     error, next_at, disabled = None, None, False
     try:
-        while not stop.is_set():
-            tried = _deliver_first(workspace, hook, how)
-            if tried is None:
-                break
+        while not stop.is_set() and (tried := _deliver_first(workspace, hook, how)) is not None:
             if tried.error:
                 error, next_at, disabled = tried.error, tried.next_at, tried.next_at is None
                 again = f"next attempt at {next_at:%H:%M:%S} UTC" if next_at else "it is disabled"

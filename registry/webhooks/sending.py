@@ -92,7 +92,8 @@ class Deliverer:
         """Return the secrets."""
         if not self.secrets:
             hint = f"export {SECRET_FILE}=FILE, made by: openssl rand -hex 32"
-            raise NoWebhookSecretError("no secret to sign webhooks with in this environment", hint=hint)
+            problem = "there is no secret to sign webhooks with in this environment"
+            raise NoWebhookSecretError(problem, hint=hint)
         return self.secrets
 
 

@@ -176,9 +176,13 @@ class Workspace:
     @property
     def notes(self) -> list[Need]:
         """The room that the records of a command need, where the database is a file."""
-        from ..database.files import notes_of
+        from fusery.storage.transfer import NOTES, Need, on_disk
 
-        return notes_of(self.embedded_path)
+        if (path := self.embedded_path) is None:
+            return []
+        # The log of an SQLite file is removed when it is closed.
+        taken = sum(on_disk(path.with_name(path.name + suffix)) for suffix in ("-wal", "-shm"))
+        return [Need(path.parent, [NOTES], taken=taken)]
 
     def _make_folders(self) -> None:
         from fusery.storage.errors import StoreDeniedError

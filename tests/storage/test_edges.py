@@ -74,7 +74,9 @@ def test_a_probe_that_finds_its_name_taken_asks_again(monkeypatch: pytest.Monkey
     store: Any = open_store(f"memory://{uuid.uuid4().hex}")
     write, answers = store._objects.write, [False]
     monkeypatch.setattr(
-        store._objects, "write", lambda *words, **how: write(*words, **how) and not (answers and not answers.pop())
+        store._objects,
+        "write",
+        lambda *words, **how: write(*words, **how) and not (answers and not answers.pop()),
     )
     assert store.capabilities.create_exclusive
     assert list(store.leftovers()) == []
@@ -108,7 +110,9 @@ def test_a_part_file_has_one_holder(file: Path, tmp_path: Path) -> None:
     assert len(os.listdir("/dev/fd")) == len(before)
 
 
-def test_a_folder_that_came_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_came_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("new", "there"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "f").write_text(name)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from fusery.registry.database import Database
-from fusery.registry.database.files import connect_read_only, file_system_in, notes_of
+from fusery.registry.database.connection import connect_read_only, file_system_in
 from fusery.registry.errors import DatabaseReadOnlyError, DatabaseUnavailableError
+from fusery.registry.workspace.settings import Settings
+from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.transfer import NOTES
 
 
@@ -37,9 +39,9 @@ def test_a_file_is_read_as_it_is_and_nothing_is_made_beside_it(
             with pytest.raises(DatabaseReadOnlyError), database.write():
                 pass
         assert sorted(file.name for file in tmp_path.iterdir()) == before
-        [need] = notes_of(path)
+        [need] = Workspace(Settings(home=tmp_path, database_url=f"sqlite:///{path}")).notes
         assert (need.folder, need.sizes, need.taken > 0) == (tmp_path, [NOTES], is_open)
-    assert notes_of(None) == []
+    assert Workspace(Settings(home=tmp_path, database_url="postgresql://h/d")).notes == []
 
 
 MOUNTS = r"""
@@ -71,7 +73,7 @@ def test_the_mount_that_holds_a_path_counts(path: str, kind: str) -> None:
 def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"22 1 0:26 / {tmp_path.resolve()} rw - nfs4 server:/home rw\n")
-    monkeypatch.setattr("fusery.registry.database.files._MOUNTS", mounts)
+    monkeypatch.setattr("fusery.registry.database.connection._MOUNTS", mounts)
     url = f"sqlite:///{tmp_path}/not/yet/fusery.db"
     with pytest.raises(DatabaseUnavailableError) as caught:
         Database.open(url)
