@@ -31,6 +31,7 @@ from ..records.evaluation import comparable, mismatch, setting_of
 from ..records.fused_rows import fused_from
 from ..records.references import load_adapters, resolve_adapter
 from ..records.release import Outcome, Promotion, State
+from ..records.roles import require_role
 from ..records.views import stands
 from ..records.withdrawals import of_adapters, refuse_yanked, told_of
 from ..workspace.workspace import Workspace
@@ -288,6 +289,8 @@ def promote(
             against = judged_against(session, row)
         case = Case(session, adapter, name, against, licence, licence_read)
         rule = rule_for(session, adapter.task.name, name)
+        if rule is not None and rule.guarded:
+            require_role(workspace, "approver", f"promotion to {case.reference}")
         outcomes = judge(case, None if rule is None else rule.rules)
         states = {outcome.state for outcome in outcomes}
         verdict: State = next((state for state in _WORST_FIRST if state in states), "passed")
