@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusery.registry.api.aliases import Aliases
-from fusery.registry.errors import RoleError
 from fusery.registry.names import dataset_name
 from fusery.registry.parsing import plural
 from fusery.storage.plaintext import typed
@@ -121,7 +120,7 @@ def yank(
     yes: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Yank adapters: they are no longer fused, shipped or served.
+    """Withdraw adapters: they are no longer fused, shipped or served.
 
     The command lists what it affects, asks, and yanks all adapters or none. Their records stay.
 
@@ -152,14 +151,15 @@ def yank(
             _print_yanks(session, yanks)
         if dry_run:
             session.print("Nothing was written.")
-        elif held := [alias for row in yanks for alias in row.aliases]:
-            target = session.registry.aliases.rollback_target
-            alias = next(filter(target, held), None)
-            _, _, name = held[0].partition("#")
-            other = f"fusery promote REF {name}, or fusery alias remove {held[0]}"
-            session.say(f"Next: {f'fusery alias rollback {alias} --reason TEXT' if alias else other}")
-        elif places := [deployment.place for row in yanks for deployment in row.deployments]:
-            session.say(f"Next: fusery deploy end {typed(places[0])} --reason TEXT")
+            return
+        steps = []
+        if held := [alias for row in yanks for alias in row.aliases]:
+            alias = next(filter(session.registry.aliases.rollback_target, held), None)
+            steps.append(f"alias rollback {alias} --reason TEXT" if alias else f"alias remove {held[0]}")
+        if places := [deployment.place for row in yanks for deployment in row.deployments]:
+            steps.append(f"deploy end {typed(places[0])} --reason TEXT")
+        if steps:
+            session.say(f"Next: {', and '.join(f'fusery {step}' for step in steps)}")
 
     session.emit(_one_or_all(yanks), names=[row.name for row in yanks], human=human)
 
@@ -320,20 +320,12 @@ def _rule(name: str, value: Any) -> str:
 def promote(session: Session, reference: str, alias: str, **options: Any) -> int:
     """Move an alias to an adapter that meets the alias's rules.
 
-    Exit codes: 0 moved, 1 a rule failed, 3 a rule cannot be decided. The log records a refusal with its reasons.
+    On a server, a publisher may promote to an unguarded alias, and an approver to any. The log records a refusal.
+    Exit codes: 0 moved, 1 a rule failed, 3 a rule cannot be decided.
 
     Example: fusery promote course_rec@2 prod --reason "first release"
     """
-    registry = session.registry
-    try:
-        promotion = registry.aliases.promote(reference, alias, **options)
-    except RoleError as error:
-        error.hint = f"an approver or admin may: fusery promote {reference} {alias}"
-        task = registry.adapters.show(reference).task
-        is_open = not registry.aliases.rules(f"{task}#{alias.rpartition('#')[2]}").guarded
-        if is_open and registry.tokens.own().role == "publisher":
-            error.hint = f"the alias has no rules: fusery alias set {reference} {alias}"
-        raise
+    promotion = session.registry.aliases.promote(reference, alias, **options)
     # What the alias holds afterwards, as for `alias set`; nothing where it was refused.
     names = [promotion.adapter] * (promotion.verdict == "passed")
     session.emit(promotion, names=names, human=lambda: _print_promotion(session, promotion))

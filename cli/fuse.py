@@ -104,7 +104,7 @@ FUSE: Mapping[str, Any] = {
         help="keep: the base's format, rounded as by mlx_lm.fuse; dither: the same size, rounded to preserve small "
         "updates; mixed: more bits for adapted modules; 16bit: dequantised; auto: the smallest that passes.",
     ),
-    "base": "BASE: Fuse onto this form of the adapter's base model, such as its 4-bit form.",
+    "base": "BASE: Use this form of the adapter's base model, such as its 4-bit form.",
     "budget": "FACTOR: Maximum size of the weights, as a multiple of the base model's: 1.2x.",
     "extras": "--with REF[:WEIGHT]...",
     "details": KEYS_OPTION,
@@ -353,10 +353,14 @@ def compare_formats(
 def _print_formats(session: Session, formats: Formats) -> None:
     right = ("weights", "of the base", "retained", "cosine", "noise")
     table = session.table("format", "verdict", "", *right, right=right, free=("verdict",))
-    for row in formats.formats:
+    chosen = next((at for at, row in enumerate(formats.formats) if row.chosen), 0)
+    for at, row in enumerate(formats.formats):
         cells = [row.reason or "", "", *["-"] * len(right)]
         if (fidelity := row.fidelity) is not None and row.bytes is not None and row.times_base is not None:
-            mark = " ".join(["<- auto"] * row.chosen + ["on record"] * (not row.sampled))
+            noisy = at < chosen and fidelity.verdict == "PASS"
+            mark = " ".join(
+                ["<- auto"] * row.chosen + ["too noisy"] * noisy + ["on record"] * (not row.sampled)
+            )
             numbers = (share(fidelity.retained), number(fidelity.cosine), share(fidelity.noise))
             cells = [fidelity.verdict, mark, size(row.bytes), times(row.times_base), *numbers]
         table.add_row(written_as(row.format), *cells)

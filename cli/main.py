@@ -129,7 +129,7 @@ def _noted(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
     type=click.Path(),
     metavar="DIR|URL",
     callback=_noted,
-    help="The registry: its folder, or the URL of its server; default: FUSERY_REGISTRY.",
+    help="The registry: its folder, or the URL of its server; default: FUSERY_REGISTRY, else a folder that `fusery doctor` names.",
 )
 @click.option(
     "--insecure-http",

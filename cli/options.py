@@ -97,7 +97,7 @@ _OPTION_SPECS: Mapping[str, OptionSpec] = {
     "since": "DATE",
     "tags": TAGS,
     "where": "EXPR",
-    "yes": "-y --yes: Do not ask; without a terminal nothing is asked.",
+    "yes": "-y --yes: Do not ask for confirmation; without a terminal, the command never asks.",
 }
 """Specifications of parameters for all commands."""
 

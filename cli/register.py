@@ -55,6 +55,7 @@ def register(
 
     \b
     Examples:
+      fusery base add mlx-community/SmolLM2-135M-Instruct
       fusery register adapters --base SmolLM2-135M-Instruct --task course_rec
       fusery register wandb://TEAM/PROJECT --dry-run
     """  # noqa: D301 (click wants the character, not a backslash)

@@ -181,6 +181,8 @@ def log(session: Session, reference: str | None = None, *, follow: bool = False,
         is_whole = session.verbose or filters.get("action") is not None
         shown = [entry for entry in entries if is_whole or entry.action != "fuse.tried"]
         session.print_table(record_table(Event, shown, columns, name=_subject))
+        if len(shown) < len(entries):
+            session.say(f"{len(entries) - len(shown)} entries of formats that `auto` tried are not shown: -v")
 
     session.emit(entries, names=[entry.hash for entry in entries], human=human)
 

@@ -101,8 +101,8 @@ def create(session: Session, made: NewToken) -> None:
 
     The log records actions and approvals with the token under NAME. The registry stores only a digest of the secret.
 
-    Readers read and download. Publishers also register, push and set unguarded aliases. Approvers also approve, promote
-    and yank. Admins also set rules, manage tokens, keys and webhooks, audit, and collect garbage.
+    Readers read and download. Publishers also register, push and promote to unguarded aliases. Approvers also approve,
+    roll back, yank, and promote to guarded aliases. Admins also set rules, manage tokens, keys and webhooks, and audit.
 
     \b
     Example:

@@ -105,6 +105,9 @@ def measure_probe(
         b = subject_of(workspace, a.base)  # what was trained is its fused model, which nothing can be lost of
     else:
         b = _other(workspace, a, reference, against, request, reporter)
+    own = a.base
+    if base is None and a.side.kind == "adapter" and b.side.kind == "fused" and a.task_of == b.task_of:
+        a = replace(a, base=b.base)  # so that the fuse is measured, not another form of the base
     a = as_trained(workspace, a, reference, request, reporter)
     b = as_trained(workspace, b, against or BASE, None, reporter)
     about = ProbePrompts("file", prompts.name) if prompts is not None else ProbePrompts("built-in")
@@ -124,7 +127,8 @@ def measure_probe(
         measured = measure(first, second, samples, with_base=with_base, reporter=reporter)
     seconds = time.monotonic() - started
     probe_report = report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
-    return probe_report, probed(probe_report, asked, (a.owner, b.owner), one_base=a.base == b.base)
+    owners = (a.owner if a.base == own else None, b.owner)  # a value on another form is not the adapter's own
+    return probe_report, probed(probe_report, asked, owners, one_base=a.base == b.base)
 
 
 def as_trained(

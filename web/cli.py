@@ -50,7 +50,7 @@ def server(
         raise click.UsageError("--certificate and --key go together.")
 
     def ready(address: str, *_: str) -> None:
-        text = f"The registry is at {address}; Ctrl-C ends it."
+        text = f"The registry is at {address}; Ctrl-C ends it.\nNext, on a client: fusery login {address}"
         session.emit(Listening(url=address), names=[address], human=lambda: session.print(text))
 
     tls = Tls(certificate=certificate, key=key) if certificate and key else None

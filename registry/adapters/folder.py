@@ -98,20 +98,16 @@ def read_adapter_folder(
 ) -> AdapterFolder:
     """Read an adapter folder; unreadable parts become `problems`."""
     if not path.exists():
-        raise MissingFileError(
-            f"folder not found: {path}", hint="give the folder that holds adapters.safetensors"
-        )
+        hint = "give the folder that holds adapters.safetensors"
+        raise MissingFileError(f"folder not found: {path}", hint=hint)
     if not path.is_dir():
         raise MissingFileError(f"{path} is a file", hint=f"give its folder: {path.parent}")
     folder_files, left_out = _find_files(path)
     files = {name: file.real for name, file in folder_files.items()}
     if take is not None:
         # A file that is too large is neither read nor copied.
-        texts = [
-            name
-            for name in (CONFIG, METADATA)
-            if name in folder_files and folder_files[name].size <= JSON_LIMIT
-        ]
+        sizes = {name: folder_files[name].size for name in (CONFIG, METADATA) if name in folder_files}
+        texts = (name for name, size in sizes.items() if size <= JSON_LIMIT)
         files |= {name: take(files[name]) for name in (*texts, *own_tokenizer(files))}
     if PEFT_WEIGHTS in files and WEIGHTS not in files:
         # What has no readable header may be a terabyte of nothing, and is not copied.
@@ -134,17 +130,11 @@ def _find_files(path: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
     """Return the adapter's files in a folder, and the tokenizer files that cannot be kept, with the reason."""
     files: dict[str, SourceFile] = {}
     left_out: dict[str, str] = {}
-    templates = 0
     for file in scan(path):
-        if file.path in _NAMES:
+        if is_tokenizer_file(file.path) and (why := refusal(file.path, file.size)) is not None:
+            left_out[file.path] = why
+        elif file.path in _NAMES or is_tokenizer_file(file.path):
             files[file.path] = file
-        elif is_tokenizer_file(file.path):
-            why = refusal(file.path, file.size, templates)
-            templates += "/" in file.path
-            if why is None:
-                files[file.path] = file
-            else:
-                left_out[file.path] = why
     return files, left_out
 
 
@@ -166,9 +156,8 @@ def with_weights(folder: AdapterFolder, weights: str, take: Take | None = None) 
         files[WEIGHTS] = take(files[WEIGHTS])
         header = weights_header(files, WEIGHTS, problems)
     modules, unexpected = lora_modules(header)
-    return replace(
-        folder, files=files, header=header, modules=modules, unexpected=unexpected, problems=tuple(problems)
-    )
+    folder = replace(folder, files=files, header=header, problems=tuple(problems))
+    return replace(folder, modules=modules, unexpected=unexpected)
 
 
 def on_base(folder: AdapterFolder, base: Architecture) -> AdapterFolder:
@@ -204,7 +193,7 @@ def _read_peft_folder(
             plan = plan_mlx(peft.config, placed.modules, placed.switches)
             require_bearable(plan, peft.header.size)
             scratch = Scratch()
-            remarks += write_mlx(files[PEFT_WEIGHTS], plan, scratch.path)
+            write_mlx(files[PEFT_WEIGHTS], plan, scratch.path)
             rendered = {name: scratch.path / name for name in (WEIGHTS, CONFIG)}
             config = validated(AdapterConfig, read_object(rendered[CONFIG]), CONFIG, problems) or config
             header = read_header(rendered[WEIGHTS])
@@ -214,25 +203,11 @@ def _read_peft_folder(
             problems.append(FileProblem(PEFT_WEIGHTS, error.message))
     modules, unexpected = lora_modules(header)
     kept = {name: place for name, place in files.items() if name == METADATA or is_tokenizer_file(name)}
+    read = config, peft.raw, metadata, header, modules, unexpected, tuple(problems)
+    form: Literal["mlx", "peft"] = "peft"
     alpha = peft.config.lora_alpha if peft.config else None
-    return AdapterFolder(
-        path,
-        {**kept, **rendered},
-        config,
-        peft.raw,
-        metadata,
-        header,
-        modules,
-        unexpected,
-        tuple(problems),
-        form="peft",
-        originals=files,
-        remarks=tuple(remarks),
-        alpha=alpha,
-        scratch=scratch,
-        whole=peft.whole,
-        left_out=left_out,
-    )
+    origin = form, files, tuple(remarks), alpha, scratch, peft.whole, left_out
+    return AdapterFolder(path, {**kept, **rendered}, *read, *origin)
 
 
 def _metadata(files: Mapping[str, Path], problems: list[FileProblem]) -> AdapterMetadata:

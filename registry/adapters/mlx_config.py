@@ -172,15 +172,11 @@ def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> 
     declared_parameters = config.parameters
     ranks = {module.a[1] for module in modules.values() if module.a and len(module.a) > 1}
     # Nothing that is run here drops anything; mlx-lm makes the layers of it all the same.
-    dropout = (
-        declared_parameters.dropout
-        if declared_parameters.dropout is not None and 0 <= declared_parameters.dropout < 1
-        else 0.0
-    )
+    dropout = declared_parameters.dropout or 0.0
     parameters = dict(raw.get("lora_parameters") or {})
     _put(parameters, "rank", declared_parameters.rank or (ranks.pop() if len(ranks) == 1 else None), (int,))
     _put(parameters, "scale", declared_parameters.scale, (int, float))
-    _put(parameters, "dropout", dropout, (int, float))
+    _put(parameters, "dropout", dropout if 0 <= dropout < 1 else 0.0, (int, float))
     current_config = {**raw, "lora_parameters": parameters}
     if raw.get("fine_tune_type", "lora") != config.method or raw.get("use_dora"):
         current_config = {key: value for key, value in current_config.items() if key != "use_dora"}

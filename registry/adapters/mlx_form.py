@@ -21,9 +21,8 @@ from fusery.storage.errors import FormatError
 
 from ..documents import write_document
 from ..errors import BadInputError
-from ..parsing import plural
 from .files import CONFIG, PEFT_WEIGHTS, WEIGHTS
-from .finding import Finding, some
+from .finding import some
 from .patterns import PatternError
 from .peft_config import PeftConfig, lora_document
 from .peft_folder import PREFIX, PeftModule
@@ -74,9 +73,7 @@ def plan_mlx(
     scales |= {path: config.scale_of(switch.factors.name) for path, switch in switches.items()}
     # The most frequent scale leaves most modules as they are; of equally frequent ones the largest.
     votes = Counter(scale for scale in scales.values() if scale)
-    scale = (
-        max(votes, key=lambda candidate_scale: (votes[candidate_scale], candidate_scale)) if votes else 0.0
-    )
+    scale = max(votes, key=lambda scale: (votes[scale], scale), default=0.0)
     factors = {path: module_scale / scale if scale else 1.0 for path, module_scale in scales.items()}
     plan = MlxPlan(config, modules, config.r, scale, factors, switches)
     return replace(plan, rank=max(filter(None, plan.ranks.values()), default=config.r))
@@ -90,9 +87,8 @@ def require_bearable(plan: MlxPlan, size: int) -> None:
     widths += [module.b.shape[0] for module in plan.modules.values() if module.b]
     needed = 4 * plan.rank * sum(widths)
     if needed > max(_PADDED * size, _BEARABLE):
-        raise FormatError(
-            f"with every module padded to rank {plan.rank} it would take {needed:,} bytes in mlx-lm's form"
-        )
+        padded_to = f"with every module padded to rank {plan.rank}"
+        raise FormatError(f"{padded_to} it would take {needed:,} bytes in mlx-lm's form")
 
 
 def mlx_config(plan: MlxPlan) -> Mapping[str, Any]:
@@ -113,10 +109,9 @@ def mlx_config(plan: MlxPlan) -> Mapping[str, Any]:
     return document
 
 
-def write_mlx(weights: Path, plan: MlxPlan, folder: Path) -> list[Finding]:
-    """Write the two files of mlx-lm's form into a folder, and return remarks about them."""
-    rounded: list[str] = []
-    tensors = list(_tensors(weights, plan, rounded))
+def write_mlx(weights: Path, plan: MlxPlan, folder: Path) -> None:
+    """Write the two files of mlx-lm's form into a folder."""
+    tensors = list(_tensors(weights, plan))
     pairs = [(module.a, module.b) for module in plan.modules.values()]
     pairs += [(switch.factors.a, switch.factors.b) for switch in plan.switches.values()]
     before = {factor.dtype for pair in pairs for factor in pair if factor}
@@ -125,30 +120,22 @@ def write_mlx(weights: Path, plan: MlxPlan, folder: Path) -> list[Finding]:
         tensors = [(name, tensor if name.endswith(".m") else widened(tensor)) for name, tensor in tensors]
     write_stored(folder / WEIGHTS, tensors, {})
     write_document(folder / CONFIG, mlx_config(plan))
-    scaled = "with another scale, multiplied into lora_b in float32 and rounded once"
-    message = f"{plural(len(rounded), 'module')} {scaled}: {some(rounded)}"
-    return [Finding("peft_scale_rounded", "info", WEIGHTS, message)] if rounded else []
 
 
-def _tensors(weights: Path, plan: MlxPlan, rounded: list[str]) -> Iterator[tuple[str, StoredTensor]]:
+def _tensors(weights: Path, plan: MlxPlan) -> Iterator[tuple[str, StoredTensor]]:
     for path, module in plan.modules.items():
         if module.a is not None:
             a = repeated(read_stored(weights, module.a), module.pooled)
             yield f"{path}.lora_a", padded(transposed(a), 1, plan.rank)
         if module.b is not None:
-            scaled, exact = multiplied(transposed(read_stored(weights, module.b)), plan.factors[path])
-            if not exact:
-                rounded.append(path)
+            scaled = multiplied(transposed(read_stored(weights, module.b)), plan.factors[path])
             yield f"{path}.lora_b", padded(scaled, 0, plan.rank)
         if module.m is not None:
             yield f"{path}.m", read_stored(weights, module.m)
     for path, switch in plan.switches.items():
         a, b = _experts(weights, switch)
-        scaled, exact = multiplied(b, plan.factors[path])
-        if not exact:
-            rounded.append(path)
         yield f"{path}.lora_a", padded(a, 1, plan.rank)
-        yield f"{path}.lora_b", padded(scaled, 2, plan.rank)
+        yield f"{path}.lora_b", padded(multiplied(b, plan.factors[path]), 2, plan.rank)
 
 
 def _experts(weights: Path, switch: SwitchFactors) -> tuple[StoredTensor, StoredTensor]:
@@ -242,7 +229,7 @@ def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
     for path, module in peft.modules.items():
         assert module.a is not None
         assert module.b is not None
-        b, _ = multiplied(read_stored(weights, module.b), factors[path])
+        b = multiplied(read_stored(weights, module.b), factors[path])
         a = padded(read_stored(weights, module.a), 0, plan.rank)
         modules[path] = PlainFactors(a, padded(b, 1, plan.rank), module.embedding)
     if len({factor.dtype for module in modules.values() for factor in (module.a, module.b)}) > 1:
@@ -256,7 +243,5 @@ def matched_modules(name: str, adapter: PlainAdapter, base: Architecture) -> int
     for path, module in adapter.modules.items():
         weight = base.weights.get(path)
         if weight is None or tuple(weight.shape) != module.shape:
-            raise BadInputError(
-                f"{name} has an update of {path}, and its base has no such module of that shape"
-            )
+            raise BadInputError(f"{name} has an update of {path}, and no module of its base fits")
     return len(adapter.modules)

@@ -1,4 +1,4 @@
-"""Regular expressions from files that nobody vouches for, matched in bounded time.
+"""Regular expressions from untrusted files, matched in bounded time.
 
 PEFT's `target_modules`, `rank_pattern` and `alpha_pattern` are Python expressions, and Python's own matcher takes
 exponential time on some (`(a+)+b`).  Here each part of an expression maps the set of places where it may begin to the
@@ -118,11 +118,8 @@ class _Matcher:
             return set().union(*(self.ends(branch, starts) for branch in argument[1]))
         if operation is _code.AT:
             return {place for place in starts if self._at(argument, place)}
-        return {
-            place + 1
-            for place in starts
-            if place < len(self._text) and _fits(operation, argument, self._text[place])
-        }
+        inside = (place for place in starts if place < len(self._text))
+        return {place + 1 for place in inside if _fits(operation, argument, self._text[place])}
 
     def _repeat(self, least: int, most: int, inner: Any, starts: set[int]) -> set[int]:
         if least > _REPEATS:
@@ -186,13 +183,13 @@ class Endings:
         return bool(self._places)
 
     def of(self, path: str) -> str | None:
-        """Return the first of the words that a path ends with; None if there is none."""
+        """Return the first of the words that a path ends with, None without one."""
         ends = (path[len(path) - length :] for length in self._lengths if length <= len(path))
         matching_ends = [end for end in ends if end in self._places]
         return min(matching_ends, key=self._places.__getitem__, default=None)
 
     def within(self, module: str) -> set[str]:
-        """Return all words that a module's path, or that of one it lies in, ends with."""
+        """Return all words that the path of a module, or of a module around it, ends with."""
         parts = module.split(".")
         paths = [".".join(parts[: end + 1]) for end in range(len(parts))]
         return {

@@ -18,7 +18,7 @@ from .trained_through import MERGE_AWARE
 
 MERGE = "merge it with PEFT's merge_and_unload, and add the result as a base: fusery base add"
 TRAIN = "serve it with PEFT itself, or train a LoRA"
-_RESTORE = "restore adapter_config.json as PEFT saved it"
+RESTORE = "restore adapter_config.json as PEFT saved it"
 _AS_LORA = (
     "where PEFT can, save it as a LoRA that comes close with save_as_lora(FOLDER, model, rank=32), and register that;"
     f" or {MERGE}"
@@ -39,7 +39,7 @@ def refusal_of_method(method: object) -> tuple[str, str] | None:
     if method == "LORA":
         return None
     if not isinstance(method, str):
-        return "is not LoRA, and no name of a method", _RESTORE
+        return "is not LoRA, and no name of a method", RESTORE
     if method in UNFUSABLE:
         return "is a method that no weights can hold, so there is nothing to fuse", TRAIN
     if method == "BEFT":
@@ -193,7 +193,7 @@ def _parameters(value: Any) -> str | None:
 
 
 CONVERT = (
-    "save it with path_initial_model_for_weight_conversion, or merge it with PEFT and add that as a base"
+    "save it with path_initial_model_for_weight_conversion, or merge it with PEFT, and add that as a base"
 )
 TIED = (
     "train without the embedding and the head in target_modules; merging does not help, because it changes both parts of"

@@ -22,7 +22,7 @@ from ..parsing import plural
 from .files import CONFIG, PEFT_WEIGHTS
 from .finding import Finding, some
 from .patterns import PatternError
-from .peft_config import REFUSED, PeftConfig
+from .peft_config import REFUSED, RESTORE, PeftConfig
 
 PREFIX = "base_model.model."
 _PART = re.compile(
@@ -37,7 +37,7 @@ _FACTOR = re.compile(r"\.lora_\w+(\.|$)")
 
 @dataclass(frozen=True, slots=True)
 class PeftModule:
-    """The tensors of one module, as they lie in the file."""
+    """The tensors of one module, as in the file."""
 
     path: str
     a: Tensor | None = None
@@ -55,7 +55,7 @@ class PeftModule:
 
     @property
     def gain(self) -> float:
-        """What the update is multiplied with besides its scale."""
+        """The factor of the update besides its scale."""
         # QA-LoRA takes the mean of each group of inputs, times the number of groups. Source: `QALoraLinearVariant` of
         # peft 0.21.2, src/peft/tuners/lora/variants.py.
         return self.a.shape[1] / self.pooled if self.pooled > 1 and self.a is not None else 1.0
@@ -99,9 +99,7 @@ def _on_embeddings(parts: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Findin
         kinds = {part.startswith("embedding_") for part in module_parts if part != "m"}
         if len(kinds) > 1 or (True in kinds and "m" in module_parts):
             code = "peft_unknown_tensor" if len(kinds) > 1 else "peft_variant"
-            message = (
-                f"{path} has the factors of an embedding, and those of a linear layer or DoRA's magnitudes"
-            )
+            message = f"{path} has the factors of an embedding, and others or DoRA's magnitudes"
             yield Finding(code, "error", path, message)
 
 
@@ -137,9 +135,5 @@ def check_ranks(config: PeftConfig, modules: Mapping[str, PeftModule]) -> Iterat
         yield Finding("peft_pattern", "error", CONFIG, message, "write the modules' names instead")
         return
     if wrong:
-        message = (
-            f"{plural(len(wrong), 'module')} without the rank that the configuration gives: {some(wrong)}"
-        )
-        yield Finding(
-            "peft_rank_mismatch", "error", CONFIG, message, "restore adapter_config.json as PEFT saved it"
-        )
+        message = f"{plural(len(wrong), 'module')} without the configured rank: {some(wrong)}"
+        yield Finding("peft_rank_mismatch", "error", CONFIG, message, RESTORE)

@@ -11,6 +11,7 @@ A has one behind the other, B each in its own rows and columns, and zeros elsewh
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,9 +128,8 @@ def _tensors(
     path: Path, header: Header, embeddings: set[str], parameters: Mapping[str, list[str]]
 ) -> Iterator[tuple[str, StoredTensor]]:
     """Yield the tensors of single modules; a router's are called as PEFT calls it."""
-    named = {
-        module: name.removesuffix(".weight") for name, modules in parameters.items() for module in modules
-    }
+    pairs = ((module, name) for name, modules in parameters.items() for module in modules)
+    named = {module: name.removesuffix(".weight") for module, name in pairs}
     for name in sorted(header.tensors):
         module, _, part = name.rpartition(".")
         if len(header.tensors[name].shape) == 3:
@@ -170,11 +170,8 @@ def _require_expressible(
         raise _refusal("its embedding has DoRA, which PEFT scales by columns and mlx-lm by rows")
     if embeddings and is_tied(base):
         raise _refusal("its embedding is tied to the head, and PEFT would change one end of it only")
-    if (
-        expert_layout(base.config) is None
-        and not names_are_shared(base)
-        and not (sees(base) and base.model_type in ALIKE)
-    ):
+    alike = expert_layout(base.config) is not None or (sees(base) and base.model_type in ALIKE)
+    if not alike and not names_are_shared(base):
         raise _refusal(f"mlx-lm gives the modules of {base.model_type} other names than transformers does")
 
 
@@ -195,9 +192,8 @@ def names_are_shared(base: Architecture) -> bool:
 
 
 def _refusal(why: str) -> BadInputError:
-    return BadInputError(
-        f"the adapter has no form in PEFT: {why}", hint="leave out --format to export it as it is"
-    )
+    hint = "leave out --format to export it as it is"
+    return BadInputError(f"the adapter has no form in PEFT: {why}", hint=hint)
 
 
 VERSION = "0.19.1"  # The first PEFT that has A at the inputs, as it is written here
@@ -227,19 +223,9 @@ def _parameter(path: str, dimensions: int, layout: ExpertLayout) -> str | None:
 def target_parameters(parameters: Collection[str], base: Architecture, layout: ExpertLayout) -> list[str]:
     """Return names that mean exactly some parameters of a base: short ones, or full paths where those would mean more."""
     base_parameters, wanted = set(parameters_of(base.weights, base, layout)), set(parameters)
-    short = sorted({_within_layer(name) for name in wanted})
-    config = PeftConfig(target_parameters=short)
-    return (
-        short
-        if {name for name in base_parameters if config.targets_parameter(name)} == wanted
-        else sorted(wanted)
-    )
-
-
-def _within_layer(name: str) -> str:
-    parts = name.split(".")
-    numbers = [index for index, part in enumerate(parts) if part.isdecimal()]
-    return ".".join(parts[numbers[0] + 1 :]) if numbers else name
+    short = sorted({re.sub(r".*?\.\d+\.", "", name, count=1) for name in wanted})  # within a layer
+    meant = set(filter(PeftConfig(target_parameters=short).targets_parameter, base_parameters))
+    return short if meant == wanted else sorted(wanted)
 
 
 def expert_tensors(

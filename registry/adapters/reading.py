@@ -141,9 +141,8 @@ def place_experts(
     if base is None:
         left = [*routers, *(expert.name for expert in experts)]
         plain = {path: module for path, module in modules.items() if path not in routers}
-        return OnBase(
-            plain, {}, (_remark(f"which base {some(left)} belong to is not known"),) if left else ()
-        )
+        remark = _remark(f"the base of {some(left)} is unknown")
+        return OnBase(plain, {}, (remark,) if left else ())
     layout = expert_layout(base.config)
     if layout is None:
         reason = f"where mlx-lm keeps the experts of {base.model_type[:40]!r} is not known here, so target_parameters cannot be carried over"
@@ -152,9 +151,8 @@ def place_experts(
     named: dict[str, PeftModule] = {}
     for path, module in _named(modules, routers, layout, remarks):
         if (same := named.setdefault(path, module)) is not module:
-            remarks.append(
-                _remark(f"{_short(same.path)} and {_short(module.path)} are one module of the base")
-            )
+            names = f"{_short(same.path)} and {_short(module.path)}"
+            remarks.append(_remark(f"{names} are one module of the base"))
     places = list(_places(experts, base, layout, remarks))
     turned = _orientation(places, config, layout)
     if isinstance(turned, str):
@@ -197,15 +195,13 @@ def _places(
         if len(shapes) != len(paths) or any(len(shape) != 3 for shape in shapes) or stem == expert.holder:
             remarks.append(_remark(f"the base has no experts for {_short(expert.name)}"))
             continue
-        shape = (shapes[0][0], sum(shape[1] for shape in shapes), shapes[0][2])
-        if expert.experts == shape[0] and (
-            _fits(expert, shape[1], shape[2]) or _fits(expert, shape[2], shape[1])
-        ):
-            yield expert, paths, shape
+        count, rows, columns = shapes[0][0], sum(shape[1] for shape in shapes), shapes[0][2]
+        fits = _fits(expert, rows, columns) or _fits(expert, columns, rows)
+        if expert.experts == count and fits:
+            yield expert, paths, (count, rows, columns)
         else:
-            message = (
-                f"has factors of {expert.a.shape} and {expert.b.shape}, which do not fit experts of {shape}"
-            )
+            factors = f"factors of {expert.a.shape} and {expert.b.shape}"
+            message = f"has {factors}, which do not fit experts of {(count, rows, columns)}"
             remarks.append(_remark(f"{_short(expert.name)} {message}"))
 
 
@@ -214,7 +210,7 @@ def _fits(factors: ExpertFactors, rows: int, columns: int) -> bool:
 
 
 def _orientation(places: Sequence[_Place], config: PeftConfig, layout: ExpertLayout) -> bool | str:
-    """Tell whether A is at the outputs, or why that cannot be told."""
+    """Return whether A is at the outputs, or why that is unknown."""
     straight = all(_fits(factors, shape[1], shape[2]) for factors, _, shape in places)
     turned = all(_fits(factors, shape[2], shape[1]) for factors, _, shape in places)
     if straight != turned or not places:
@@ -294,9 +290,8 @@ def read_peft(files: Mapping[str, Path]) -> PeftReading:
     if config is not None:
         modules, experts, wrong = split_experts(config, modules)
         remarks += [*wrong, *check_ranks(config, modules)]
-    return PeftReading(
-        raw or {}, config, header, modules, whole, tuple(remarks), tuple(problems), tuple(experts)
-    )
+    lists = tuple(remarks), tuple(problems), tuple(experts)
+    return PeftReading(raw or {}, config, header, modules, whole, *lists)
 
 
 def put_on_base(

@@ -87,11 +87,9 @@ def other_forms(
     for form in FORMS:
         if form == own or form not in wanted:
             continue
+        render = render_mlx if form == "mlx" else render_peft
         try:
-            if form == "mlx":
-                rendered = render_mlx(files, base, scratch / form)
-            else:
-                rendered = render_peft(files, base, scratch / form)
+            rendered = render(files, base, scratch / form)
         except FuseryError:
             continue  # it has no such form, whatever is claimed
         yield form, manifest_of({name: rendered[name] for name in FORM_FILES[form]})

@@ -81,23 +81,18 @@ def padded(tensor: StoredTensor, axis: int, size: int) -> StoredTensor:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def multiplied(tensor: StoredTensor, factor: float) -> tuple[StoredTensor, bool]:
-    """Return numbers times a factor, and whether that is exact."""
-    # The dtype stays if every product has a place in it; else the numbers become float32, rounded once if need be.
+def multiplied(tensor: StoredTensor, factor: float) -> StoredTensor:
+    """Return numbers times a factor: in their dtype if it holds every product exactly, else rounded once to float32."""
     if factor == 1 or tensor.dtype not in FORMATS:
-        return tensor, True
+        return tensor
     form = FORMATS[tensor.dtype]
-    values = decode(tensor.bits.view(form.stored), form).astype(np.float64)
-    products = values * factor
+    products = decode(tensor.bits.view(form.stored), form).astype(np.float64) * factor
+    kept = encode(products.astype(np.float32), form)
     # A product of two float32 numbers has a place in float64, any other may not.
-    short = float(np.float32(factor)) == factor
-    for candidate in dict.fromkeys((form, F32)):
-        kept = encode(products.astype(np.float32), candidate)
-        same = np.array_equal(decode(kept, candidate).astype(np.float64), products, equal_nan=True)
-        exact = short and bool(same)
-        if exact or candidate is F32:
-            return StoredTensor(candidate.name, kept.view(_STORED[candidate.size])), exact
-    raise AssertionError("float32 was the last")
+    exact = float(np.float32(factor)) == factor
+    if not exact or not np.array_equal(decode(kept, form).astype(np.float64), products, equal_nan=True):
+        form, kept = F32, encode(products.astype(np.float32), F32)
+    return StoredTensor(form.name, kept.view(_STORED[form.size]))
 
 
 def widened(tensor: StoredTensor) -> StoredTensor:
@@ -113,9 +108,8 @@ def write_stored(
 ) -> None:
     """Write tensors as a safetensors file, in the order given."""
     held = list(tensors)
-    header = build_header(
-        [(name, tensor.dtype, tensor.bits.shape) for name, tensor in held], dict(metadata) or None
-    )
+    entries = [(name, tensor.dtype, tensor.bits.shape) for name, tensor in held]
+    header = build_header(entries, dict(metadata) or None)
     with os_failures(f"write {path}", near=path.parent), path.open("xb") as file:
         file.write(header)
         for _, tensor in held:

@@ -25,17 +25,12 @@ GENERATION = "generation_config.json"
 
 # The most values in a tokenizer.json; the largest vocabularies, with their merges, have half as many.
 MOST_VALUES = 4_000_000
-_SMALL = 4 << 20
+# The most bytes of each file.
 _LIMITS: Mapping[str, int] = {
     TOKENIZER: 64 << 20,
-    SETTINGS: _SMALL,
-    SPECIAL: _SMALL,
-    ADDED: _SMALL,
-    TEMPLATE: 1 << 20,
-    GENERATION: _SMALL,
+    **dict.fromkeys((SETTINGS, SPECIAL, ADDED, GENERATION), 4 << 20),
+    **dict.fromkeys((TEMPLATE, TOOLS_TEMPLATE), 1 << 20),
 }
-_TEMPLATES = re.compile(r"additional_chat_templates/[A-Za-z0-9_-]{1,64}\.jinja")
-_MOST_TEMPLATES = 16
 _OF_BASE = re.compile(
     r"tokenizer[\w.-]*\.(json|model|txt|tiktoken|jinja)|[\w.-]+\.(jinja|tiktoken)|vocab\.[\w-]+|merges\.txt|spiece\.model"
     r"|(added_tokens|special_tokens_map|chat_template)\.json|additional_chat_templates/.+"
@@ -65,17 +60,13 @@ Read = Callable[[str], bytes | None]
 
 def is_tokenizer_file(path: str) -> bool:
     """Tell whether a file in an adapter's folder is kept as one of its tokenizer files."""
-    return path in _LIMITS or _TEMPLATES.fullmatch(path) is not None
+    return path in _LIMITS
 
 
-def refusal(path: str, size: int, others: int = 0) -> str | None:
+def refusal(path: str, size: int) -> str | None:
     """Return why a tokenizer file cannot be kept; None if it can."""
-    most = _LIMITS.get(path, _LIMITS[TEMPLATE])
-    if size > most:
-        return f"{path} is too large: {size:,} bytes (at most {most:,})"
-    if path not in _LIMITS and others >= _MOST_TEMPLATES:
-        return f"additional_chat_templates has more than {_MOST_TEMPLATES} files"
-    return None
+    most = _LIMITS[path]
+    return f"{path} is too large: {size:,} bytes (at most {most:,})" if size > most else None
 
 
 def require_readable(path: str, data: bytes) -> None:
@@ -224,9 +215,8 @@ def _tokenizer(data: bytes | None) -> Any:
         return data
     if not isinstance(document, dict):
         return data
-    document = {
-        key: value for key, value in document.items() if key not in ("version", "truncation", "padding")
-    }
+    for key in ("version", "truncation", "padding"):
+        document.pop(key, None)
     processor: Any = document.get("post_processor")
     kind = processor.get("type") if isinstance(processor, dict) else "ByteLevel"
     # transformers 5 writes one without tokens, and ByteLevel only changes offsets.
@@ -237,8 +227,6 @@ def _tokenizer(data: bytes | None) -> Any:
         # Versions of the library write a merge as one string or as two, and write or omit defaults, which are all false.
         own = {key: value for key, value in model.items() if value not in (None, False, "")}
         if isinstance(merges := own.get("merges"), list):
-            own["merges"] = [
-                " ".join(map(str, merge)) if isinstance(merge, list) else merge for merge in merges
-            ]
+            own["merges"] = [" ".join(map(str, one)) if isinstance(one, list) else one for one in merges]
         document["model"] = own
     return document

@@ -62,7 +62,7 @@ class WholeTensors:
         return bool(self.tensors or self.rows)
 
     def is_saved(self, name: str) -> bool:
-        """Tell whether `modules_to_save` names the module of a tensor, or one that it lies in."""
+        """Tell whether `modules_to_save` names the module of a tensor, or a module around it."""
         return bool(self.saved) and bool(self.saved.within(name.rpartition(".")[0]))
 
     def has_rows(self, name: str) -> bool:
@@ -86,11 +86,8 @@ def read_whole(
     tokens = raw.get("trainable_token_indices")
     rowed = Endings(tokens if isinstance(tokens, Mapping) else ())
     whole = WholeTensors(saved=Endings(saved), rowed=rowed, keeps_tied=raw.get("ensure_weight_tying") is True)
-    lists = list(tokens.values()) if isinstance(tokens, Mapping) else [tokens]
-    if not all(
-        not index_list or (isinstance(index_list, list) and all(type(i) is int for i in index_list))
-        for index_list in lists
-    ):
+    lists = filter(None, tokens.values() if isinstance(tokens, Mapping) else [tokens])
+    if not all(isinstance(one, list) and all(type(i) is int for i in one) for one in lists):
         message = f"trainable_token_indices in {CONFIG} is no list of tokens, and no lists by module"
         remarks.append(refused(message))
     called: dict[str, list[str]] = {}
@@ -223,9 +220,7 @@ _OWN = "adapter"
 
 
 def _likeness(copy: StoredMatrix, name: str, base: Base) -> str | None:
-    name = next(
-        (alternative_name for alternative_name in every_name(name) if alternative_name in base.tensors), name
-    )
+    name = next((other for other in every_name(name) if other in base.tensors), name)
     if name in ("lm_head.weight", f"{HEAD}.weight") and name not in base.tensors:  # the head is the embedding
         name = next((embedding for embedding in _EMBEDDINGS if embedding in base.tensors), name)
     own = matrix_of(base, name) if name in base.tensors and copy.shape else None

@@ -38,9 +38,7 @@ class FittedWhole:
     rows: Mapping[str, TrainedRows]
     copies: tuple[str, ...] = ()
     quantised: bool = False
-    # the name of the embedding that was the head as well, and is not any more; None where nothing comes
-    # apart.
-    untied: str | None = None
+    untied: str | None = None  # the embedding that was the head as well, and is not any more
     vocabulary: int | None = None
     problems: tuple[str, ...] = ()
 
@@ -96,9 +94,8 @@ class _Fitting:
         for module, weight in architecture.weights.items():
             if weight.bits is not None and f"{module}.weight" in held:
                 self._shapes[f"{module}.weight"] = weight.shape
-        matrices = [
-            name for name, shape in self._shapes.items() if len(shape) == 2 and name.endswith(".weight")
-        ]
+        shapes = self._shapes
+        matrices = [name for name in shapes if len(shapes[name]) == 2 and name.endswith(".weight")]
         self._embedding = next((name for name in matrices if _last(name) in EMBEDDINGS), None)
         ends = (name for name in matrices if name.count(".") == 1 or name == f"{SEEING_HEAD}.weight")
         # None where the head is the embedding.
@@ -120,9 +117,8 @@ class _Fitting:
             rows, before = self._rows_of(self._embedding), self._shape(self._embedding)[:1]
             vocabulary = rows if before and rows != before[0] else None
         quantised = QUANTISED_COPY in self._alike.values()
-        return FittedWhole(
-            self._tensors, self._rows, copies, quantised, self._untied, vocabulary, tuple(problems)
-        )
+        ends = self._untied, vocabulary, tuple(problems)
+        return FittedWhole(self._tensors, self._rows, copies, quantised, *ends)
 
     def _lost(self) -> Iterator[str]:
         """Refuse what was trained whole of some of the modules that it was trained of."""

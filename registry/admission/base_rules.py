@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from ..adapters.files import CONFIG, METADATA, WEIGHTS
@@ -88,17 +87,16 @@ def base_as_in_training(candidate: Candidate) -> Iterator[Finding]:
     commit = raw.get("base_model_commit_hash") or raw.get("revision")
     revisions = {revision for revision in base.revisions if _COMMIT.fullmatch(revision)}
     if isinstance(commit, str) and _COMMIT.fullmatch(commit) and revisions and commit not in revisions:
-        message = f"{CONFIG} says the base was at commit {commit[:12]}, and {base.name} has the commits {some(base_revision[:12] for base_revision in revisions)}"
-        yield BASE_REVISION.found(CONFIG, message)
-    if (
-        raw.get("requires_unsloth_mlx_runtime_quantization") is True
-        and base.architecture.quantization is None
-    ):
+        recorded = f"{base.name} has the commits {some(revision[:12] for revision in revisions)}"
+        message = f"{CONFIG} says the base was at commit {commit[:12]}, and {recorded}"
+        yield BASE_REVISION.finding(CONFIG, message)
+    quantised = raw.get("requires_unsloth_mlx_runtime_quantization") is True
+    if quantised and base.architecture.quantization is None:
         settings = raw.get("base_quantization_config")
         bits = settings.get("bits") if isinstance(settings, dict) else None
         how = f" to {bits} bits" if bits in range(2, 9) else ""
         message = f"{CONFIG} says the base was quantised{how} while it was trained, and {base.name} is not"
-        yield BASE_QUANTISED.found(CONFIG, message)
+        yield BASE_QUANTISED.finding(CONFIG, message)
 
 
 def _one_declared_base(candidate: Candidate, file: str, name: str) -> Iterator[Finding]:
@@ -110,26 +108,20 @@ def _one_declared_base(candidate: Candidate, file: str, name: str) -> Iterator[F
         # Who writes a metadata file by hand names the base that the adapter is for; a trainer the one that it had.
         if trained is not None and file == CONFIG:
             message = f"{file} says the adapter was trained on {name!r}, which is the base given, and not on {trained.name!r}"
-            yield BASE_MISMATCH.found(file, message, "leave out --trained-on")
+            yield BASE_MISMATCH.finding(file, message, "leave out --trained-on")
             return
         if end != tail(base.name) and (alias := next((a for a in base.aliases if tail(a) == end), None)):
-            yield BASE_ALIAS.found(file, f"{file} calls the base {alias}, which is {base.name} here")
+            yield BASE_ALIAS.finding(file, f"{file} calls the base {alias}, which is {base.name} here")
         return
     meant = base.name if trained is None else trained.name
     other = next((first for base_name, first in base.others.items() if end and tail(base_name) == end), None)
     if other is not None:
         message = f"{file} says the adapter was trained on {name!r}, which is registered as {other!r}, not {meant!r}"
         twin = f"give --base {other}; or --trained-on {other}, where {base.name} is the same at another precision"
-        yield BASE_MISMATCH.found(file, message, twin if trained is None else f"give --trained-on {other}")
-    elif (
-        not tail(name)
-        or name.startswith(("/", "./", "../", "~"))
-        or "\\" in name
-        or name.count("/") > 1
-        or Path(name).suffix == ".gguf"
-    ):
+        yield BASE_MISMATCH.finding(file, message, twin if trained is None else f"give --trained-on {other}")
+    elif not end or re.match(r"/|\.\.?/|~|.*(\\|/.*/)|.*\.gguf\Z", name, re.DOTALL):
         message = f"{file} names the base by the path {name!r}, which cannot be compared with {meant!r}"
-        yield BASE_UNVERIFIED.found(file, message)
+        yield BASE_UNVERIFIED.finding(file, message)
     else:
         try:
             parse_base_name(name)
@@ -138,7 +130,7 @@ def _one_declared_base(candidate: Candidate, file: str, name: str) -> Iterator[F
             same = f"if both are the same model, write the name of the base given in {file}"
         message = f"{file} says the adapter was trained on {name!r}, and the base given is {meant!r}"
         twin = "; if it is the same at another precision, add it as a base of its own, and give --trained-on"
-        yield BASE_MISMATCH.found(file, message, same + ("" if trained else twin))
+        yield BASE_MISMATCH.finding(file, message, same + ("" if trained else twin))
 
 
 @rule(UNKNOWN_MODULE)
@@ -150,9 +142,8 @@ def modules_of_base(candidate: Candidate) -> Iterator[Finding]:
     hint = _BLIND if has_vision(unknown) else None
     if unknown <= candidate.tied_heads:
         hint = _TIED
-    yield from UNKNOWN_MODULE.listed(
-        WEIGHTS, unknown, "adapted module", f"not in {candidate.base.name}", hint
-    )
+    text = f"not in {candidate.base.name}"
+    yield from UNKNOWN_MODULE.listed(WEIGHTS, unknown, "adapted module", text, hint)
 
 
 FILE = "config.json"
@@ -196,13 +187,11 @@ TRAINED_ON_DEFAULTS = info(
 @rule(BASE_KEYS_ADDED, BASE_KEYS_LOST, BASE_NOT_LOADED, BASE_WINDOW_IGNORED, TRAINED_ON_DEFAULTS)
 def base_config_supported(candidate: Candidate) -> Iterator[Finding]:
     """mlx-lm can load the base and reads all settings in its config.json."""
-    config = candidate.base.architecture.config
-    changing = {
-        key: value for key, value in added_keys(config).items() if key.rpartition(".")[2] in _CHANGING
-    }
+    added = added_keys(candidate.base.architecture.config).items()
+    changing = {key: value for key, value in added if key.rpartition(".")[2] in _CHANGING}
     if candidate.folder.form == "mlx" and changing:
         message = f"mlx-lm alone does not read {_list(changing)} of {candidate.base.name}"
-        yield TRAINED_ON_DEFAULTS.found(CONFIG, message)
+        yield TRAINED_ON_DEFAULTS.finding(CONFIG, message)
 
 
 def key_findings(config: Mapping[str, Any], failure: str | None = None) -> Iterator[Finding]:
@@ -223,16 +212,16 @@ def key_findings(config: Mapping[str, Any], failure: str | None = None) -> Itera
             without = "" if default in (..., dataclasses.MISSING) else f" instead of {_value(default)}"
             parts.append(f"{key} ({_value(value)}{without})")
     if parts:
-        yield BASE_KEYS_ADDED.found(FILE, f"{FILE} lacks keys that mlx-lm reads: {', '.join(parts)}")
+        yield BASE_KEYS_ADDED.finding(FILE, f"{FILE} lacks keys that mlx-lm reads: {', '.join(parts)}")
     lost = {key: value for key, value in added.items() if key not in given and _matters(key, value)}
     if lost:
         name = f"{class_of(config.get('model_type'))[:_SHOWN]} ({version('mlx-lm')})"
-        yield BASE_KEYS_LOST.found(FILE, f"mlx-lm's class {name} has no place for {_list(lost)} of {FILE}")
+        yield BASE_KEYS_LOST.finding(FILE, f"mlx-lm's class {name} has no place for {_list(lost)} of {FILE}")
     if failure:
-        yield BASE_NOT_LOADED.found(FILE, failure)
+        yield BASE_NOT_LOADED.finding(FILE, failure)
     if window := ignored_window(config):
         message = f"mlx-lm's class ignores the sliding window of {window} tokens that {FILE} asks for"
-        yield BASE_WINDOW_IGNORED.found(FILE, message)
+        yield BASE_WINDOW_IGNORED.finding(FILE, message)
 
 
 def _list(keys: Mapping[str, Any]) -> str:

@@ -33,12 +33,10 @@ _TOOLS = frozenset({".git", ".cache", ".ipynb_checkpoints", ".DS_Store", ".gitat
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing in the folder that is no folder itself."""
+    """A file in the folder, or anything else but a folder."""
 
     path: str
-    size: int  # bytes; 0 for what is no regular file
     head: bytes  # its first bytes; empty for what is no regular file
-    hidden: bool
 
     @property
     def name(self) -> str:
@@ -53,7 +51,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What lies in the folder."""
+    """The files of the folder and of its subfolders."""
 
     root: Path = field(default_factory=Path)
     entries: tuple[Entry, ...] = ()
@@ -65,11 +63,11 @@ class Surroundings:
 
 def look_around(root: Path) -> Surroundings:
     """Inspect the files of a folder; those that cannot be read are skipped, since they are not stored either."""
-    entries = islice(_walk(root, "", DEPTH, hidden=False), LIMIT)
+    entries = islice(_walk(root, "", DEPTH), LIMIT)
     return Surroundings(root, tuple(sorted(entries, key=lambda entry: entry.path)))
 
 
-def _walk(folder: Path, prefix: str, depth: int, *, hidden: bool) -> Iterator[Entry]:
+def _walk(folder: Path, prefix: str, depth: int, *, hidden: bool = False) -> Iterator[Entry]:
     try:
         with os.scandir(folder) as scanned:
             # A folder may hold millions of names.
@@ -79,32 +77,28 @@ def _walk(folder: Path, prefix: str, depth: int, *, hidden: bool) -> Iterator[En
     for child in children:
         if child.name in _TOOLS:
             continue
-        out_of_sight = hidden or child.name.startswith(".")
+        place, concealed = folder / child.name, hidden or child.name.startswith(".")
         if child.is_dir(follow_symlinks=False):
             if depth:
-                yield from _walk(
-                    folder / child.name, f"{prefix}{child.name}/", depth - 1, hidden=out_of_sight
-                )
+                yield from _walk(place, f"{prefix}{child.name}/", depth - 1, hidden=concealed)
         else:
-            size, head = _peek(folder / child.name, follow=not out_of_sight)
             # A name may hold anything, and is recorded and printed.
             text = (prefix + child.name).encode("utf-8", "backslashreplace").decode()
             path = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
-            yield Entry(path, size, head, out_of_sight)
+            yield Entry(path, _head(place, follow=not concealed))
 
 
-def _peek(path: Path, *, follow: bool) -> tuple[int, bytes]:
-    """Return size and first bytes of a regular file; of anything else nothing, since opening it may have effects."""
+def _head(path: Path, *, follow: bool) -> bytes:
+    """Return the first bytes of a regular file; none of anything else, since opening it may have effects."""
     try:
         # The reader of the folder checked where visible links lead, and no hidden ones.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
     except OSError:
-        return 0, b""
+        return b""
     try:
-        file_status = os.fstat(fd)
-        return (file_status.st_size, os.read(fd, _HEAD)) if stat.S_ISREG(file_status.st_mode) else (0, b"")
+        return os.read(fd, _HEAD) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
     except OSError:
-        return 0, b""
+        return b""
     finally:
         os.close(fd)
 
@@ -242,22 +236,17 @@ class Candidate:
     def promised_modules(self) -> set[str]:
         """Return the paths of all modules that the configuration allows to be adapted."""
         keys = self.keys
-        promised = {
-            path
-            for layer in self.paths_of_layers()
-            for key, path in layer.items()
-            if keys is None or key in keys
-        }
+        paths = {key_path for layer in self.paths_of_layers() for key_path in layer.items()}
+        promised = {path for key, path in paths if keys is None or key in keys}
         return promised | {key for key in keys or () if key in self.base.architecture.weights}
 
     @property
     def tied_heads(self) -> frozenset[str]:
         """Adapted heads that the base does not have, because its embedding is its head."""
         base = self.base.architecture
-        heads = {
-            path for path in self.folder.modules if path.rpartition(".")[2] == "lm_head"
-        } - base.weights.keys()
-        return frozenset(heads if heads and is_tied(base) else ())
+        adapted = self.folder.modules.keys() - base.weights.keys()
+        heads = (path for path in adapted if path.rpartition(".")[2] == "lm_head")
+        return frozenset(heads if is_tied(base) else ())
 
     def missing_modules(self) -> set[str]:
         """Return the paths of modules that must have been adapted and are not in the file."""
@@ -274,10 +263,8 @@ class Candidate:
     def paths_of_layers(self) -> list[dict[str, str]]:
         """Return, for each promised layer, its matrices: path within the layer to path from the root."""
         stem = self.base.architecture.layer_stem()
-        return [
-            {key: f"{stem}.{index}.{key}" for key in weights}
-            for index, weights in self.promised_layers().items()
-        ]
+        layers = self.promised_layers().items()
+        return [{key: f"{stem}.{index}.{key}" for key in weights} for index, weights in layers]
 
 
 def tail(name: str) -> str:

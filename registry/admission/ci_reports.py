@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -26,30 +26,15 @@ _LEVELS: Mapping[str, str] = {"error": "error", "warning": "warning", "info": "n
 
 
 def sarif_log(checked: Iterable[CheckedFolder]) -> Mapping[str, Any]:
-    """Return findings as a SARIF log of one run, with every code as a rule: those of plugins as the format's extensions."""
-    rules = [_rule(code) for code in CODES.values()]
-    places: dict[str, Mapping[str, Any]] = {
-        rule["id"]: {"ruleIndex": index} for index, rule in enumerate(rules)
-    }
-    plugged: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for plugged_rule in plugged_rules():
-        plugged[plugged_rule.plugin.package, plugged_rule.plugin.version] += map(
-            _rule, plugged_rule.rule.codes
-        )
-    extensions = [{"name": name, "version": at, "rules": of} for (name, at), of in sorted(plugged.items())]
-    for number, (_, of) in enumerate(sorted(plugged.items())):
-        for index, rule in enumerate(of):
-            reference = {"id": rule["id"], "index": index, "toolComponent": {"index": number}}
-            places[rule["id"]] = {"rule": reference}
-    listed = [
-        (checked_folder.folder, finding) for checked_folder in checked for finding in checked_folder.findings
-    ]
-    for name in dict.fromkeys(finding.code for _, finding in listed if finding.code not in places):
-        places[name] = {"ruleIndex": len(rules)}
-        rules.append({"id": name})
-    driver = {"name": "fusery", "semanticVersion": version("fusery"), "rules": rules}
+    """Return findings as a SARIF log of one run, with every code as a rule."""
+    plugged = (code for rule in plugged_rules() for code in rule.rule.codes)
+    rules = {code.name: _rule(code) for code in (*CODES.values(), *plugged)}
+    listed = [(one.folder, finding) for one in checked for finding in one.findings]
+    rules |= {finding.code: {"id": finding.code} for _, finding in listed if finding.code not in rules}
+    places = {code: index for index, code in enumerate(rules)}
+    driver = {"name": "fusery", "semanticVersion": version("fusery"), "rules": [*rules.values()]}
     run = {
-        "tool": {"driver": driver, **({"extensions": extensions} if extensions else {})},
+        "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
         "results": [_result(finding, folder, places[finding.code]) for folder, finding in listed],
     }
@@ -72,7 +57,7 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-def _result(finding: Finding, folder: Path, place: Mapping[str, Any]) -> Mapping[str, Any]:
+def _result(finding: Finding, folder: Path, index: int) -> Mapping[str, Any]:
     # What stays the same when the wording changes: CI systems tell old findings from new ones by it.
     print_ = hashlib.sha256(f"{finding.code}\0{finding.subject}".encode("utf-8", "replace")).hexdigest()
     # What names have in them makes neither links nor placeholders of the message (3.11).
@@ -81,14 +66,13 @@ def _result(finding: Finding, folder: Path, place: Mapping[str, Any]) -> Mapping
     # Of a relative path, a colon would make all before it a scheme.
     uri = quote(os.fsencode(file.as_posix()), safe="/")
     # Hosts of code show nothing that has no line, though a file of weights has none.
-    location: dict[str, object] = {
-        "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
-    }
+    place = {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
+    location: dict[str, object] = {"physicalLocation": place}
     if within:
         location["logicalLocations"] = [{"fullyQualifiedName": readable(within)}]
     return {
         "ruleId": finding.code,
-        **place,
+        "ruleIndex": index,
         "level": _LEVELS[finding.severity],
         "message": {"text": re.sub(r"\{(\d+)\}", r"{{\1}}", links)},
         "locations": [location],
@@ -103,9 +87,8 @@ def readable(text: str) -> str:
 
 def place_of(subject: str, folder: Path) -> tuple[Path, str]:
     """Return the file that a finding is about, or else the folder, and the module or field within it, or nothing."""
-    with suppress(
-        UnsafePathError, OSError
-    ):  # a tensor may be called like a file elsewhere, or longer than any
+    # A tensor may be called like a file elsewhere, or longer than any.
+    with suppress(UnsafePathError, OSError):
         if subject and (folder / safe_relative_path(subject)).is_file():
             return folder / subject, ""
     names = (WEIGHTS, PEFT_WEIGHTS) if "." in subject else (CONFIG,)

@@ -30,16 +30,16 @@ class Code:
     hint: str = ""
     fixed: bool = False
 
-    def found(self, subject: str, message: str, hint: str | None = None) -> Finding:
+    def finding(self, subject: str, message: str, hint: str | None = None) -> Finding:
         """Return a finding of this code; `hint` replaces the general one."""
         return Finding(self.name, self.severity, subject, message, self.hint if hint is None else hint)
 
     def listed(
         self, subject: str, names: Collection[str], noun: str, text: str, hint: str | None = None
     ) -> Iterator[Finding]:
-        """Yield a finding that counts names and lists some of them; nothing where there are none."""
+        """Yield a finding that counts names and lists some of them; none without names."""
         if names:
-            yield self.found(subject, f"{plural(len(names), noun)} {text}: {some(names)}", hint)
+            yield self.finding(subject, f"{plural(len(names), noun)} {text}: {some(names)}", hint)
 
 
 def error(name: str, what: str, why: str, hint: str = "") -> Code:
@@ -154,17 +154,8 @@ OTHER_LOG = warning(
 )
 
 TRAINING_CODES = (
-    BEST_NOT_LAST,
-    BETTER_UNSAVED,
-    WORSE_THAN_START,
-    LOSS_NOT_FINITE,
-    LOSS_NEGATIVE,
-    STALE_CHECKPOINT,
-    CHECKPOINT_UNUSABLE,
-    FINAL_WEIGHTS_UNCLEAR,
-    TRAINING_CONFLICT,
-    RECORD_UNUSABLE,
-    OTHER_LOG,
+    *(BEST_NOT_LAST, BETTER_UNSAVED, WORSE_THAN_START, LOSS_NOT_FINITE, LOSS_NEGATIVE, STALE_CHECKPOINT),
+    *(CHECKPOINT_UNUSABLE, FINAL_WEIGHTS_UNCLEAR, TRAINING_CONFLICT, RECORD_UNUSABLE, OTHER_LOG),
 )
 
 
@@ -183,18 +174,15 @@ class AdmissionError(RegistryError):
         all_findings = tuple(findings)
         first, *others = (finding for finding in all_findings if finding.severity == "error")
         codes = ", ".join(dict.fromkeys(one.code for one in others if one.code != first.code))
-        message = f"{name} was refused: {first.code}: {first.message}" + (
-            f"; besides: {codes}" if codes else ""
-        )
+        besides = f"; besides: {codes}" if codes else ""
+        message = f"{name} was refused: {first.code}: {first.message}{besides}"
         return cls(message, all_findings, hint=first.hint or hint)
 
 
 class Checked(Record):
     """What admission says of a folder."""
 
-    verdict: Verdict = described(
-        "`fail` if the adapter would be refused, `warn` if there are warnings, else `pass`"
-    )
+    verdict: Verdict = described("`fail` if there is an error, `warn` if there are warnings, else `pass`")
     findings: tuple[Finding, ...] = described("the findings, errors first")
 
     @classmethod

@@ -71,14 +71,14 @@ def readable_files(candidate: Candidate) -> Iterator[Finding]:
     """Every required file exists and has a valid format."""
     for problem in candidate.folder.problems:
         if problem.absent:
-            yield FILE_MISSING.found(problem.file, problem.message)
+            yield FILE_MISSING.finding(problem.file, problem.message)
         elif problem.file.endswith(".safetensors"):
             head = next((entry.head for entry in candidate.surroundings.named(problem.file)), b"")
             starts = (start for start in _OTHER_STARTS if head.startswith(start))
             what, hint = _OTHER_STARTS.get(next(starts, b""), ("", None))
-            yield NOT_SAFETENSORS.found(problem.file, problem.message + what, hint)
+            yield NOT_SAFETENSORS.finding(problem.file, problem.message + what, hint)
         else:
-            yield CONFIG_INVALID.found(problem.file, problem.message)
+            yield CONFIG_INVALID.finding(problem.file, problem.message)
 
 
 @rule(NO_TENSORS, UNKNOWN_TENSOR, DTYPE_UNSUPPORTED)
@@ -96,12 +96,11 @@ def has_adapter_tensors(candidate: Candidate) -> Iterator[Finding]:
     if folder.config.method == "full":
         return
     if not folder.modules:
-        yield NO_TENSORS.found(WEIGHTS, "the file holds no lora_a and lora_b tensors")
+        yield NO_TENSORS.finding(WEIGHTS, "the file holds no lora_a and lora_b tensors")
     peft = any(".lora_A." in name or ".lora_B." in name for name in folder.unexpected)
     hint = "these are PEFT's names: leave the file as adapter_model.safetensors beside its own configuration"
-    yield from UNKNOWN_TENSOR.listed(
-        WEIGHTS, folder.unexpected, "tensor", "that no LoRA adapter has", hint if peft else None
-    )
+    advice, text = (hint if peft else None), "that no LoRA adapter has"
+    yield from UNKNOWN_TENSOR.listed(WEIGHTS, folder.unexpected, "tensor", text, advice)
 
 
 OTHER_KIND = always_error(
@@ -122,16 +121,14 @@ _FULL = """echo '{"fine_tune_type": "full", "num_layers": -1}' > adapter_config.
 _MOST_HEADERS = 4  # Files whose tensors' names are looked at
 _IMAGES = "fusery keeps adapters of language models: use it with the program that it was trained for"
 _KOHYA = re.compile(r"(lora_(unet|te[0-9]?|transformer|prior|prior_te)_|lycoris_)\w+\.")
-_DIFFUSERS = re.compile(
-    r"(unet|transformer|text_encoder(_[0-9])?|diffusion_model|prior)\.(?=.*lora)", re.IGNORECASE
-)
+_DIFFUSERS = re.compile(r"(?i)(unet|transformer|text_encoder(_[0-9])?|diffusion_model|prior)\.(?=.*lora)")
 _VLM = re.compile(r"(?!base_model\.).+\.([AB]|lora_[AB]\.\w+\.weight)")
 _MODEL = re.compile(r"(pytorch_)?model(-[0-9]+-of-[0-9]+)?\.(safetensors|bin)")
 _FACTORS = re.compile(r"(?:.*/)?(?:adapters|adapter_model)\.safetensors")
 
 
 def _kind(file: str, what: str, hint: str) -> Finding:
-    return OTHER_KIND.found(file, f"{'this' if file == '.' else file} is {what}", hint)
+    return OTHER_KIND.finding(file, f"{'this' if file == '.' else file} is {what}", hint)
 
 
 @rule(OTHER_KIND)
@@ -155,10 +152,8 @@ def _full_weights(candidate: Candidate) -> Finding | None:
     folder, base_weights = candidate.folder, candidate.base.architecture.weights
     if folder.form != "mlx" or folder.header is None or folder.config.method == "full":
         return None
-    tensors = folder.header.tensors.items()
-    if not any(
-        len(tensor.shape) == 2 and name.removesuffix(".weight") in base_weights for name, tensor in tensors
-    ):
+    matrices = (name for name, tensor in folder.header.tensors.items() if len(tensor.shape) == 2)
+    if not any(name.removesuffix(".weight") in base_weights for name in matrices):
         return None
     hint = f"in its folder: {_FULL}; or add the merged model as a base: fusery base add FOLDER"
     return _kind(WEIGHTS, "a full fine-tune, whole weights instead of an adapter", hint)

@@ -14,50 +14,22 @@ from ..adapters.tokenizer_files import SETTINGS, own_tokenizer, reader, settings
 from .candidate import Candidate, Entry
 from .code import always_error, error, info, rule, warning
 
-_BIG = 100 << 20
-_HIDDEN_BIG = 1 << 20
-_PICKLES = frozenset(
-    {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".keras"}
-)
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".keras")
 _PICKLE_HEADS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 # What transformers' Trainer, accelerate and DeepSpeed keep to go on from a checkpoint.
 _TRAINER = re.compile(
     r"(?:.*/)?(?:training_args\.bin|(?:optimizer|scheduler|scaler)(?:_[0-9]+)?\.(?:pt|bin)|rng_state(?:_[0-9]+)?\.pth"
     r"|random_states_[0-9]+\.pkl|global_step[0-9]+/[^/]+\.pt)"
 )
-_PROGRAMS = frozenset(
-    (
-        *(
-            ".py",
-            ".pyc",
-            ".sh",
-            ".bash",
-            ".zsh",
-            ".ps1",
-            ".bat",
-            ".cmd",
-            ".js",
-            ".rb",
-            ".pl",
-            ".lua",
-            ".ipynb",
-        ),
-        *(".exe", ".dll", ".so", ".dylib", ".com", ".scr", ".app", ".jar", ".wasm", ".class"),
-    )
+_PROGRAMS = (
+    *(".py", ".pyc", ".sh", ".bash", ".zsh", ".ps1", ".bat", ".cmd", ".js", ".rb", ".pl", ".lua", ".ipynb"),
+    *(".exe", ".dll", ".so", ".dylib", ".com", ".scr", ".app", ".jar", ".wasm", ".class"),
 )
 # A script, ELF, Windows, Mach-O in its four forms, a universal binary, WebAssembly.
 _PROGRAM_HEADS = (
-    b"#!",
-    b"\x7fELF",
-    b"MZ",
-    b"\xfe\xed\xfa\xce",
-    b"\xfe\xed\xfa\xcf",
-    b"\xce\xfa\xed\xfe",
-    b"\xcf\xfa\xed\xfe",
-    b"\xca\xfe\xba\xbe",
-    b"\0asm",
+    *(b"#!", b"\x7fELF", b"MZ", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe"),
+    *(b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"\0asm"),
 )
-_ADAPTERS = re.compile(r"(?:.*/)?(?:[0-9]+_)?(?:adapters|adapter_model)[^/]*\.safetensors")
 
 LINK_OUTSIDE = always_error(
     "link_outside",
@@ -100,12 +72,6 @@ REMOTE_CODE = error(
     "loading it with trust_remote_code runs that code",
     "remove auto_map; an adapter needs no code of its own",
 )
-UNEXPECTED_FILE = info(
-    "unexpected_file",
-    "a large file in the folder, or a hidden one, is not part of the adapter",
-    "fusery does not store it: if the adapter needs it, the registered adapter is incomplete",
-    "to add a whole model: fusery base add FOLDER",
-)
 
 
 @rule(PICKLE_FILE, TRAINER_FILE, PROGRAM_FILE)
@@ -118,30 +84,13 @@ def no_executable_files(candidate: Candidate) -> Iterator[Finding]:
     pickles -= trainer
     for code, paths in ((PICKLE_FILE, pickles), (TRAINER_FILE, trainer), (PROGRAM_FILE, programs)):
         if paths:
-            yield code.found(min(paths), f"beside the adapter: {some(paths)}")
+            yield code.finding(min(paths), f"beside the adapter: {some(paths)}")
 
 
 def _is_pickle(entry: Entry) -> bool:
     # A pickle named .safetensors has its own error, `not_safetensors`.
-    if entry.suffix == ".safetensors":
-        return False
-    return entry.suffix in _PICKLES or entry.head.startswith(_PICKLE_HEADS)
-
-
-@rule(UNEXPECTED_FILE)
-def no_unexpected_files(candidate: Candidate) -> Iterator[Finding]:
-    """The folder has no large or hidden files that are not part of the adapter."""
-    large = [
-        entry
-        for entry in candidate.surroundings.entries
-        if entry.size > (_HIDDEN_BIG if entry.hidden else _BIG)
-        and entry.path not in candidate.folder.files
-        and not _ADAPTERS.fullmatch(entry.path)
-        and not _is_pickle(entry)
-    ]
-    if large:
-        sizes = some(f"{entry.path} ({entry.size >> 20} MiB)" for entry in large)
-        yield UNEXPECTED_FILE.found(large[0].path, f"not part of the adapter: {sizes}")
+    pickled = entry.suffix in _PICKLES or entry.head.startswith(_PICKLE_HEADS)
+    return pickled and entry.suffix != ".safetensors"
 
 
 @rule(REMOTE_CODE)
@@ -149,8 +98,8 @@ def no_remote_code(candidate: Candidate) -> Iterator[Finding]:
     """No configuration names code to run."""
     raw = candidate.folder.raw_config
     if raw.get("auto_map"):
-        yield REMOTE_CODE.found(CONFIG, f"{CONFIG} has an auto_map, which names code to be run")
+        yield REMOTE_CODE.finding(CONFIG, f"{CONFIG} has an auto_map, which names code to be run")
     own = own_tokenizer(candidate.folder.kept)
     settings = settings_of(reader(own)) if SETTINGS in own else {}
     if (code := settings.get("auto_map")) and code != settings_of(candidate.base.tokenizer).get("auto_map"):
-        yield REMOTE_CODE.found(SETTINGS, f"{SETTINGS} has an auto_map, which names code to be run")
+        yield REMOTE_CODE.finding(SETTINGS, f"{SETTINGS} has an auto_map, which names code to be run")

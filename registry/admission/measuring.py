@@ -41,9 +41,7 @@ def measure(
             if len(held) < 2:
                 continue
             a, b = (_whole(fd, tensor) for tensor in held)
-            tensors |= {
-                tensor.name: _look(tensor.name, part) for tensor, part in zip(held, (a, b), strict=True)
-            }
+            tensors |= {one.name: _look(one.name, part) for one, part in zip(held, (a, b), strict=True)}
             if _multiply(a, b):
                 norms[module.path] = update_norm(a, b)
                 if group is not None and not _is_constant(a, group):
@@ -55,7 +53,7 @@ def measure(
 
 
 def measure_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, TensorValues]:
-    """Read the numbers of some tensors of a file, in memory of a few MiB, and return what they are like by the given names."""
+    """Read the numbers of some tensors of a file, and return their statistics by the given names; memory stays at a few MiB."""
     with opened(path) as file:
         return {name: _look_in_blocks(file.fileno(), tensor) for name, tensor in tensors.items()}
 
@@ -116,7 +114,8 @@ def _look(name: str, values: _Array) -> TensorValues:
         # Adam's first step is as long for every number: they are all at the ends, and none was cut off there.
         if 100 * at_ends > values.size and np.median(np.abs(values)) > 0.9 * max(high, -low):
             at_ends = 0
-    return TensorValues(name, finite, low == high == 0, low, high, at_ends / max(1, values.size))
+    zero = low == high == 0
+    return TensorValues(name, finite, zero, values.size, low, high, at_ends / max(1, values.size))
 
 
 def _look_in_blocks(fd: int, tensor: Tensor) -> TensorValues:
@@ -125,8 +124,10 @@ def _look_in_blocks(fd: int, tensor: Tensor) -> TensorValues:
     low = float(np.min([part.low for part in parts]))
     high = float(np.max([part.high for part in parts]))
     finite, zero = all(part.finite for part in parts), all(part.zero for part in parts)
+    count = sum(part.count for part in parts)
     # Blocks have ends of their own: clipping is measured of whole tensors only.
-    return TensorValues(tensor.name, finite, zero, low, high, parts[0].clipped if len(parts) == 1 else 0.0)
+    clipped = parts[0].clipped if len(parts) == 1 else 0.0
+    return TensorValues(tensor.name, finite, zero, count, low, high, clipped)
 
 
 def _blocks(fd: int, tensor: Tensor) -> Iterator[_Array]:
@@ -148,6 +149,7 @@ class TensorValues:
     name: str
     finite: bool  # no NaN and no infinity
     zero: bool
+    count: int  # how many numbers
     low: float  # the smallest number; NaN where one is NaN
     high: float  # the largest number; NaN where one is NaN
     clipped: float

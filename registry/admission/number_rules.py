@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator
 
 from ..adapters.files import CONFIG, WEIGHTS
-from ..adapters.finding import Finding, some
+from ..adapters.finding import Finding
 from ..adapters.tensors import group_of
 from .candidate import Candidate
 from .code import error, info, rule, warning
 
 _CLIPPED = 0.02
 _FEWEST_TO_CLIP = 256
-_OUTLIER = 100.0
-_FEWEST_FOR_OUTLIERS = 6
 # Root mean square of the numbers in a weight of a language model, where the base's own are not at hand.
 _WEIGHT = 0.02
 # Times the weight from which an update is called large: measured, and by `_WEIGHT`.
@@ -70,12 +67,6 @@ UPDATE_NEGLIGIBLE = warning(
     "the base's rounding removes it: the adapter has no effect",
     "train longer, or compare the scale with the arguments of the run",
 )
-MODULE_OUTLIER = warning(
-    "module_outlier",
-    f"the update of a module is over {_OUTLIER:g} times as large as that of most modules",
-    "part of the run diverged, or the tensors come from another run",
-    "take an earlier checkpoint",
-)
 
 
 @rule(NOT_FINITE)
@@ -87,9 +78,8 @@ def numbers_finite(candidate: Candidate) -> Iterator[Finding]:
     yield from NOT_FINITE.listed(WEIGHTS, broken, "tensor", "with NaN or infinity")
     half = candidate.base.architecture.dtype == "f16"
     large = [name for name, values in whole.items() if half and max(values.high, -values.low) > _LARGEST_F16]
-    yield from NOT_FINITE.listed(
-        WEIGHTS, set(large) - set(broken), "tensor", "too large for the base's float16"
-    )
+    beyond = set(large) - set(broken)
+    yield from NOT_FINITE.listed(WEIGHTS, beyond, "tensor", "too large for the base's float16")
 
 
 @rule(ALL_ZERO, MODULE_ZERO)
@@ -100,15 +90,15 @@ def update_not_zero(candidate: Candidate) -> Iterator[Finding]:
         return
     if folder.config.method == "full":
         if scanned and all(values.zero for values in scanned.values()):
-            yield ALL_ZERO.found(WEIGHTS, "every weight is zero")
+            yield ALL_ZERO.finding(WEIGHTS, "every weight is zero")
         return
     if folder.scale == 0:
         message = "the configuration's scale is zero: the adapter does nothing"
-        yield ALL_ZERO.found(CONFIG, message, "write the scale of the run")
+        yield ALL_ZERO.finding(CONFIG, message, "write the scale of the run")
     zeros = (name for name, values in scanned.items() if values.zero and not name.endswith(".m"))
     dead = {name.rpartition(".")[0] for name in zeros}
     if folder.modules and dead >= set(folder.modules):
-        yield ALL_ZERO.found(WEIGHTS, "every module's update is zero: the adapter does nothing")
+        yield ALL_ZERO.finding(WEIGHTS, "every module's update is zero: the adapter does nothing")
     else:
         text = f"of {len(folder.modules)} with an update of zero"
         yield from MODULE_ZERO.listed(WEIGHTS, dead, "module", text)
@@ -121,29 +111,27 @@ def qalora_groups_constant(candidate: Candidate) -> Iterator[Finding]:
     text = f"whose A differs within groups of {size} inputs"
     yield from GROUPS_UNEVEN.listed(WEIGHTS, uneven, "module", text)
     if not uneven and size is not None and candidate.folder.config.method == "lora":
-        yield GROUPS_EVEN.found(WEIGHTS, f"the update is constant within groups of {size} inputs (QA-LoRA)")
+        yield GROUPS_EVEN.finding(WEIGHTS, f"the update is constant within groups of {size} inputs (QA-LoRA)")
 
 
 @rule(CLIPPED)
 def numbers_not_clipped(candidate: Candidate) -> Iterator[Finding]:
     """Few numbers of a factor equal its maximum or minimum."""
-    header = candidate.folder.header
     # QA-LoRA has each number once for every input of a group.
     fewest = _FEWEST_TO_CLIP * (group_of(candidate.folder.raw_config) or 1)
     clipped = [
         values.name
-        for values in (candidate.values.tensors.values() if header else ())
+        for values in candidate.values.tensors.values()
         if values.clipped > _CLIPPED
-        and header
-        and math.prod(header.tensors[values.name].shape) >= fewest
+        and values.count >= fewest
         and values.name.rpartition(".")[2] in ("lora_a", "lora_b")
     ]
     yield from CLIPPED.listed(WEIGHTS, clipped, "tensor", "with many numbers at the maximum or minimum")
 
 
-@rule(UPDATE_LARGE, UPDATE_NEGLIGIBLE, MODULE_OUTLIER)
+@rule(UPDATE_LARGE, UPDATE_NEGLIGIBLE)
 def updates_plausible(candidate: Candidate) -> Iterator[Finding]:
-    """Each update is smaller than its weight, not negligible, and similar in size to the others."""
+    """Each update is smaller than its weight, and not all are negligible."""
     scale, shapes = candidate.folder.scale or 0.0, candidate.base.architecture.weights
     sizes = {  # root mean square of the numbers of each update that is not zero
         path: abs(scale) * norm / math.sqrt(math.prod(shapes[path].shape))
@@ -152,23 +140,16 @@ def updates_plausible(candidate: Candidate) -> Iterator[Finding]:
     }
     if not sizes or not all(map(math.isfinite, sizes.values())):
         return
-    ordered = sorted(sizes, key=lambda path: sizes[path])
-    weights = candidate.base.weight_sizes([ordered[-1], ordered[len(ordered) // 2]])
-    top = ordered[-1]
+    top = max(sizes, key=lambda path: sizes[path])
+    weights = candidate.base.weight_sizes([top])
     weight, limit = (weights[top], _LARGE) if top in weights else (_WEIGHT, _LARGE_UNSEEN)
     if weight and sizes[top] > limit * weight:
         seen = "" if top in weights else "a usual "
         message = f"the update of {top} is {sizes[top] / weight:,.1f} times as large as {seen}weight"
-        yield UPDATE_LARGE.found(top, message.replace("as weight", "as its weight"))
+        yield UPDATE_LARGE.finding(top, message.replace("as weight", "as its weight"))
     elif weight and sizes[top] < _NEGLIGIBLE * weight:
-        yield UPDATE_NEGLIGIBLE.found(
-            WEIGHTS, f"the largest update is {sizes[top] / weight:.1e} of its weight"
-        )
-    middle = statistics.median(sizes.values())
-    far = [path for path in ordered if middle and sizes[path] > _OUTLIER * middle]
-    if far and len(sizes) >= _FEWEST_FOR_OUTLIERS:
-        message = f"the update of {some(far)} is over {_OUTLIER:g} times as large as that of most modules"
-        yield MODULE_OUTLIER.found(far[-1], message)
+        message = f"the largest update is {sizes[top] / weight:.1e} of its weight"
+        yield UPDATE_NEGLIGIBLE.finding(WEIGHTS, message)
 
 
 _LARGEST, _SMALLEST = 1e3, 1e-4
@@ -209,7 +190,7 @@ def scale_given(candidate: Candidate) -> Iterator[Finding]:
         return
     alpha = folder.config.parameters.alpha
     given = "" if alpha is None else f"alpha {alpha:g} and "
-    yield SCALE_MISSING.found(CONFIG, f"the configuration gives {given}no scale")
+    yield SCALE_MISSING.finding(CONFIG, f"the configuration gives {given}no scale")
 
 
 @rule(SCALE_IMPLAUSIBLE)
@@ -217,7 +198,7 @@ def scale_plausible(candidate: Candidate) -> Iterator[Finding]:
     """The scale is within the range that training runs use."""
     scale = candidate.folder.scale
     if candidate.folder.config.method != "full" and scale and not _SMALLEST <= scale <= _LARGEST:
-        yield SCALE_IMPLAUSIBLE.found(CONFIG, f"the scale is {scale:g}")
+        yield SCALE_IMPLAUSIBLE.finding(CONFIG, f"the scale is {scale:g}")
 
 
 @rule(ALPHA_CONFLICT, RSLORA_SCALE)
@@ -226,19 +207,14 @@ def scale_agrees_with_alpha(candidate: Candidate) -> Iterator[Finding]:
     folder = candidate.folder
     alpha = candidate.declared.alpha if candidate.declared.alpha is not None else folder.metadata.lora_alpha
     scale, rank = folder.scale, folder.rank
-    if (
-        alpha is None
-        or scale is None
-        or not rank
-        or any(_same(scale * possible_rank, alpha) for possible_rank in folder.ranks)
-    ):
+    if alpha is None or scale is None or not rank or any(_same(scale * own, alpha) for own in folder.ranks):
         return
     message = f"alpha is given as {alpha:g}, and scale {scale:g} x rank {rank} is {scale * rank:g}"
     if _same(scale * math.sqrt(rank), alpha):
         message = f"alpha {alpha:g} is scale {scale:g} x the square root of rank {rank}"
-        yield RSLORA_SCALE.found("alpha", message)
+        yield RSLORA_SCALE.finding("alpha", message)
     else:
-        yield ALPHA_CONFLICT.found("alpha", message)
+        yield ALPHA_CONFLICT.finding("alpha", message)
 
 
 def _same(a: float, b: float) -> bool:

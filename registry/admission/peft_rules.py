@@ -105,23 +105,9 @@ PEFT_TIED_EMBEDDING = always_error(
     "PEFT changes only one of the two, mlx-lm both",
     TIED,
 )
-PEFT_SCALE_ROUNDED = info(
-    "peft_scale_rounded",
-    "modules have different scales; mlx-lm's form multiplies them into lora_b in float32, rounded once",
-    "the update differs in the last bits of float32",
-)
 _CARRIED = (
-    PEFT_METHOD,
-    PEFT_BASE_CHANGED,
-    PEFT_FULL_MODULES,
-    PEFT_BIAS,
-    PEFT_VARIANT,
-    PEFT_EXPERTS,
-    PEFT_UNKNOWN_FIELD,
-    PEFT_UNKNOWN_TENSOR,
-    PEFT_PATTERN,
-    PEFT_RANK_MISMATCH,
-    PEFT_SCALE_ROUNDED,
+    *(PEFT_METHOD, PEFT_BASE_CHANGED, PEFT_FULL_MODULES, PEFT_BIAS, PEFT_VARIANT, PEFT_EXPERTS),
+    *(PEFT_UNKNOWN_FIELD, PEFT_UNKNOWN_TENSOR, PEFT_PATTERN, PEFT_RANK_MISMATCH),
 )
 _BY_NAME = {code.name: code for code in _CARRIED}
 
@@ -130,20 +116,18 @@ _BY_NAME = {code.name: code for code in _CARRIED}
 def supported_by_mlx(candidate: Candidate) -> Iterator[Finding]:
     """Everything in the PEFT adapter is supported."""
     for remark in candidate.folder.remarks:
-        yield _BY_NAME[remark.code].found(remark.subject, remark.message, remark.hint or None)
+        yield _BY_NAME[remark.code].finding(remark.subject, remark.message, remark.hint or None)
     whole = candidate.whole
     if whole is None:
         return
     if whole.copies:
-        message = (
-            f"whole tensors are copies of the base's, change nothing and are left out: {some(whole.copies)}"
-        )
         of = " (of a quantised base: what its weights were quantised from)" if whole.quantised else ""
-        yield PEFT_COPIES.found(PEFT_WEIGHTS, message + of)
+        message = f"whole tensors are copies of the base's, which are left out: {some(whole.copies)}{of}"
+        yield PEFT_COPIES.finding(PEFT_WEIGHTS, message)
     for problem in whole.problems:
-        yield PEFT_FULL_MODULES.found(PEFT_WEIGHTS, f"{problem} ({candidate.base.name})")
+        yield PEFT_FULL_MODULES.finding(PEFT_WEIGHTS, f"{problem} ({candidate.base.name})")
     if whole and not whole.problems:
-        yield PEFT_WHOLE_TENSORS.found(PEFT_WEIGHTS, _replacing(whole))
+        yield PEFT_WHOLE_TENSORS.finding(PEFT_WEIGHTS, _replacing(whole))
 
 
 def _replacing(whole: FittedWhole) -> str:
@@ -165,16 +149,15 @@ def complete_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
     missing = _promised(candidate, config) | promised_experts(config, base)
     # A module that is saved whole has no factors, whatever else names it.
     missing -= {*folder.modules, *(path for path in missing if folder.whole.is_saved(f"{path}.weight"))}
-    yield from PEFT_MODULES_MISSING.listed(
-        PEFT_WEIGHTS, missing, "module", "without tensors that the configuration declares"
-    )
+    text = "without tensors that the configuration declares"
+    yield from PEFT_MODULES_MISSING.listed(PEFT_WEIGHTS, missing, "module", text)
     tied = [path for path in folder.modules if "embed" in path.rpartition(".")[2]] if is_tied(base) else []
     if tied:
         message = f"{some(tied)} is tied to the head of {candidate.base.name}: PEFT changes only one of the two, mlx-lm both"
-        yield PEFT_TIED_EMBEDDING.found(PEFT_WEIGHTS, message)
+        yield PEFT_TIED_EMBEDDING.finding(PEFT_WEIGHTS, message)
     if candidate.tied_heads:
         message = f"{some(candidate.tied_heads)} is tied to the embedding of {candidate.base.name}, which has no other head"
-        yield PEFT_TIED_EMBEDDING.found(PEFT_WEIGHTS, message)
+        yield PEFT_TIED_EMBEDDING.finding(PEFT_WEIGHTS, message)
 
 
 def _promised(candidate: Candidate, config: PeftConfig) -> set[str]:

@@ -65,19 +65,20 @@ def metadata_agrees(candidate: Candidate) -> Iterator[Finding]:
     for field, written, other, source in pairs:
         if written is not None and other is not None and written != other:
             message = f"{METADATA} says {field} {written}, and {source} {other}, which is recorded"
-            yield METADATA_CONFLICT.found(field, message)
+            yield METADATA_CONFLICT.finding(field, message)
     task = _task(metadata)
     if task and declared.task and task != declared.task:
         message = f"{METADATA} says adapter_name {metadata.adapter_name!r}, and --task says {declared.task!r}"
-        yield METADATA_CONFLICT.found("adapter_name", message)
+        yield METADATA_CONFLICT.finding("adapter_name", message)
 
 
 def _task(metadata: AdapterMetadata) -> str | None:
     text = metadata.adapter_name
-    return text and (name.task if (name := _name(text)) else text.casefold())
+    return text and (name.task if (name := name_in(text)) else text.casefold())
 
 
-def _name(text: str) -> AdapterName | None:
+def name_in(text: str) -> AdapterName | None:
+    """Return the adapter's name that a text is, with or without `adapters_` before it."""
     try:
         return AdapterName.parse(text.casefold().removeprefix("adapters_"))
     except BadInputError:
@@ -96,7 +97,7 @@ def _metadata_date(candidate: Candidate) -> dt.date | None:
 def names_agree(candidate: Candidate) -> Iterator[Finding]:
     """A folder with an adapter's name has the recorded version and date."""
     declared, metadata = candidate.declared, candidate.folder.metadata
-    written, task = _name(candidate.folder.path.resolve().name), declared.task or _task(metadata)
+    written, task = name_in(candidate.folder.path.resolve().name), declared.task or _task(metadata)
     if written is None or (task is not None and task != written.task):
         return
     for field, in_name, recorded in (
@@ -105,7 +106,7 @@ def names_agree(candidate: Candidate) -> Iterator[Finding]:
     ):
         if recorded is not None and recorded != in_name:
             message = f"the folder is called {written}, and its {field} is given as {recorded}"
-            yield METADATA_CONFLICT.found(field, message)
+            yield METADATA_CONFLICT.finding(field, message)
 
 
 @rule(DATE_IN_FUTURE, DATE_IMPLAUSIBLE)
@@ -114,18 +115,17 @@ def dates_plausible(candidate: Candidate) -> Iterator[Finding]:
     written = candidate.folder.metadata.training_date
     if written and _metadata_date(candidate) is None:
         message = f"{METADATA} says training_date {written[:40]!r}, which is not a date"
-        yield DATE_IMPLAUSIBLE.found("training_date", message)
-    named = _name(candidate.folder.path.resolve().name)
+        yield DATE_IMPLAUSIBLE.finding("training_date", message)
+    named = name_in(candidate.folder.path.resolve().name)
     date = candidate.declared.day or _metadata_date(candidate) or (named.date if named else None)
     if date is None:
         return
     # Somewhere it is tomorrow already.
     if candidate.today and date > candidate.today + dt.timedelta(days=1):
-        yield DATE_IN_FUTURE.found(
-            "date", f"the day of training is given as {date}, and it is {candidate.today}"
-        )
+        message = f"the day of training is given as {date}, and it is {candidate.today}"
+        yield DATE_IN_FUTURE.finding("date", message)
     elif date < _FIRST_LORA:
-        yield DATE_IMPLAUSIBLE.found("date", f"the day of training is given as {date}")
+        yield DATE_IMPLAUSIBLE.finding("date", f"the day of training is given as {date}")
 
 
 @rule(VAL_LOSS_ABOVE_CHANCE)
@@ -136,7 +136,7 @@ def loss_plausible(candidate: Candidate) -> Iterator[Finding]:
     rows = embedding_rows(candidate)
     if loss is not None and rows and rows > 1 and loss > math.log(rows) + 0.5:
         message = f"the validation loss is given as {loss:g}, and guessing among {rows} tokens has {math.log(rows):.2f}"
-        yield VAL_LOSS_ABOVE_CHANCE.found("val_loss", message)
+        yield VAL_LOSS_ABOVE_CHANCE.finding("val_loss", message)
 
 
 @rule(DATASET_UNKNOWN)
@@ -145,7 +145,7 @@ def training_recorded(candidate: Candidate) -> Iterator[Finding]:
     folder, declared = candidate.folder, candidate.declared
     computed = RECIPE in folder.raw_config  # from adapters that it names, and on no data of its own
     if not (declared.dataset or folder.metadata.dataset or folder.config.data or computed):
-        yield DATASET_UNKNOWN.found("dataset", "no dataset is declared for the adapter")
+        yield DATASET_UNKNOWN.finding("dataset", "no dataset is declared for the adapter")
 
 
 @rule(*TRAINING_CODES)
@@ -183,16 +183,10 @@ def not_a_duplicate(candidate: Candidate) -> Iterator[Finding]:
             if other.yanked is not None:
                 message += f", which is yanked: {other.yanked}"
             hint = f"see what it was made for: fusery show {other.name}"
-            yield DUPLICATE_WEIGHTS.found(WEIGHTS, message, hint)
+            yield DUPLICATE_WEIGHTS.finding(WEIGHTS, message, hint)
         elif not other.same_bytes and other.similarity >= NEAR:
-            message = f"the update is {_percent(other.similarity)} the same as that of {other.name}"
+            share = min(other.similarity * 100, 99.9 if other.similarity < 1 - 1e-6 else 100)
+            message = f"the update is {share:.3g} % the same as that of {other.name}"
             compare = f"fusery diff {other.name} {task}@{candidate.declared.version or 'latest'} --weights"
-            hint = f"once it is registered, compare: {compare}"
-            yield NEAR_DUPLICATE.found(
-                WEIGHTS, message, hint if task else f"show it: fusery show {other.name}"
-            )
-
-
-def _percent(share: float) -> str:
-    # 99.96 % is not 100 %.
-    return f"{min(share * 100, 99.9):.1f} %" if share < 1 - 1e-6 else "100 %"
+            hint = f"once registered, compare: {compare}" if task else f"show it: fusery show {other.name}"
+            yield NEAR_DUPLICATE.finding(WEIGHTS, message, hint)

@@ -21,7 +21,6 @@ from . import (
     base_rules,
     file_rules,
     folder_rules,
-    layer_rules,
     number_rules,
     peft_rules,
     record_rules,
@@ -35,30 +34,16 @@ if TYPE_CHECKING:
     from .code import Look
 
 _MODULES = (
-    file_rules,
-    peft_rules,
-    folder_rules,
-    base_rules,
-    tokenizer_rules,
-    layer_rules,
-    tensor_rules,
-    number_rules,
-    record_rules,
+    *(file_rules, peft_rules, folder_rules, base_rules, tokenizer_rules),
+    *(tensor_rules, number_rules, record_rules),
 )
-RULES: tuple[Rule, ...] = tuple(
-    rule for module in _MODULES for rule in vars(module).values() if isinstance(rule, Rule)
-)
+_MEMBERS = (member for module in _MODULES for member in vars(module).values())
+RULES = tuple(member for member in _MEMBERS if isinstance(member, Rule))
 
 # Codes of a folder that cannot be read at all, before any rule can look at it.
-UNREADABLE: tuple[Code, ...] = (
-    folder_rules.LINK_OUTSIDE,
-    folder_rules.SPECIAL_FILE,
-    folder_rules.UNSAFE_PATH,
-)
-# Every code by its name.
-CODES: Mapping[str, Code] = {
-    code.name: code for code in (*UNREADABLE, *(code for rule in RULES for code in rule.codes))
-}
+UNREADABLE = (folder_rules.LINK_OUTSIDE, folder_rules.SPECIAL_FILE, folder_rules.UNSAFE_PATH)
+_ALL_CODES = (*UNREADABLE, *(code for rule in RULES for code in rule.codes))
+CODES: Mapping[str, Code] = {code.name: code for code in _ALL_CODES}  # by name
 
 
 def unreadable(error: FuseryError) -> Finding:
@@ -66,7 +51,7 @@ def unreadable(error: FuseryError) -> Finding:
     link, special, unsafe = UNREADABLE
     other = special if "not a regular file" in error.message else unsafe
     code = link if "is a link" in error.message else other
-    return code.found(".", error.message, error.hint)
+    return code.finding(".", error.message, error.hint)
 
 
 GROUP: Literal["fusery.rules"] = "fusery.rules"
@@ -198,7 +183,6 @@ def examine(candidate: Candidate, policy: SeverityPolicy | None = None) -> list[
     """Run every rule on a candidate, those of plugins last; return the findings, errors first."""
     rules: list[Look] = [*RULES, *plugged_rules()]
     # A folder of another kind is named, without what it lacks to be an adapter.
-    findings = list(file_rules.supported_form(candidate)) or [
-        finding for rule in rules for finding in rule(candidate)
-    ]
+    findings = list(file_rules.supported_form(candidate))
+    findings = findings or [finding for rule in rules for finding in rule(candidate)]
     return (policy or SeverityPolicy()).apply(findings)

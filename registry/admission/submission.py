@@ -92,7 +92,7 @@ class Submission:
 
     @classmethod
     def of(cls, facts: Facts) -> Submission:
-        """Return what keywords declare; a record among them stands for what it is the record of."""
+        """Return what keywords declare; a record among them stands for its reference."""
         declarations: Any = {
             name: getattr(value, value.REFERENCE) if isinstance(value, Record) and value.REFERENCE else value
             for name, value in facts.items()
@@ -134,9 +134,8 @@ def require_text(what: str, value: Any, limit: int) -> None:
     if not isinstance(value, str) or not is_keepable(value):
         raise BadInputError(f"the {what} is not plain text", hint="give it as UTF-8 text without NUL")
     if len(value) > limit:
-        raise BadInputError(
-            f"the {what} has {len(value):,} characters", hint=f"give at most {limit:,} characters"
-        )
+        message = f"the {what} has {len(value):,} characters"
+        raise BadInputError(message, hint=f"give at most {limit:,} characters")
 
 
 def checked(name: str, value: Any) -> Any:
@@ -180,10 +179,8 @@ def _checkpoint(checkpoint: Any) -> str | None:
     text = str(checkpoint)
     number = text.isascii() and text.isdigit() and len(text) <= 10
     if isinstance(checkpoint, bool) or not (text in ("best", "last") or number):
-        raise BadInputError(
-            f"the checkpoint is best, last or an iteration, not {text[:40]!r}",
-            hint="--checkpoint best|last|ITER",
-        )
+        message = f"the checkpoint is best, last or an iteration, not {text[:40]!r}"
+        raise BadInputError(message, hint="--checkpoint best|last|ITER")
     return text
 
 

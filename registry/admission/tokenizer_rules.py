@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..runtime.templates.chat import ChatTemplates
 
 
-_DIGITS = 19  # Token ids have fewer digits; longer numbers are ignored
+_DIGITS = 19  # of a token id at most
 TOKENS_BEYOND_BASE = error(
     "tokens_beyond_base",
     "a tokenizer that came with the adapter has ids beyond the base's embedding",
@@ -70,7 +70,7 @@ TOKENIZER_UNREADABLE = error(
 def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
     """Tokenizer files can be read, and no token has an id beyond the base's embedding."""
     for name, why in candidate.folder.left_out.items():
-        yield TOKENIZER_UNREADABLE.found(name, why)
+        yield TOKENIZER_UNREADABLE.finding(name, why)
     rows = embedding_rows(candidate)
     for name, path in own_tokenizer(candidate.folder.kept).items():
         data = _read(path)
@@ -79,17 +79,17 @@ def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
         try:
             require_readable(name, data)
         except FormatError as error:
-            yield TOKENIZER_UNREADABLE.found(name, error.message)
+            yield TOKENIZER_UNREADABLE.finding(name, error.message)
             continue
         if name not in (TOKENIZER, ADDED, SETTINGS):
             continue
         ids = token_ids(data, name)
         if ids is None:
-            yield TOKENIZER_UNREADABLE.found(name, f"{name} is not a tokenizer that can be read")
+            yield TOKENIZER_UNREADABLE.finding(name, f"{name} is not a tokenizer that can be read")
         elif rows and ids and max(ids.values()) >= rows:
             highest = max(ids, key=lambda token: ids[token])
             message = f"{name} gives {highest[:40]!r} the id {ids[highest]}, and {candidate.base.name} has {rows} rows"
-            yield TOKENS_BEYOND_BASE.found(name, message)
+            yield TOKENS_BEYOND_BASE.finding(name, message)
 
 
 @rule(TOKENIZER_DIFFERS, TOKENIZER_FILES_DIFFER)
@@ -102,17 +102,17 @@ def same_tokenizer(candidate: Candidate) -> Iterator[Finding]:
         return
     if any(candidate.base.tokenizer(name) is None for name in candidate.base.tokenizer_files):
         message = f"the tokenizer files of {candidate.base.name} cannot be read here; the adapter's are used: {some(differing)}"
-        yield TOKENIZER_FILES_DIFFER.found(differing[0], message)
+        yield TOKENIZER_FILES_DIFFER.finding(differing[0], message)
         return
     ours, theirs = reader_with(candidate.base.tokenizer, own), candidate.base.tokenizer
     for name, what in differences(ours, theirs, every_key=True):
         if odd := _other_ids(candidate, own) if name == TOKENIZER else []:
             number, such = plural(len(odd), "token"), odd[0][:40]
             message = f"{TOKENIZER} differs from that of {candidate.base.name} in {number}, such as {such!r}; the adapter's is used"
-            yield TOKENIZER_DIFFERS.found(TOKENIZER, message)
+            yield TOKENIZER_DIFFERS.finding(TOKENIZER, message)
         else:
             message = f"{candidate.base.name} and the adapter differ in the {what} ({name}); the adapter's file is used"
-            yield TOKENIZER_FILES_DIFFER.found(name, message)
+            yield TOKENIZER_FILES_DIFFER.finding(name, message)
 
 
 def _other_ids(candidate: Candidate, own: Mapping[str, Path]) -> list[str]:
@@ -137,42 +137,23 @@ def embedding_rows(candidate: Candidate) -> int | None:
 def token_ids(data: bytes, name: str) -> Mapping[str, int] | None:
     """Return the ids of a tokenizer's tokens, or None where the file is of a form that is not known."""
     try:
-        document = parse_json(data, name, most=MOST_VALUES)
-    except StorageError:
+        return _ids(parse_json(data, name, most=MOST_VALUES), name)
+    except (StorageError, AttributeError, TypeError, ValueError, LookupError):
         return None
-    if name == ADDED:
-        return _plain(document)
-    if not isinstance(document, dict):
-        return None
+
+
+def _ids(document: Any, name: str) -> Mapping[str, int]:
     if name == SETTINGS:
-        added = document.get("added_tokens_decoder")
-        return {
-            str(token.get("content")): int(number)
-            for number, token in (added.items() if isinstance(added, dict) else ())
-            if number.isdecimal() and len(number) < _DIGITS and isinstance(token, dict)
-        }
-    model = document.get("model")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocabulary, list):  # Unigram: pairs of token and score, numbered as they come
-        try:
-            ids: dict[str, int] | None = {str(pair[0]): number for number, pair in enumerate(vocabulary)}
-        except (TypeError, IndexError, KeyError):
-            return None
-    else:
-        ids = _plain(vocabulary)
-    if ids is None:
-        return None
-    listed = document.get("added_tokens")
-    return ids | {
-        str(item["content"]): item["id"]
-        for item in (listed if isinstance(listed, list) else [])
-        if isinstance(item, dict) and type(item.get("id")) is int and "content" in item
-    }
-
-
-def _plain(value: Any) -> dict[str, int] | None:
-    plain = isinstance(value, dict) and all(type(number) is int for number in value.values())
-    return value if plain else None
+        added = (document.get("added_tokens_decoder") or {}).items()
+        return {str(token["content"]): int(number[:_DIGITS]) for number, token in added}
+    ids = document if name == ADDED else document["model"]["vocab"]
+    if name == TOKENIZER:
+        if isinstance(ids, list):  # Unigram: pairs of token and score, numbered as they come
+            ids = {str(pair[0]): number for number, pair in enumerate(ids)}
+        ids = ids | {str(token["content"]): token["id"] for token in document.get("added_tokens") or ()}
+    if not all(type(number) is int for number in ids.values()):
+        raise TypeError("an id is not a number")
+    return dict(ids)
 
 
 def _read(path: Path) -> bytes | None:
@@ -187,18 +168,9 @@ _CONVERSATIONS = (
     [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": _ASKED}],
     [{"role": "user", "content": _ASKED}],  # some templates know no system
 )
-_A_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "Return the weather of a place.",
-        "parameters": {
-            "type": "object",
-            "properties": {"place": {"type": "string", "description": "A town."}},
-            "required": ["place"],
-        },
-    },
-}
+_PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
+_WEATHER = {"name": "weather", "description": "Return the weather of a place.", "parameters": _PLACE}
+_A_TOOL = {"type": "function", "function": _WEATHER}
 
 
 # What `rendering_soon` has started.
@@ -234,7 +206,7 @@ def template_findings(read: Read, *, of: str = "") -> Iterator[Finding]:
         wrong = _tried(source, special_tokens(settings), name == TOOLS)
         if wrong is not None:
             code, message = wrong
-            yield code.found(file, f"{file} {of}".rstrip() + f": {message}")
+            yield code.finding(file, f"{file} {of}".rstrip() + f": {message}")
 
 
 @contextmanager
@@ -262,13 +234,8 @@ def _tried(source: str, tokens: tuple[tuple[str, str], ...], tools: bool) -> tup
     from ..runtime.templates.chat import ChatTemplates
     from ..runtime.templates.process import NoProcess, TemplateRaised, TemplateTooMuch
 
-    values = {
-        **dict(tokens),
-        "tools": [_A_TOOL] if tools else None,
-        "documents": None,
-        "add_generation_prompt": True,
-        "enable_thinking": False,
-    }
+    values: dict[str, Any] = {**dict(tokens), "tools": [_A_TOOL] if tools else None, "documents": None}
+    values |= {"add_generation_prompt": True, "enable_thinking": False}
     refused = ""
     started = _STARTED.get()
     with nullcontext(started) if started is not None else closing(ChatTemplates()) as chats:

@@ -61,7 +61,7 @@ class Aliases(Resource):
     def history(self, alias: str, *, limit: int | None = None, offset: int = 0) -> builtins.list[AliasMove]:
         """Return the moves of an alias, oldest first."""
 
-    @operation("approver", writes=True)
+    @operation("publisher", writes=True)
     @runs("releases.promote:promote")
     def promote(self, reference: Named, alias: str, *, reason: str = "", dry_run: bool = False) -> Promotion:
         """Move an alias to an adapter if its rules allow it, and return the result of each rule."""

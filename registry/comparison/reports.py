@@ -269,10 +269,10 @@ class ProbeReport(Record, kw_only=False):
     def _better(self) -> str:
         """Return which of two models has the lower loss, with both losses."""
         (low, better), (high, other) = sorted(((self.loss_a, str(self.a)), (self.loss_b, str(self.b))))
-        base = f", of the base {short(self.loss_base)}" if self.loss_base is not None else ""
+        base = f"; base alone {short(self.loss_base)}" if self.loss_base is not None else ""
         if short(low) == short(high):
             return f"{self.a} and {self.b} have the same loss, {short(low)}{base}."
-        return f"{better} is better: its loss is {short(low)}, of {other} {short(high)}{base}."
+        return f"{better} is better. Loss: {better} {short(low)}; {other} {short(high)}{base}."
 
     @property
     def _difference(self) -> str:

@@ -111,7 +111,7 @@ def _is_passed_over(job: FuseCandidate) -> bool:
         base = inputs.base.name
         job.reporter.say(
             f"{base} has no calibration. On a 4-bit SmolLM2-135M, one halved the KL divergence of `--as dither` "
-            f"from base + adapter, at the base's size (docs/precision.md): fusery base calibrate {base}"
+            f"from base + adapter, at the base's size: fusery base calibrate {base}"
         )
     return True
 

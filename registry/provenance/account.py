@@ -148,10 +148,8 @@ def _of_fused(workspace: Workspace, session: Session, row: tables.FusedRow) -> A
             hint=f"make it here: fusery fuse {row.adapter.name} --as {WRITTEN_AS[row.precision]}",
         )
     entry, detail = _entry(session, "fused", row.key, "fused.made")
-    adapters = (
-        _adapter(row.adapter, 1.0),
-        *(_adapter(extra.adapter, extra.weight) for extra in row.extras),
-    )
+    extras = (_adapter(extra.adapter, extra.weight) for extra in row.extras)
+    adapters = (_adapter(row.adapter, 1.0), *extras)
     base = _base(workspace, row.base)
     return Account(
         "fused",
@@ -167,21 +165,14 @@ def _of_fused(workspace: Workspace, session: Session, row: tables.FusedRow) -> A
         tool=detail.get("tool"),
         entry=entry,
         asked={
-            "adapters": [
-                {"name": part.name, "digest": part.digest, "weight": part.weight} for part in adapters
-            ],
+            "adapters": [{"name": p.name, "digest": p.digest, "weight": p.weight} for p in adapters],
             "base": {"name": base.name, "digest": base.digest},
             "precision": row.precision,
-            "quantization": row.recipe.get("quantization"),
-            "scale": row.recipe.get("scale"),
-            "seed": row.recipe.get("seed"),
+            **{name: row.recipe.get(name) for name in ("quantization", "scale", "seed")},
             "command": line["rebuild"],
         },
         facts={
-            "key": row.key,
-            "engine": row.engine,
-            "recipe": row.recipe,
-            "quantization": row.quantization,
+            **{name: getattr(row, name) for name in ("key", "engine", "recipe", "quantization")},
             "format": line["format"],
         },
         fidelity=line["fidelity"],
@@ -222,39 +213,24 @@ def _of_bundle(workspace: Workspace, session: Session, row: tables.BundleRow) ->
 
 def _base(workspace: Workspace, row: tables.BaseModelRow) -> AccountPart:
     hub = next((row for row in row.revisions if row.source.startswith("hub:")), None)
-    return AccountPart(
-        "base",
-        row.name,
-        row.digest,
-        _files(row.manifest),
-        base_licence(workspace, row),
-        hub=(hub.source.removeprefix("hub:"), hub.revision) if hub else None,
-        facts={
-            "architecture": row.architecture,
-            "model_type": row.model_type,
-            "parameters": row.parameters,
-            "dtype": row.dtype,
-            "quantization": row.quantization,
-        },
-    )
+    source = (hub.source.removeprefix("hub:"), hub.revision) if hub else None
+    names = ("architecture", "model_type", "parameters", "dtype", "quantization")
+    facts = {name: getattr(row, name) for name in names}
+    identity = "base", row.name, row.digest, _files(row.manifest)
+    return AccountPart(*identity, base_licence(workspace, row), hub=source, facts=facts)
 
 
 def _adapter(row: tables.AdapterRow, weight: float | None = None) -> AccountPart:
-    return AccountPart(
-        "adapter",
-        row.name,
-        row.digest,
-        _files(row.manifest),
-        adapter_licence({tag.key: tag.value for tag in row.tags}),
-        weight,
-        data=_data(row),
-        facts={
-            "task": row.task.name,
-            **public_facts(row),
-            "trained_on": trained_on_view(row),
-            "amended": without_people(amendment_records(row.amendments)) or None,
-        },
-    )
+    amended = without_people(amendment_records(row.amendments)) or None
+    facts = {
+        "task": row.task.name,
+        **public_facts(row),
+        "trained_on": trained_on_view(row),
+        "amended": amended,
+    }
+    licence = adapter_licence({tag.key: tag.value for tag in row.tags})
+    identity = "adapter", row.name, row.digest, _files(row.manifest)
+    return AccountPart(*identity, licence, weight, data=_data(row), facts=facts)
 
 
 def _data(row: tables.AdapterRow) -> Data | None:
@@ -272,7 +248,7 @@ def _files(manifest: tables.ManifestRow) -> tuple[FileEntry, ...]:
 def _entry(
     session: Session, kind: str, subject: str, action: str, *, path: str | None = None
 ) -> tuple[str | None, Mapping[str, Any]]:
-    """Return the hash and the detail of the newest entry of the log about a thing's making, None if there is none."""
+    """Return the hash and the detail of the newest entry of the log about a thing's making, None without one."""
     for event in reversed(events.history(session, kind=kind, subject=subject, action=action)):
         detail: Mapping[str, Any] = json.loads(event.detail)
         if path is None or detail.get("path") == path:

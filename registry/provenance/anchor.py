@@ -63,16 +63,11 @@ def newest_anchor(workspace: Workspace) -> Anchor:
     with workspace.database.read() as session:
         newest, registry = events.last(session), session.get(tables.RegistryRow, 1)
         if newest is None or registry is None or newest.hash != events.event_hash(newest):
-            raise CheckFailedError(
-                "the newest entry of the log is not as it was written", hint="fusery audit --chain"
-            )
-        return Anchor(
-            registry.store_id,
-            newest.seq,
-            newest.hash,
-            newest.at.isoformat(timespec="microseconds"),
-            workspace.database.utcnow(session).isoformat(timespec="microseconds"),
-        )
+            message = "the newest entry of the log is not as it was written"
+            raise CheckFailedError(message, hint="fusery audit --chain")
+        moments = newest.at, workspace.database.utcnow(session)
+        at, made_at = (moment.isoformat(timespec="microseconds") for moment in moments)
+        return Anchor(registry.store_id, newest.seq, newest.hash, at, made_at)
 
 
 def signed_anchor(
@@ -130,6 +125,5 @@ def _anchor(envelope: Envelope, key: str | None) -> Anchor:
         raise ValueError("no number of an entry")
     for moment in (at, made_at):
         datetime.fromisoformat(moment)
-    return Anchor(
-        str(anchor_fields["registry"])[:100], seq, parse_digest(anchor_fields["hash"]), at, made_at, key
-    )
+    registry, digest = str(anchor_fields["registry"])[:100], parse_digest(anchor_fields["hash"])
+    return Anchor(registry, seq, digest, at, made_at, key)

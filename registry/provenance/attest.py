@@ -29,8 +29,7 @@ Attestation = Literal["slsa", "cyclonedx"]
 FORMATS: tuple[Attestation, ...] = ("slsa", "cyclonedx")
 _PAYLOAD_TYPES = {"slsa": IN_TOTO, "cyclonedx": "application/vnd.cyclonedx+json"}
 
-Node = dict[str, object]
-"""An object of a document."""
+Node = dict[str, object]  # an object of a document
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +147,12 @@ def _dependencies(account: Account) -> Iterator[Node]:
                 **({"uri": f"{hub_url(part.hub)}#{quote(file.path)}"} if part.hub is not None else {}),
             }
     for data in account.datasets:
-        known = {"revision": data.revision or None, "examples": data.examples}
+        facts = {"revision": data.revision or None, "examples": data.examples}
+        facts = {name: fact for name, fact in facts.items() if fact is not None}
         yield {
             "name": f"dataset/{data.name}",
             "uri": f"urn:fusery:dataset:{quote(data.name, safe='')}",
-            "annotations": {"role": "dataset", **_given(known)},
+            "annotations": {"role": "dataset", **facts},
             **({"digest": {"sha256": data.digest}} if data.digest else {}),
         }
     if calibration := (account.facts.get("recipe") or {}).get("calibration"):
@@ -169,10 +169,6 @@ def _role(part: AccountPart, path: str) -> str:
     if path in _CHAT_TEMPLATES:
         return "chat template"
     return "configuration" if path.endswith("config.json") else f"{part.kind} file"
-
-
-def _given(values: Mapping[str, object]) -> Node:
-    return {key: value for key, value in values.items() if value is not None}
 
 
 _BOMS = UUID("0d0a2c1e-9a3e-5a53-8a3b-4f8d6c2b7e51")
@@ -248,8 +244,8 @@ def _ancestors(account: Account) -> list[Node]:
 
     ancestors = []
     for (kind, name), part in {(part.kind, part.name): part for part in account.parts}.items():
-        same = [each for each in account.parts if (each.kind, each.name) == (kind, name)]
-        weights = ", ".join(repr(each.weight) for each in same if each.weight is not None)
+        same = [other for other in account.parts if (other.kind, other.name) == (kind, name)]
+        weights = ", ".join(repr(other.weight) for other in same if other.weight is not None)
         facts = {"kind": kind, **part.facts, **({"weight": weights} if weights else {})}
         component = _model(f"ancestor:{kind}:{name}", name, part.digest, part.files, facts)
         if part.licence:  # by its SPDX identifier if it is one, in whatever case
@@ -308,9 +304,8 @@ def _card(account: Account) -> Node:
         limits.append(f"fidelity of the fuse: {fidelity['verdict']}")
     if limits:
         card["considerations"] = {"technicalLimitations": limits}
-    card["properties"] = _properties(
-        {key: value for key, value in account.facts.items() if value not in ({}, [])}
-    )
+    filled = {key: value for key, value in account.facts.items() if value not in ({}, [])}
+    card["properties"] = _properties(filled)
     return card
 
 

@@ -28,9 +28,7 @@ from .tensors import View
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
-_MOST = 20
-"""Things that are fetched to be compared, for one unit of weights."""
-
+_MOST = 20  # things that are fetched to be compared, for one unit of weights
 _UNITS, _TENSORS, _FILES = 100, 3_000, 5_000
 """Units of weights, their tensors, and digests of files in one request."""
 
@@ -96,9 +94,7 @@ def candidates(workspace: Workspace, sought: Sought) -> Candidates:
         written = [_written(session, owner) for owner in bundles]
     fetched = [owner for owner in owners if owner.kind != "bundle"]
     names = [str(owner.facts["key"]) if owner.kind == "fused" else owner.name for owner in fetched]
-    return Candidates(
-        names=tuple(dict.fromkeys(names)), bundles=tuple(bundle for bundle in written if bundle is not None)
-    )
+    return Candidates(names=tuple(dict.fromkeys(names)), bundles=tuple(filter(None, written)))
 
 
 def _with_files(session: Session, digests: Sequence[str]) -> dict[int, set[str]]:

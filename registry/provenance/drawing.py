@@ -13,13 +13,9 @@ from ..errors import BadInputError
 from ..parsing import plural
 from ..records.graph import Graph, Node
 
-MOST = 2_000
-"""Nodes in a picture."""
-
+MOST = 2_000  # nodes in a picture
 _WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 232, 46, 76, 14, 16
-_LETTERS = 30
-"""Letters in a line of a box."""
-
+_LETTERS = 30  # letters in a line of a box
 STYLE = """
 .fl-line{fill:none;stroke:#6b7280;stroke-width:1.2}.fl-head{fill:#6b7280}
 .fl-box{stroke-width:1.2;stroke:#4b5563;fill:#f3f4f6}.fl-name{fill:#111827}.fl-kind{fill:#4b5563}

@@ -1,4 +1,4 @@
-"""Files and tensors at a path, read no further than their headers, and their unverified claims of what they are."""
+"""Files and tensors at a path, read no further than their headers, and their unverified claims."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ from ..models.gguf_header import read_header as read_gguf_header
 from ..record import Record, described
 from .tensors import View, safetensors_views
 
-_ARCHIVES = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
-"""First bytes of gzip and Zstandard."""
+_ARCHIVES = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")  # first bytes of gzip and Zstandard
 _FACTOR = re.compile(r"(?:^|\.)lora_(?:[ab](?:\.|$)|embedding)", re.IGNORECASE)
 """Parts of the names of an adapter's tensors."""
-_PICKLED = 1 << 10
-"""Bytes from which a pickle may hold weights."""
+_PICKLED = 1 << 10  # bytes from which a pickle may hold weights
 
 
 @dataclass(slots=True)
@@ -50,7 +48,7 @@ class FoundFile:
 
 @dataclass(slots=True)
 class FoundFiles:
-    """What lies at a path."""
+    """The files at a path."""
 
     kind: str
     files: list[FoundFile]
@@ -143,7 +141,10 @@ def _weights(file: FoundFile) -> Weights | None:
                 raise UnsafePathError(f"of the {file.size:,} bytes of {file.path} nearly all are holes")
         if start.startswith(MAGIC):
             return Weights(file.path, [], read_gguf_header(file.file).metadata, "gguf")
-    if not (file.path.endswith(".safetensors") or _looks_like_safetensors(start, file.size)):
+    # Under another name, it begins with a length that fits, and an object of JSON.
+    length = int.from_bytes(start[:8], "little")
+    alike = start[8:10] in (b'{"', b"{ ") and 2 <= length <= min(file.size - 8, BASE_HEADER_LIMIT)
+    if not (alike or file.path.endswith(".safetensors")):
         return None
     header = read_header(file.file, limit=BASE_HEADER_LIMIT)
     return Weights(file.path, safetensors_views(file.file, header), header.metadata, "safetensors")
@@ -156,12 +157,6 @@ def _unread(file: FoundFile) -> Iterator[str]:
             start = content.read(4)
         if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
             yield f"{file.path} is a pickle, which runs code when it is loaded: save it as safetensors where you trust its origin"
-
-
-def _looks_like_safetensors(start: bytes, size: int) -> bool:
-    """Tell whether a file under another name begins as one: a length that fits, and an object of JSON."""
-    length = int.from_bytes(start[:8], "little")
-    return start[8:10] in (b'{"', b"{ ") and 2 <= length <= min(size - 8, BASE_HEADER_LIMIT)
 
 
 def compare_files(
@@ -234,9 +229,8 @@ def _bundle(document: Mapping[str, object], source: str) -> list[IdentityClaim]:
     if document.get("format") != "fusery.bundle.v1":
         return []
     provenance, listed = provenance_part(document, "provenance"), document.get("adapters")
-    adapters = (
-        [part for part in listed[:1000] if isinstance(part, Mapping)] if isinstance(listed, list) else []
-    )
+    rows = listed[:1000] if isinstance(listed, list) else []
+    adapters = [part for part in rows if isinstance(part, Mapping)]
     claims = _claim(source, "fused", document.get("name"), provenance.get("key"), provenance.get("digest"))
     for adapter in adapters:
         claims += _claim(source, "adapter", adapter.get("name"), adapter.get("digest"))

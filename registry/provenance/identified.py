@@ -19,26 +19,20 @@ class Matched(Record):
     kind: str = described("`base`, `adapter`, `fused` or `bundle`")
     name: str = described("its name")
     digest: str = described("its own; of another form of an adapter, that form's")
-    evidence: str = described(
-        "`files` (digests of whole files), `tensors` (digests of tensors), `numbers` (the same numbers in another format)"
-    )
+    evidence: str = described("equal `files`, equal `tensors`, or the same `numbers` in another format")
     confidence: float = described(
-        "1 where every byte of the weights is the same, else the share of the tensors that are"
+        "1 if all bytes of the weights are the same, else the share of equal tensors"
     )
     sentence: str = described("all of this in a sentence")
     identical: bool = described("nothing in it that counts was changed, is missing or was added")
-    path: str = described(
-        "path of the file or the folder, relative to what was asked about; `.` if there is only one that it can be"
-    )
+    path: str = described("path of the file or folder in the input; `.` if only one can be meant")
     tensors: int | None = described("how many hold the same numbers; None where whole files were enough")
     converted: int = described("how many of them have other bytes, and the same numbers")
     renamed: int = described("how many have another name")
     changed: tuple[str, ...] = described("names on record of tensors with other numbers")
     missing: tuple[str, ...] = described("names on record of tensors that are not there")
     extra: tuple[str, ...] = described("names of tensors that are not on record")
-    layers: tuple[int, ...] = described(
-        "numbers of the layers in which something is changed, missing or added"
-    )
+    layers: tuple[int, ...] = described("numbers of the layers with changed, missing or extra tensors")
     files: Mapping[str, tuple[str, ...]] = described(
         "paths on record that are the `same`, `changed` or `missing`, and those that are `extra`"
     )
@@ -54,12 +48,8 @@ class MatchedAdapter(Matched):
     """An adapter that was found again."""
 
     base: str = described("name of its base")
-    form: str | None = described(
-        "`mlx` or `peft`, where it was found in another form than it was registered in"
-    )
-    withdrawals: tuple[Withdrawal, ...] | None = described(
-        "yanks that concern it; omitted if they were not read", optional=True
-    )
+    form: str | None = described("`mlx` or `peft`, if that is not the form in which it was registered")
+    withdrawals: tuple[Withdrawal, ...] | None = described("its yanks; omitted if not read", optional=True)
 
 
 class MatchedFused(Matched):
@@ -74,12 +64,8 @@ class MatchedFused(Matched):
     combined: str = described("its adapters, with their weights")
     format: str = described("its precision in words")
     label: str = described("both")
-    quantization: Mapping[str, object] | None = described(
-        "group size, bits and mode; None if it is not quantised"
-    )
-    withdrawals: tuple[Withdrawal, ...] | None = described(
-        "yanks that concern it; omitted if they were not read", optional=True
-    )
+    quantization: Mapping[str, object] | None = described("group size, bits and mode; None if not quantised")
+    withdrawals: tuple[Withdrawal, ...] | None = described("its yanks; omitted if not read", optional=True)
 
 
 class MatchedBundle(Matched):
@@ -93,9 +79,7 @@ class MatchedBundle(Matched):
     fused: str | None = described("its digest")
     base: str | None = described("name of the base")
     base_digest: str | None = described("digest of the base model")
-    withdrawals: tuple[Withdrawal, ...] | None = described(
-        "yanks that concern it; omitted if they were not read", optional=True
-    )
+    withdrawals: tuple[Withdrawal, ...] | None = described("its yanks; omitted if not read", optional=True)
 
 
 AnyMatch = MatchedBase | MatchedAdapter | MatchedFused | MatchedBundle
@@ -130,12 +114,8 @@ class Identified(Record):
     verdict: Verdict = described(
         "`known`, `unknown` or `inconclusive`: no match, but a part could not be read, or a record could not be compared"
     )
-    intact: bool = described(
-        "it is known and unchanged, and its claims, list of files and signature are right"
-    )
-    matches: tuple[AnyMatch, ...] = described(
-        "possible matches, the most certain first; empty if it is unknown"
-    )
+    intact: bool = described("known and unchanged, and its claims, list of files and signature are right")
+    matches: tuple[AnyMatch, ...] = described("possible matches, the most certain first; empty if unknown")
     claims: tuple[IdentityClaim, ...] = described("its claims, each verified or not")
     files: tuple[LookedAt, ...] = described("its files")
     problems: tuple[str, ...] = described("files and tensors that could not be read, one sentence each")

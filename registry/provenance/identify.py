@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.progress import SILENT, Reporter, tally
 
 from .. import tables
+from ..adapters.finding import some
 from ..database.engine import batches
 from ..parsing import plural
 from ..records.fused_rows import label_of
@@ -36,15 +37,8 @@ if TYPE_CHECKING:
 
 _WEIGHTS = (".safetensors", ".gguf")
 _CARDS = ("README.md", "fusery.json")
-_NAMED = 3
-"""Names of tensors and files in a sentence."""
-
-_CLOSE = 0.5
-"""The share of the bytes from which no other format is considered."""
-
-_MOST = 20
-"""Manifests that are compared tensor by tensor, those with the most tensors in common."""
-
+_CLOSE = 0.5  # the share of the bytes from which no other format is considered
+_MOST = 20  # manifests that are compared tensor by tensor, those with the most tensors in common
 _PROBES = 2
 
 
@@ -90,7 +84,8 @@ class Match:
         tensors = self.comparison
         if tensors is None:
             changed = [*self.files.get("changed", ()), *self.files.get("missing", ())]
-            return f", but {_some(changed)} changed or missing" if changed and not self.identical else ""
+            names = some(name[:120] for name in changed)
+            return f", but {names} changed or missing" if changed and not self.identical else ""
         same = []
         if tensors.converted:
             same.append(f"{plural(tensors.converted, 'tensor')} in another format, the numbers the same")
@@ -100,7 +95,7 @@ class Match:
         more = ", …" if len(layers) > 8 else ""
         place = f"in layer {', '.join(layers[:8])}{more} " if layers else ""
         altered = [
-            f"{where}{_some(names)} {'was' if len(names) == 1 else 'were'} {what}"
+            f"{where}{some(name[:120] for name in names)} {'was' if len(names) == 1 else 'were'} {what}"
             for names, where, what in (
                 (tensors.changed, place, "changed"),
                 (tensors.missing, "", "removed"),
@@ -133,11 +128,6 @@ class Match:
             files={key: tuple(paths) for key, paths in self.files.items()},
             **self.owner.facts,
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:120] for name in names[:_NAMED])
-    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
 
 
 def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SILENT) -> Identified:
@@ -192,9 +182,7 @@ def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SIL
         and not any(claim.true is False for claim in claims),
         matches=tuple(match.record() for match in matches),
         claims=tuple(claims),
-        files=tuple(
-            LookedAt(path=file.path, size=file.size, sha256=digests[file.path]) for file in look.files
-        ),
+        files=tuple(LookedAt(path=f.path, size=f.size, sha256=digests[f.path]) for f in look.files),
         problems=tuple(look.problems),
         unread=tuple(Unread(name=name, reason=reason) for name, reason in sorted(unread.items())),
         verification=None,
@@ -237,10 +225,9 @@ def _match(
     present, wanted = set(digests.values()), set(recorded.values())
     same = {path for path, digest in recorded.items() if digest in present}
     weights = [path for path in recorded if path.endswith(_WEIGHTS)]
-    # Hidden files are not looked at, and a card may be written anew.
-    counted = [
-        path for path in recorded if not is_hidden(path) and (owner.kind == "bundle" or path not in _CARDS)
-    ]
+    # Hidden files are not looked at, and a card may be replaced.
+    left_out = () if owner.kind == "bundle" else _CARDS
+    counted = [path for path in recorded if not is_hidden(path) and path not in left_out]
     if len(scanned_files.files) == 1 and scanned_files.kind != "file" and weights:
         counted = weights  # one file was given, without its companions
     return Match(
@@ -255,18 +242,17 @@ def _match(
 
 def _with_contents(workspace: Workspace, matches: Sequence[Match]) -> list[Match]:
     """Return matches with the fused models and adapters in matched bundles: a bundle is named by where it was written."""
-    found = {(match.owner.kind, match.owner.id, match.owner.digest): match for match in matches}
+    by_owner = {(match.owner.kind, match.owner.id, match.owner.digest): match for match in matches}
     with workspace.database.read() as session:
         for match in [match for match in matches if match.owner.kind == "bundle" and match.held]:
             for owner in owners_in(session, match.owner):
-                same = [key for key in found if key[:2] == (owner.kind, owner.id)]
-                if all(found[key].confidence < match.confidence for key in same):
+                same = [key for key in by_owner if key[:2] == (owner.kind, owner.id)]
+                if all(by_owner[key].confidence < match.confidence for key in same):
                     for key in same:
-                        del found[key]
-                    found[owner.kind, owner.id, owner.digest] = Match(
-                        owner, "files", match.confidence, match.place, files=match.files
-                    )
-    return list(found.values())
+                        del by_owner[key]
+                    inner = replace(match, owner=owner, evidence="files", comparison=None, held=frozenset())
+                    by_owner[owner.kind, owner.id, owner.digest] = inner
+    return list(by_owner.values())
 
 
 class TensorSearch:
@@ -292,8 +278,8 @@ class TensorSearch:
             with self._workspace.database.read() as session:
                 owners = PlausibleOwners(session).find(self._unit.views, adapter=self._unit.is_adapter)
             plausible = list({owner.manifest: owner for owner in owners}.values())
-            known = index.known({owner.manifest for owner in plausible})
-            new = [owner for owner in plausible if owner.manifest not in known]
+            indexed = index.indexed({owner.manifest for owner in plausible})
+            new = [owner for owner in plausible if owner.manifest not in indexed]
             if new:
                 others = f" and {len(new) - 1:,} more" if len(new) > 1 else ""
                 self._say(f"reading {new[0].name}{others}, not looked at before")

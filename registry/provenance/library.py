@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-CASTS = ("F32", "F16", "BF16")
-"""Formats that recorded numbers can be converted to."""
+CASTS = ("F32", "F16", "BF16")  # formats that recorded numbers can be converted to
 
 
 class Hasher:
@@ -50,9 +50,8 @@ class Hasher:
 
     def files(self, paths: Iterable[Path]) -> dict[Path, Digest]:
         """Return the digests of whole files."""
-        return self._run(
-            {path: path for path in paths}, lambda path: digest_file(path, lambda: self._count(CHUNK))[0]
-        )
+        count = partial(self._count, CHUNK)
+        return self._run({path: path for path in paths}, lambda path: digest_file(path, count)[0])
 
     def close(self) -> None:
         """Stop all threads."""
@@ -81,14 +80,14 @@ class Index:
         self._kept: dict[int, dict[str, str]] = {}
         self._writable = True
 
-    def known(self, manifests: Collection[int]) -> set[int]:
+    def indexed(self, manifests: Collection[int]) -> set[int]:
         """Return which of these manifests are in the index."""
         tensor = tables.TensorRow
-        known = self._kept.keys() & set(manifests)
+        indexed = self._kept.keys() & set(manifests)
         for some in batches(sorted(manifests)):
             query = select(tensor.manifest_id).where(tensor.manifest_id.in_(some)).distinct()
-            known |= {row.manifest_id for row in self._rows(query)}
-        return known
+            indexed |= {row.manifest_id for row in self._rows(query)}
+        return indexed
 
     def entries(self, manifest: int) -> dict[str, str]:
         """Return the digests of a manifest's tensors by their names."""
@@ -213,9 +212,8 @@ class Library:
         if owner.kind == "fused":
             folder = self._held.enter_context(self._workspace.cache.using(owner.facts["key"]))
             cached = {file.path: (folder / file.path, file.size) for file in files} if folder else {}
-            if cached and all(
-                path.is_file() and path.stat().st_size == size for path, size in cached.values()
-            ):
+            sizes = {path: path.stat().st_size for path, _ in cached.values() if path.is_file()}
+            if cached and all(sizes.get(path) == size for path, size in cached.values()):
                 return {name: path for name, (path, _) in cached.items()}
         if any(file.blob is None for file in files):
             raise MissingFileError("its files are no longer in the cache")

@@ -33,7 +33,7 @@ class RecordedItem:
 
     @property
     def title(self) -> str:
-        """What it is called where nothing else says how a fused model is written."""
+        """Its name, with the precision of a fused model."""
         return str(self.facts.get("label", self.name))
 
 
@@ -46,10 +46,8 @@ def owners_of(session: Session, manifests: Collection[int]) -> dict[int, list[Re
         owners += _renderings(session, some)
         owners += _fused(session, tables.FusedRow.manifest_id.in_(some))
         owners += _bundles(session, some)
-    withdrawals = {
-        kind: find(session, [owner.id for owner in owners if owner.kind == kind])
-        for kind, find in _WITHDRAWALS.items()
-    }
+    numbers = {kind: [owner.id for owner in owners if owner.kind == kind] for kind in _WITHDRAWALS}
+    withdrawals = {kind: find(session, numbers[kind]) for kind, find in _WITHDRAWALS.items()}
     by_manifest: dict[int, list[RecordedItem]] = defaultdict(list)
     for owner in owners:
         if owner.kind in withdrawals:
@@ -129,18 +127,14 @@ class PlausibleOwners:
     def __init__(self, session: Session, most: int | None = None) -> None:
         """Read from a session."""
         self._session, self._most = session, most
-        self._by_ranks: dict[frozenset[int], list[RecordedItem]] = {}
 
     def find(self, views: Sequence[View], *, adapter: bool) -> list[RecordedItem]:
         """Return what could have the tensors that were found: adapters, or bases and what is fused on them."""
         if adapter:
             return self._of_ranks(views)
         # Packed or not, matrices have as many rows; half of those that were found are to be the base's.
-        rows = Counter(
-            view.shape[0]
-            for view in views
-            if view.is_matrix and not view.name.endswith((".scales", ".biases"))
-        )
+        weights = (view for view in views if not view.name.endswith((".scales", ".biases")))
+        rows = Counter(view.shape[0] for view in weights if view.is_matrix)
         bases = [base for base, own in self._rows if 2 * (own & rows).total() >= rows.total() > 0]
         bases = bases[-self._most if self._most else 0 :]
         owners = list(_bases(self._session, tables.BaseModelRow.id.in_(bases)))
@@ -151,11 +145,9 @@ class PlausibleOwners:
         return owners or self._of_ranks(views)
 
     def _of_ranks(self, views: Sequence[View]) -> list[RecordedItem]:
-        ranks = frozenset(rank for view in views if view.is_matrix and (rank := min(view.shape)) < 1 << 31)
-        if ranks not in self._by_ranks:
-            of_rank = tables.AdapterRow.rank.in_(sorted(ranks)) | tables.AdapterRow.rank.is_(None)
-            self._by_ranks[ranks] = list(_adapters(self._session, of_rank, self._most))
-        return self._by_ranks[ranks]
+        ranks = {rank for view in views if view.is_matrix and (rank := min(view.shape)) < 1 << 31}
+        of_rank = tables.AdapterRow.rank.in_(sorted(ranks)) | tables.AdapterRow.rank.is_(None)
+        return list(_adapters(self._session, of_rank, self._most))
 
     @cached_property
     def _rows(self) -> list[tuple[int, Counter[int]]]:

@@ -34,20 +34,10 @@ def look_up(workspace: Workspace, digest: str, *, lone: bool) -> RecordedFiles:
         kinds = _kinds_of(session, recorded_digest) if recorded_digest is not None else {}
         kind = next(iter(kinds), None)
         rows = session.scalars(select(tables.TrustedKeyRow).order_by(tables.TrustedKeyRow.name))
-        keys = tuple(
-            KnownKey(
-                name=key.name,
-                key_id=key.key_id,
-                public_key=key.public_key,
-                revoked=key.revoked_at is not None,
-                aliases=tuple(key.aliases),
-            )
-            for key in rows
-        )
+        keys = tuple(KnownKey.from_row(key, revoked=key.revoked_at is not None) for key in rows)
         signature = tables.SignatureRow
-        texts = select(signature.envelope).where(
-            signature.subject_digest == (recorded_digest or ""), signature.scheme == SCHEME
-        )
+        texts = select(signature.envelope).where(signature.subject_digest == (recorded_digest or ""))
+        texts = texts.where(signature.scheme == SCHEME)
         envelopes = tuple(session.scalars(texts.order_by(signature.id.desc())))
     return RecordedFiles(
         kind=kind, event=kinds.get(kind or "", ""), digest=recorded_digest, keys_=keys, envelopes=envelopes
@@ -66,14 +56,11 @@ def record_signature(
         kinds = _kinds_of(session, digest) if is_keepable(digest) else {}
         manifest = manifest_of(session, digest) if kinds else None
         if manifest is None:
-            raise UnknownReferenceError(
-                f"nothing on record has the digest {visible(digest)[:12]}", hint="fusery list"
-            )
+            message = f"nothing on record has the digest {visible(digest)[:12]}"
+            raise UnknownReferenceError(message, hint="fusery list")
         if kind not in kinds:
-            raise BadInputError(
-                f"invalid kind: {visible(kind)[:60]!r} (the digest is that of: {', '.join(kinds)})"
-            )
-        # Files of an adapter may be recorded as a bundle, too: nobody changes by that what a signature counts for.
+            raise BadInputError(f"invalid kind: {visible(kind)[:60]!r} (it is: {', '.join(kinds)})")
+        # Files of an adapter may be recorded as a bundle, too, which does not change what a signature counts for.
         kind, event = next(iter(kinds.items()))
         if not read_statement(parsed).covers(manifest):
             raise BadSignatureError("the signature is over other files")
@@ -81,10 +68,8 @@ def record_signature(
         if key.key_id != key_id or not parsed.signed_by(key.key):
             raise BadSignatureError("the signature is not by this key")
         _require_may_sign(workspace, session, kind, event, key_id)
-        query = select(signature).where(
-            signature.subject_digest == digest, signature.key_id == key_id, signature.scheme == scheme
-        )
-        row = session.scalar(query)
+        query = select(signature).where(signature.subject_digest == digest, signature.key_id == key_id)
+        row = session.scalar(query.where(signature.scheme == scheme))
         if row is not None and _same(session, row, kind, public):
             return RecordedEnvelope(envelope=row.envelope, existed=True)
         if row is not None and person(row.by) != person(workspace.actor):
@@ -94,14 +79,8 @@ def record_signature(
             row = signature(subject_digest=digest, key_id=key_id, scheme=scheme)
             session.add(row)
         row.subject_kind, row.envelope, row.at, row.by = kind, envelope, now, workspace.actor
-        events.record(
-            session,
-            f"{kind}.signed",
-            kind,
-            event,
-            {"digest": digest, "key_id": key_id, "scheme": scheme},
-            at=now,
-        )
+        detail = {"digest": digest, "key_id": key_id, "scheme": scheme}
+        events.record(session, f"{kind}.signed", kind, event, detail, at=now)
         return RecordedEnvelope(envelope=envelope, existed=False)
 
 
@@ -112,9 +91,8 @@ def _require_may_sign(workspace: Workspace, session: Session, kind: str, event: 
     if session.scalar(trusted) is not None:
         return
     if kind == "bundle":
-        by = session.scalar(
-            select(bundle.created_by).where(bundle.digest == event).order_by(bundle.id).limit(1)
-        )
+        first = select(bundle.created_by).where(bundle.digest == event).order_by(bundle.id).limit(1)
+        by = session.scalar(first)
         if by is not None and person(by) != person(workspace.actor):
             require_role(workspace, "approver", "another's signature")
         return
@@ -141,18 +119,15 @@ def list_signatures(workspace: Workspace, reference: str) -> Signatures:
     """Return the signatures over an adapter, a fused model or a bundle on record."""
     with workspace.database.read() as session:
         subject = find_recorded(session, reference)
-        signatures = signatures_of(session, subject.digest)
-        return Signatures(
-            kind=str(subject.kind), name=subject.name, digest=subject.digest, signatures=tuple(signatures)
-        )
+        signatures, kind = tuple(signatures_of(session, subject.digest)), str(subject.kind)
+        return Signatures(kind=kind, name=subject.name, digest=subject.digest, signatures=signatures)
 
 
 def _alone(session: Session, sha256: str) -> str | None:
     """Return the digest of a bundle on record that is this one file, under whatever name."""
     bundle, file = tables.BundleRow, tables.ManifestFileRow
-    rows = session.scalars(
-        select(bundle).join(file, file.manifest_id == bundle.manifest_id).where(file.sha256 == sha256)
-    )
+    having = select(bundle).join(file, file.manifest_id == bundle.manifest_id)
+    rows = session.scalars(having.where(file.sha256 == sha256))
     return next((row.digest for row in rows if len(row.manifest.files) == 1), None)
 
 
@@ -168,8 +143,7 @@ def _kinds_of(session: Session, digest: str) -> dict[str, str]:
 
 
 _PATTERN = re.compile(r"[a-z0-9._*?-]{1,128}#[a-z0-9._*?-]{1,128}")
-_MOST = 100
-"""Patterns of aliases."""
+_MOST = 100  # patterns of aliases
 
 
 def add_key(
@@ -242,10 +216,9 @@ def find_key(session: Session, name: str) -> tables.TrustedKeyRow:
     wanted = name.strip().casefold()
     row = session.scalar(select(key).where(key.name == wanted))
     if row is None and len(wanted) >= 8:
-        key_rows = session.scalars(
-            select(key).where(key.key_id.startswith(wanted, autoescape=True)).limit(2)
-        ).all()
-        row = key_rows[0] if len(key_rows) == 1 else None
+        beginning = key.key_id.startswith(wanted, autoescape=True)
+        rows = session.scalars(select(key).where(beginning).limit(2)).all()
+        row = rows[0] if len(rows) == 1 else None
     if row is None:
         raise UnknownReferenceError(f"there is no key {name[:60]!r}", hint="fusery admin trust list")
     return row
@@ -260,7 +233,6 @@ def list_keys(workspace: Workspace) -> list[TrustedKey]:
 
 def _view(session: Session, row: tables.TrustedKeyRow) -> TrustedKey:
     signature = tables.SignatureRow
-    made = session.scalar(
-        select(func.count(signature.id)).where(signature.key_id == row.key_id, signature.scheme == SCHEME)
-    )
+    by_key = select(func.count(signature.id)).where(signature.key_id == row.key_id)
+    made = session.scalar(by_key.where(signature.scheme == SCHEME))
     return TrustedKey.from_row(row, fused=bool(row.fused), signatures=made or 0)

@@ -66,9 +66,7 @@ class SigningKey:
 class Signed(Record):
     """A signature that was made."""
 
-    kind: str | None = described(
-        "`adapter`, `fused` or `bundle`; None if nothing of these files is on record"
-    )
+    kind: str | None = described("`adapter`, `fused` or `bundle`; None if these files are not on record")
     name: str = described("the name of the subject")
     digest: str = described("the digest of its list of files")
     files: int = described("the number of its files")
@@ -152,9 +150,8 @@ def _require_replaceable(place: Path) -> None:
         try:
             parse_envelope(read_bytes(place), place.name)
         except BadSignatureError as error:
-            raise AlreadyExistsError(
-                f"{place} is there and is no signature", hint="-o FILE, or --force to replace it"
-            ) from error
+            hint = "-o FILE, or --force to replace it"
+            raise AlreadyExistsError(f"{place} is there and is no signature", hint=hint) from error
 
 
 def find_subject(
@@ -180,7 +177,7 @@ def find_subject(
 
 
 def require_meant(text: str, subject: SigningSubject) -> None:
-    """Compare a server's answer with the reference: nobody signs what they did not name."""
+    """Compare a server's answer with the reference, so that only what the user named is signed."""
     if not _is_meant(text, subject):
         raise ServerRefusedError(
             f"the server answered {text[:60]} with {visible(subject.name)[:100]}, and nothing was signed",
@@ -201,9 +198,7 @@ def _is_meant(text: str, subject: SigningSubject) -> bool:
                 "fused": [digest, subject.event],
                 "bundle": [digest] if (name, subject.event) == (f"bundle {digest[:12]}", digest) else [],
             }
-            return any(
-                recorded_digest.startswith(reference.value) for recorded_digest in digests.get(str(kind), ())
-            )
+            return any(own.startswith(reference.value) for own in digests.get(str(kind), ()))
         adapter_name = AdapterName.parse(name)
     except BadInputError:
         return False
@@ -239,20 +234,17 @@ def find_recorded(session: Session, text: str) -> SigningSubject:
         # Only a model made here is known to be what its key says, and as faithful.
         signed_text = signed_name(row.key, row.verdict) if row.origin is None else ""
         return replace(subject, said=signed_text)
-    raise BadInputError(
-        f"{text} is a base model: what is signed are adapters, fused models and bundles", hint="fusery list"
-    )
+    message = f"{text} is a base model: only adapters, fused models and bundles can be signed"
+    raise BadInputError(message, hint="fusery list")
 
 
 def _recorded(session: Session, kind: str, name: str, digest: str, event: str) -> SigningSubject:
     manifest = manifest_of(session, digest)
     if manifest is None:
-        raise CheckFailedError(
-            f"the list of files of {name} was changed after it was recorded", hint="fusery audit"
-        )
-    return SigningSubject(
-        kind, name, digest, event, _listed(manifest, lone=kind == "bundle" and len(manifest) == 1)
-    )
+        message = f"the list of files of {name} was changed after it was recorded"
+        raise CheckFailedError(message, hint="fusery audit")
+    files = _listed(manifest, lone=kind == "bundle" and len(manifest) == 1)
+    return SigningSubject(kind, name, digest, event, files)
 
 
 def _listed(manifest: Manifest, *, lone: bool) -> dict[str, str]:
@@ -262,13 +254,11 @@ def _listed(manifest: Manifest, *, lone: bool) -> dict[str, str]:
 def _at(registry: SignatureLog, path: Path, progress: Progress | None) -> SigningSubject:
     seen = examine(path, progress=progress)
     judge(seen, None, "", ())
-    manifest = seen.found.manifest
+    manifest = seen.hashed.manifest
     if seen.problems or not manifest:
         first = seen.problems[0].message if seen.problems else f"{path} has no files that can be listed"
         raise CheckFailedError(f"{first}, and nothing was signed", hint=f"fusery identify {typed(path)}")
-    files = _listed(manifest, lone=seen.found.lone)
-    look_up = registry.look_up(files[LONE] if seen.found.lone else manifest.digest, lone=seen.found.lone)
-    name = seen.found.path.name
-    return SigningSubject(
-        look_up.kind, name, look_up.digest or manifest.digest, look_up.event, files, seen.found.path
-    )
+    files = _listed(manifest, lone=seen.hashed.lone)
+    look_up = registry.look_up(files[LONE] if seen.hashed.lone else manifest.digest, lone=seen.hashed.lone)
+    path, digest = seen.hashed.path, look_up.digest or manifest.digest
+    return SigningSubject(look_up.kind, path.name, digest, look_up.event, files, path)

@@ -33,8 +33,7 @@ from ..documents import (
 )
 from ..record import Record, described
 
-DEEPEST = 64
-"""Folders inside each other."""
+DEEPEST = 64  # folders inside each other
 _LARGEST = 16 << 20
 
 
@@ -80,9 +79,8 @@ def hash_all(
     with os_failures(f"read {path}", near=path):
         real = path.resolve()
         if not real.is_dir() and not real.is_file():
-            raise MissingFileError(
-                f"{path} is neither a folder nor a file", hint="name a bundle or a file of one"
-            )
+            message = f"{path} is neither a folder nor a file"
+            raise MissingFileError(message, hint="name a bundle or a file of one")
         files = HashedFiles(real, lone=real.is_file())
         names = [real.name] if files.lone else _names(real, "", files.problems, DEEPEST)
         places = {name: real if files.lone else real / name for name in names}
@@ -90,11 +88,8 @@ def hash_all(
         sizes = {name: place.lstat().st_size for name, place in places.items() if place != left_out}
         done = 0
         for name, size in sorted(sizes.items()):
-            entry = (
-                FileEntry(name, size, digests[name])
-                if name in digests
-                else _hashed(files, name, places[name])
-            )
+            digest = digests.get(name)
+            entry = FileEntry(name, size, digest) if digest else _hashed(files, name, places[name])
             if entry is not None:
                 files.files[name] = entry
                 done += entry.size
@@ -106,9 +101,8 @@ def hash_all(
 def _names(folder: Path, prefix: str, problems: list[FileProblem], deep: int) -> Iterator[str]:
     """Yield the paths of regular files below a folder, and note everything else."""
     if deep == 0:
-        problems.append(
-            FileProblem("too_deep", prefix, f"{prefix[:100]}… lies deeper than {DEEPEST} folders")
-        )
+        message = f"{prefix[:100]}… lies deeper than {DEEPEST} folders"
+        problems.append(FileProblem("too_deep", prefix, message))
         return
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda dir_entry: dir_entry.name):
@@ -129,9 +123,8 @@ def _hashed(hashed_files: HashedFiles, name: str, place: Path) -> FileEntry | No
         with reading(place) as source, os_failures(f"read {place}", near=place):
             digest, size = pump(source.fd, None)
     except StorageError as error:
-        hashed_files.problems.append(
-            FileProblem("unreadable", name, f"{name} cannot be read: {error.message}")
-        )
+        message = f"{name} cannot be read: {error.message}"
+        hashed_files.problems.append(FileProblem("unreadable", name, message))
         return None
     return FileEntry(name, size, digest)
 
@@ -156,9 +149,8 @@ class SignedClaim(Record, kw_only=False, frozen=False):
 
     def add(self, prefix: str, rows: Any) -> list[FileEntry]:
         """Add listed files below a folder, and return them as listed."""
-        entries = [
-            FileEntry(_text(row["path"]), int(row["size"]), parse_digest(row["sha256"])) for row in rows
-        ]
+        values = ((_text(row["path"]), int(row["size"]), parse_digest(row["sha256"])) for row in rows)
+        entries = [FileEntry(*value) for value in values]
         for entry in entries:
             placed = FileEntry(prefix + entry.path, entry.size, entry.sha256)
             if self.files.setdefault(placed.path, placed) != placed:
@@ -222,10 +214,8 @@ def _read_export_metadata(data: bytes, claim: SignedClaim) -> None:
 
 def _check(claim: SignedClaim, checksum: Any, computed: str, written: bytes, data: bytes) -> None:
     """Note a document that is not byte for byte what was written; one without a checksum is not compared."""
-    if checksum is not None and checksum != computed:
-        claim.note("its checksum is another")
-    elif checksum is not None and written != data:
-        claim.note("it says the same in other characters")
+    if checksum is not None and (checksum != computed or written != data):
+        claim.note("its checksum is another, or it has the same values in other characters")
 
 
 def _prefix(folder: Any) -> str:

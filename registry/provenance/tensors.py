@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_PIECE = 1 << 20
-"""Bytes that are read and converted at a time: what stays in a processor's cache."""
-
+_PIECE = 1 << 20  # bytes that are read and converted at a time: what stays in a processor's cache
 _HASHED = 4 << 20
 """Bytes that are read and only hashed at a time.
 
@@ -33,8 +31,7 @@ A thread that hashes wants Python's lock before and after each, and waits for it
 ones take no more of a processor, as far as this size.
 """
 
-NUMBERS = ("BF16", "F16", "F32", "F64")
-"""Dtypes that are plain numbers."""
+NUMBERS = ("BF16", "F16", "F32", "F64")  # dtypes that are plain numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +53,8 @@ class View:
 
 def safetensors_views(path: Path, header: Header) -> list[View]:
     """Return the tensors of a safetensors file."""
-    return [
-        View(tensor.name, tensor.dtype, tensor.shape, path, tensor.begin, tensor.size)
-        for tensor in header.tensors.values()
-    ]
+    tensors = header.tensors.values()
+    return [View(one.name, one.dtype, one.shape, path, one.begin, one.size) for one in tensors]
 
 
 def read_views(path: Path) -> list[View]:
@@ -167,11 +162,8 @@ def compare(
             pairs[view] = unpaired[view_digests[view]].pop()
     names = recorded.keys() - set(pairs.values())
     rest = [view for view in view_digests if view not in pairs]
-    converted = {
-        view: view.name
-        for view in rest
-        if view.name in names and cast(view.name, view.dtype) == view_digests[view]
-    }
+    alike = (view for view in rest if view.name in names)
+    converted = {view: view.name for view in alike if cast(view.name, view.dtype) == view_digests[view]}
     pairs |= converted
     renamed = sum(view.name != name for view, name in pairs.items())
     names -= set(converted.values())
@@ -190,9 +182,8 @@ def compare(
         changed.add(missing.pop())
         extra.clear()
     missing, extra = ([name for name in some if not name.endswith(_COMPUTED)] for some in (missing, extra))
-    return TensorComparison(
-        pairs, len(converted), renamed, tuple(sorted(changed)), tuple(missing), tuple(extra)
-    )
+    altered = tuple(sorted(changed)), tuple(missing), tuple(extra)
+    return TensorComparison(pairs, len(converted), renamed, *altered)
 
 
 def is_distinctive(view: View) -> bool:

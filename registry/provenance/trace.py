@@ -41,20 +41,16 @@ def key_of(thing: Made) -> Key:
     return thing.__tablename__, thing.id
 
 
-_BASE, _ADAPTER, _FUSED, _BUNDLE = (
-    tables.BaseModelRow,
-    tables.AdapterRow,
-    tables.FusedRow,
-    tables.BundleRow,
-)
-_ALIAS, _DEPLOYMENT, _EXTRA = tables.AliasRow, tables.DeploymentRow, tables.FusedExtraRow
+_BASE, _DATASET, _ADAPTER = tables.BaseModelRow, tables.DatasetRow, tables.AdapterRow
+_FUSED, _EXTRA, _BUNDLE = tables.FusedRow, tables.FusedExtraRow, tables.BundleRow
+_ALIAS, _DEPLOYMENT = tables.AliasRow, tables.DeploymentRow
 _OPTIONS: Mapping[Any, Sequence[ORMOption]] = {
     _ADAPTER: (
         load_only(_ADAPTER.name, _ADAPTER.digest, _ADAPTER.created_at, _ADAPTER.created_by),
         lazyload("*"),
     ),
     _BASE: (joinedload(_BASE.names), defer(_BASE.weights), defer(_BASE.config)),
-    tables.DatasetRow: (),
+    _DATASET: (),
     _FUSED: (
         joinedload(_FUSED.adapter).load_only(_ADAPTER.name),
         selectinload(_FUSED.extras).joinedload(_EXTRA.adapter).load_only(_ADAPTER.name),
@@ -67,12 +63,10 @@ _OPTIONS: Mapping[Any, Sequence[ORMOption]] = {
         joinedload(_DEPLOYMENT.bundle).load_only(_BUNDLE.digest),
     ),
 }
-"""What is loaded with the records of a kind."""
+"""The related rows that are loaded with records, by kind."""
 
-DOWN = tuple(
-    kind.__tablename__ for kind in (_BASE, tables.DatasetRow, _ADAPTER, _FUSED, _BUNDLE, _ALIAS, _DEPLOYMENT)
-)
-"""Kinds, each after those that it is made from."""
+_KINDS = (_BASE, _DATASET, _ADAPTER, _FUSED, _BUNDLE, _ALIAS, _DEPLOYMENT)
+DOWN = tuple(kind.__tablename__ for kind in _KINDS)  # kinds, each after those that it is made from
 
 
 def nodes_of(session: Session, keys: Iterable[Key]) -> dict[Key, Node]:
@@ -116,21 +110,13 @@ def _node(row: Made, withdrawals: Mapping[Key, Withdrawals], move: tables.AliasM
     held = _held(row)
     own_withdrawals = withdrawals.get(key_of(held), ()) if held is not None else ()
     digest = held.digest if held is not None and not isinstance(held, _ALIAS | _DEPLOYMENT) else ""
-    if isinstance(row, tables.DatasetRow):
+    if isinstance(row, _DATASET):
         identity = digest_json([row.name, row.revision, row.digest])[:16]
         return Node(f"dataset:{identity}", "dataset", row.name, digest)
     if isinstance(row, _DEPLOYMENT):
         identity = digest_json([row.place, row.at.isoformat(), digest])[:16]
-        return DeploymentNode(
-            f"deployment:{identity}",
-            "deployment",
-            row.place,
-            digest,
-            own_withdrawals,
-            row.at,
-            row.by,
-            ended_at=row.ended_at,
-        )
+        facts = row.place, digest, own_withdrawals, row.at, row.by
+        return DeploymentNode(f"deployment:{identity}", "deployment", *facts, ended_at=row.ended_at)
     if isinstance(row, _ALIAS):
         at, by = (move.at, move.by) if move is not None else (None, None)
         name = f"{row.task.name}#{row.name}"
@@ -147,14 +133,9 @@ def _node(row: Made, withdrawals: Mapping[Key, Withdrawals], move: tables.AliasM
     return Node(f"{kind}:{identity}", kind, name, digest, own_withdrawals, row.created_at, row.created_by)
 
 
-Key = tuple[str, int]
-"""The table and the number of a record."""
-
-Link = tuple[Key, Key, str]
-"""A made record, what it was made from, and the relation of the two."""
-
-FUSED_FROM = "fused-from-base"
-"""The relation of a fused model to its base, which is followed upwards only."""
+Key = tuple[str, int]  # the table and the number of a record
+Link = tuple[Key, Key, str]  # a made record, what it was made from, and the relation of the two
+FUSED_FROM = "fused-from-base"  # the relation of a fused model to its base, which is followed upwards only
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +173,7 @@ def _relations() -> Iterator[Relation]:
         pairs = select(made_id, source_id, literal(name)).where(source_id.is_not(None))
         return relation(pairs, made, source)
 
-    # What the base that an adapter is registered for is to it: as a rule, the one that it was trained on.
+    # As a rule, an adapter was trained on the base that it is registered for.
     for_base = case((adapter.trained_on.is_(None), TRAINED_ON), else_=REGISTERED_FOR)
     yield relation(select(adapter.id, adapter.base_id, for_base), adapter, base)
     declared = select(adapter.id, base.id, literal(TRAINED_ON)).join(base, base.digest == adapter.trained_on)
@@ -262,9 +243,8 @@ def _next(session: Session, keys: Sequence[Key], up: bool, most: int | None) -> 
     for position, relation in enumerate(RELATIONS):
         (kind, column), (_, other) = relation.step(up)
         if kind in numbers and (up or not relation.upwards):
-            query = relation.pairs.with_only_columns(
-                literal_column(str(position)).label("way"), other.label("id")
-            )
+            number: Any = literal_column(str(position)).label("way")
+            query = relation.pairs.with_only_columns(number, other.label("id"))
             newest = query.where(column.in_(numbers[kind])).distinct().order_by(other.desc())
             ways.append(select(*newest.limit(most).subquery().c))
     for way, number in session.execute(union_all(*ways)) if ways else ():
@@ -294,11 +274,8 @@ def _by_kind(keys: Iterable[Key]) -> dict[str, list[int]]:
     return numbers
 
 
-LIMIT = 100
-"""Descendants of a kind in a graph that is not complete."""
-
-ANCESTORS = 1_000
-"""Ancestors of a kind, there: a line of versions is rarely that long."""
+LIMIT = 100  # descendants of a kind in a graph that is not complete
+ANCESTORS = 1_000  # ancestors of a kind, there: a line of versions is rarely that long
 
 
 def trace(
@@ -348,8 +325,7 @@ def trace_things(
         shown = dict.fromkeys(sorted(shown, key=lambda key: (key not in keys, DOWN.index(key[0]), key[1])))
     nodes = nodes_of(session, shown)
     roots = tuple(dict.fromkeys(nodes[key].id for key in keys))
-    edges = dict.fromkeys(
-        Edge(nodes[made].id, nodes[source].id, relation) for made, source, relation in links
-    )
+    named = ((nodes[made].id, nodes[source].id, relation) for made, source, relation in links)
+    edges = dict.fromkeys(Edge(*ends) for ends in named)
     by_id = {node.id: node for node in nodes.values()}
     return Graph(roots[0], by_id, list(edges), roots, cut_above or cut_below)

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
     from ..records.trust import RecordedFiles
 
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and the total."""
-
+Progress = Callable[[int, int], None]  # called with the bytes done and the total
 Verdict = Literal["verified", "differs", "unproven"]
 
 
@@ -65,9 +63,7 @@ class RecordedState(Record):
     known: bool = described("exactly these files are on record")
     kind: str | None = described("as what: `adapter`, `fused` or `bundle`")
     name: str | None = described("its name in the log")
-    digest: str | None = described(
-        "digest of the files; None where something among them has no place in a list of files"
-    )
+    digest: str | None = described("digest of the files; None if they include a link, a device or the like")
     trusted: bool = described("the registry trusts the key of the signature")
     signer: str | None = described("name of the key, even if it was revoked")
     aliases: tuple[str, ...] = described("patterns of the aliases that it counts for")
@@ -76,7 +72,7 @@ class RecordedState(Record):
 class Verification(Record, kw_only=False, frozen=False):
     """The result of verifying a folder or a file."""
 
-    found: HashedFiles = described("its files")
+    hashed: HashedFiles = described("its files")
     record: SignedClaim | None = described("its own claims", default=None)
     signature: str | None = described("where the signature was found: a path, or `registry`", default=None)
     signed_with: str | None = described("the key that the signature names", default=None)
@@ -86,23 +82,14 @@ class Verification(Record, kw_only=False, frozen=False):
     notes: list[str] = described("unchecked files, and what a proof lacks", default_factory=list)
     registry: RecordedState | None = described("the registry's record of it", default=None)
     KEYS: ClassVar[tuple[str, ...]] = (
-        "path",
-        "verdict",
-        "files",
-        "record",
-        "signature",
-        "signed_with",
-        "signer",
-        "key_id",
-        "problems",
-        "notes",
-        "registry",
+        *("path", "verdict", "files", "record", "signature", "signed_with", "signer", "key_id"),
+        *("problems", "notes", "registry"),
     )
 
     @property
     def path(self) -> Path:
         """The verified folder or file."""
-        return self.found.path
+        return self.hashed.path
 
     @property
     def verdict(self) -> Verdict:
@@ -115,7 +102,7 @@ class Verification(Record, kw_only=False, frozen=False):
     @property
     def files(self) -> int:
         """Number of files."""
-        return len(self.found.files)
+        return len(self.hashed.files)
 
 
 class FileLog(Protocol):
@@ -163,11 +150,11 @@ def verify_on_record(
     """
     place = _place_of(path, signature)
     result = examine(path, but=signature, digests=digests, progress=progress)
-    if result.found.lone:
-        (entry,) = result.found.files.values()
+    if result.hashed.lone:
+        (entry,) = result.hashed.files.values()
         recorded = registry.look_up(str(entry.sha256), lone=True)
     else:  # nothing has an empty digest
-        manifest = result.found.manifest
+        manifest = result.hashed.manifest
         recorded = registry.look_up(str(manifest.digest) if manifest is not None else "")
     recorded_checkers = [KeyChecker.parse(key.name, key.public_key) for key in recorded.keys_]
     if place is not None:
@@ -181,10 +168,8 @@ def verify_on_record(
     judge(result, data, str(place or "registry"), asked)
     signer = next((key for key in recorded.keys_ if key.key_id == result.key_id), None)
     if signer is not None and signer.revoked:
-        name = Path(result.signature or "").name
-        result.problems.append(
-            FileProblem("revoked", name, f"the signature is by {signer.name}, whose key was revoked")
-        )
+        name, message = Path(result.signature or "").name, f"the key of {signer.name} was revoked"
+        result.problems.append(FileProblem("revoked", name, message))
     result.registry = RecordedState(
         known=recorded.kind is not None,
         kind=recorded.kind,
@@ -242,11 +227,11 @@ def judge(result: Verification, data: bytes | None, place: str, checkers: Sequen
     claim = result.record
     if claim is not None:
         result.problems += claim.problems
-    if statement is not None and (result.found.lone or statement.lone):
+    if statement is not None and (result.hashed.lone or statement.lone):
         _compare_lone(result, statement)
     elif statement is not None:
         _compare(result, statement.files, listing="the signature")
-    elif claim is not None and not result.found.lone and not claim.problems:
+    elif claim is not None and not result.hashed.lone and not claim.problems:
         _compare(result, claim.files, listing=claim.document, complete=claim.complete)
     if result.problems or result.signer is not None:
         return
@@ -271,14 +256,12 @@ def _find_signer(result: Verification, envelope: Envelope, checkers: Sequence[Ke
 
 
 def _compare_lone(result: Verification, statement: Statement) -> None:
-    name = result.found.path.name
-    if not result.found.lone or not statement.lone:
-        signed = "a single file" if statement.lone else "a folder"
-        here = "a single file" if result.found.lone else "a folder"
-        result.problems.append(
-            FileProblem("other", name, f"the signature is about {signed}, and this is {here}")
-        )
-    elif [entry.sha256 for entry in result.found.files.values()] != [statement.files[LONE]]:
+    name = result.hashed.path.name
+    if not result.hashed.lone or not statement.lone:
+        signed, here = ("a single file", "a folder") if statement.lone else ("a folder", "a single file")
+        message = f"the signature is about {signed}, and this is {here}"
+        result.problems.append(FileProblem("other", name, message))
+    elif [entry.sha256 for entry in result.hashed.files.values()] != [statement.files[LONE]]:
         result.problems.append(FileProblem("changed", name, f"{name} is not the file that was signed"))
 
 
@@ -289,25 +272,22 @@ def _compare(
     listing: str,
     complete: bool = True,
 ) -> None:
-    actual_entries = result.found.files
+    actual_entries = result.hashed.files
     problems = []
     for path, expected in sorted(listed.items()):
         here = actual_entries.get(path)
         if here is None:
-            if not any(problem.path == path for problem in result.found.problems):
+            if not any(problem.path == path for problem in result.hashed.problems):
                 problems.append(FileProblem("missing", path, f"{path} is missing, and {listing} lists it"))
         elif (here if isinstance(expected, FileEntry) else str(here.sha256)) != expected:
             problems.append(FileProblem("changed", path, f"{path} is not what {listing} lists"))
     document = result.record.document if result.record is not None else None
     unexpected = sorted(set(actual_entries) - set(listed) - ({document} if listing == document else set()))
     if complete:
-        problems += [
-            FileProblem("added", path, f"{path} was added: {listing} does not list it") for path in unexpected
-        ]
+        text = f"was added: {listing} does not list it"
+        problems += [FileProblem("added", path, f"{path} {text}") for path in unexpected]
     elif unexpected:
         more = f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else ""
         result.notes.append(f"{listing} does not list {', '.join(unexpected[:5])}{more}")
-    reported_problems = {(problem.code, problem.path) for problem in result.problems}
-    result.problems += [
-        problem for problem in problems if (problem.code, problem.path) not in reported_problems
-    ]
+    reported = {(problem.code, problem.path) for problem in result.problems}
+    result.problems += [one for one in problems if (one.code, one.path) not in reported]

@@ -112,7 +112,7 @@ class Adapter(Record):
         compared=True,
         travels=True,
     )
-    trainable_parameters: int = column("trainable parameters", heading="trained", form="{:,}", most=LARGE)
+    trainable_parameters: int = column("trainable parameters", heading="parameters", form="{:,}", most=LARGE)
     total_parameters: int = described("parameters of its base", form="{:,}", filterable=True, most=LARGE)
     trainable_percent: float = described("trainable ones in percent of all", title="share", form="{:.3f} %")
     val_loss: float | None = column(
@@ -129,7 +129,7 @@ class Adapter(Record):
         "name of its dataset",
         free=True,
         sortable=False,
-        declared=Declaration("Training dataset", "D", masked=True),
+        declared=Declaration("Name of the training dataset", "NAME", masked=True),
         amendable="with a reason",
     )
     dataset_revision: str | None = described(

@@ -19,10 +19,10 @@ Thing = tables.AdapterRow | tables.BaseModelRow | tables.CalibrationRow | tables
 ROLES: Sequence[Role] = get_args(Role)  # from the one that may do least: each may do what those before it may
 
 MEANINGS: Mapping[Role, str] = {
-    "reader": "look at what is on record, and fetch files",
-    "publisher": "everything a reader may, and push its own adapters, set open aliases, and write notes and tags",
-    "approver": "do what a publisher may, and approve, promote and yank",
-    "admin": "do what an approver may",
+    "reader": "read records and download files",
+    "publisher": "do what a reader may, register adapters, and promote to unguarded aliases",
+    "approver": "do what a publisher may, approve, roll back, yank, and promote to guarded aliases",
+    "admin": "do what an approver may, set rules, and manage tokens and keys",
 }
 """What each may do, in words."""
 

@@ -58,9 +58,8 @@ def model_files(folder: Path) -> dict[str, Path]:
     """
     files = {file.path: file.real for file in scan(folder) if is_model_file(file.path)}
     if "config.json" not in files:
-        raise MissingFileError(
-            f"{folder} holds no config.json", hint="give the folder of a model in MLX or Hugging Face layout"
-        )
+        hint = "give the folder of a model in MLX or Hugging Face layout"
+        raise MissingFileError(f"{folder} holds no config.json", hint=hint)
     return files
 
 
@@ -84,9 +83,8 @@ def add_base(
     workspace.ensure()
     with fetched(source, revision=revision, scratch=workspace.scratch, say=reporter.say) as origin:
         if reference and not origin.durable:
-            raise BadInputError(
-                "a GGUF file is converted and cannot be kept by reference", hint="leave out --reference"
-            )
+            message = "a GGUF file is converted and cannot be kept by reference"
+            raise BadInputError(message, hint="leave out --reference")
         tidy = re.sub(r"[^A-Za-z0-9._/-]+", "-", origin.name).strip("-._/") or "base"
         called = parse_base_name(name or tidy)
         files = model_files(origin.folder)
@@ -119,9 +117,8 @@ def _refuse_taken(workspace: Workspace, name: str, architecture: Architecture) -
 
 
 def _taken(name: str) -> AlreadyExistsError:
-    return AlreadyExistsError(
-        f"the name {name!r} belongs to a base model with other bytes", hint="give another one with --name"
-    )
+    message = f"the name {name!r} belongs to a base model with other bytes"
+    return AlreadyExistsError(message, hint="give another one with --name")
 
 
 def _record(
@@ -141,7 +138,7 @@ def _record(
     with workspace.database.read() as session:
         same = _same(session, identity)
         _name(session, name, same)
-        # What is there in other files is not stored again.
+        # The same content in other files is not stored again.
         stores = not reference and (same is None or same.digest == manifest.digest)
     if stores:
         new = [entry.size for entry in manifest] if same is None else []
@@ -174,14 +171,8 @@ def _record(
         session.flush()
         session.refresh(base)
         record = base_record(base)
-        events.record(
-            session,
-            "base.added",
-            "base",
-            base.digest,
-            {"name": name, "source": origin.source, "reference": reference, "created": created},
-            at=now,
-        )
+        detail = {"name": name, "source": origin.source, "reference": reference, "created": created}
+        events.record(session, "base.added", "base", base.digest, detail, at=now)
     if same_as is not None:
         deposit.abandon()  # somebody added it in other files, while these were stored
     return AddedBase.extending(record, created=created, same_as=same_as, findings=())
@@ -207,9 +198,8 @@ def base_row(
     facts: Mapping[str, Any], manifest: tables.ManifestRow, folder: str | None, at: datetime, by: str
 ) -> tables.BaseModelRow:
     """Return the row of a new base model, from the facts of its files and the folder that they stay in."""
-    return tables.BaseModelRow(
-        **facts, manifest_id=manifest.id, location=folder, created_at=at, created_by=by
-    )
+    of = {**facts, "manifest_id": manifest.id, "location": folder}
+    return tables.BaseModelRow(**of, created_at=at, created_by=by)
 
 
 def identify_received(document: BaseDocument, files: Mapping[str, Path]) -> Mapping[str, Any]:
@@ -220,15 +210,11 @@ def identify_received(document: BaseDocument, files: Mapping[str, Path]) -> Mapp
     require_recordable(architecture)
     identity = identify_base(files, architecture.config)
     if identity.manifest.digest != document.digest:
-        raise BlobCorruptError(
-            f"the files of {document.name} have other bytes than its digest {document.digest[:12]}", hint=hint
-        )
+        message = f"the files of {document.name} have other bytes than its digest {document.digest[:12]}"
+        raise BlobCorruptError(message, hint=hint)
     if document.content not in (None, identity.content):
-        raise BadInputError(
-            f"{document.name} is on record there with the content {str(document.content)[:12]}, and its bytes have "
-            f"the content {identity.content[:12]}: it is not the model that it says it is",
-            hint=hint,
-        )
+        contents = f"{str(document.content)[:12]} (its bytes: {identity.content[:12]})"
+        raise BadInputError(f"wrong content digest of {document.name}: {contents}", hint=hint)
     return base_columns(architecture, identity)
 
 

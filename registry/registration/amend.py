@@ -135,37 +135,20 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
             return Amended(adapter.name, adapter.digest, ())
         facts = [field for field, _, _ in changed if not is_free(field)]
         if facts and not correction.reason.strip():
-            raise BadInputError(
-                f"another {facts[0]} needs a reason", hint="--reason TEXT; tags and notes need none"
-            )
+            hint = "--reason TEXT; tags and notes need none"
+            raise BadInputError(f"another {facts[0]} needs a reason", hint=hint)
         require_may_change(workspace, session, "amendment" if facts else "note or tag", adapter)
         # Never before the last amendment, even if the clock was set back.
         at = max([workspace.database.utcnow(session), *(row.since for row in adapter.amendments)])
+        common = {"reason": correction.reason, "at": at, "since": at, "by": workspace.actor}
         rows = [
-            tables.AmendmentRow(
-                field=field,
-                before=text_of(was),
-                after=text_of(will),
-                reason=correction.reason,
-                at=at,
-                since=at,
-                by=workspace.actor,
-            )
+            tables.AmendmentRow(field=field, before=text_of(was), after=text_of(will), **common)
             for field, was, will in changed
         ]
         require_few_amendments(adapter.name, [*adapter.amendments, *rows])
         amend_row(session, adapter, rows)
         require_count(adapter.name, "tags", TAGS, len(adapter.tags))
-        events.record(
-            session,
-            AMENDED,
-            "adapter",
-            adapter.name,
-            {
-                "digest": adapter.digest,
-                "changes": [{"field": field, "from": was, "to": will} for field, was, will in changed],
-                "reason": correction.reason,
-            },
-            at=at,
-        )
+        logged = [{"field": field, "from": was, "to": will} for field, was, will in changed]
+        detail = {"digest": adapter.digest, "changes": logged, "reason": correction.reason}
+        events.record(session, AMENDED, "adapter", adapter.name, detail, at=at)
         return Amended(adapter.name, adapter.digest, tuple(amendment_records(rows)))

@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 
-_SHOWN = 8
-"""Bases that a hint names."""
+_SHOWN = 8  # bases that a hint names
 
 
 def trained_on(
@@ -77,29 +76,21 @@ def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModelR
     bases = session.scalars(select(tables.BaseModelRow).options(defer(tables.BaseModelRow.weights)))
     named_bases = [(base, all_names(base)) for base in bases]
     if not name:
-        raise BadInputError(
-            "neither --base nor the adapter's files say which base model it is on", hint=_among(named_bases)
-        )
-    same = [
-        base
-        for base, names in named_bases
-        if name.casefold() in {base_name.casefold() for base_name in names}
-    ]
-    end = tail(name)
-    matching_bases = same or [
-        base for base, names in named_bases if end and end in {tail(base_name) for base_name in names}
-    ]
-    if len(matching_bases) == 1:
-        return matching_bases[0]
-    if matching_bases:
-        called = [base.name for base in matching_bases]
+        message = "neither --base nor the adapter's files name its base model"
+        raise BadInputError(message, hint=_among(named_bases))
+    folded, end = name.casefold(), tail(name)
+    matching = [base for base, names in named_bases if folded in map(str.casefold, names)]
+    matching = matching or [base for base, names in named_bases if end and end in map(tail, names)]
+    if len(matching) == 1:
+        return matching[0]
+    message = f"{file} names the base {name[:200]!r}"
+    if matching:
+        called = [base.name for base in matching]
         raise AmbiguousReferenceError(
-            f"{file} names the base {name[:200]!r}, and {len(matching_bases)} bases here are called so: {', '.join(called)}",
+            f"{message}, and {len(matching)} bases here are called so: {', '.join(called)}",
             hint=f"give --base {called[0]} or another of them",
         )
-    raise BadInputError(
-        f"{file} names the base {name[:200]!r}, which is not in this registry", hint=_among(named_bases)
-    )
+    raise BadInputError(f"{message}, which is not in this registry", hint=_among(named_bases))
 
 
 def _among(named_bases: Sequence[tuple[tables.BaseModelRow, frozenset[str]]]) -> str:
@@ -111,26 +102,18 @@ def _among(named_bases: Sequence[tuple[tables.BaseModelRow, frozenset[str]]]) ->
 
 def _require_alike(base: tables.BaseModelRow, other: tables.BaseModelRow) -> None:
     """Refuse two bases of which one cannot stand for the other."""
-    here, other_value = recorded_architecture(base), recorded_architecture(other)
-    layers, others = here.layers(), other_value.layers()
+    here, there = recorded_architecture(base), recorded_architecture(other)
     problem = None
-    if here.model_type != other_value.model_type:
-        problem = f"the architecture is {other_value.model_type} in {other.name} and {here.model_type} in {base.name}"
-    elif len(layers) != len(others):
-        problem = f"the number of layers is {len(others)} in {other.name} and {len(layers)} in {base.name}"
-    else:
-        for index in sorted(layers.keys() | others.keys()):
-            if strange := sorted(layers.get(index, {}).keys() ^ others.get(index, {}).keys()):
-                problem = f"only one of {other.name} and {base.name} has {strange[0]} in layer {index}"
-                break
+    if here.model_type != there.model_type:
+        kinds = f"{there.model_type} in {other.name} and {here.model_type} in {base.name}"
+        problem = f"the architecture is {kinds}"
+    for path in sorted(here.weights.keys() | there.weights.keys()):
+        ours, theirs = (model.weights[path].shape if path in model.weights else () for model in (here, there))
         # Modules outside of the layers that only one has (a vision tower, say) do not matter to an adapter that fits.
-        for module in sorted(here.weights.keys() & other_value.weights.keys()):
-            ours, theirs = here.weights[module].shape, other_value.weights[module].shape
-            if problem is None and ours != theirs:
-                shapes = [" x ".join(map(str, shape)) for shape in (theirs, ours)]
-                problem = (
-                    f"the shape of {module} is {shapes[0]} in {other.name} and {shapes[1]} in {base.name}"
-                )
+        matters = (ours and theirs) or path.startswith(f"{here.layer_stem()}.")
+        if problem is None and matters and ours != theirs:
+            shapes = f"{theirs or 'missing'} in {other.name} and {ours or 'missing'} in {base.name}"
+            problem = f"the shape of {path} is {shapes}"
     if problem is not None:
         raise BadInputError(
             f"what was trained on {other.name} cannot stand on {base.name}: {problem}",
@@ -140,7 +123,7 @@ def _require_alike(base: tables.BaseModelRow, other: tables.BaseModelRow) -> Non
 
 @dataclass(frozen=True, slots=True)
 class RegistrationContext:
-    """What an adapter is to stand on."""
+    """The base, parent and training base of an adapter."""
 
     base: tables.BaseModelRow
     facts: BaseFacts
@@ -154,10 +137,7 @@ def load_context(workspace: Workspace, folder: AdapterFolder, submission: Submis
         if submission.base is not None:
             base = resolve_base(session, submission.base)
         elif submission.trained_on is not None:
-            raise BadInputError(
-                "it is said what it was trained on, and not which base it is to stand on",
-                hint="give --base NAME",
-            )
+            raise BadInputError("--trained-on needs --base", hint="give --base NAME")
         else:
             base = named_by_files(session, folder)
         parent = resolve_adapter(session, submission.parent) if submission.parent else None
@@ -191,8 +171,7 @@ def context_on(workspace: Workspace, session: Session, base: tables.BaseModelRow
     return RegistrationContext(base, facts)
 
 
-_HELD = 8
-"""The most tokenizer files to hold in memory."""
+_HELD = 8  # the most tokenizer files to hold in memory
 
 
 class _BaseFiles:
@@ -248,10 +227,8 @@ class _BaseFiles:
             return fit_whole(local_paths, self._config, weights, whole)
         with self._workspace.cache.scratch() as scratch:
             try:
-                for digest in sorted(set(self._digests.values())):
-                    self._workspace.store.fetch(
-                        digest, scratch / digest, generation=self._generations[digest]
-                    )
+                for digest, generation in self._generations.items():
+                    self._workspace.store.fetch(Digest(digest), scratch / digest, generation=generation)
             except FuseryError:
                 return fit_whole({}, self._config, weights, whole)
             places = {name: scratch / digest for name, digest in self._digests.items()}
@@ -278,9 +255,8 @@ def candidate_for(
     def registered() -> Sequence[Neighbour]:
         from .neighbours import neighbours
 
-        return neighbours(
-            workspace, folder, base=base, task=submission.task or task, parent=parent, digest=weights
-        )
+        of_task = submission.task or task
+        return neighbours(workspace, folder, base=base, task=of_task, parent=parent, digest=weights)
 
     today = dt.datetime.now(dt.UTC).date()
     trained = None if other is None else replace(other, all_names=other.all_names | {other.name})

@@ -1,12 +1,12 @@
 """Registered adapters that equal a new one, or nearly: by the bytes of the weights, and by their updates.
 
-The number of adapters that are read is bounded, and so is what is read of each: a few modules select those that may be
-similar, and only these are compared further.
+The number of adapters that are read is bounded, and so is the number of modules of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,20 +31,9 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 
-READ = 16
-"""Registered adapters that are looked into: those of the same task first, then the newest."""
-
-SAMPLED = 2
-"""Modules of each that tell whether it may be near."""
-
-WHOLE = 32
-"""Modules that are compared of one that may be near."""
-
-MAYBE = 0.7
-"""Cosine over the sampled modules from which an adapter may be near."""
-
-NEAREST = 2
-"""Adapters of which more than a sample is compared."""
+READ = 16  # registered adapters that are read: those of the same task first, then the newest
+COMPARED = 8  # modules of each that are compared
+NEAREST = 2  # adapters that are returned at most
 
 
 def neighbours(
@@ -166,32 +155,25 @@ def _nearby(session: Session, base: tables.BaseModelRow, task: str, weights: str
 def _nearest(file: Path, scale: float, method: str, candidates: Sequence[_Registered]) -> list[Neighbour]:
     from ..comparison.modules import open_adapter
 
-    near: list[tuple[float, _Registered]] = []
-    try:
-        with open_adapter(file, scale, method=method) as ours:
-            for other in candidates:
-                cosine = _cosine(ours, other, SAMPLED)
-                if cosine is not None and cosine >= MAYBE:
-                    near.append((cosine, other))
-            near.sort(key=lambda pair: pair[0], reverse=True)
-            closer = [(_cosine(ours, other, WHOLE), other) for _, other in near[:NEAREST]]
-    except FusionUnsupportedError:
-        return []  # other rules say what is wrong with it
-    return [
-        Neighbour(other.name, other.task, other.base, False, full_cosine)
-        for full_cosine, other in closer
-        if full_cosine is not None
-    ]
+    near: list[Neighbour] = []
+    with (
+        suppress(FusionUnsupportedError),
+        open_adapter(file, scale, method=method) as ours,
+    ):  # other rules say why
+        for other in candidates:
+            if (cosine := _cosine(ours, other)) is not None:
+                near.append(Neighbour(other.name, other.task, other.base, False, cosine))
+    return sorted(near, key=lambda neighbour: -neighbour.similarity)[:NEAREST]
 
 
-def _cosine(ours: OpenAdapter, other: _Registered, modules: int) -> float | None:
+def _cosine(ours: OpenAdapter, other: _Registered) -> float | None:
     """Return the cosine between two updates over some of their modules; None where they have too little in common."""
     from ..comparison.modules import cosine, open_adapter, shared_modules
 
     try:
         with open_adapter(other.path, other.scale, method=other.method) as theirs:
             shared = shared_modules(ours, theirs)
-            step = max(1, len(shared) // modules)
-            return cosine(ours, theirs, shared[step // 2 :: step][:modules])
+            step = max(1, len(shared) // COMPARED)
+            return cosine(ours, theirs, shared[step // 2 :: step][:COMPARED])
     except (FuseryError, OSError, ValueError):
         return None  # it is damaged, which `audit` says

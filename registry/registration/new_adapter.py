@@ -96,34 +96,18 @@ def examine_recorded(
     if parent is not None or submission.trained_on is not None:
         base = load_context(workspace, folder, submission)
     weights = next((file.sha256 for file in document.files if file.path == WEIGHTS), None)
-    candidate = candidate_for(
-        workspace,
-        folder,
-        submission,
-        context=base,
-        weights=weights if folder.originals is None else None,
-        training=training_findings(document, folder, submission),
-    )
+    facts: Any = {"context": base, "weights": weights if folder.originals is None else None}
+    training = training_findings(document, folder, submission)
+    candidate = candidate_for(workspace, folder, submission, **facts, training=training)
     findings = examine(candidate, policy_of(workspace))
     if verdict(findings) == "fail":
         raise AdmissionError.of(document.name, findings, hint)
-    wanted = {rendering.format for rendering in document.renderings} | (
-        {"mlx"} if folder.form == "peft" else set()
-    )
+    wanted = {*(one.format for one in document.renderings), *(["mlx"] if folder.form == "peft" else [])}
     computed = {**adapter_columns(folder, document.digest), "alpha": own if alpha is None else alpha}
-    return Examined(
-        folder,
-        paths,
-        document.manifest,
-        tuple(other_forms(folder.kept, candidate.base.architecture, wanted, scratch)),
-        submission,
-        None,
-        document,
-        base,
-        AdapterName(document.task, document.version, parse_date(str(submission.date))),
-        findings,
-        differing(dict(document), computed),
-    )
+    forms = tuple(other_forms(folder.kept, candidate.base.architecture, wanted, scratch))
+    called = AdapterName(document.task, document.version, parse_date(str(submission.date)))
+    read, corrected = (folder, paths, document.manifest, forms), differing(dict(document), computed)
+    return Examined(*read, submission, None, document, base, called, findings, corrected)
 
 
 def task_row(session: Session, name: str) -> tables.TaskRow:
@@ -151,17 +135,11 @@ def add_adapter(
     folder, submission, document, base = seen.folder, seen.submission, seen.document, seen.context.base
     declared = _declared(seen) if document is None else first_state(document)
     dataset = declared["dataset"]
-    dataset_record = (
-        dataset_row(
-            session,
-            dataset,
-            revision=declared["dataset_revision"] or "",
-            digest=declared["dataset_digest"] or "",
-            examples=declared["examples"],
-        )
-        if dataset
-        else None
-    )
+    dataset_id = None
+    if dataset:
+        revision, digest = declared["dataset_revision"] or "", declared["dataset_digest"] or ""
+        row = dataset_row(session, dataset, revision=revision, digest=digest, examples=declared["examples"])
+        dataset_id = row.id
     other = seen.context.trained_on
     iterations, parent = folder.config.iters, seen.context.parent
     if parent is None and seen.training is not None and seen.training.continued:
@@ -186,7 +164,7 @@ def add_adapter(
         manifest_id=stored.id,
         total_parameters=base.parameters,
         iterations=iterations,
-        dataset_id=dataset_record.id if dataset_record else None,
+        dataset_id=dataset_id,
         parent_id=parent.id if parent is not None else None,
         trained_on=other.digest if other else None,
         trained_on_name=other.name if other else None,
@@ -197,16 +175,7 @@ def add_adapter(
             tables.AdapterTagRow(key=parse_slug(key, "tag"), value=value)
             for key, value in submission.tags.items()
         ],
-        # Record the version: @latest names another adapter later.
-        findings=[
-            tables.AdapterFindingRow(
-                **{
-                    **finding.to_dict(),
-                    "hint": finding.hint.replace(f"{name.task}@latest", f"{name.task}@{name.version}"),
-                }
-            )
-            for finding in seen.findings
-        ],
+        findings=[_finding_row(name, finding) for finding in seen.findings],
         amendments=[],
         renderings=[],
         evaluations=[],
@@ -217,11 +186,17 @@ def add_adapter(
         record_rendering(session, adapter, form, manifest, adapter.created_at)
     if document is not None:
         record_training(session, adapter, document)
-    elif seen.training is not None and seen.training.run.is_known:
+    elif seen.training is not None and seen.training.run.has_history:
         record_run(session, adapter, seen.training)
     _add_sources(session, adapter, sources, document)
     session.flush()
     return adapter
+
+
+def _finding_row(name: AdapterName, finding: Finding) -> tables.AdapterFindingRow:
+    # Record the version: @latest names another adapter later.
+    hint = finding.hint.replace(f"{name.task}@latest", f"{name.task}@{name.version}")
+    return tables.AdapterFindingRow(**{**finding.to_dict(), "hint": hint})
 
 
 def _declared(seen: Examined) -> State:
@@ -232,9 +207,8 @@ def _declared(seen: Examined) -> State:
     examples = submission.examples if submission.examples is not None else metadata.training_examples
     if examples is None and data is not None:
         examples = data.examples
-    dataset = (
-        submission.dataset or metadata.dataset or seen.folder.config.data or (data.name if data else None)
-    )
+    dataset = submission.dataset or metadata.dataset or seen.folder.config.data
+    dataset = dataset or (data.name if data else None)
     val_loss = submission.val_loss if submission.val_loss is not None else training.val_loss(seen.folder)
     return {
         "val_loss": val_loss,
@@ -252,16 +226,13 @@ def _add_sources(
     named = [resolve_adapter(session, name) for name in sources]
     given: Iterable[Any] = named if document is None else document.sources
     names = recipe.sources if recipe is not None else ()
-    if (named and tuple(source.digest for source in named) != names) or any(
-        given_source.digest not in names for given_source in given
-    ):
+    wrong = named and tuple(source.digest for source in named) != names
+    if wrong or any(source.digest not in names for source in given):
         raise BadInputError(f"the sources of {adapter.name} do not match its recipe")
     if recipe is None:
         return
-    rows = [
-        tables.AdapterSourceRow(position=position, source_id=source.id)
-        for position, source in enumerate(named)
-    ] or recorded_sources(session, recipe, adapter.base_id)
+    rows = [tables.AdapterSourceRow(position=at, source_id=source.id) for at, source in enumerate(named)]
+    rows = rows or recorded_sources(session, recipe, adapter.base_id)
     for row in rows:
         row.adapter_id = adapter.id
         session.add(row)
@@ -278,22 +249,14 @@ def existing_adapter(
     numbers = session.scalars(query).all()
     if not numbers:
         return None  # nearly always, and far cheaper asked than all that an adapter has
-    matching_rows = session.scalars(
-        load_adapters().where(adapter.id.in_(numbers)).order_by(adapter.id.desc())
-    ).all()
-    withdrawals = of_adapters(session, numbers)
-    withdrawn = {
-        number: reason
-        for number, adapter_withdrawals in withdrawals.items()
-        if (reason := own(adapter_withdrawals)) is not None
-    }
-    matching_rows = sorted(matching_rows, key=lambda row: row.id in withdrawn)
-    row_differences = [(row, _differences(session, row, submission, context)) for row in matching_rows]
+    rows = session.scalars(load_adapters().where(adapter.id.in_(numbers)).order_by(adapter.id.desc())).all()
+    yanks = {number: own(withdrawals) for number, withdrawals in of_adapters(session, numbers).items()}
+    withdrawn = {number: reason for number, reason in yanks.items() if reason is not None}
+    rows = sorted(rows, key=lambda row: row.id in withdrawn)
+    row_differences = [(row, _differences(row, submission, context)) for row in rows]
     for row, differs in row_differences:
         if not differs:
             return row
-    if not row_differences:
-        return None
     row, differs = row_differences[0]
     fixed = [field for field in differs if not is_amendable(field)]
     if fixed and row.id in withdrawn:
@@ -306,11 +269,9 @@ def _refusal(
 ) -> AlreadyExistsError:
     field, (was, declared_value) = next(iter(differs.items()))
     state = "" if yanked is None else f" and yanked ({yanked[:200]})"
-    other = (
-        f"without {field} {declared_value}"
-        if was is None
-        else f"with {field} {str(was)[:100]} and not {declared_value}"
-    )
+    other = f"with {field} {str(was)[:100]} and not {declared_value}"
+    if was is None:
+        other = f"without {field} {declared_value}"
     message = f"this adapter is already registered as {row.name}{state}, {other[:300]}"
     if fixed:
         hint = f"give --task OTHER if it is one adapter for two uses; else fusery yank {row.name} --reason TEXT  withdraws that record, and the same again then makes a new version"
@@ -329,22 +290,16 @@ def _refusal(
 
 
 def _differences(
-    session: Session, row: tables.AdapterRow, submission: Submission, context: RegistrationContext
+    row: tables.AdapterRow, submission: Submission, context: RegistrationContext
 ) -> dict[str, tuple[Any, Any]]:
-    """Return what is said otherwise than on record, each with both values.
-
-    What was on record once counts as well: who registers again what was amended since says nothing new.
-    """
+    """Return the declared values that were never on record, each with the recorded one."""
     base, parent, other = context.base, context.parent, context.trained_on
     columns = {name: value for name, value in submission.columns().items() if not is_amendable(name)}
     fixed: dict[str, tuple[Any, Any]] = {
         "base": (row.base.name, base.name if base.id != row.base_id else None),
         **{name: (getattr(row, name), value) for name, value in columns.items()},
         "parent": (row.parent.name if row.parent else None, parent.name if parent else None),
-        "trained_on": (
-            row.trained_on_name,
-            other.name if other is not None and other.digest != row.trained_on else None,
-        ),
+        "trained_on": (row.trained_on_name, other.name if other and other.digest != row.trained_on else None),
     }
     differs = {field: both for field, both in fixed.items() if both[1] is not None and both[0] != both[1]}
     if submission.log is not None and not row.curve:

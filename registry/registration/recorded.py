@@ -58,9 +58,8 @@ def _trained_on(document: AdapterDocument, folder: AdapterFolder | None) -> Trai
     name, digest, names = document.trained_on, document.trained_on_digest, set(document.trained_on_names)
     if name is None or digest is None:
         if name != digest:
-            raise BadInputError(
-                f"{document.name}: the base model it was trained on needs a name and a digest", hint=_HINT
-            )
+            message = f"{document.name}: the base model it was trained on needs a name and a digest"
+            raise BadInputError(message, hint=_HINT)
         return None
     if not names and folder is not None:
         names = {base_name for base_name in (folder.config.model, folder.metadata.base_model) if base_name}
@@ -106,9 +105,8 @@ def require_fitting(document: AdapterDocument) -> None:
                 if text_of(accepted(amendment.field, value)) != text_of(value):
                     raise ValueError
         except (ValueError, TypeError, FuseryError) as error:
-            raise BadInputError(
-                f"invalid amendment of {document.name}: {amendment.field[:60]}", hint=_HINT
-            ) from error
+            message = f"invalid amendment of {document.name}: {amendment.field[:60]}"
+            raise BadInputError(message, hint=_HINT) from error
     for problem in misfits(state_of_document(document), rows):
         raise BadInputError(f"{document.name}: {problem}", hint=_HINT)
 
@@ -122,10 +120,7 @@ def training_findings(
     """
     record, findings = document.training_run, list[Finding]()
     if record is not None:
-        points = [
-            Point(each.iteration, each.train_loss, each.val_loss, each.learning_rate)
-            for each in document.curve
-        ]
+        points = [Point(p.iteration, p.train_loss, p.val_loss, p.learning_rate) for p in document.curve]
         for measured in (record.best, record.last):
             if measured is not None and measured.iteration is not None and measured.val_loss is not None:
                 points.append(Point(measured.iteration, val_loss=measured.val_loss))
@@ -141,16 +136,12 @@ def training_findings(
         )
         training = Training(run, Checkpoint(end, folder.path.name), record.chosen)  # type: ignore[arg-type]
         findings += training.findings(folder, submission)
-    current_codes, reported = (
-        {finding.code for finding in findings},
-        {finding.code for finding in document.findings},
-    )
     yield from findings
+    reported = {finding.code for finding in document.findings} - {finding.code for finding in findings}
+    message = "reported by the registry where it was registered, about files that are not kept"
     for code in TRAINING_CODES:
-        if code.name in reported - current_codes:
-            yield code.found(
-                "training", "reported by the registry where it was registered, about files that are not kept"
-            )
+        if code.name in reported:
+            yield code.finding("training", message)
 
 
 def record_training(session: Session, adapter: tables.AdapterRow, document: AdapterDocument) -> None:

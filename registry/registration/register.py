@@ -26,6 +26,7 @@ from ..adapters.folder import AdapterFolder, Take, on_base, read_adapter_folder,
 from ..adapters.mlx_config import AdapterConfig, AdapterMetadata
 from ..adapters.render import Form
 from ..admission.code import AdmissionError
+from ..admission.record_rules import name_in
 from ..admission.rules import examine, took_part, unreadable
 from ..admission.submission import Submission
 from ..admission.tokenizer_rules import rendering_soon
@@ -69,7 +70,7 @@ def _read(path: Path, submission: Submission, take: Take | None = None) -> tuple
         folder = read_adapter_folder(place, take)
     training = selected_training or select_run(folder, submission)
     with _readable(path):
-        return with_weights(folder, training.weights, take), training
+        return with_weights(folder, training.checkpoint.name, take), training
 
 
 @contextmanager
@@ -155,9 +156,8 @@ def _see(
         workspace, folder, submission, training, context, strict=strict, task=name.task, weights=weights
     )
     if verdict(findings) == "fail":
-        raise AdmissionError.of(
-            path.name or str(path), findings, f"fusery check {typed(path)} --base {context.base.name}"
-        )
+        hint = f"fusery check {typed(path)} --base {context.base.name}"
+        raise AdmissionError.of(path.name or str(path), findings, hint)
     assert folder.header is not None  # what that comes from is an error whatever the settings say
     return Examined(folder, copies, manifest, forms, submission, training, None, context, name, findings)
 
@@ -175,22 +175,16 @@ def _record(workspace: Workspace, deposit: Deposit, seen: Examined, sources: Seq
         number = adapter.id
         session.expire_all()
         adapter = session.scalars(load_adapters().where(tables.AdapterRow.id == number)).one()
-        events.record(
-            session,
-            "adapter.registered",
-            "adapter",
-            adapter.name,
-            {
-                "digest": adapter.digest,
-                "base": adapter.base.digest,
-                **({"trained_on": trained_on_view(adapter)} if adapter.trained_on else {}),
-                "val_loss": adapter.val_loss,
-                # That it was computed here, and not only says so in its files.
-                **({"tool": f"fusery {installed('fusery')}"} if sources and not workspace.role else {}),
-                **({"plugins": others} if (others := took_part()) else {}),
-            },
-            at=adapter.created_at,
-        )
+        detail = {
+            "digest": adapter.digest,
+            "base": adapter.base.digest,
+            **({"trained_on": trained_on_view(adapter)} if adapter.trained_on else {}),
+            "val_loss": adapter.val_loss,
+            # That it was computed here, and not only says so in its files.
+            **({"tool": f"fusery {installed('fusery')}"} if sources and not workspace.role else {}),
+            **({"plugins": others} if (others := took_part()) else {}),
+        }
+        events.record(session, "adapter.registered", "adapter", adapter.name, detail, at=adapter.created_at)
         return Registered.extending(adapter_records(session, [adapter])[0], created=True)
 
 
@@ -213,11 +207,8 @@ def _version(session: Session, task: tables.TaskRow, wanted: int) -> int:
         )
     if not wanted:
         return number
-    taken = session.scalar(
-        select(tables.AdapterRow).where(
-            tables.AdapterRow.task_id == task.id, tables.AdapterRow.version == wanted
-        )
-    )
+    row = tables.AdapterRow
+    taken = session.scalar(select(row).where(row.task_id == task.id, row.version == wanted))
     if taken is not None:
         raise AlreadyExistsError(
             f"version {wanted} of {task.name} is taken: {taken.name}, registered by {taken.created_by} "
@@ -235,21 +226,19 @@ def proposed_name(
     Version 0 means the next one; a checkpoint's folder has the name of its run's folder.
     """
     metadata = folder.metadata
-    task, written = submission.task, _written(metadata.adapter_name)
+    task, written = submission.task, name_in(metadata.adapter_name or "")
     if task is None:
         task = written.task if written else metadata.adapter_name
     if written is None:
         # The folder's name is the last resort.
         called = path.resolve()
-        written = _written(called.parent.name if CHECKPOINT.fullmatch(called.name) else called.name)
+        written = name_in(called.parent.name if CHECKPOINT.fullmatch(called.name) else called.name)
         task = task or (written.task if written else None)
     if written and task and written.task != parse_task(task):
         # A name tells the version and the date of its own task only.
         written = None
     if not task:
-        raise BadInputError(
-            "it is not known what the adapter is for", hint="give --task, for example --task course_rec"
-        )
+        raise BadInputError("the adapter's task is unknown", hint="give --task, such as --task course_rec")
     source = "--date" if submission.date else "date of training"
     date = written.date if written else day or dt.datetime.now(dt.UTC).date()
     if submission.date:
@@ -262,14 +251,6 @@ def proposed_name(
     if submission.version is not None and submission.version < 1:
         raise BadInputError("versions count from 1", hint="leave out --version to get the next one")
     return AdapterName(parse_task(task), version, date)
-
-
-def _written(name: str | None) -> AdapterName | None:
-    """Return the adapter's name that a text is, with or without `adapters_` before it."""
-    try:
-        return AdapterName.parse((name or "").casefold().removeprefix("adapters_"))
-    except BadInputError:
-        return None
 
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -293,9 +274,8 @@ def require_data(args: Any) -> None:
     if not folder.exists():
         if _HUB_NAME.fullmatch(source):
             return
-        raise BadInputError(
-            f"there is no data folder {source}", hint="--data FOLDER, with train.jsonl and valid.jsonl in it"
-        )
+        hint = "--data FOLDER, with train.jsonl and valid.jsonl in it"
+        raise BadInputError(f"there is no data folder {source}", hint=hint)
     train = folder / "train.jsonl"
     if not train.is_file() or train.stat().st_size == 0:
         raise BadInputError(
@@ -328,10 +308,7 @@ def require_registrable(
                     f"--model {model} is not the base {candidate.base.name}",
                     hint=own if same else finding.hint or None,
                 )
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # pydantic's ValidationError is a ValueError, an overlong path an OSError
+    except (ValueError, OSError) as error:  # of pydantic, and of a path that is too long
         raise BadInputError(
             "invalid folder, model or number of iterations", hint="check --adapter-path, --model and --iters"
         ) from error

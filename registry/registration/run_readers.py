@@ -47,34 +47,20 @@ if TYPE_CHECKING:
 LOG_LIMIT = 64 << 20
 _NUMBERED = re.compile(r"(?P<iteration>[0-9]{7,10})_adapters\.safetensors")
 _BEST = "best"
-_MOST = 10_000
-"""Checkpoints of one run."""
+_MOST = 10_000  # checkpoints of one run
 
 
 def select_folder(path: Path, submission: Submission) -> tuple[Path, Training | None]:
     """Return the adapter's folder, and its run if `path` is the output folder of a trainer."""
-    log = _log(submission)
     if not path.is_dir():
         return path, None
     with os_failures(f"read {path}", near=path):
         run = _read_output(path)
     if run is None:
         return path, None
-    if log is not None:
-        if log.suffix != ".json":
-            raise BadInputError(
-                f"{path.name or path} is the output folder of a trainer, whose curve is in {STATE}",
-                hint="leave out --log, or give such a file",
-            )
-        state = _read_given(log)
-        run = replace(
-            run,
-            curve=state.curve,
-            best=state.best,
-            log=log.name,
-            remarks=(*run.remarks, *_conflict(state.curve, run.curve, log.name, STATE)),
-            source="record" if run.record else "log",
-        )
+    if submission.log is not None:
+        message = f"{path.name or path} is the output folder of a trainer, whose curve is in {STATE}"
+        raise BadInputError(message, hint="leave out --log")
     training = run.choose(submission.checkpoint)
     return path / training.checkpoint.folder, training
 
@@ -92,9 +78,6 @@ def select_run(folder: AdapterFolder, submission: Submission) -> Training:
     if weights is not None:
         step = int(here["step"]) if here else _final_step(state, weights, remarks)
         checkpoints.append(Checkpoint(step, weights))
-        if here and log is None and step != state.step:
-            message = f"{STATE} says it has {state.step} iterations, and the folder's name says {step}"
-            remarks.append(TRAINING_CONFLICT.found(STATE, message))
         if here and wanted in (None, "best", "last"):
             wanted = str(step)  # naming a checkpoint's folder chooses it
     record = _record_in(folder.path, remarks)
@@ -111,16 +94,15 @@ def _read_given(log: Path) -> TrainerState:
     try:
         return read_trainer_state(log)
     except FormatError as error:
-        raise BadInputError(
-            f"{log}: {error.message}", hint=f"give a trainer's {STATE}, or what mlx_lm.lora printed"
-        ) from error
+        hint = f"give a trainer's {STATE}, or what mlx_lm.lora printed"
+        raise BadInputError(f"{log}: {error.message}", hint=hint) from error
 
 
 def _conflict(winner: Curve, other: Curve, winner_name: str, name: str) -> list[Finding]:
     """Return a finding if two curves of one run differ by more than the digits that a log has."""
     at = winner.differs_at(other, TOLERANCE)
     message = f"at iteration {at} {winner_name} and {name} have different losses; {winner_name} wins"
-    return [] if at is None else [TRAINING_CONFLICT.found(name, message)]
+    return [] if at is None else [TRAINING_CONFLICT.finding(name, message)]
 
 
 def _record_in(folder: Path, remarks: list[Finding]) -> RunRecord | None:
@@ -132,7 +114,7 @@ def _record_in(folder: Path, remarks: list[Finding]) -> RunRecord | None:
     try:
         return read_record(folder / RUN_RECORD)
     except (FormatError, MissingFileError) as error:
-        remarks.append(RECORD_UNUSABLE.found(RUN_RECORD, f"{error.message}; it is not used"))
+        remarks.append(RECORD_UNUSABLE.finding(RUN_RECORD, f"{error.message}; it is not used"))
         return None
 
 
@@ -178,10 +160,8 @@ def _final_step(state: TrainerState | None, final: str, remarks: list[Finding]) 
     """Return the step of the weights that the trainer left at the end; None, with a remark, if it is unknown."""
     if state is not None and state.best in (None, state.step):
         return state.step
-    reason = (
-        f"no {STATE} beside it" if state is None else f"the last, {state.step}, or the best, {state.best}"
-    )
-    remarks.append(FINAL_WEIGHTS_UNCLEAR.found(final, f"unknown iteration: {final} is: {reason}"))
+    reason = f"the last, {state.step}, or the best, {state.best}" if state else f"no {STATE} beside it"
+    remarks.append(FINAL_WEIGHTS_UNCLEAR.finding(final, f"unknown iteration: {final} is: {reason}"))
     return None
 
 
@@ -210,7 +190,7 @@ def _read_output(path: Path) -> Run | None:
     if foreign:
         names = [one.checkpoint.folder for one in foreign]
         message = f"of another run into the same folder, by their history; not used: {some(names)}"
-        remarks.append(STALE_CHECKPOINT.found(names[0], message))
+        remarks.append(STALE_CHECKPOINT.finding(names[0], message))
         saved = [one for one in saved if one not in foreign]
     states = [*([newest] if newest else []), *(one.state for one in saved if one.state is not None)]
     state = max(states, key=lambda state: state.step, default=None)
@@ -219,12 +199,15 @@ def _read_output(path: Path) -> Run | None:
         checkpoints.append(Checkpoint(state.best if state else None, best, _BEST))
     final = _weights(path)
     # Weights without a readable header may be a terabyte of holes, and are not compared.
-    is_known = final is not None and _is_whole(path / final)
-    is_known = is_known and any(
-        item.name == final and filecmp.cmp(path / item.name, path / item.path, shallow=False)
-        for item in reversed(checkpoints)
+    is_checkpoint = (
+        final is not None
+        and _is_whole(path / final)
+        and any(
+            item.name == final and filecmp.cmp(path / item.name, path / item.path, shallow=False)
+            for item in reversed(checkpoints)
+        )
     )
-    if final is not None and not is_known:
+    if final is not None and not is_checkpoint:
         checkpoints.append(Checkpoint(_final_step(own, final, remarks), final))
     return _run(path, checkpoints, _record_in(path, remarks), state, remarks, STATE)
 
@@ -238,9 +221,8 @@ def _read_saved(path: Path, remarks: list[Finding]) -> list[_Saved]:
             if match and int(match["step"]) <= MAX_STEP and entry.is_dir(follow_symlinks=False):
                 names[int(match["step"])] = entry.name
                 if len(names) > _MOST:
-                    raise BadInputError(
-                        f"{path.name} holds over {_MOST:,} checkpoints", hint="give one of them"
-                    )
+                    message = f"{path.name} holds over {_MOST:,} checkpoints"
+                    raise BadInputError(message, hint="give one of them")
     saved, broken, unread = list[_Saved](), list[_Saved](), list[Finding]()
     for step, name in sorted(names.items()):
         if (weights := _weights(path / name)) is None:
@@ -260,7 +242,7 @@ def _read_saved(path: Path, remarks: list[Finding]) -> list[_Saved]:
     if broken:
         folders = [one.checkpoint.folder for one in broken]
         message = f"incomplete checkpoints, not used: {some(folders)}"
-        remarks.append(CHECKPOINT_UNUSABLE.found(folders[0], message))
+        remarks.append(CHECKPOINT_UNUSABLE.finding(folders[0], message))
     return saved
 
 
@@ -325,14 +307,12 @@ def _find_log(
         return log, given.name
     logs = dict[str, Log]()
     for name, file in files.items():
-        if (
-            not LOG_NAME.fullmatch(name)
-            or file.size > LOG_LIMIT
-            or not (log := read_log(file.real)).curve.points
-        ):
+        if not LOG_NAME.fullmatch(name) or file.size > LOG_LIMIT:
+            continue
+        if not (log := read_log(file.real)).curve.points:
             continue
         if (problem := foreign(name, log)) is not None:
-            remarks.append(OTHER_LOG.found(name, f"{problem}; it is not used"))
+            remarks.append(OTHER_LOG.finding(name, f"{problem}; it is not used"))
         else:
             logs[name] = log
     if len(logs) > 1 and needed:
@@ -351,15 +331,12 @@ def _numbered(
     files: Mapping[str, SourceFile], iterations: int | None, remarks: list[Finding]
 ) -> list[Checkpoint]:
     matches = [match for name in files if (match := _NUMBERED.fullmatch(name))]
-    found = sorted((int(match["iteration"]), match[0]) for match in matches)
-    stale = [name for iteration, name in found if iterations is not None and iteration > iterations]
+    saved = sorted((int(match["iteration"]), match[0]) for match in matches)
+    stale = [name for iteration, name in saved if iterations is not None and iteration > iterations]
     if stale:
-        message = (
-            f"the run has {iterations} iterations, so {some(stale)} {'is' if len(stale) == 1 else 'are'} "
-            "of an earlier one; not used"
-        )
-        remarks.append(STALE_CHECKPOINT.found(stale[0], message))
-    return [Checkpoint(iteration, name) for iteration, name in found if name not in stale]
+        message = f"of an earlier run, as this one has {iterations} iterations; not used: {some(stale)}"
+        remarks.append(STALE_CHECKPOINT.finding(stale[0], message))
+    return [Checkpoint(iteration, name) for iteration, name in saved if name not in stale]
 
 
 def _final(
@@ -391,5 +368,5 @@ def _final(
         if ended and not (back and best is not None and best[0] != last):
             return [Checkpoint(last, name)]
     message = f"the run is known to iteration {last} of {end or 'an unknown number'}: the iteration of {name} is unknown"
-    remarks.append(FINAL_WEIGHTS_UNCLEAR.found(name, message, None if numbered else ""))
+    remarks.append(FINAL_WEIGHTS_UNCLEAR.finding(name, message, None if numbered else ""))
     return [Checkpoint(None, name)]

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fusery.storage.copying import copy_file
 from fusery.storage.digest import Digest, parse_digest
 from fusery.storage.errors import FuseryError, MissingFileError, UnsafePathError
 from fusery.storage.folder import scan
@@ -35,8 +34,7 @@ _WANTED = re.compile(
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MOST_FILES = 10_000
-_MOST_BYTES = 256 << 30
-"""More is a mistake: checkpoints of a large adapter are some gigabytes each."""
+_MOST_BYTES = 256 << 30  # more is a mistake: checkpoints of a large adapter are some gigabytes each
 
 
 def is_wanted(name: str) -> bool:
@@ -67,9 +65,8 @@ def adapter_at(workspace: Workspace, source: str | Path) -> Iterator[Path]:
 def _from_hub(url: str, scratch: Path) -> Path:
     match = _HUB.fullmatch(url)
     if match is None or ".." in url:
-        raise BadInputError(
-            "the URL names no model's repository", hint="give hf://OWNER/NAME or hf://OWNER/NAME@REVISION"
-        )
+        hint = "give hf://OWNER/NAME or hf://OWNER/NAME@REVISION"
+        raise BadInputError("the URL names no model's repository", hint=hint)
     from fusery.storage.secrets import remember, without_secrets
 
     from .fetch_base import reason_of, transport_errors
@@ -87,9 +84,8 @@ def _from_hub(url: str, scratch: Path) -> Path:
         commit = model_info.sha
         sizes = {sibling.rfilename: sibling.size for sibling in model_info.siblings or ()}
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
-            raise BadInputError(
-                f"the hub does not say at which commit {repository} is", hint="try again later"
-            )
+            message = f"the hub does not say at which commit {repository} is"
+            raise BadInputError(message, hint="try again later")
         for name in wanted(sizes, url, scratch):
             api.hf_hub_download(repository, name, revision=commit, local_dir=folder)
     except FuseryError:
@@ -134,17 +130,13 @@ def wanted(sizes: Mapping[str, Any], shown: str, scratch: Path) -> list[str]:
         )
     total = sum(sizes[name] for name in names)
     if len(names) > _MOST_FILES or total > _MOST_BYTES:
-        raise BadInputError(
-            f"there are {len(names):,} files with {total:,} bytes at {shown}",
-            hint="give the folder of one run",
-        )
+        message = f"there are {len(names):,} files with {total:,} bytes at {shown}"
+        raise BadInputError(message, hint="give the folder of one run")
     require_rooms([Need(scratch, [sizes[name] for name in names])])
     return names
 
 
-LOG = "log/"
-"""The prefix of a training log that is outside the folder."""
-
+LOG = "log/"  # the prefix of a training log that is outside the folder
 _MOST_SENT = 1_000
 _MOST_SENT_BYTES = 8 << 30
 
@@ -177,19 +169,14 @@ def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Itera
     with workspace.scratch() as scratch:
         require_rooms([Need(scratch, sizes)])
         folder, log = scratch / "sent" / name, None
-        written = dict[Digest, Path]()
         folder.mkdir(parents=True)
         for path, digest in digests.items():
             place = folder / path
             if path.startswith(LOG):
                 place = log = scratch / "log" / path.removeprefix(LOG)
             place.parent.mkdir(parents=True, exist_ok=True)
-            if digest in written:
-                copy_file(written[digest], place, link=True)
-                continue
             blob = blobs[digest]
             workspace.store.fetch(digest, place, generation=blob.generation, size=blob.size)
-            written[digest] = place
         yield folder, log
 
 

@@ -67,7 +67,7 @@ def state_in(folder: Path, remarks: list[Finding]) -> TrainerState | None:
     try:
         return read_trainer_state(path) if path.is_file() else None
     except (FormatError, MissingFileError) as error:
-        remarks.append(RECORD_UNUSABLE.found(STATE, f"{error.message}; it is not used"))
+        remarks.append(RECORD_UNUSABLE.finding(STATE, f"{error.message}; it is not used"))
         return None
 
 

@@ -21,9 +21,7 @@ from ..errors import BadInputError
 from ..parsing import plural
 from ..records.adapter_details import CurvePoint
 
-START = 1
-"""The iteration at which mlx-lm measures the untrained model."""
-
+START = 1  # the iteration at which mlx-lm measures the untrained model
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -53,15 +51,11 @@ class Curve:
         broken: set[int] = set()
         for point in points:
             merged_point = merged.get(point.iteration)
-            values = asdict(point)
-            del values["iteration"]
-            present_values = {name: value for name, value in values.items() if value is not None}
-            sound = {name: value for name, value in present_values.items() if math.isfinite(value)}
-            if len(sound) < len(present_values):
+            values = {name: value for name, value in asdict(point).items() if value is not None}
+            sound = {name: value for name, value in values.items() if math.isfinite(value)}
+            if len(sound) < len(values):
                 broken.add(point.iteration)
-            merged[point.iteration] = (
-                replace(merged_point, **sound) if merged_point else Point(point.iteration, **sound)
-            )
+            merged[point.iteration] = replace(merged_point, **sound) if merged_point else Point(**sound)
         return cls(tuple(merged[key] for key in sorted(merged)), tuple(sorted(broken)), start)
 
     @property
@@ -157,9 +151,8 @@ def curve_line(rows: Sequence[CurvePoint]) -> str:
     losses, kind = (validated, "validation") if len(validated) > 1 else (trained, "training")
     if len(losses) < 2:
         return ""
-    return (
-        f"{sparkline(losses)}  {losses[0]:.3f} to {losses[-1]:.3f} ({kind}, {plural(len(losses), 'point')})"
-    )
+    number = plural(len(losses), "point")
+    return f"{sparkline(losses)}  {losses[0]:.3f} to {losses[-1]:.3f} ({kind}, {number})"
 
 
 MAX_BYTES = 1 << 30

@@ -32,9 +32,7 @@ from ..adapters.files import RUN_RECORD
 from ..names import dataset_name
 from .training_curve import Curve, Point
 
-MOST_POINTS = 200_000
-"""Points of a run's curve."""
-
+MOST_POINTS = 200_000  # points of a run's curve
 State = Literal["running", "finished", "stopped"]
 _Iteration = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Large = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -129,9 +127,8 @@ class RunRecord(BaseModel):
 
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write a record into a run's folder, whole or not at all."""
-    text = json.dumps(
-        record.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=True, allow_nan=False
-    )
+    document = record.model_dump(mode="json", exclude_none=True)
+    text = json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False)
     write_atomically(folder / RUN_RECORD, text.encode() + b"\n")
 
 
@@ -170,7 +167,6 @@ def read_data(folder: Path) -> RecordedData | None:
 
 
 _PATIENCE = 10.0
-_CPU_NAME = "model name"
 
 
 def begin_record(
@@ -226,9 +222,8 @@ def git_commit(folder: Path) -> RecordedGit | None:
         return RecordedGit(commit=commit.strip(), dirty=True)
     # What a filter would make of a file is not known then: one that it changes, and whose times differ, counts as changed.
     # The user's own are left out as well: the repository tells git-lfs, for one, what to run.
-    without = (
-        f"filter.{name}.{field}" for name in filters for field in ("clean=", "process=", "required=false")
-    )
+    unset = ("clean=", "process=", "required=false")
+    without = (f"filter.{name}.{field}" for name in filters for field in unset)
     # Within a submodule its own configuration would count.
     status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
     changes = _git(folder, *(word for setting in without for word in ("-c", setting)), *status)
@@ -267,15 +262,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _processor() -> str:
-    """Return the processor's name as its maker writes it."""
-    mlx = sys.modules.get("mlx.core")
-    if mlx is not None and hasattr(mlx, "device_info"):
-        name = mlx.device_info().get("device_name")
-        if isinstance(name, str) and name:
-            return name
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith(_CPU_NAME)]
-    return names[0] if names else platform.machine()
+    """Return the name of the chip if mlx gives it, else the kind of processor."""
+    mlx: Any = sys.modules.get("mlx.core")
+    name = mlx.device_info().get("device_name") if hasattr(mlx, "device_info") else None
+    return str(name or platform.processor() or platform.machine())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Literal
 
-from ..adapters.files import CONFIG, METADATA, RUN_RECORD, WEIGHTS
+from ..adapters.files import METADATA, RUN_RECORD, WEIGHTS
 from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
 from ..admission.code import (
@@ -30,20 +29,8 @@ Source = Literal["record", "log", "config"]
 State = Literal["finished", "stopped", "unknown"]
 Chosen = Literal["best", "last", "iteration"]
 
-TOLERANCE = 0.00051
-"""Losses are printed with three decimals, and copied from there."""
-
+TOLERANCE = 0.00051  # losses are printed with three decimals, and copied from there
 _SHOWN = 20
-_ARGUMENTS = (
-    "model",
-    "data",
-    "iters",
-    "seed",
-    "num_layers",
-    "batch_size",
-    "fine_tune_type",
-    "lora_parameters",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +63,8 @@ class Run:
     remarks: tuple[Finding, ...] = ()
 
     @property
-    def is_known(self) -> bool:
-        """Whether anything is known beyond the weights and the configuration."""
+    def has_history(self) -> bool:
+        """Whether there is a log, a record or a checkpoint beside the weights and the configuration."""
         return self.source != "config" or any(item.path != WEIGHTS for item in self.checkpoints)
 
     @property
@@ -115,10 +102,8 @@ class Run:
         for item in reversed(self.checkpoints):
             if item.iteration is not None and item.iteration == number:
                 return Training(self, item, "iteration")
-        raise BadInputError(
-            f"{self.name} has no checkpoint {wanted[:20]}; there are {names}",
-            hint="--checkpoint best|last|ITER",
-        )
+        message = f"{self.name} has no checkpoint {wanted[:20]}; there are {names}"
+        raise BadInputError(message, hint="--checkpoint best|last|ITER")
 
     def _best(self) -> Checkpoint | None:
         """Return the checkpoint that the trainer calls the best, else the one with the lowest loss."""
@@ -130,16 +115,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A run and the checkpoint that is registered."""
+    """A run and the checkpoint that is registered as `adapters.safetensors`."""
 
     run: Run
     checkpoint: Checkpoint
     chosen: Chosen
-
-    @property
-    def weights(self) -> str:
-        """Name of the file that is registered as `adapters.safetensors`, in the folder that was read."""
-        return self.checkpoint.name
 
     @property
     def data(self) -> RecordedData | None:
@@ -168,7 +148,7 @@ class Training:
 
     def iterations(self, folder: AdapterFolder) -> int | None:
         """Return the number of iterations of the weights; the configured one if only that is known."""
-        return self.checkpoint.iteration if self.run.is_known else folder.config.iters
+        return self.checkpoint.iteration if self.run.has_history else folder.config.iters
 
     def val_loss(self, folder: AdapterFolder) -> float | None:
         """Return the validation loss to record: the measured one, else the metadata's for the last weights.
@@ -188,75 +168,47 @@ class Training:
         run, name, loss, last = self.run, self.checkpoint.path, self.loss, self.run.last
         if self.chosen == "best" and not self.is_last and last is not None and loss is not None:
             losses = [own for item in run.checkpoints if (own := run.loss_of(item)) is not None]
-            best = (
-                "has the best validation loss" if loss <= min(losses) else "is the trainer's best, with loss"
-            )
-            end = run.loss_of(last)
-            message = (
-                f"checkpoint {self.checkpoint.iteration} {best}, {loss:.3f}; the last, {last.iteration}, has "
-            )
-            yield BEST_NOT_LAST.found(name, message + ("none" if end is None else f"{end:.3f}"))
+            best = "has the lowest loss" if loss <= min(losses) else "is the trainer's best, with loss"
+            end = "none" if (measured := run.loss_of(last)) is None else f"{measured:.3f}"
+            message = f"checkpoint {self.checkpoint.iteration} {best}, {loss:.3f}; the last, {last.iteration}, has {end}"
+            yield BEST_NOT_LAST.finding(name, message)
         saved = {item.iteration for item in run.checkpoints}
         unsaved = {at: measured for at, measured in run.curve.validations.items() if at not in saved}
         if unsaved and self.chosen != "iteration":
             at, least = min(unsaved.items(), key=lambda item: item[1])
             if loss is None or loss > least:
-                message = (
-                    f"validation loss was {least:.3f} at iteration {at}, where no checkpoint was saved; "
-                    f"validated and not saved: {_numbers(unsaved)}"
-                )
-                yield BETTER_UNSAVED.found(name, message)
+                message = f"validation loss was {least:.3f} at iteration {at}; validated and not saved: {_numbers(unsaved)}"
+                yield BETTER_UNSAVED.finding(name, message)
         start = run.curve.start_loss
         if loss is not None and start is not None and loss >= start:
             message = f"validation loss is {loss:.3f}, and was {start:.3f} before training: the run made the model worse"
-            yield WORSE_THAN_START.found(name, message)
+            yield WORSE_THAN_START.finding(name, message)
         if loss is not None and loss < 0:
-            yield LOSS_NEGATIVE.found(name, f"the validation loss of the checkpoint is {loss:.3f}")
+            yield LOSS_NEGATIVE.finding(name, f"the validation loss of the checkpoint is {loss:.3f}")
         if run.curve.not_finite:
             message = f"the loss was not finite at iteration {_numbers(run.curve.not_finite)}"
-            yield LOSS_NOT_FINITE.found(name, message)
+            yield LOSS_NOT_FINITE.finding(name, message)
 
     def _conflicts(self, folder: AdapterFolder, submission: Submission) -> Iterator[Finding]:
         """Yield a `training_conflict` for each contradiction between the run, the folder and the flags."""
         run, record, metadata = self.run, self.run.record, folder.metadata
         source = RUN_RECORD if record and record.curve else run.log or "the log"
-        found, measured, declared = TRAINING_CONFLICT.found, self.loss, submission.val_loss
+        conflict, measured, declared = TRAINING_CONFLICT.finding, self.loss, submission.val_loss
         if measured is not None and declared is not None and abs(measured - declared) > TOLERANCE:
             message = f"{source} has validation loss {measured:.6g} for it, and --val-loss says {declared:.6g}; --val-loss wins"
-            yield found("val_loss", message)
+            yield conflict("val_loss", message)
         written, last = metadata.final_val_loss, run.curve.last()
         if written is not None and last is not None:
-            known = {last[1], (run.curve.best() or last)[1]} | ({measured} if measured is not None else set())
-            if all(abs(written - loss) > TOLERANCE for loss in known):
-                message = (
-                    f"{METADATA} says final_val_loss {written:.6g}, and {source} has {last[1]:.6g} at the last "
-                    f"validation, iteration {last[0]}; {source} wins"
-                )
-                yield found("final_val_loss", message)
-        extra = folder.config.model_extra or {}
-        rate = extra.get("learning_rate")
-        if not extra.get("lr_schedule") and isinstance(rate, int | float) and not isinstance(rate, bool):
-            for point in run.curve.points:  # the rate of a schedule is not compared
-                used = point.learning_rate
-                if used is not None and abs(used - rate) > 1e-3 * max(abs(used), abs(rate)):
-                    message = f"{source} has learning rate {used:.3e} at iteration {point.iteration}, and {CONFIG} says {rate:.3e}"
-                    yield found("learning_rate", message)
-                    break
-        arguments = record.arguments if record else {}
-        for name in _ARGUMENTS:
-            ours, theirs = arguments.get(name), folder.raw_config.get(name)
-            if ours is not None and theirs is not None and ours != theirs:
-                shown = [json.dumps(value, sort_keys=True)[:80] for value in (ours, theirs)]
-                message = (
-                    f"{RUN_RECORD} says {name} {shown[0]}, and {CONFIG} says {shown[1]}: they are of two runs"
-                )
-                yield found(name, message)
-                break
+            losses = [last[1], (run.curve.best() or last)[1], *([] if measured is None else [measured])]
+            if all(abs(written - loss) > TOLERANCE for loss in losses):
+                end = f"{last[1]:.6g} at the last validation, iteration {last[0]}"
+                message = f"{METADATA} says final_val_loss {written:.6g}, {source} has {end}; {source} wins"
+                yield conflict("final_val_loss", message)
         counted = self.data.examples if self.data else None
         for place, examples in ((METADATA, metadata.training_examples), ("--examples", submission.examples)):
             if counted is not None and examples is not None and examples != counted:
                 message = f"{RUN_RECORD} counted {counted:,} training examples, and {place} says {examples:,}"
-                yield found("examples", message)
+                yield conflict("examples", message)
 
 
 def _numbers(numbers: Iterable[object]) -> str:

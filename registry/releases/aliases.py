@@ -27,23 +27,14 @@ from ..records.release import Alias, AliasHolder, AliasMove, Moved
 from ..records.withdrawals import is_yanked, of_adapters, refuse_yanked, standing_yank, told_of
 from ..workspace.workspace import Workspace
 
-_ROLLBACK = "rollback"
-"""What the log says of a move that is one."""
-
-_REASONS = 3
-"""The most earlier holders in the message of a refused rollback."""
+_ROLLBACK = "rollback"  # the key of a log entry that marks a rollback
+_REASONS = 3  # the most earlier holders in the message of a refused rollback
 
 
 def set_alias(workspace: Workspace, alias: str, reference: str, *, reason: str = "") -> Moved:
     """Set an alias of an adapter's task, `NAME` or `TASK#NAME`, to that adapter."""
     task, _, bare = alias.rpartition("#")
-    try:
-        name = parse_alias(bare)
-    except BadInputError as error:
-        if "#" in reference and "@" in alias:
-            hint = f"the adapter comes first: fusery alias set {alias} {reference.partition('#')[2]}"
-            raise BadInputError(str(error), hint=hint) from error
-        raise
+    name = parse_alias(bare)
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
         if task and task != adapter.task.name:
@@ -97,10 +88,8 @@ def _earlier_holder(
     # The log has one entry of each move, which says whether it was a rollback.
     logged = history(session, kind="alias", subject=text_of(alias), action=ALIAS_MOVED, limit=len(moves))
     back = [bool(json.loads(event.detail).get(_ROLLBACK)) for event in logged]
-    holders, others = (
-        list[int](),
-        dict[int, None](),
-    )  # the present one last; a rollback removes the one it left
+    # The present holder last; a rollback removes the one it left.
+    holders, others = list[int](), dict[int, None]()
     for move_row, was_back in zip(moves, [False] * (len(moves) - len(back)) + back, strict=True):
         holder = move_row.to_adapter_id
         if holder is None:
@@ -117,16 +106,10 @@ def _earlier_holder(
     reasons = dict[str, str]()
     for number in [number for number in reversed(others) if number != alias.adapter_id][:_REASONS]:
         adapter = session.get_one(tables.AdapterRow, number)
-        yank = standing_yank(session, adapter)
-        reasons[adapter.name] = (
-            f"{adapter.name} held it before"
-            if number in holders
-            else f"{adapter.name} was left by a rollback"
-        )
-        if yank is not None:
-            reasons[adapter.name] = (
-                f"{adapter.name} was yanked by {yank.by} on {yank.at:%Y-%m-%d}: {yank.reason}"
-            )
+        reason = "held it before" if number in holders else "was left by a rollback"
+        if (yank := standing_yank(session, adapter)) is not None:
+            reason = f"was yanked by {yank.by} on {yank.at:%Y-%m-%d}: {yank.reason}"
+        reasons[adapter.name] = f"{adapter.name} {reason}"
     return None, reasons
 
 
@@ -205,10 +188,8 @@ def _allow(
     session: Session, alias: tables.AliasRow, verb: str, reason: str, emergency: bool
 ) -> Mapping[str, bool]:
     if emergency and not reason.strip():
-        raise BadInputError(
-            "an emergency needs a reason",
-            hint=f"fusery alias {verb} {text_of(alias)} --emergency --reason TEXT",
-        )
+        hint = f"fusery alias {verb} {text_of(alias)} --emergency --reason TEXT"
+        raise BadInputError("an emergency needs a reason", hint=hint)
     if not emergency:
         hint = f"fusery promote REF {alias.name}, or at once: fusery alias {verb} {text_of(alias)} --emergency --reason TEXT"
         refuse_guarded(session, alias.task.name, alias.name, hint=hint)

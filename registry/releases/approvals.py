@@ -20,8 +20,7 @@ from ..records.roles import owner_of
 from ..records.withdrawals import refuse_yanked, told_of
 from ..workspace.workspace import Workspace
 
-LONGEST_NOTE = 10_000
-"""Characters."""
+LONGEST_NOTE = 10_000  # characters
 
 
 def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> Approval:
@@ -43,11 +42,8 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
                 "who brings an adapter does not approve of it",
                 hint="somebody else approves",
             )
-        given = [
-            one
-            for one in _given_by(session, adapter, name, workspace.actor)
-            if one.authenticated or not workspace.authenticated
-        ]
+        given = _given_by(session, adapter, name, workspace.actor)
+        given = [one for one in given if one.authenticated or not workspace.authenticated]
         if not given:
             at = workspace.database.utcnow(session)
             made = tables.ApprovalRow(
@@ -95,17 +91,14 @@ def alias_of(adapter: tables.AdapterRow, text: str) -> str:
     """Return the name of an alias given as `prod`, `#prod` or `course_rec#prod`."""
     task, _, name = text.rpartition("#")
     if task and parse_task(task) != adapter.task.name:
-        raise BadInputError(
-            f"{text} is an alias of another task than {adapter.task.name}, the one of {adapter.name}"
-        )
+        raise BadInputError(f"{text} is not an alias of {adapter.task.name}, the task of {adapter.name}")
     return parse_alias(name)
 
 
 def _standing(session: Session, adapter: tables.AdapterRow, alias: str) -> list[tables.ApprovalRow]:
     approval = tables.ApprovalRow
-    query = select(approval).where(
-        approval.adapter_id == adapter.id, approval.alias == alias, approval.withdrawn_at.is_(None)
-    )
+    query = select(approval).where(approval.adapter_id == adapter.id, approval.alias == alias)
+    query = query.where(approval.withdrawn_at.is_(None))
     return list(session.scalars(query.order_by(approval.id)))
 
 
@@ -119,8 +112,8 @@ def _given_by(
 def _tell(
     workspace: Workspace, session: Session, adapter: tables.AdapterRow, action: str, alias: str, note: str
 ) -> None:
-    authenticated_detail = {"authenticated": True} if workspace.authenticated else {}
-    detail = {"digest": adapter.digest, "alias": alias, "reason": note, **authenticated_detail}
+    by_token = {"authenticated": True} if workspace.authenticated else {}
+    detail = {"digest": adapter.digest, "alias": alias, "reason": note, **by_token}
     events.record(session, action, "adapter", adapter.name, detail)
 
 

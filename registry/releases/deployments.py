@@ -30,9 +30,7 @@ from ..workspace.workspace import Workspace
 
 RECORDED, ENDED, REFUSED = "deployment.recorded", "deployment.ended", "deployment.refused"
 
-_LONGEST = 300
-"""Characters of a place: as many as the log takes for the name of what an entry is about."""
-
+_LONGEST = 300  # characters of a place: as many as the log takes for the name of what an entry is about
 _VIA = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
@@ -57,9 +55,9 @@ def record_deployment(
         given_way = [row for row in (standing if replace else subject_rows) if row is not same]
         now, name = workspace.database.utcnow(session), _node(session, key_of(subject)).name
         for row in given_way:
-            reason = (
-                restart_reason or f"from now on by {via}" if row in subject_rows else f"replaced by {name}"
-            )
+            reason = f"replaced by {name}"
+            if row in subject_rows:
+                reason = restart_reason or f"from now on by {via}"
             _end(workspace, session, row, now, reason)
         row = same or tables.DeploymentRow(place=where, note=note, at=now, by=workspace.actor, via=via)
         if same is None:
@@ -89,15 +87,15 @@ def end_deployments(
         subject = shippable(find_things(session, reference, lies), reference) if reference else None
         now, ended = workspace.database.utcnow(session), []
         for name in names:
-            subject_rows = [
-                row for row in _at(session, name) if subject is None or _which(row) == key_of(subject)
-            ]
-            if not subject_rows:
+            rows = _at(session, name)
+            if subject is not None:
+                rows = [row for row in rows if _which(row) == key_of(subject)]
+            if not rows:
                 raise UnknownReferenceError(f"nothing runs at {name!r}", hint="fusery deploy list")
-            current_rows = [row for row in subject_rows if row.ended_at is None and via in (None, row.via)]
-            for row in current_rows:
+            standing = [row for row in rows if row.ended_at is None and via in (None, row.via)]
+            for row in standing:
                 _end(workspace, session, row, now, reason)
-            ended += current_rows
+            ended += standing
         return deployment_records(session, ended)
 
 
@@ -158,18 +156,16 @@ def deployments_of(
     for column, numbers in ((row.adapter_id, adapters), (row.fused_id, fused), (row.bundle_id, bundles)):
         for chosen in batches(numbers):
             query = select(row).where(column.in_(chosen), row.ended_at.is_(None))
-            rows_by_id |= {deployment_row.id: deployment_row for deployment_row in session.scalars(query)}
-    return deployment_records(session, sorted(rows_by_id.values(), key=lambda each: (each.place, each.id)))
+            rows_by_id |= {one.id: one for one in session.scalars(query)}
+    return deployment_records(session, sorted(rows_by_id.values(), key=lambda one: (one.place, one.id)))
 
 
 def deployment_records(session: Session, rows: Sequence[tables.DeploymentRow]) -> list[Deployment]:
     """Return the records of deployments."""
     nodes = nodes_of(session, (_which(row) for row in rows))
     names = ("kind", "name", "digest", "id", "yanked", "withdrawals")
-    return [
-        Deployment.from_row(row, note=row.note, **{name: getattr(nodes[_which(row)], name) for name in names})
-        for row in rows
-    ]
+    facts = ({name: getattr(nodes[_which(row)], name) for name in names} for row in rows)
+    return [Deployment.from_row(row, note=row.note, **own) for row, own in zip(rows, facts, strict=True)]
 
 
 def _which(row: tables.DeploymentRow) -> Key:
@@ -229,12 +225,10 @@ def _place(text: str) -> str:
 
 def yanked_among(workspace: Workspace, names: Collection[str]) -> Mapping[str, str]:
     """Return the yanked adapters among some names, with the reasons."""
-    adapter, yank_reasons = tables.AdapterRow, {}
+    adapter, reasons = tables.AdapterRow, dict[str, str]()
     with workspace.database.read() as session:
         for chosen in batches(sorted(names)):
-            for row in session.scalars(
-                select(adapter).where(adapter.name.in_(chosen), is_yanked(adapter.id))
-            ):
-                yank = standing_yank(session, row)
-                yank_reasons[row.name] = yank.reason if yank is not None else ""
-    return yank_reasons
+            yanked = select(adapter).where(adapter.name.in_(chosen), is_yanked(adapter.id))
+            yanks = {row.name: standing_yank(session, row) for row in session.scalars(yanked)}
+            reasons |= {name: yank.reason if yank is not None else "" for name, yank in yanks.items()}
+    return reasons

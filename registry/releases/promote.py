@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -31,6 +30,7 @@ from ..records.evaluation import comparable, mismatch, setting_of
 from ..records.fused_rows import fused_from
 from ..records.references import load_adapters, resolve_adapter
 from ..records.release import Outcome, Promotion, State
+from ..records.roles import require_role
 from ..records.views import stands
 from ..records.withdrawals import of_adapters, refuse_yanked, told_of
 from ..workspace.workspace import Workspace
@@ -43,14 +43,13 @@ StateText = tuple[State, str] | tuple[State, str, str | None] | tuple[State, str
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A candidate for an alias, and the alias's holder; the licence of its base is read from files, and so before."""
+    """A candidate for an alias, and the alias's holder."""
 
     session: Session
     adapter: tables.AdapterRow
     alias: str
     holder: tables.AdapterRow | None
     base_licence: str | None
-    licence_read: bool
 
     @property
     def reference(self) -> str:
@@ -95,29 +94,24 @@ def _fidelity(case: Case, rules: Rules) -> StateText:
     # What was fused from the adapter alone at its own scale, also by other registries; what was measured against another
     # yardstick than this adapter's says nothing of it.
     aware = aware_of(case.adapter.method, case.adapter.training)
-    known = [
+    made = [
         fused
         for fused in case.session.scalars(fused_from(case.adapter))
         if fused.adapter.digest == case.adapter.digest
         and not fused.extras
         and fused.recipe.get("scale") is None
         and fused.recipe.get("quantization_aware") == aware
+        and counts(case.session, fused)
     ]
-    made = [row for row in known if counts(case.session, row)]
     if not made:
-        why = "nothing was fused from it yet, so its fidelity was not measured"
-        if known:
-            why = "it was fused in another registry only, and what that says of its fidelity was not measured here"
+        why = "nothing was fused from it here yet, so its fidelity was not measured"
         return "unknown", why, f"fusery fuse {case.adapter.name}"
     verdicts = {fused: recorded_verdict(fused.verdict, fused.retained, fused.noise) for fused in made}
     best = max(made, key=lambda fused: (VERDICTS.index(verdicts[fused]), closeness(fused.retained)))
-    enough = VERDICTS.index(verdicts[best]) >= VERDICTS.index(str(rules.fidelity))
     why = f"the best fuse of it on record, {best.key[:12]}, has {verdicts[best]}"
-    return (
-        ("passed", why)
-        if enough
-        else ("failed", why, f"fusery show {case.adapter.name} --fidelity --formats")
-    )
+    if VERDICTS.index(verdicts[best]) >= VERDICTS.index(str(rules.fidelity)):
+        return "passed", why
+    return "failed", why, f"fusery show {case.adapter.name} --fidelity --formats"
 
 
 def _evaluations(adapter: tables.AdapterRow, metric: str) -> list[tables.EvaluationRow]:
@@ -140,15 +134,9 @@ def _val_loss(case: Case, rules: Rules) -> StateText:
 
 def _metrics(case: Case, rules: Rules) -> StateText:
     judgements = [_metric(case, name, rule) for name, rule in sorted((rules.metrics or {}).items())]
-    worst = next(
-        (judgement for state in ("failed", "unknown") for judgement in judgements if judgement[0] == state),
-        judgements[0],
-    )
-    return (
-        worst[0],
-        "; ".join(judgement[1] for judgement in judgements if judgement[0] == worst[0]),
-        *worst[2:],
-    )
+    worst = min(judgements, key=lambda judgement: _WORST_FIRST.index(judgement[0]))
+    reasons = "; ".join(judgement[1] for judgement in judgements if judgement[0] == worst[0])
+    return (worst[0], reasons, *worst[2:])
 
 
 def _metric(case: Case, name: str, rule: MetricRule) -> StateText:
@@ -187,16 +175,15 @@ def _against_holder(case: Case, ours: tables.EvaluationRow, rule: MetricRule) ->
     # By the digits that people wrote: in binary, 0.8 is more than 0.7 and 0.1.
     gain = Decimal(repr(ours.value)) - Decimal(repr(theirs.value))
     worse = -gain if ours.higher_is_better else gain
-    why = (
-        f"{name} is {ours.value:g} against {theirs.value:g} of {holder}, at most {rule.within:g} worse wanted"
-    )
+    values = f"{ours.value:g} against {theirs.value:g} of {holder}"
+    why = f"{name} is {values}, at most {rule.within:g} worse wanted"
     return ("passed" if worse <= Decimal(repr(rule.within)) else "failed"), why
 
 
 def _measured(
     adapter: tables.AdapterRow, name: str, rule: MetricRule
 ) -> tuple[tables.EvaluationRow | None, str, str | None]:
-    """Return the newest value that a rule is about; without one, why there is none, and the code of that."""
+    """Return the newest value that a rule is about; or None, the reason and its code."""
     rows = _evaluations(adapter, name)
     for row in rows:
         if rule.dataset in (None, row.dataset) and rule.split in (None, row.split):
@@ -219,16 +206,11 @@ def _signed(case: Case, rules: Rules) -> StateText:
         return "unknown", error.message, error.hint or None
     if names:
         return "passed", f"signed with {', '.join(names)}"
-    return (
-        "failed",
-        f"no key that counts for {case.reference} has signed it",
-        f"fusery sign {case.adapter.name} --key KEY.pem, and fusery admin trust list",
-    )
+    hint = f"fusery sign {case.adapter.name} --key KEY.pem, and fusery admin trust list"
+    return "failed", f"no key that counts for {case.reference} has signed it", hint
 
 
 def _licences(case: Case, rules: Rules) -> StateText:
-    if not case.licence_read:
-        return "unknown", "the rules were changed at this moment", "the same command again"
     allowed, base = set(rules.licences or ()), case.adapter.base.name
     own = adapter_licence({tag.key: tag.value for tag in case.adapter.tags})
     if own is not None and own.casefold() not in allowed:
@@ -252,11 +234,8 @@ def _approvals(case: Case, rules: Rules) -> StateText:
         return "failed", why, f"fusery alias approve {case.adapter.name} {case.alias}"
     if others := [name for name in approvers(case.session, case.adapter, case.alias) if name not in names]:
         why += f"; without a token: {', '.join(others)}"
-    return (
-        "failed",
-        why,
-        "approve through the server, with a token: fusery admin token create NAME --role approver",
-    )
+    hint = "approve through the server, with a token: fusery admin token create NAME --role approver"
+    return "failed", why, hint
 
 
 _LOOKS: dict[str, Callable[[Case, Rules], StateText]] = {
@@ -271,14 +250,14 @@ _LOOKS: dict[str, Callable[[Case, Rules], StateText]] = {
 
 
 ALIAS_REFUSED = "alias.refused"
-_WORST_FIRST: tuple[State, ...] = ("failed", "unknown")
+_WORST_FIRST: tuple[State, ...] = ("failed", "unknown", "passed")
 
 
 def promote(
     workspace: Workspace, reference: str, alias: str, *, reason: str = "", dry_run: bool = False
 ) -> Promotion:
     """Move an alias to an adapter that fulfils every rule of the alias; else record the refusal."""
-    adapter_id, name, licence, licence_read = _look(workspace, reference, alias)
+    adapter_id, name, licence = _look(workspace, reference, alias)
     with workspace.database.read() if dry_run else workspace.database.write() as session:
         adapter = session.scalars(load_adapters().where(tables.AdapterRow.id == adapter_id)).one()
         row = alias_row(session, adapter, name)
@@ -286,19 +265,17 @@ def promote(
         again = holder is adapter and bool(overtaken(session, row))
         if again:
             against = judged_against(session, row)
-        case = Case(session, adapter, name, against, licence, licence_read)
+        case = Case(session, adapter, name, against, licence)
         rule = rule_for(session, adapter.task.name, name)
+        if rule is not None and rule.guarded:
+            require_role(workspace, "approver", f"promotion to {case.reference}")
         outcomes = judge(case, None if rule is None else rule.rules)
         states = {outcome.state for outcome in outcomes}
-        verdict: State = next((state for state in _WORST_FIRST if state in states), "passed")
+        verdict = next(state for state in _WORST_FIRST if state in states)
         rules_detail = {"rules": [outcome.to_dict() for outcome in outcomes]}
         moved = False
         if verdict != "passed" and not dry_run:
-            reasons = [
-                f"{unmet_outcome.rule}: {unmet_outcome.why}"
-                for unmet_outcome in outcomes
-                if unmet_outcome.state != "passed"
-            ]
+            reasons = [f"{unmet.rule}: {unmet.why}" for unmet in outcomes if unmet.state != "passed"]
             refused = {"verdict": verdict, "reasons": reasons, **rules_detail}
             _record(workspace, case, ALIAS_REFUSED, reason, refused)
         elif again and not dry_run:
@@ -320,18 +297,17 @@ def promote(
         )
 
 
-def _look(workspace: Workspace, reference: str, alias: str) -> tuple[int, str, str | None, bool]:
+def _look(workspace: Workspace, reference: str, alias: str) -> tuple[int, str, str | None]:
+    """Return the adapter, the alias's name and, for its rules, the licence of the base, which is in files."""
     query = select(tables.AdapterRow)
     query = query.options(joinedload(tables.AdapterRow.task), joinedload(tables.AdapterRow.base))
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference, query)
         name, base = alias_of(adapter, alias), adapter.base
-        rule, needed = rule_for(session, adapter.task.name, name), False
-        if rule is not None:
-            with suppress(BadInputError):  # a newer version wrote rules that this one cannot read
-                needed = make_rules(rule.rules).licences is not None
+        rule = rule_for(session, adapter.task.name, name)
+        needed = rule is not None and "licences" in rule.rules
         assert not needed or base.manifest.files is not None  # loaded, while the session is there
-    return adapter.id, name, base_licence(workspace, base) if needed else None, needed
+    return adapter.id, name, base_licence(workspace, base) if needed else None
 
 
 def _record(

@@ -34,9 +34,7 @@ from ..records.evaluation import parse_metric
 from ..records.release import AliasRules, RemovedRules, SetRules
 from ..workspace.workspace import Workspace
 
-LARGEST = 64 << 10
-"""Bytes of a file of rules."""
-
+LARGEST = 64 << 10  # bytes of a file of rules
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Metric = Annotated[str, AfterValidator(parse_metric)]
 
@@ -100,10 +98,10 @@ def make_rules(values: Mapping[str, Any], subject: str = "the rules") -> Rules:
     try:
         return Rules.model_validate(dict(values))
     except ValidationError as error:
-        found = error.errors(include_input=False, include_url=False)[0]
-        place, message = ".".join(str(part) for part in found["loc"])[:60] or "value", str(found["msg"])
+        first = error.errors(include_input=False, include_url=False)[0]
+        place, message = ".".join(str(part) for part in first["loc"])[:60] or "value", str(first["msg"])
         reason = f"{place}: {message[:1].lower()}{message[1:]}"
-        if found["type"] == "extra_forbidden":
+        if first["type"] == "extra_forbidden":
             reason = f"there is no rule {place!r}, only {', '.join(Rules.model_fields)}"
         hint = "fusery alias rules set --help"
         raise BadInputError(f"{subject} cannot be taken: {reason}", hint=hint) from error
@@ -133,9 +131,8 @@ def metric_rules(rule_texts: Iterable[str]) -> dict[str, dict[str, object]]:
         values = {_TESTS[match["test"]]: number, "dataset": match["dataset"], "split": match["split"]}
         for key, value in values.items():
             if value is not None and rule.setdefault(key, value) != value:
-                raise BadInputError(
-                    f"two rules about {match['name'][:60]} name another {key}", hint="give one of them"
-                )
+                message = f"two rules about {match['name'][:60]} name another {key}"
+                raise BadInputError(message, hint="give one of them")
     return rules
 
 
@@ -156,19 +153,17 @@ def bound_words(rule: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _metric_words(rule: Any) -> str:
+    if not isinstance(rule, Mapping):
+        return str(rule)
+    place = "/".join(str(rule[part]) for part in ("dataset", "split") if rule.get(part))
+    return " and ".join(bound_words(rule)) + (f" on {place}" if place else "")
+
+
 def rule_words(name: str, wanted: Any) -> str:
     """Return what a recorded rule demands in words; what no version of this program has recorded is shown as it is."""
-    if (
-        name == "metrics"
-        and isinstance(wanted, Mapping)
-        and all(isinstance(metric_rule, Mapping) for metric_rule in wanted.values())
-    ):
-        places = {metric: [rule.get("dataset"), rule.get("split")] for metric, rule in wanted.items()}
-        on = {metric: "/".join(map(str, filter(None, parts))) for metric, parts in places.items()}
-        return "; ".join(
-            f"{metric} {' and '.join(bound_words(rule))}{on[metric] and f' on {on[metric]}'}"
-            for metric, rule in wanted.items()
-        )
+    if name == "metrics" and isinstance(wanted, Mapping):
+        return "; ".join(f"{metric} {_metric_words(rule)}" for metric, rule in wanted.items())
     if isinstance(wanted, bool):
         return "yes" if wanted else "no"
     if isinstance(wanted, list | tuple):
@@ -180,18 +175,15 @@ def read_rules(path: Path) -> tuple[dict[str, Any], bool | None]:
     """Return the values in a file of rules (TOML or JSON, by its name), and whether it marks the alias as guarded."""
     with opened(path) as file:
         data = file.read(LARGEST + 1)
+    hint = "fusery alias rules set --help"
     if len(data) > LARGEST:
-        raise BadInputError(
-            f"{path.name} is larger than {LARGEST >> 10} KiB", hint="fusery alias rules set --help"
-        )
+        raise BadInputError(f"{path.name} is larger than {LARGEST >> 10} KiB", hint=hint)
     try:
-        values = (
-            parse_json(data, path.name) if path.suffix.lower() == ".json" else tomllib.loads(data.decode())
-        )
+        is_json = path.suffix.lower() == ".json"
+        values = parse_json(data, path.name) if is_json else tomllib.loads(data.decode())
     except FormatError:
         raise
     except (ValueError, RecursionError) as error:  # a number of many digits is a plain ValueError
-        hint = 'write lines such as: admission = "clean"'
         raise BadInputError(f"{path.name} is not TOML in UTF-8", hint=hint) from error
     if not isinstance(values, dict):
         raise FormatError(f"{path.name} is not a JSON object")

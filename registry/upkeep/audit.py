@@ -97,7 +97,7 @@ def audit(
 
 
 class _Part(NamedTuple):
-    """What one thread reads: blobs of a record, by the paths of their files, or its folder if there are none."""
+    """What one thread reads: blobs of a record, by the paths of their files, or its folder."""
 
     item: AuditableItem
     blobs: Mapping[Damage, str]
@@ -155,12 +155,10 @@ def _read_part(workspace: Workspace, scratch: Path, part: _Part) -> Report | dic
     """Compare a folder, or verify blobs; those of an adapter are copied to a folder for what is recomputed of it."""
     item, own = part
     if item.kind == "adapter":
+        folder = scratch / str(item.number)
         for path in item.stored:
-            (scratch / str(item.number) / path).parent.mkdir(parents=True, exist_ok=True)
-        return {
-            damage: trouble_of(workspace, damage, scratch / str(item.number) / path)
-            for damage, path in own.items()
-        }
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        return {damage: trouble_of(workspace, damage, folder / path) for damage, path in own.items()}
     return {damage: trouble_of(workspace, damage) for damage in own} if own else check_folder(workspace, item)
 
 

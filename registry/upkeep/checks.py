@@ -16,6 +16,7 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageErr
 from fusery.storage.manifest import Manifest
 
 from .. import tables
+from ..adapters.finding import some
 from ..database import Database, events
 from ..database.engine import batches
 from ..database.leases import LONGEST
@@ -126,23 +127,13 @@ def _item(row: Any, workspace: Workspace) -> AuditableItem:
         if not is_elsewhere(session, row):
             file = place if place.is_file() and len(files) == 1 else None
             folder = place.parent if file else place if place.is_dir() else None
-    return AuditableItem(
-        kind,
-        row.id,
-        name,
-        row.digest,
-        Manifest(tuple(each.entry for each in files)),
-        frozenset() if kind == "bundle" else frozenset(each.path for each in files if each.blob is not None),
-        folder,
-        key,
-        file,
-        frozenset(records),
-    )
+    manifest = Manifest(tuple(one.entry for one in files))
+    stored = frozenset(one.path for one in files if one.blob is not None and kind != "bundle")
+    identity = kind, row.id, name, row.digest, manifest, stored
+    return AuditableItem(*identity, folder, key, file, frozenset(records))
 
 
 Trouble = tuple[str, str] | None  # code and message of a problem with a blob; None if it is whole
-
-_SHOWN = 8  # maximum number of names in a note
 
 _FOLDER_CODES = {"base": "reference", "fused": "cache", "bundle": "bundle"}
 
@@ -158,9 +149,7 @@ def blobs_of(session: Session, items: Sequence[AuditableItem]) -> dict[Auditable
     }
     for chosen in batches(wanted):
         query = select(blob.digest, blob.state, blob.generation, blob.size).where(blob.digest.in_(chosen))
-        recorded |= {
-            digest: (state, generation, size) for digest, state, generation, size in session.execute(query)
-        }
+        recorded |= {row.digest: (row.state, row.generation, row.size) for row in session.execute(query)}
     blobs: dict[AuditableItem, dict[Damage, str]] = {item: {} for item in items}
     for digest, (item, entry) in reversed(wanted.items()):
         state, generation, size = recorded.get(digest, ("absent", 0, None))
@@ -219,12 +208,12 @@ def check_folder(workspace: Workspace, item: AuditableItem) -> Report:
                 expected = f"recorded: {entry.size} bytes, digest {entry.sha256[:12]}"
                 message = f"file changed: {path} ({size} bytes, digest {digest[:12]}; {expected})"
                 file_problems.append(("changed", entry.path, message))
-        known = {entry.path for entry in item.manifest}
+        recorded = {entry.path for entry in item.manifest}
         for path in sorted(item.folder.rglob("*")) if item.file is None else ():
             name = path.relative_to(item.folder).as_posix()
             # Files that look like part of it; of a base model, weights only.
             is_part = WEIGHTS.fullmatch(name) if item.kind == "base" else not path.name.startswith(".")
-            if path.is_file() and name not in known and is_part:
+            if path.is_file() and name not in recorded and is_part:
                 file_problems.append(("added", name, f"unexpected file: {path}"))
         if file_problems and item.key is not None:
             damage = Damage(item.key, item.manifest.size, state="cached")
@@ -283,28 +272,22 @@ def note_garbage(workspace: Workspace, report: Report) -> None:
     with workspace.database.read() as session:
         rows = session.execute(select(blob.digest, blob.generation, blob.size, blob.state)).all()
         referenced = set(session.scalars(select(files.blob).where(files.blob.is_not(None))))
-    there, generations = list(store.blobs()), {row.digest: row.generation for row in rows}
-    sizes = {(found.digest, found.generation): found.size for found in there}
+    stored, generations = list(store.blobs()), {row.digest: row.generation for row in rows}
+    sizes = {(one.digest, one.generation): one.size for one in stored}
     for row in sorted(rows, key=lambda row: str(row.digest)):
         if row.state == "ready" and row.digest not in referenced:
             size = sizes.get((row.digest, row.generation))
             if size is None or size != row.size:
                 message = "missing in the store" if size is None else f"{size} bytes (recorded: {row.size})"
                 report.notes.append(f"unreferenced blob {row.digest}: {message}")
-    unused = [
-        each.size
-        for each in there
-        if each.digest not in referenced or generations.get(each.digest) != each.generation
-    ]
-    if unused:
+    used = {(digest, generations.get(digest)) for digest in referenced}
+    if unused := [size for blob_, size in sizes.items() if blob_ not in used]:
         report.notes.append(f"{plural(len(unused), 'unreferenced blob')}, {shown_size(sum(unused))}")
-    if strays := sorted(store.strays()):
-        names = [one if one.isprintable() else repr(one) for one in strays[:_SHOWN]]
-        more = f" and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
-        report.notes.append(f"files in the store that fusery did not write: {', '.join(names)}{more}")
+    if strays := [one if one.isprintable() else repr(one) for one in store.strays()]:
+        report.notes.append(f"files in the store that fusery did not write: {some(strays)}")
     if leftovers := list(store.leftovers()):
         report.notes.append(f"{plural(len(leftovers), 'part file')} of interrupted writes in the store")
-    report.quarantined = sorted(found.name for found in store.quarantined())
+    report.quarantined = sorted(one.name for one in store.quarantined())
 
 
 def _dependants_of_blob(session: Session, digest: str) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
 """Collection: survey the store, delete what is dead, mark and delete what nothing refers to, sweep what is left.
 
-An intent keeps off the collector from before the bytes are looked at until their record is committed; a tombstone makes
-whoever comes meanwhile wait; and the generation, raised when the bytes are gone, makes a deletion that comes late hit a
-name that nobody will ever use again.  Grace is a courtesy, and nothing depends on it.
+An intent keeps the collector off, from before the bytes are read until their record is committed.  A tombstone makes a
+deposit of the same bytes wait.  The generation is raised when the bytes are gone, so that a late deletion hits a name that is
+never used again.  Grace is a courtesy, and nothing depends on it.
 
-The store is listed *first* and the rows are read afterwards: a deposit has its row before its bytes, so a name that was
-listed and has no row belongs to nobody, however fast somebody works beside us (docs/internals/collection.md).
+The store is listed *first*, and the rows are read afterwards: a deposit has its row before its bytes, so a listed name
+without a row belongs to no running command (docs/internals/collection.md).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TOMBSTONE = 60.0
 """Seconds for which a deposit of the same bytes waits for a collector that does not come back."""
 
 ABANDONED = 86400.0
-"""Seconds after which a write that has not gone on is given up whoever works at the moment."""
+"""Seconds after which a write that has not gone on is given up, even if other commands are running."""
 
 BATCH = 100  # blobs between two transactions: few enough to be deleted well before their tombstones run out
 
@@ -85,9 +85,7 @@ def collect(
         done.items_ += [Removed("generation", _name(stored), stored.size) for stored in listing.dead]
         done.items_ += marking.plan()
         left, waiting = _abandoned(database, store, grace)
-        done.items_ += [
-            Removed("leftover", stale_leftover.name, stale_leftover.size) for stale_leftover in left
-        ]
+        done.items_ += [Removed("leftover", leftover.name, leftover.size) for leftover in left]
     else:
         # A cache that fails ends the collection before anything is removed and logged.
         with suppress(StoreDeniedError):
@@ -103,9 +101,8 @@ def collect(
                 _adopt(session, listing, adoption_time or database.utcnow(session))
         done.items_ += marking.run()
         left, waiting = _abandoned(database, store, grace)
-        done.items_ += [
-            Removed("leftover", leftover.name, store.remove_leftover(leftover.name)) for leftover in left
-        ]
+        gone = ((leftover.name, store.remove_leftover(leftover.name)) for leftover in left)
+        done.items_ += [Removed("leftover", *item) for item in gone]
         if done.items_:
             detail = {"removed": done.removed, "freed_bytes": done.freed_bytes}
             with database.write() as session:
@@ -176,7 +173,7 @@ class Marking:
             yield from gone
 
     def mark(self, candidates: Sequence[Digest]) -> Sequence[Stored]:
-        """Put tombstones on those that may still go now, while nobody else writes; return them."""
+        """Put tombstones on those that may still go, in one write transaction; return them."""
         with self._database.write() as session:
             query = _unreferenced(self._before, dead_owners(session)).where(BlobRow.digest.in_(candidates))
             rows = list(session.scalars(query))
@@ -215,9 +212,7 @@ class Listing:
     listed: int = 0
     dead: list[Stored] = field(default_factory=list)  # generations that were deleted or given up once
     unknown: list[Stored] = field(default_factory=list)  # no row stands for them
-    ahead: list[Stored] = field(
-        default_factory=list
-    )  # later than their row: the database is older than the store
+    ahead: list[Stored] = field(default_factory=list)  # later than their row: the database is older
 
 
 def _survey(database: Database, store: BlobStore) -> Listing:
@@ -259,19 +254,16 @@ def _adopt(session: Session, listing: Listing, at: datetime) -> None:
 
 
 def _abandoned(database: Database, store: BlobStore, grace: float) -> tuple[list[Leftover], list[Leftover]]:
-    """Return what interrupted writes left and nobody needs, and what somebody may still be writing.
+    """Return the abandoned files of interrupted writes, and those that a command may still be writing.
 
     While anybody has an intent, or the process in its name may run, only what has not grown for a day goes.
     """
     leftovers = list(store.leftovers())
     if not leftovers:
         return [], []
+    owners = select(IntentRow.owner).where(IntentRow.expires >= Database.clock()).distinct()
     with database.read() as session:
-        dead, owners = (
-            dead_owners(session),
-            select(IntentRow.owner).where(IntentRow.expires >= Database.clock()),
-        )
-        busy = any(owner not in dead for owner in session.scalars(owners.distinct()))
+        busy = not dead_owners(session).issuperset(session.scalars(owners))
     going: list[Leftover] = []
     waiting: list[Leftover] = []
     for left in leftovers:

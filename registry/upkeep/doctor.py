@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from itertools import groupby
@@ -18,6 +18,7 @@ from fusery.storage.plugins import Group, Plugin, plugins, taken_twice
 from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.verified_files import others_may_write
 
+from ..adapters.finding import some
 from ..admission.rules import SeverityPolicy
 from ..parsing import plural, shown_size
 from ..record import Record, described
@@ -51,8 +52,6 @@ USES = {
     "demo": "what the demo needs beside its model",
     "dev": "the tests, and what checks the code",
 }
-
-_SHOWN = 4
 
 _OF_SERVER = (
     *(f"setting.{name}" for name in ("home", "database_url", "store_url", "store_options")), "database", "store",
@@ -100,12 +99,8 @@ def examine(workspace: Workspace) -> list[Check]:
         again = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary fusery fusery"
         hint = f"install a C compiler, then fusery once more: {again}"
         engine = Check("engine", "note", "canonical, in NumPy: the same result in five times the time", hint)
-    return [
-        *_settings(workspace),
-        *(_guarded(name, look) for name, look in parts.items()),
-        engine,
-        *_extras(),
-    ]
+    checked = (_guarded(name, look) for name, look in parts.items())
+    return [*_settings(workspace), *checked, engine, *_extras()]
 
 
 def examine_remote(workspace: Workspace, url: str, own: Callable[[], OwnIdentity]) -> list[Check]:
@@ -117,10 +112,8 @@ def examine_remote(workspace: Workspace, url: str, own: Callable[[], OwnIdentity
         version = f"fusery {identity.version}; " if identity.version else ""
         return f"{url}: {version}{identity.name}, {identity.role}{until}"
 
-    return [
-        _guarded("server", server),
-        *(local_check for local_check in examine(workspace) if local_check.name not in _OF_SERVER),
-    ]
+    local = (check for check in examine(workspace) if check.name not in _OF_SERVER)
+    return [_guarded("server", server), *local]
 
 
 def plugin_checks(
@@ -133,16 +126,14 @@ def plugin_checks(
         yield Check("plugins", "problem", error.message, error.hint or "")
         return
     for (group, name), same in groupby(all_plugins, key=lambda plugin: (plugin.group, plugin.name)):
-        yield _guarded(
-            f"plugin.{group.removeprefix('fusery.')}.{name}",
-            partial(_load, loaders[group], list(same), reporter),
-        )
+        load = partial(_load, loaders[group], list(same), reporter)
+        yield _guarded(f"plugin.{group.removeprefix('fusery.')}.{name}", load)
 
 
-def _load(loader: Callable[[Plugin], object], found: list[Plugin], reporter: Reporter) -> str:
-    if len(found) > 1:
-        raise taken_twice(found)
-    [plugin] = found
+def _load(loader: Callable[[Plugin], object], same: list[Plugin], reporter: Reporter) -> str:
+    if len(same) > 1:
+        raise taken_twice(same)
+    [plugin] = same
     reporter.say(f"importing the {plugin.kind} {plugin.name} of {plugin}")
     loader(plugin)
     return f"{plugin}: {plugin.value}, imported"
@@ -187,16 +178,11 @@ def _database(workspace: Workspace) -> str:
 
     from .. import tables
 
-    counted = {
-        "base model": tables.BaseModelRow,
-        "adapter": tables.AdapterRow,
-        "fused model": tables.FusedRow,
-    }
+    bases, adapters, fused = tables.BaseModelRow, tables.AdapterRow, tables.FusedRow
+    rows = (("base model", bases), ("adapter", adapters), ("fused model", fused))
     with workspace.database.read() as session:
-        count = {
-            name: session.scalar(select(func.count()).select_from(row)) or 0 for name, row in counted.items()
-        }
-    return ", ".join(plural(number, name) for name, number in count.items())
+        numbers = [(session.scalar(select(func.count()).select_from(row)) or 0, name) for name, row in rows]
+    return ", ".join(plural(*number) for number in numbers)
 
 
 def _cache(workspace: Workspace) -> str:
@@ -218,23 +204,22 @@ def _extras() -> Iterator[Check]:
         return
     for name in installed.metadata.get_all("Provides-Extra") or []:
         use, packages = f": {USES[name]}" if name in USES else "", packages_of(installed, name)
-        found = {package: each for package in packages if (each := _installed(package)) is not None}
-        missing = [package for package in packages if package not in found]
-        versions = [f"{package} {each.version}" for package, each in found.items()]
+        present = {package: own for package in packages if (own := _installed(package)) is not None}
+        missing = [package for package in packages if package not in present]
+        versions = [f"{package} {own.version}" for package, own in present.items()]
         if not packages:
             yield Check(f"extra.{name}", "note", f"not for this platform{use}")
         elif missing:
-            lacking = f", lacks {_some(missing)}" if found else ""
-            yield Check(
-                f"extra.{name}", "note", f"not installed{lacking}{use}", f"pip install 'fusery[{name}]'"
-            )
+            lacking = f", lacks {some(missing)}" if present else ""
+            detail, hint = f"not installed{lacking}{use}", f"pip install 'fusery[{name}]'"
+            yield Check(f"extra.{name}", "note", detail, hint)
         else:
-            yield Check(f"extra.{name}", "ok", f"{_some(versions)}{use}")
+            yield Check(f"extra.{name}", "ok", f"{some(versions)}{use}")
 
 
 def packages_of(installed: Distribution, extra: str) -> list[str]:
     """Return the packages that an extra of a distribution asks for on this platform, without its own other extras."""
-    found = dict[str, None]()
+    required = dict[str, None]()
     for text in installed.requires or []:
         parts = _REQUIREMENT.match(text)
         wanted, platform = _EXTRA.search(text), _PLATFORM.search(text)
@@ -244,13 +229,8 @@ def packages_of(installed: Distribution, extra: str) -> list[str]:
                 names = [package for other in others for package in packages_of(installed, other.strip())]
             else:
                 names = [parts[1]]
-            found |= dict.fromkeys(names)
-    return list(found)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+            required |= dict.fromkeys(names)
+    return list(required)
 
 
 def _installed(name: str) -> Distribution | None:

@@ -76,13 +76,13 @@ def _unattributed_change(
             if kind == "adapter":
                 row, number = tables.AmendmentRow, content["adapter"][0]["id"]
                 amended = session.scalars(select(row).where(row.adapter_id == number).order_by(row.id))
-                amendments = [each for each in amended if entries.get(each.id) == seq]
+                amendments = [amendment for amendment in amended if entries.get(amendment.id) == seq]
                 # Renderings are added when they are first computed.
                 earlier = _undone(session, content, amendments)
                 forms = earlier.get(_FORMS, [])
                 some = (itertools.combinations(forms, count) for count in range(len(forms), -1, -1))
                 chosen = itertools.chain.from_iterable(some)
-                candidates: Iterator[Content] = (_with(earlier, {_FORMS: list(each)}) for each in chosen)
+                candidates: Iterator[Content] = (_with(earlier, {_FORMS: list(rows)}) for rows in chosen)
             else:  # an immutable record, in its present state or that before it ended
                 table = KINDS[kind].table.name
                 [last] = content[table]
@@ -131,11 +131,8 @@ def check_amendments(session: Session, log: SealLog) -> Iterator[Problem]:
     alias, amendment, adapter = tables.AliasRow, tables.AmendmentRow, tables.AdapterRow
     only = None if log.only is None else {number for kind, number in log.only if kind == "adapter"}
     # SQLite keeps any value in a column; other checks report a number that is invalid.
-    amended = {
-        adapter_id
-        for adapter_id in session.scalars(select(amendment.adapter_id).distinct())
-        if isinstance(adapter_id, int)
-    }
+    numbers = session.scalars(select(amendment.adapter_id).distinct())
+    amended = {number for number in numbers if isinstance(number, int)}
     for number in sorted(amended if only is None else amended & only):
         with suppress(*_UNREADABLE):
             query = load_adapters().where(adapter.id == number).execution_options(populate_existing=True)

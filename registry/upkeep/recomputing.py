@@ -58,9 +58,8 @@ def check_again(
             report.notes.append(f"cannot recompute {item.name}: {error.message}")
 
 
-_Contradictions = Iterator[
-    tuple[str, str]
-]  # code and message of each recorded fact that contradicts the bytes
+# Code and message of each recorded fact that contradicts the bytes.
+_Contradictions = Iterator[tuple[str, str]]
 
 
 def _base(workspace: Workspace, item: AuditableItem, notes: list[str]) -> _Contradictions:
@@ -138,9 +137,8 @@ def _adapter(workspace: Workspace, item: AuditableItem, contexts: Contexts, arri
     forms = {form.form: form.digest for form in row.renderings}
     rendered = arrived / ".rendered"
     rendered.mkdir()
-    made: dict[str, str] = {
-        form: manifest.digest for form, manifest in other_forms(files, base, forms, rendered)
-    }
+    others = other_forms(files, base, forms, rendered)
+    made: dict[str, str] = {form: manifest.digest for form, manifest in others}
     for form, digest in sorted(forms.items()):
         if made.get(form) != digest:
             yield "form_differs", f"wrong digest of the format {form} (recorded: {digest[:12]})"

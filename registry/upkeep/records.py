@@ -41,9 +41,8 @@ class SealLog:
         self._scratch = sqlite3.connect("")
         self._scratch.executescript(_SCHEMA)
         seq, event = 0, tables.EventRow
-        chosen = (
-            select(event.seq, event.seals).where(event.seals.is_not(None)).order_by(event.seq).limit(BATCH)
-        )
+        sealed = select(event.seq, event.seals).where(event.seals.is_not(None))
+        chosen = sealed.order_by(event.seq).limit(BATCH)
         if only is not None and len(only) <= _NAMED:
             starts = (f'["{kind}",{number},' for kind, number in only)
             chosen = chosen.where(or_(*(event.seals.contains(start, autoescape=True) for start in starts)))
@@ -103,11 +102,12 @@ def check_records(session: Session, log: SealLog) -> Iterator[Problem]:
     for kind in KINDS.values():
         query = select(kind.table.c.id).order_by(kind.table.c.id)
         if log.only is not None:
-            query = query.where(kind.table.c.id.in_([each for name, each in log.only if name == kind.name]))
+            wanted = [number for name, number in log.only if name == kind.name]
+            query = query.where(kind.table.c.id.in_(wanted))
         for numbers in batches(session.scalars(query)):
-            known, now = log.newest(kind.name, numbers), _seals_now(session, kind, numbers)
+            newest, now = log.newest(kind.name, numbers), _seals_now(session, kind, numbers)
             for number in numbers:
-                name, digest = known.get(number, ("", None))
+                name, digest = newest.get(number, ("", None))
                 seal, row = now.get(number), f"row {number} of {kind.table.name}"
                 subject = f"{kind.name} {name or (seal.name if seal else number)}"
                 if digest is None:
@@ -178,20 +178,14 @@ def check_table(session: Session, table: Table, among: str = "true") -> Iterator
     sqlite, keys = session.get_bind().dialect.name == "sqlite", list(table.primary_key.columns)
     for column in table.columns:
         name, kind = f'"{column.name}"', kind_of(column)
-        not_null_condition, bad_form = (
-            f"{among} AND {name} IS NOT NULL",
-            f"({_SQLITE[kind].format(name)}) IS FALSE",
-        )
+        given = f"{among} AND {name} IS NOT NULL"
         bad_values: list[tuple[str, Any, str]] = []
-        if sqlite and not (
-            kind == "integer" and keys == [column]
-        ):  # SQLite takes nothing else as a row's number
-            bad_values += _rows(session, table, column.name, f"{not_null_condition} AND {bad_form}")
+        if sqlite and not (kind == "integer" and keys == [column]):  # a row's number is always an integer
+            wrong = f"{given} AND ({_SQLITE[kind].format(name)}) IS FALSE"
+            bad_values += _rows(session, table, column.name, wrong)
         if kind == "document":
-            rows = _rows(session, table, column.name, not_null_condition)
-            bad_values += [
-                row for row in rows if row[0] in ("text", "jsonb") and not _is_spelled(row[1], sqlite)
-            ]
+            rows = (row for row in _rows(session, table, column.name, given) if row[0] in ("text", "jsonb"))
+            bad_values += [row for row in rows if not _is_spelled(row[1], sqlite)]
         for form, stored, key in bad_values:
             shown = f"the {form} {repr(stored)[:_SHOWN]} as {column.name}: non-canonical form"
             message = f"row {key} of {table.name} has {shown}"
@@ -212,8 +206,7 @@ def _rows(session: Session, table: Table, column: str, condition: str) -> Iterat
     options = {"yield_per": BATCH, "no_parameters": True}
     for stored_as, *values in session.connection().exec_driver_sql(query, execution_options=options):
         stored, *key = (
-            raw_value.decode("utf-8", "backslashreplace") if isinstance(raw_value, bytes) else raw_value
-            for raw_value in values
+            str(raw, "utf-8", "backslashreplace") if isinstance(raw, bytes) else raw for raw in values
         )
         plain = all(str(part).isprintable() for part in key)
         yield stored_as, stored, ", ".join(str(part) if plain else repr(part) for part in key)[:_SHOWN]

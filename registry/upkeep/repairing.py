@@ -80,13 +80,13 @@ class _Copies:
         with self._workspace.database.read() as session:
             for row in (fused, base, bundle):
                 query = select(row, files.path).join(files, files.manifest_id == row.manifest_id)
-                for found, name in session.execute(query.where(files.sha256 == damage.digest)):
-                    if isinstance(found, fused):
-                        cached = self._workspace.cache.entry(Digest(found.key)) / name
-                        places.append((cached, f"the fused model {found.key[:12]} in the cache"))
+                for owner, name in session.execute(query.where(files.sha256 == damage.digest)):
+                    if isinstance(owner, fused):
+                        cached = self._workspace.cache.entry(Digest(owner.key)) / name
+                        places.append((cached, f"the fused model {owner.key[:12]} in the cache"))
                         continue
-                    where = getattr(found, "location" if isinstance(found, base) else "path")
-                    if where is not None and not (isinstance(found, bundle) and is_elsewhere(session, found)):
+                    where = getattr(owner, "location" if isinstance(owner, base) else "path")
+                    if where is not None and not (isinstance(owner, bundle) and is_elsewhere(session, owner)):
                         places.append((Path(where) / name, str(Path(where) / name)))
         places += ((path, str(path)) for path in self._by_size.get(damage.size, ()))
         for path, source in places:
@@ -159,7 +159,7 @@ class _Repairer:
             self._record("blob.quarantined", damage, {"moved_to": name})
             return replace(problem, message=f"{problem.message}; moved to {name}; no copy found")
         generation = self._put(damage, copy)
-        names = (quarantined_blob.name for quarantined_blob in self._workspace.store.quarantined())
+        names = (blob.name for blob in self._workspace.store.quarantined())
         quarantined = max((name for name in names if damage.digest in name), default=None)
         detail = {"source": copy.source, "generation": generation, "moved_to": quarantined}
         self._record("blob.repaired", damage, detail, generation=generation)

@@ -78,9 +78,7 @@ class Report(Record, kw_only=False, frozen=False):
     quarantined: list[str] = described("names of damaged blobs in quarantine", default_factory=list)
     notes: list[str] = described("harmless observations", default_factory=list)
     rebuilt: list[Rebuilt] = described("results of rebuilding fused models", default_factory=list)
-    anchored: bool | None = described(
-        "whether an anchor was compared; None without a check of the log", default=None
-    )
+    anchored: bool | None = described("an anchor was compared; None without a check of the log", default=None)
     KEYS: ClassVar[tuple[str, ...]] = (
         "ok", "checked", "problems", "repaired", "quarantined", "notes", "rebuilt", "anchored",
     )  # fmt: skip

@@ -55,8 +55,8 @@ BROKEN: dict[Group, list[tuple[str, str]]] = {
         (f"{RULE}from fusery.registry.admission.code import Rule\nX = Rule(lambda _: iter(()), C)", "tuple of codes"),
         (f"{RULE}@rule(Code('odd-x', 'info', 'a', None))\ndef X(_): return iter(())", "a code that is no Code"),
         (f"{RULE}@rule(C)\ndef X(candidate): yield candidate.nothing", "failed: AttributeError"),
-        (f"{RULE}@rule(C)\ndef X(_): yield Code('odd-y', 'info', 'a', 'b').found('.', 'a')", "something else"),
-        (f"{RULE}@rule(C)\ndef X(_): yield C.found('.', 'a' + chr(0))", "something else"),
+        (f"{RULE}@rule(C)\ndef X(_): yield Code('odd-y', 'info', 'a', 'b').finding('.', 'a')", "something else"),
+        (f"{RULE}@rule(C)\ndef X(_): yield C.finding('.', 'a' + chr(0))", "something else"),
         (f"{PANIC}{RULE}@rule(C)\ndef X(_): raise Panic('no luck')", FAILED),
         (f"{MUTE}raise Mute", "cannot be imported: Mute"),
     ],
@@ -174,7 +174,7 @@ def test_exceptions_of_a_plugin_s_file_system(fusery: Fusery, install: Install) 
 def test_what_a_plugin_prints_is_no_part_of_a_document(stocked: Fusery, install: Install) -> None:
     install(
         "fusery.rules",
-        f"print('hello')\n{RULE}@rule(C)\ndef X(_):\n    print('looking')\n    yield C.found('.', 'a')",
+        f"print('hello')\n{RULE}@rule(C)\ndef X(_):\n    print('looking')\n    yield C.finding('.', 'a')",
     )
     done = stocked("check", "first", "--base", "tiny", "--json")
     assert "odd-x" in {each["code"] for each in done.json["findings"]}

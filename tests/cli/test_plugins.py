@@ -93,11 +93,7 @@ def test_a_rule_of_a_plugin(stocked: Fusery, example: None, of_great_rank: Path,
     done = stocked("check", of_great_rank, "--base", "tiny", "--format", "sarif")
     require_sarif(done.json)
     [run] = done.json["runs"]
-    [extension] = run["tool"]["extensions"]
-    assert (extension["name"], extension["version"]) == ("fusery-example", "0.1.0")
-    [result] = [each for each in run["results"] if each["ruleId"] == CODE]
-    assert result["rule"] == {"id": CODE, "index": 0, "toolComponent": {"index": 0}}
-    assert (extension["rules"][0]["id"], "ruleIndex" in result) == (CODE, False)
+    assert CODE in {result["ruleId"] for result in run["results"]}
 
 
 @pytest.mark.slow

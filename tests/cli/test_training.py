@@ -23,7 +23,7 @@ def run(stocked: Fusery, tiny_base: Path, tmp_path: Path) -> Path:
 def test_the_best_with_a_word_when_it_is_not_the_last(stocked: Fusery, run: Path) -> None:
     ran = stocked("register", run, *WORDS)
     assert ran.code == 0
-    assert "checkpoint 400 has the best validation loss, 1.200; the last, 600, has 1.500" in ran.out
+    assert "checkpoint 400 has the lowest loss, 1.200; the last, 600, has 1.500" in ran.out
     assert stocked("register", run, *WORDS, "--checkpoint", "last").out.startswith("Registered: t_v2_")
     assert stocked("check", run, *WORDS, "--checkpoint", "200", "--json").json["findings"] == []
 

@@ -84,6 +84,27 @@ def test_a_fused_model_by_its_digest(stocked: Registry, prompts: Path) -> None:
     assert caught.value.hint == "fusery fuse course_rec_v1_20260115 --as keep"
 
 
+def test_a_model_on_another_form_of_the_base_is_compared_on_that_form(
+    sqlite_registry: Registry, prompts: Path, tmp_path: Path
+) -> None:
+    registry, small = sqlite_registry, {"layers": 1, "layout": "mlx"}
+    dense = tiny_models.make_base(tmp_path / "dense", **small)  # type: ignore[arg-type]
+    four = tiny_models.make_base(tmp_path / "four", bits=4, group_size=32, **small)  # type: ignore[arg-type]
+    for folder in (dense, four):
+        registry.bases.add(folder, name=folder.name)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", dense, update=0.3, num_layers=1)
+    registry.adapters.register(adapter, base="dense", task="mail", date="20260115")
+    onto = FuseRequest("dequantize", base="four")
+    found = registry.evaluations.probe(
+        "mail@1", against=registry.fused.fuse("mail@1", onto).key, prompts=prompts
+    )
+    own = registry.evaluations.probe("mail@1", against="base", prompts=prompts)
+    assert found.kl < 1e-3 and found.loss_base != own.loss_base
+    assert found.loss_base == registry.evaluations.probe("four", against="dense", prompts=prompts).loss_a
+    losses = [row for row in registry.adapters.show("mail@1").evaluations if row.metric == "probe.loss"]
+    assert found.loss_a not in [row.value for row in losses]
+
+
 def test_other_vocabularies_are_refused(
     stocked: Registry, tiny_base: Path, prompts: Path, tmp_path: Path
 ) -> None:
@@ -131,7 +152,7 @@ SAID: list[tuple[tuple[Any, ...], list[str], list[str]]] = [
     ((ADAPTER, FUSED, 0.49, 0.71, 0.2, 1.7, 3.8, 0.58), ["does not answer", "58.0 %", "3.800"], ["nearly"]),
     (
         (OTHER_ADAPTER, ADAPTER, 0.5, 0.7, 0.9, 0.2, 3.8, None),
-        ["base + t_v1 is better", "is 0.200, of base + t_v2 0.900"],
+        ["base + t_v1 is better", "base + t_v1 0.200; base + t_v2 0.900"],
         [],
     ),
     ((ADAPTER, OTHER_ADAPTER, 0.0, 0.7, 0.2, 0.2, 3.8, None), ["the same loss, 0.200", "alike"], ["better"]),

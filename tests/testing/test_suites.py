@@ -28,7 +28,7 @@ CODE = Code("house-anything", "info", "it is one", "it is as it is")
 
 
 def always(candidate: Candidate) -> Iterator[Finding]:
-    yield CODE.found(".", "it is one")
+    yield CODE.finding(".", "it is one")
 
 
 def never(candidate: Candidate) -> Iterator[Finding]:

@@ -199,6 +199,16 @@ def test_pages_offer_what_the_role_may(team: Team) -> None:
             assert offered is allows(role, BY_NAME[name].role), (role, name)
 
 
+def test_a_publisher_promotes_to_unguarded_aliases_only(team: Team) -> None:
+    newest = team.registry.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
+    team.registry.aliases.set_rules("course_rec#kept", {"approvals": 1}, guarded=True)
+    bearer = team.bearer("the-publisher")
+    for alias, status, code in (("canary", 200, None), ("kept", 403, "role_not_enough")):
+        body = {"reference": newest, "alias": alias, "dry_run": True}
+        done = post_json(team.address, f"{API}/aliases/promote", body, **bearer)
+        assert (done.status, done.json.get("error", {}).get("code")) == (status, code)
+
+
 def test_no_secret_is_shown_or_logged(team: Team, caplog: pytest.LogCaptureFixture) -> None:
     secret = team.secrets["the-admin"]
     cookie = team.cookie("the-admin")
@@ -316,8 +326,9 @@ def test_over_tls_the_cookie_is_this_host_s_alone(own: Registry) -> None:
 
 
 def test_each_act_says_which_role_it_needs() -> None:
-    publisher = {"aliases/set", "adapters/amend", "deployments/record", "deployments/end"}
-    approver = {f"aliases/{name}" for name in ("promote", "approve", "withdraw-approval", "roll-back")}
+    publisher = {f"aliases/{name}" for name in ("set", "promote")}
+    publisher |= {"adapters/amend", "deployments/record", "deployments/end"}
+    approver = {f"aliases/{name}" for name in ("approve", "withdraw-approval", "roll-back")}
     approver |= {"adapters/yank-all", "adapters/unyank-all"}
     assert {act.name for act in FORMS if act.role == "publisher"} == publisher
     assert {act.name for act in FORMS if act.role == "approver"} == approver

@@ -25,4 +25,4 @@ def rank_is_served(candidate: Candidate) -> Iterator[Finding]:
     """The rank is one that our servers take."""
     ranks = [module.a[1] for module in candidate.folder.modules.values() if module.a is not None]
     if ranks and max(ranks) > MOST:
-        yield RANK.found("rank", f"the rank is {max(ranks)}, and our servers take {MOST}")
+        yield RANK.finding("rank", f"the rank is {max(ranks)}, and our servers take {MOST}")

@@ -76,6 +76,9 @@ BAD: list[tuple[str, Any]] = [
     *(("val_loss", value) for value in (-math.inf, math.nan)),
     *(("dataset", value) for value in ("d" * 501, "a\0b")),
     *(("examples", value) for value in (-5, 2**31)),
+    ("alpha", -1),
+    *(("checkpoint", value) for value in ("worst", True, 1.5, -1, "1" * 11, "²")),
+    ("log", "l" * 4097),
     ("parent", HALF),
     *(("note", value) for value in (HALF, "a\0b", "n" * 10_001)),
     *(("tags", {"a": value}) for value in ("v" * 501, HALF, None, 1)),
@@ -95,6 +98,9 @@ def test_the_limits_are_accepted() -> None:
         base="tiny", version=999_999_999, examples=2**31 - 1, dataset="d" * 500, tags={"a": "v" * 500}
     )
     assert (said.version, said.examples) == (999_999_999, 2**31 - 1)
+    for checkpoint in ("best", "last", 400, "1" * 10, None):
+        said = Submission(base="tiny", checkpoint=checkpoint, log="l" * 4096, note="n" * 10_000)
+        assert said.checkpoint == (None if checkpoint is None else str(checkpoint))
 
 
 def test_numbers_and_tags_get_their_one_form() -> None:

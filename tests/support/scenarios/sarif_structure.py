@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 LEVELS = {"none", "note", "warning", "error"}
 RULE = {"id", "name", "shortDescription", "fullDescription", "help", "defaultConfiguration"}
-RESULT = {"ruleId", "ruleIndex", "rule", "level", "message", "locations", "partialFingerprints"}
+RESULT = {"ruleId", "ruleIndex", "level", "message", "locations", "partialFingerprints"}
 """The schema has `additionalProperties: false` everywhere."""
 
 
@@ -21,11 +21,10 @@ def require_sarif(log: Mapping[str, Any]) -> None:
     assert urlsplit(log["$schema"]).scheme == "https"  # 3.13.3
     for run in log["runs"]:  # 3.13.4
         assert run.keys() <= {"tool", "results", "columnKind"}
-        assert {"driver"} <= run["tool"].keys() <= {"driver", "extensions"}  # 3.18.2, 3.18.3
+        assert run["tool"].keys() == {"driver"}  # 3.18.2
         driver = _component(run["tool"]["driver"])
-        others = [_component(extension) for extension in run["tool"].get("extensions", [])]
         for result in run["results"]:
-            _result(result, driver, others)
+            _result(result, driver)
 
 
 def _component(component: Mapping[str, Any]) -> list[str]:
@@ -48,15 +47,9 @@ def _rule(rule: Mapping[str, Any]) -> None:
         assert rule["defaultConfiguration"]["level"] in LEVELS
 
 
-def _result(result: Mapping[str, Any], ids: list[str], others: list[list[str]]) -> None:
+def _result(result: Mapping[str, Any], ids: list[str]) -> None:
     assert result.keys() <= RESULT
-    if "rule" in result:  # 3.27.7, 3.52.4 to 3.52.6, 3.54.4
-        reference = result["rule"]
-        assert "ruleIndex" not in result
-        assert reference["id"] == result["ruleId"]
-        assert others[reference["toolComponent"]["index"]][reference["index"]] == result["ruleId"]
-    else:
-        assert ids[result["ruleIndex"]] == result["ruleId"]  # 3.27.5, 3.27.6
+    assert ids[result["ruleIndex"]] == result["ruleId"]  # 3.27.5, 3.27.6
     assert result["level"] in LEVELS  # 3.27.10
     assert result["message"]["text"]  # 3.11.8
     assert all(isinstance(each, str) for each in result["partialFingerprints"].values())  # 3.27.17
