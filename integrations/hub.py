@@ -23,7 +23,7 @@ from fusery.registry.bundles.writing import BundleFolder, bundle_record, sealed_
 from fusery.registry.charts.curves import CURVE, curve_svg
 from fusery.registry.documents import RECORD, provenance_part
 from fusery.registry.errors import BadInputError, MissingExtraError
-from fusery.registry.registration.fetch_base import transport_errors
+from fusery.registry.registration.sources import transport_errors
 from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import Manifest

@@ -272,8 +272,9 @@ _FRESH = timedelta(minutes=5)
 def file_system(protocol: str, **options: Any) -> CloudFileSystem:
     """Return the file system of `s3`, `gs` or `az`; raise TypeError for an unknown option."""
     if protocol == "gs":
-        config = {_GCS_NAMES.get(name, name): value for name, value in options.items()}
-        return CloudFileSystem("gs", config, {})
+        return CloudFileSystem(
+            "gs", {_GCS_NAMES.get(name, name): value for name, value in options.items()}, {}
+        )
     return _s3(options) if protocol == "s3" else _azure(options)
 
 

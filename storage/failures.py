@@ -11,15 +11,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from . import errors
 from .digest import Digest
+from .errors import (
+    BlobCorruptError,
+    BlobMissingError,
+    MissingFileError,
+    OutOfSpaceError,
+    StorageError,
+    StoreDeniedError,
+    StoreUnavailableError,
+    UnsafePathError,
+)
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENXIO})
+MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
-class AbsentBlobError(errors.BlobMissingError):
+class AbsentBlobError(BlobMissingError):
     """A blob is not in the store."""
 
     code = "blob_missing"
@@ -32,7 +41,7 @@ class AbsentBlobError(errors.BlobMissingError):
         super().__init__(f"blob {digest}{suffix} is not in {where}", hint="run: fusery audit")
 
 
-class DigestMismatchError(errors.BlobCorruptError):
+class DigestMismatchError(BlobCorruptError):
     """The bytes do not match the expected digest or size."""
 
     code = "blob_corrupt"
@@ -54,22 +63,18 @@ def os_failures(doing: str, *, near: Path) -> Iterator[None]:
         yield
     except OSError as error:
         text = f"cannot {doing}: {(error.strerror or type(error).__name__).lower()}"
-        raised: errors.StorageError = errors.StoreUnavailableError(text)
+        raised: StorageError = StoreUnavailableError(text)
         if error.errno in FULL:
             free = ""
             with suppress(OSError):
                 free = f" ({shutil.disk_usage(existing_folder(near)).free / 1e6:,.1f} MB free)"
-            raised = errors.OutOfSpaceError(f"{text}{free}", hint="free some space, or use another folder")
+            raised = OutOfSpaceError(f"{text}{free}", hint="free some space, or use another folder")
         elif error.errno in DENIED:
-            raised = errors.StoreDeniedError(
-                text, hint=f"check who may read and write {existing_folder(near)}"
-            )
+            raised = StoreDeniedError(text, hint=f"check who may read and write {existing_folder(near)}")
         elif error.errno in MISSING:
-            raised = errors.MissingFileError(text, hint="check the path")
+            raised = MissingFileError(text, hint="check the path")
         elif error.errno == errno.ELOOP:
-            raised = errors.UnsafePathError(
-                f"cannot {doing}: it is a symbolic link", hint="name the file itself"
-            )
+            raised = UnsafePathError(f"cannot {doing}: it is a symbolic link", hint="name the file itself")
         raise raised from error
 
 
@@ -78,15 +83,25 @@ def existing_folder(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if os.path.exists(place) or place == place.parent)
 
 
+_NO_FILE = frozenset({errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ELOOP})
+"""What `open` says of a socket, of a device without a driver, of a folder, of a circle of links."""
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a regular file for reading, through links; a pipe, a device, a socket or a folder is not waited for."""
+    irregular = MissingFileError(f"{path} is not a file that can be read", hint="name a regular file")
     with os_failures(f"read {path}", near=path):
-        # Without O_NONBLOCK, opening a pipe waits for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            # Without O_NONBLOCK, opening a pipe waits for a writer.
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise irregular from error
+            raise
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise errors.MissingFileError(f"{path} is not a regular file", hint="name a file")
+                raise irregular
             with os.fdopen(fd, "rb", closefd=False) as file:
                 yield file
         finally:

@@ -58,10 +58,10 @@ def tally(progress: Callable[[int, int], None] | None, total: int) -> Callable[[
         return None
     done, lock = 0, Lock()
 
-    def add(number: int) -> None:
+    def told(number: int) -> None:
         nonlocal done
         with lock:
             done += number
             progress(done, max(total, done))
 
-    return add
+    return told

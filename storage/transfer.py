@@ -98,8 +98,9 @@ def require_rooms(needs: Iterable[Need], *, hint: str = "free some space, or ask
         file_system.free += need.taken
     for one in systems.values():
         if one.needed > one.free:
-            problem = f"{one.needed:,} bytes must be free in {one.folder}, and {one.free:,} are"
-            raise OutOfSpaceError(problem, hint=hint)
+            raise OutOfSpaceError(
+                f"{one.needed:,} bytes must be free in {one.folder}, and {one.free:,} are", hint=hint
+            )
 
 
 @dataclass(slots=True)

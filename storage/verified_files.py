@@ -180,8 +180,9 @@ class Watch:
     def require_unchanged(self) -> None:
         """Refuse a file that was written to or replaced since."""
         if changed := self.changed():
-            problem = f"{self._paths[changed[0]]} changed while it was read"
-            raise StorageError(problem, hint="run the command again")
+            raise StorageError(
+                f"{self._paths[changed[0]]} changed while it was read", hint="run the command again"
+            )
 
 
 @contextmanager
@@ -207,5 +208,6 @@ def require_digests(paths: Mapping[str, Path], manifest: Manifest) -> None:
         with reading(paths[entry.path].resolve()) as source:
             digest, _ = pump(source.fd, None)
         if digest != entry.sha256:
-            hint = "run: fusery audit"
-            raise DigestMismatchError(entry.path, entry.sha256, entry.sha256, digest, hint=hint)
+            raise DigestMismatchError(
+                entry.path, entry.sha256, entry.sha256, digest, hint="run: fusery audit"
+            )

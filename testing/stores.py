@@ -32,8 +32,16 @@ from .store_bytes import (
 )
 
 __all__ = [
-    "HELLO", "HELLO_DIGEST", "LARGE", "NOWHERE", "Backend", "StoreContract", "check_tree", "file_with", "name_of",
-]  # fmt: skip
+    "HELLO",
+    "HELLO_DIGEST",
+    "LARGE",
+    "NOWHERE",
+    "Backend",
+    "StoreContract",
+    "check_tree",
+    "file_with",
+    "name_of",
+]
 
 
 class StoreContract(BytesContract):
@@ -251,7 +259,7 @@ def check_tree(tree: RemoteTree, folder: Path) -> None:
 
 
 def _put(tree: RemoteTree, folder: Path, name: str, data: bytes) -> FileEntry:
-    """Put a file with these bytes, and return its entry."""
+    """Put a file with these bytes, and return what it is listed as."""
     entry = FileEntry(name, len(data), digest_bytes(data))
     tree.put(file_with(folder, data), entry)
     return entry

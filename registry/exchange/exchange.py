@@ -6,9 +6,9 @@ unreferenced blobs; the next push copies the rest.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypedDict, Unpack
 
 from sqlalchemy import select
@@ -16,7 +16,6 @@ from sqlalchemy import select
 from fusery.storage.errors import FuseryError
 from fusery.storage.locate import open_store
 from fusery.storage.progress import SILENT, Reporter
-from fusery.storage.publishing import write_atomically
 
 from .. import tables
 from ..catalog.yanks import lift
@@ -80,10 +79,12 @@ def copy(
     registry, done = destination.plan(package)
     if not dry_run:
         done = destination.take(package, origin, done, reporter)
-    items, withdrawals = list[Moved](), destination.withdrawals(package, done)
-    for moved, document, own in zip(done, package.documents, withdrawals, strict=True):
-        sent = document.withdrawals if isinstance(document, AdapterDocument | FusedDocument) else ()
-        by_relation = {(notice.adapter, notice.relation): notice for notice in (*sent, *own)}
+    items = []
+    for moved, document, withdrawal in zip(
+        done, package.documents, destination.withdrawals(package, done), strict=True
+    ):
+        recorded = document.withdrawals if isinstance(document, AdapterDocument | FusedDocument) else ()
+        by_relation = {(notice.adapter, notice.relation): notice for notice in (*recorded, *withdrawal)}
         items.append(moved.with_withdrawals(tuple(by_relation.values())))
     sides = origin.side(package.registry), destination.side(registry)
     return Exchanged(reference, *sides, dry_run, tuple(items))
@@ -118,8 +119,10 @@ def pull(
     """Copy from another registry to this one; `own` if this one is its local replica; see `copy`."""
     with opened as other:
         if isinstance(other, LocalRegistry) and other.workspace.is_unmade:
-            hint = "name the home folder of a registry, the folder of a backup, or the URL of a server"
-            raise SchemaError(f"registry not found in {other.workspace.settings.home}", hint=hint)
+            raise SchemaError(
+                f"registry not found in {other.workspace.settings.home}",
+                hint="name the home folder of a registry, the folder of a backup, or the URL of a server",
+            )
         return copy(other, LocalRegistry(workspace, workspace, own), reference, **options)
 
 
@@ -176,9 +179,10 @@ def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
             store.initialise(registry)
         workspace.ensure()
     if workspace.identity != registry:
-        home = workspace.settings.home
-        problem = f"{server.url} now has another registry than the local replica in {home}"
-        raise ServerRefusedError(problem, hint=f"remove {home}, and run the command again")
+        raise ServerRefusedError(
+            f"{server.url} now has another registry than the local replica in {workspace.settings.home}",
+            hint=f"remove {workspace.settings.home}, and run the command again",
+        )
 
 
 def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Callable[[str], None]) -> None:
@@ -194,21 +198,21 @@ def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Ca
             elif row.subject_kind in _MADE and not row.action.endswith(_FROM_SERVER):
                 subjects[row.subject] = row.subject_kind
     refused: FuseryError | None = None
-
-    def send(kind: str, work: Callable[[], object]) -> None:
-        nonlocal refused
+    for subject, kind in subjects.items():
         try:
-            work()
+            push(workspace, subject, reached(server), reporter=reporter)
         except ServerUnavailableError:
             raise
         except FuseryError as error:
             refused = refused or (error if kind in ("adapter", "base") else None)
             say(f"not recorded at {server.url}: {error.message}")
-
-    for subject, kind in subjects.items():
-        send(kind, partial(push, workspace, subject, reached(server), reporter=reporter))
     for bundle in bundles:
-        send("bundle", partial(server.ask, "bundles/record", {"bundle": bundle}, bool, writes=True))
+        try:
+            server.ask("bundles/record", {"bundle": bundle}, bool, writes=True)
+        except ServerUnavailableError:
+            raise
+        except FuseryError as error:
+            say(f"not recorded at {server.url}: {error.message}")
     _note_sent(workspace, newest)
     if refused is not None:
         raise refused
@@ -221,4 +225,7 @@ def _sent_up_to(workspace: Workspace) -> int:
 
 def _note_sent(workspace: Workspace, seq: int) -> None:
     if seq > _sent_up_to(workspace):
-        write_atomically(workspace.settings.home / _SENT, str(seq).encode())
+        noted = workspace.settings.home / _SENT
+        part = noted.with_name(f".{_SENT}.{os.getpid()}")
+        part.write_text(str(seq))
+        part.replace(noted)

@@ -82,8 +82,9 @@ def tracked_runs(
         return read(source, experiments=experiments, runs=runs)
     plugin = find_plugin(_GROUP, tracker)
     if plugin is None:
-        hint = f"choose from {', '.join(source_names())}"
-        raise BadInputError(f"unknown tracker {tracker[:40]!r}", hint=hint)
+        raise BadInputError(
+            f"unknown tracker {tracker[:40]!r}", hint=f"choose from {', '.join(source_names())}"
+        )
     return _runs_of(plugin, source_of(plugin), source, experiments, runs)
 
 
@@ -159,21 +160,26 @@ def import_runs(
             if dry_run:
                 yield _imported(run, tracked_adapter)
                 continue
-            done = None
             try:
                 done = _register(workspace, register, run, tracked_adapter, tracker, base, task)
-                chosen, problem = _chosen(run.metrics, metrics)
-                if chosen:
-                    record(done.name, chosen, harness=tracker)
             except PluginError:
                 raise  # it concerns all runs
             except FuseryError as error:
+                yield _imported(run, tracked_adapter, error=error)
+                continue
+            chosen, problem = _chosen(run.metrics, metrics)
+            try:
+                if chosen:
+                    record(done.name, chosen, harness=tracker)
+            except (BadInputError, AlreadyExistsError) as error:
                 yield _imported(run, tracked_adapter, done, error=error)
-            else:
-                yield _imported(run, tracked_adapter, done, chosen, problem)
+                continue
+            yield _imported(run, tracked_adapter, done, chosen, problem)
     if empty:
-        hint = f"an adapter is a folder of a run's artifacts with {CONFIG} and {WEIGHTS} or {PEFT_WEIGHTS}"
-        raise BadInputError(f"no adapter found in {plural(seen, 'run')} of {tracker}", hint=hint)
+        raise BadInputError(
+            f"no adapter found in {plural(seen, 'run')} of {tracker}",
+            hint=f"an adapter is a folder of a run's artifacts with {CONFIG} and {WEIGHTS} or {PEFT_WEIGHTS}",
+        )
 
 
 def _imported(
@@ -232,15 +238,18 @@ def _task(project: str) -> str:
     try:
         return parse_task(re.sub(r"\.\.+", ".", name))
     except BadInputError as error:
-        problem = f"cannot derive a task name from project {project[:60]!r}"
-        raise BadInputError(problem, hint="give --task") from error
+        raise BadInputError(
+            f"cannot derive a task name from project {project[:60]!r}", hint="give --task"
+        ) from error
 
 
 def _chosen(
     metrics: Mapping[str, float], patterns: Sequence[str]
 ) -> tuple[dict[str, float], BadInputError | None]:
     """Return the requested metrics under names of evaluations, and the problem of others."""
-    chosen_metrics, problem = dict[str, float](), None
+    chosen_metrics: dict[str, float] = {}
+    names: dict[str, str] = {}
+    problem = None
     for name, value in sorted(metrics.items()):
         if not math.isfinite(value) or not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             continue
@@ -251,9 +260,8 @@ def _chosen(
             problem = BadInputError(f"invalid metric name: {name[:60]!r}")
             continue
         if key in chosen_metrics:
-            problem = BadInputError(
-                f"two metrics with the name {key[:60]!r}", hint="select one with --metric"
-            )
+            message = f"metrics {names[key][:60]!r} and {name[:60]!r} would have the same name: {key}"
+            problem = BadInputError(message, hint="select one of them with --metric")
             continue
-        chosen_metrics[key] = value
+        chosen_metrics[key], names[key] = value, name
     return chosen_metrics, problem

@@ -53,9 +53,6 @@ def aliased_keys(session: Session) -> list[str]:
     )
 
 
-_FIGURES = ("verdict", "retained", "cosine", "relative_error", "noise")
-
-
 def record_fused(
     session: Session,
     fuse_inputs: FuseInputs,
@@ -87,7 +84,11 @@ def record_fused(
         digest=manifest.digest,
         bytes=manifest.size,
         seconds=seconds,
-        **{name: getattr(fidelity, name) for name in _FIGURES},
+        verdict=fidelity.verdict,
+        retained=fidelity.retained,
+        cosine=fidelity.cosine,
+        relative_error=fidelity.relative_error,
+        noise=fidelity.noise,
         created_at=now,
         created_by=workspace.actor,
         used_at=now,
@@ -148,7 +149,7 @@ def in_words(foreign: Mapping[str, Any] | None) -> str | None:
 
 
 Publish = Literal["full", "recipe"]
-# The published part of a fused model: its files, or its record alone, by which it can be rebuilt
+# What of a fused model goes to the store: its files, or its record alone, by which anybody can make it again
 PUBLISH: tuple[Publish, ...] = ("full", "recipe")
 
 
@@ -177,7 +178,11 @@ def record_published(workspace: Workspace, session: Session, key: str, manifest:
     """Log that the files of a fused artifact are now in the store."""
     session.expire_all()  # the manifest's rows were read before the deposit set their blobs
     events.record(
-        session, "fused.published", "fused", key, {"digest": manifest.digest, "bytes": manifest.size}
+        session,
+        "fused.published",
+        "fused",
+        key,
+        {"digest": manifest.digest, "bytes": manifest.size},
     )
 
 
@@ -218,7 +223,11 @@ CONFIRMED, REFUTED = "fused.confirmed", "fused.refuted"
 
 
 def counting(session: Session, key: Digest, *, accept: bool) -> tables.FusedRow | None:
-    """Return the record of an artifact that was made here, or else an accepted claim whose files are in the store."""
+    """Return the record of an artifact that was made here, or else the claim that may stand in for it, None if there is none.
+
+    Only a claim whose files are in the store: without them it would have to be made anyway, and then what is said of it
+    is of no use.
+    """
     if (row := find_fused(session, key)) is not None:
         return row
     published_claims = (row for row in claims(session, key) if is_published(row))

@@ -1,7 +1,8 @@
-"""The identity of a base model: a digest over its tensors, its configuration and its tokenizer.
+"""What a base model is, whatever it is called: a digest over its tensors, its configuration and its tokenizer.
 
-Tensors count by name, dtype, shape and bytes, whatever the files, their names, order and metadata.  Configuration and
-tokenizer count as values, not as text.
+The tensors count by name, dtype, shape and bytes, so the digest does not depend on how they are spread over files, on
+what these are called, on the order within them, or on their metadata.  Configuration and tokenizer count as values, not
+as text.  Names, folders and hub revisions are only what the base is known by.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def _document_digest(path: str, file: Path, digest: Digest) -> str:
 def _rearranged(config: Mapping[str, Any], files: Mapping[str, Path], written_by_mlx: bool) -> bool | None:
     """Return whether mlx-lm takes the tensors as they are, where that depends on who wrote the files; else None."""
     # For some architectures mlx-lm turns or renames tensors unless it wrote them itself: the same bytes are then two
-    # models, distinguished by the metadata of the files alone.
+    # models, told apart by the metadata of the files alone.
     if taken_by_name(config, files.keys(), written_by_mlx=False):
         return None
     return not written_by_mlx

@@ -53,7 +53,9 @@ class Failure(Record, kw_only=False):
         return cls(error.code, error.message, error.hint)
 
 
-LOST = Failure("worker_lost", "its process was killed several times", "run the command again")
+LOST = Failure(
+    "worker_lost", "the process that worked on it was killed, again and again", "run the command again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +116,16 @@ class ProcessPool(Workers):
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
         """Yield an outcome for every item."""
-        left = iter(items)
+        left: Iterable[T] = items
         for _ in range(_LOSSES):
             lost: list[T] = []
-            yield from self._round(work, left, lost)
+            rest = iter(left)
+            yield from self._round(work, rest, lost)
+            left = itertools.chain(lost, rest)
             if not lost:
                 return
-            left = itertools.chain(lost, left)
-        yield from (ItemOutcome(item, None, LOST) for item in left)
+        for item in left:
+            yield ItemOutcome(item, None, LOST)
 
     def _round(
         self, work: Callable[[T], R], items: Iterator[T], lost: list[T]
@@ -245,8 +249,10 @@ class Site:
         workspace = Workspace(self.settings or Settings.load())
         try:
             if workspace.store.identify() != self.store:
-                hint = "give the workers the same FUSERY_DATABASE_URL and FUSERY_STORE_URL"
-                raise BadInputError("a worker is set up for another registry", hint=hint)
+                raise BadInputError(
+                    "a worker is set up for another registry",
+                    hint="give the workers the same FUSERY_DATABASE_URL and FUSERY_STORE_URL",
+                )
             yield workspace
         finally:
             workspace.close()

@@ -26,8 +26,9 @@ def expanded(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError as error:
-        problem = f"{path} names a user without a home folder"
-        raise BadInputError(problem, hint="write the whole path") from error
+        raise BadInputError(
+            f"{path} names a user without a home folder", hint="write the whole path"
+        ) from error
 
 
 def is_server(place: object) -> bool:
@@ -47,12 +48,15 @@ def default_home() -> Path:
 
 def home_folder(home: Path | None) -> Path:
     """Return the absolute path of a home folder, `None` for the default one."""
-    hint = "this command needs a registry in a folder of this machine"
-    require_path(home or os.environ.get("FUSERY_REGISTRY", ""), hint=hint)
+    require_path(
+        home or os.environ.get("FUSERY_REGISTRY", ""),
+        hint="this command needs a registry in a folder of this machine",
+    )
     folder = expanded(home or default_home()).absolute()
     if folder.is_file():
-        hint = "give a folder: --registry DIR, or FUSERY_REGISTRY"
-        raise BadInputError(f"invalid registry: {folder} is a file", hint=hint)
+        raise BadInputError(
+            f"invalid registry: {folder} is a file", hint="give a folder: --registry DIR, or FUSERY_REGISTRY"
+        )
     return folder
 
 

@@ -14,6 +14,7 @@ from fusery.storage.jsonfile import (
     MAX_VALUES,
     holds_more_than,
     parse_json,
+    read_json,
     read_object,
 )
 
@@ -49,7 +50,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")  # reading must not block on it
     for path in (tmp_path / "none.json", tmp_path, tmp_path / "pipe.json"):
         with pytest.raises(MissingFileError):
-            read_object(path)
+            read_json(path)
 
 
 def test_too_many_values_are_refused_before_they_are_built() -> None:
