@@ -50,13 +50,12 @@ _PLACE = re.compile(r"(.+?) \([^()]*\)", re.DOTALL)
 def actor_of(environment: Mapping[str, str], user: str, host: str | None = None) -> str:
     """Return under which name records are made, where none was set."""
     unset = ("", "0", "false", "no")
-    pipeline = next(
-        (one for one in PIPELINES if environment.get(one.marker, "").strip().casefold() not in unset), None
-    )
-    if pipeline is None:
+    present = [one for one in PIPELINES if environment.get(one.marker, "").strip().casefold() not in unset]
+    if not present:
         with suppress(OSError):
             host = socket.gethostname() if host is None else host
         return _written(user, host or "")
+    pipeline = present[0]
     who = _first(environment, pipeline.people) or user
     run, place = _first(environment, pipeline.runs), _first(environment, pipeline.places)
     where = pipeline.name + (f", run {run}" if run else "") + (f" of {place}" if run and place else "")

@@ -20,9 +20,14 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 def parse_digest(text: str) -> Digest:
     """Return `text` as a digest; `str(parse_digest(s)) == s` for every valid `s`."""
-    if not _DIGEST.fullmatch(text):
+    if not is_digest(text):
         raise ValueError(f"not a SHA-256 digest: {text!r}")
     return Digest(text)
+
+
+def is_digest(text: str) -> bool:
+    """Tell whether a text is a digest."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def digest_bytes(data: bytes) -> Digest:

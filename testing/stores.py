@@ -32,16 +32,8 @@ from .store_bytes import (
 )
 
 __all__ = [
-    "HELLO",
-    "HELLO_DIGEST",
-    "LARGE",
-    "NOWHERE",
-    "Backend",
-    "StoreContract",
-    "check_tree",
-    "file_with",
-    "name_of",
-]
+    "HELLO", "HELLO_DIGEST", "LARGE", "NOWHERE", "Backend", "StoreContract", "check_tree", "file_with", "name_of",
+]  # fmt: skip
 
 
 class StoreContract(BytesContract):
@@ -259,7 +251,7 @@ def check_tree(tree: RemoteTree, folder: Path) -> None:
 
 
 def _put(tree: RemoteTree, folder: Path, name: str, data: bytes) -> FileEntry:
-    """Put a file with these bytes, and return what it is listed as."""
+    """Put a file with these bytes, and return its entry."""
     entry = FileEntry(name, len(data), digest_bytes(data))
     tree.put(file_with(folder, data), entry)
     return entry

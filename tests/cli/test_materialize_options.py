@@ -40,7 +40,7 @@ def test_a_card_by_option_and_by_setting(
 
 def test_refusals_write_nothing(stocked: Fusery, tmp_path: Path) -> None:
     cases = (
-        ("oci://host/x:y --target oci", "no store speaks 'oci'"),
+        ("oci://host/x:y --target oci", "unknown kind of store: 'oci'"),
         ("hf://a/b", "target hub"),
     )
     require_refusals(stocked, *((f"materialize course_rec@1 {words}", named) for words, named in cases))

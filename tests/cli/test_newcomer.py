@@ -169,7 +169,7 @@ def test_a_home_without_permissions(
     assert fusery("doctor").code == 1  # imports what is needed while it still may be read
     shared_folder.chmod(0o555)
     with another_user():
-        require_refusals(fusery, ("admin init", "cannot be made"), ("admin init", "FUSERY_REGISTRY"))
+        require_refusals(fusery, ("admin init", "cannot make the folder"), ("admin init", "FUSERY_REGISTRY"))
     assert fusery("admin", "init").code == 0
     (shared_folder / "home").chmod(0o000)
     with another_user():

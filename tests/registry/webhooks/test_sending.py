@@ -214,12 +214,12 @@ def test_a_certificate_has_to_be_of_the_host_that_the_url_names(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path, key)
     with answering(OK, context) as url:
-        assert attempt(url).error.startswith("its certificate is not good: ")
+        assert attempt(url).error.startswith("its certificate is not trusted: ")
         monkeypatch.setenv("SSL_CERT_FILE", str(path))
         assert attempt(url) == DeliveryAnswer()
         # The same machine by a name, which the certificate does not have.
         monkeypatch.setattr("fusery.registry.webhooks.sending.addresses_of", lambda *_, **__: ["127.0.0.1"])
-        assert "certificate is not good" in attempt(url.replace("127.0.0.1", "hooks.example.org")).error
+        assert "certificate is not trusted" in attempt(url.replace("127.0.0.1", "hooks.example.org")).error
 
 
 def test_who_speaks_no_tls_is_told_so() -> None:
