@@ -249,9 +249,8 @@ class LocalStore(BlobStore):
         """Put a good part file over a damaged blob, which stays in quarantine; the name is never free between."""
         publishing.make_folders(self.root / layout.QUARANTINE)
         try:
-            os.link(
-                final, self.root / layout.quarantine_name(blob.digest, blob.generation), follow_symlinks=False
-            )
+            kept = self.root / layout.quarantine_name(blob.digest, blob.generation)
+            os.link(final, kept, follow_symlinks=False)
             part.replace(final)
         except OSError:
             # A folder or a file system without links: move it away, and try again with the name free.
