@@ -287,10 +287,6 @@ class BlobStore(ABC):
             raise AbsentBlobError(digest, generation, self.url)
         return size
 
-    def _require(self, digest: Digest, got: str) -> None:
-        if got != digest:
-            raise self._damage(digest, digest, got)
-
     def _damage(self, digest: Digest, expected: str, got: str) -> DigestMismatchError:
         hint = "run: fusery audit, then add its source again"
         return DigestMismatchError(f"blob {digest} in {self.url}", digest, expected, got, hint=hint)

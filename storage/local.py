@@ -127,7 +127,8 @@ class LocalStore(BlobStore):
             if size not in (None, actual_size := os.fstat(source).st_size):
                 raise self._damage(digest, f"{size} bytes", f"{actual_size} bytes")
             got, written = pump(source, fd, progress=progress)
-            self._require(digest, got)
+            if got != digest:
+                raise self._damage(digest, digest, got)
             part.replace(destination)
         return written
 
