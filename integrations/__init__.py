@@ -1,7 +1,4 @@
-"""Integrations: bundles for other servers, hubs and registries, and adapters for live servers.
-
-The core works without this folder.  It finds the targets by the table here.
-"""
+"""Bundles for other servers, hubs and registries, and sync of adapters to live servers; the core works without this folder."""
 
 from fusery.registry.bundles.target import Target
 

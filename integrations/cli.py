@@ -1,4 +1,4 @@
-"""`fusery deploy sync`: what should run on live servers and in folders."""
+"""`fusery deploy sync`: load and unload adapters in live servers and folders."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 _DONE = {"load": "loaded", "replace": "replaced", "unload": "unloaded", "record": "recorded", "end": "gone"}
 _DONE |= {"keep": "there", "leave": "left alone", "blocked": "in the way", "withheld": "withheld"}
-_WOULD = {
-    **_DONE,
+_WOULD = _DONE | {
     "load": "to load",
     "replace": "to replace",
     "unload": "to unload",
@@ -40,10 +39,7 @@ _GOES = ("unload", "end")
     nothing="--none: Unload all adapters that were synced.",
     dry_run=": Only show what would change.",
     check=": Only show differences; exit with 1 if there are any.",
-    watch=(
-        "SECONDS: Sync again after this time, until Ctrl-C.",
-        click.FloatRange(0.1, 86_400),
-    ),
+    watch=("SECONDS: Sync again after this time, until Ctrl-C.", click.FloatRange(0.1, 86_400)),
     folder="FOLDER: Folder for the server's adapter files; default: synced/ in the registry's folder.",
     seen_as="PATH: Path of --folder on the server, if it differs.",
     base_name="NAME: Name of the base model on the server, if it differs.",
@@ -84,27 +80,28 @@ def sync(
     request = live.SyncRequest(DestinationOptions(to[0], **options), references, **wish)
     if watch is not None:
 
-        def told(found: Synced) -> None:
+        def on_sync(synced: Synced) -> None:
             if session.json:
-                session.document(found, indent=None)
+                session.document(synced, indent=None)
             else:
                 session.print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}")
-                _print(session, found, list(found.steps), looks=False)
+                _print(session, synced, list(synced.steps), looks=False)
 
         ended, reporter = Event(), session.reporter()
         with suppress(KeyboardInterrupt):
-            live.watch(session.registry, request, every=watch, on_sync=told, ended=ended, reporter=reporter)
+            live.watch(
+                session.registry, request, every=watch, on_sync=on_sync, ended=ended, reporter=reporter
+            )
         return 0
-    found = live.sync(session.registry, request, dry_run=dry_run or check, reporter=session.reporter())
-    shown = [step for step in found.steps if step.is_drift or not check]
+    synced = live.sync(session.registry, request, dry_run=dry_run or check, reporter=session.reporter())
+    shown = [step for step in synced.steps if step.is_drift or not check]
+    loaded = (step for step in shown if check or step.act == "keep" or step.act in _BRINGS and step.done)
     session.emit(
-        found,
-        names=[
-            step.adapter for step in shown if check or step.act == "keep" or step.act in _BRINGS and step.done
-        ],
-        human=lambda: _print(session, found, shown, looks=dry_run or check),
+        synced,
+        names=[step.adapter for step in loaded],
+        human=lambda: _print(session, synced, shown, looks=dry_run or check),
     )
-    return int(found.drift) if check else int(not (dry_run or found.ok))
+    return int(synced.drift) if check else int(not (dry_run or synced.ok))
 
 
 def _print(session: Session, report: Synced, shown: list[SyncStep], *, looks: bool) -> None:
@@ -113,7 +110,7 @@ def _print(session: Session, report: Synced, shown: list[SyncStep], *, looks: bo
     for step in shown:
         undone = step.act in _BRINGS + _GOES and not step.done and not looks
         word = f"not {_DONE[step.act]}" if undone else (_WOULD if looks else _DONE)[step.act]
-        # Of what comes for the first time, and of what went because nobody wants it any more, there is nothing to say.
+        # A first load, and an unload of what is no longer selected, need no reason.
         reason = step.reason if not step.done or step.references or step.act in _BRINGS else None
         text = cell(reason or " ".join(step.references))
         session.print(f"  {word:<13}  {cell(step.adapter):<{width}}  {text}".rstrip())

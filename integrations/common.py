@@ -1,4 +1,4 @@
-"""Common parts of bundles for other servers: adapters in PEFT's form as all of them read it, and names for them."""
+"""Common parts of bundles for other servers: adapters in PEFT's form, and names of base models."""
 
 from __future__ import annotations
 
@@ -53,8 +53,7 @@ def base_architecture(source: BundleSource) -> Architecture:
     """Return the architecture of a bundle's base or fused model."""
     if source.base is not None:
         return source.base
-    if source.model is None:
-        raise BadInputError(f"nothing is known of the base of {source.name}")
+    assert source.model is not None
     return read_architecture(source.model.paths)
 
 
@@ -75,16 +74,16 @@ def require_dense(source: BundleSource, base: Architecture, server: str) -> None
     if base.written_by_mlx:
         require_shared_names(base, server)
     if not isinstance(base.config.get("architectures"), list):
+        hint = 'add "architectures" to the base model\'s config.json, and add it again: fusery base add'
         raise BadInputError(
-            f"config.json of {source.name} has no architectures, which {server} finds the model's class by",
-            hint='add "architectures" to the base model\'s config.json, and add it again: fusery base add',
+            f"config.json of {source.name} has no architectures, which {server} needs", hint=hint
         )
     # Check this last: a user who follows its hint must not meet another refusal.
     if is_packed(base):
-        recipe = provenance_part(source.provenance, "recipe")
+        merge_aware = is_merge_aware(provenance_part(source.provenance, "recipe"))
+        hint = model_hint(base) if merge_aware else "--as 16bit"
         raise BadInputError(
-            f"{source.name} is quantised in MLX's format, which {server} does not read",
-            hint=model_hint(base) if is_merge_aware(recipe) else "--as 16bit",
+            f"{source.name} is quantised in MLX's format, which {server} does not read", hint=hint
         )
 
 
@@ -98,10 +97,8 @@ def require_shared_names(base: Architecture, server: str) -> None:
     from fusery.registry.adapters.peft_form import names_are_shared
 
     if not names_are_shared(base):
-        raise BadInputError(
-            f"mlx-lm gives the modules of {base.model_type[:40]!r} other names than {server} does",
-            hint=OWN_SERVER,
-        )
+        message = f"mlx-lm and {server} have different names for the modules of {base.model_type[:40]!r}"
+        raise BadInputError(message, hint=OWN_SERVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +106,13 @@ class NamedBase:
     """The name of the adapters' base for servers that bring the base themselves."""
 
     name: str
-    found: bool
+    resolvable: bool
     revision: str | None = None
 
     @property
     def word(self) -> str | None:
         """The name, if a command may have it in it."""
-        return harmless(self.name) if self.found else None
+        return harmless(self.name) if self.resolvable else None
 
     @property
     def quoted_name(self) -> str | None:
@@ -126,30 +123,28 @@ class NamedBase:
 def named_base(source: BundleSource, base: Architecture, given: str | None, server: str) -> NamedBase:
     """Return the name of the base for servers that bring the base themselves."""
     if given:
-        return NamedBase(given, found=True)
+        return NamedBase(given, resolvable=True)
     if is_packed(base):
-        raise BadInputError(
-            f"the adapters' base is quantised in MLX's format, which {server} does not read",
-            hint="-o base_name=NAME: the model that it was quantised from, as the server is started with it",
-        )
+        message = f"the adapters' base is quantised in MLX's format, which {server} does not read"
+        raise BadInputError(message, hint="-o base_name=NAME: the server's name of the original model")
     base_provenance = provenance_part(source.provenance, "base")
     hub, revision = base_provenance.get("hub_id"), base_provenance.get("revision")
     if isinstance(hub, str) and harmless(hub):
         commit = harmless(revision) if isinstance(revision, str) else None
-        return NamedBase(hub, found=True, revision=commit)
-    return NamedBase(str(base_provenance.get("name") or "base"), found=False)
+        return NamedBase(hub, resolvable=True, revision=commit)
+    return NamedBase(str(base_provenance.get("name") or "base"), resolvable=False)
 
 
 def unfound_base(source: BundleSource, given: str | None) -> str | None:
-    """Return the name of the base that adapters were written for, if no server finds a model by it; else None."""
+    """Return the name of the adapters' base model if no server finds a model by it; else None."""
     if not source.adapters:
         return None
     named = named_base(source, base_architecture(source), given, "a server")
-    return None if named.found else named.name
+    return None if named.resolvable else named.name
 
 
 def harmless(text: str) -> str | None:
-    """Return a name if it is one wherever it stands, in a command, in a URL or in a file; else None."""
+    """Return a name if commands, URLs and files need no quoting for it; else None."""
     return text if _HARMLESS.fullmatch(text) and ".." not in text else None
 
 
@@ -160,9 +155,8 @@ def write_peft(bundle: BundleFolder, served: Served, base: str, *, under: str | 
     folder = f"adapters/{served.adapter.name}/" if under is None else under
     bundle.write(f"{folder}{CONFIG}", document_bytes(served.plain.config(base)))
     tensors = list(served.plain.tensors())
-    header = build_header(
-        [(name, tensor.dtype, tensor.bits.shape) for name, tensor in tensors], {"format": "pt"}
-    )
+    shapes = [(name, tensor.dtype, tensor.bits.shape) for name, tensor in tensors]
+    header = build_header(shapes, {"format": "pt"})
     with bundle.create(f"{folder}{PEFT_WEIGHTS}") as file:
         file.write(header)
         for _, tensor in tensors:
@@ -170,18 +164,17 @@ def write_peft(bundle: BundleFolder, served: Served, base: str, *, under: str | 
 
 
 def written_adapters(record: Mapping[str, Any], bundle: BundleFolder) -> dict[str, Any]:
-    """Return a bundle's record with the adapters' files as they were written: their form is not the registered one."""
+    """Return a bundle's record with the adapters' files as written, in another form than the registered one."""
     entries = list(bundle.manifest())
     adapters = []
     for adapter in record["adapters"]:
         stem = f"adapters/{adapter['name']}"
         inside = [entry for entry in entries if entry.path.startswith(f"{stem}/")]
         adapter_entries = inside or [entry for entry in entries if entry.path == f"{stem}.gguf"]
-        place = stem if inside else "adapters"
-        files = [
-            {**entry.to_dict(), "path": entry.path.removeprefix(f"{place}/")} for entry in adapter_entries
-        ]
-        adapters.append({**adapter, "path": place, "files": files})
+        folder = stem if inside else "adapters"
+        paths = [(entry, entry.path.removeprefix(f"{folder}/")) for entry in adapter_entries]
+        files = [{**entry.to_dict(), "path": path} for entry, path in paths]
+        adapters.append({**adapter, "path": folder, "files": files})
     return {**record, "adapters": adapters}
 
 
@@ -199,6 +192,6 @@ def peft_layout(folder: Path) -> Layout:
 
 
 def facts_of(record: Mapping[str, Any]) -> list[Mapping[str, object]]:
-    """Return what a README says of the adapters; unknown values are None."""
+    """Return the facts about adapters for a README; unknown values are None."""
     adapter_facts = [adapter["facts"] for adapter in record["adapters"]]
     return [{key: facts.get(key) for key in _SHOWN} for facts in adapter_facts]

@@ -23,7 +23,7 @@ from fusery.registry.bundles.writing import BundleFolder, bundle_record, sealed_
 from fusery.registry.charts.curves import CURVE, curve_svg
 from fusery.registry.documents import RECORD, provenance_part
 from fusery.registry.errors import BadInputError, MissingExtraError
-from fusery.registry.registration.fetch_base import transport_errors
+from fusery.registry.registration.sources import transport_errors
 from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import Manifest
@@ -44,17 +44,15 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
         bundle.copy(source.fused, link=choices.link)
         return
     if len(source.adapters) > 1:
-        raise BadInputError(
-            f"a repository of the hub holds one adapter, and {len(source.adapters)} were given",
-            hint="materialize each to a repository of its own",
-        )
+        hint = "materialize each to a repository of its own"
+        raise BadInputError(f"a repository has one adapter, and {len(source.adapters)} were given", hint=hint)
     from fusery.registry.documents import document_bytes
 
     adapter = source.adapters[0]
     record: dict[str, Any] = bundle_record(source, "hub", None)
     base = provenance_part(record["provenance"], "base")
     called = choices.base_name or base.get("hub_id") or base.get("name") or ""
-    # Who loads the adapter is told by this which base it is for; what the trainer called it means nothing elsewhere.
+    # PEFT loads this base model; the trainer's name for it means nothing elsewhere.
     config = {**read_object(adapter.files.paths[CONFIG]), "base_model_name_or_path": str(called)}
     if config.get("layers_to_transform") is None:
         config.pop("layers_pattern", None)  # PEFT refuses a pattern without layers; older versions saved it
@@ -78,7 +76,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 
 def check(folder: Path) -> Layout:
-    """Read the model, or the adapter, as who downloads it does."""
+    """Read the model or the adapter as its users do."""
     if not (folder / CONFIG).is_file():
         return model_layout(folder)
     from fusery.registry.adapters.peft_folder import sort_tensors
@@ -91,7 +89,7 @@ def check(folder: Path) -> Layout:
 
 
 _REPOSITORY = re.compile(r"hf://(?P<id>[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})")
-_THEIRS = frozenset({".gitattributes"})  # what a hub puts into a repository itself
+_THEIRS = frozenset({".gitattributes"})  # files that the hub creates
 
 
 class HubPlace(Place):
@@ -107,12 +105,11 @@ class HubPlace(Place):
         except ImportError as error:
             raise MissingExtraError("a hub", "hub") from error
         self._cache, self._api, self._id = workspace.cache, HfApi(), match["id"]
-        self._built: Path | None = None
         self.text, self.name = url, match["id"].rpartition("/")[2]
         remember({"token": get_token() or ""})
 
     def require_free(self, force: bool) -> None:
-        """Refuse a repository that holds something, and no bundle."""
+        """Refuse a repository with files that are no bundle."""
         files = self._files()
         if files and not force and RECORD not in files:
             raise self.taken()
@@ -120,7 +117,7 @@ class HubPlace(Place):
     @contextmanager
     def building(self) -> Iterator[Path]:
         """Yield an empty folder in the cache."""
-        with super().building() as self._built:
+        with super().building() as self._built:  # `holds` reads it
             yield self._built
 
     def occupied(self) -> bool:
@@ -128,32 +125,27 @@ class HubPlace(Place):
         return bool(self._files())
 
     def holds(self, manifest: Manifest) -> bool:
-        """Compare sizes and digests: a large file has its SHA-256 there, a small one that of git, which is computed here."""
+        """Compare digests: the hub has SHA-256 of large files, and git's digest of small ones."""
         files = self._files()
         if files.keys() != {entry.path for entry in manifest}:
             return False
-        for entry in manifest:
-            remote_file = files[entry.path]
-            if remote_file.lfs is not None:
-                if remote_file.lfs.sha256 != entry.sha256:
-                    return False
-            elif self._built is None or remote_file.blob_id != git_digest(self._built / entry.path):
-                return False
-        return True
+        return all(
+            files[entry.path].lfs.sha256 == entry.sha256
+            if files[entry.path].lfs is not None
+            else files[entry.path].blob_id == git_digest(self._built / entry.path)
+            for entry in manifest
+        )
 
     def publish(
         self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
     ) -> None:
-        """Make the repository if need be, and put all files into it by one commit, which also removes what was there."""
+        """Create the repository if necessary, and replace its files in one commit."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         paths = {entry.path for entry in manifest}
-        operations: list[Any] = [
-            CommitOperationDelete(path_in_repo=path) for path in sorted(self._files().keys() - paths)
-        ]
-        operations += [
-            CommitOperationAdd(path_in_repo=path, path_or_fileobj=folder / path) for path in sorted(paths)
-        ]
+        old = sorted(self._files().keys() - paths)
+        operations: list[Any] = [CommitOperationDelete(path_in_repo=path) for path in old]
+        operations += [CommitOperationAdd(path, folder / path) for path in sorted(paths)]
         with self._errors():
             self._api.create_repo(self._id, private=True, exist_ok=True)
             self._api.create_commit(self._id, operations, commit_message=f"fusery: {self.name}")
@@ -167,12 +159,8 @@ class HubPlace(Place):
             try:
                 tree = list(self._api.list_repo_tree(self._id, recursive=True))
             except RepositoryNotFoundError:
-                return {}  # or one that this user may not see: making it will tell
-        return {
-            repo_file.path: repo_file
-            for repo_file in tree
-            if isinstance(repo_file, RepoFile) and repo_file.path not in _THEIRS
-        }
+                return {}  # or this user may not read it: then creating it fails
+        return {file.path: file for file in tree if isinstance(file, RepoFile) and file.path not in _THEIRS}
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -183,22 +171,19 @@ class HubPlace(Place):
         try:
             yield
         except HfHubHTTPError as error:
-            status = getattr(error.response, "status_code", None)
+            status, cause = getattr(error.response, "status_code", None), without_secrets(error)
             if status in (401, 403, 404):
+                hint = "hf auth login, or set HF_TOKEN to a token that may write"
                 raise StoreDeniedError(
-                    f"the hub does not let this user write to {self._id}",
-                    hint="hf auth login, or set HF_TOKEN to a token that may write",
-                ) from without_secrets(error)
-            raise StoreUnavailableError(f"the hub answered {status} for {self._id}") from without_secrets(
-                error
-            )
+                    f"this user may not write to {self._id} on the hub", hint=hint
+                ) from cause
+            raise StoreUnavailableError(f"the hub answered {status} for {self._id}") from cause
         except others as error:
-            raise StoreUnavailableError(
-                f"the hub did not take {self._id}: {type(error).__name__}", hint="try again later"
-            ) from without_secrets(error)
+            message = f"cannot upload to {self._id}: {type(error).__name__}"
+            raise StoreUnavailableError(message, hint="try again later") from without_secrets(error)
 
 
 def git_digest(path: Path) -> str:
-    """Return the name that git gives to a file's content: SHA-1 of its kind, its size and itself."""
+    """Return git's digest of a file: SHA-1 of its type, size and content."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

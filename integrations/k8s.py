@@ -1,9 +1,8 @@
 """The target `k8s`: adapters in PEFT's form, and manifests that serve them with vLLM in Kubernetes.
 
-KServe fetches adapters from a bucket (never from `oci://`, and with `pvc://` it names volumes after adapters, whose names
-have underscores); a plain deployment mounts them.  Sources: vllm 0.32.0, vllm/engine/arg_utils.py and vllm/envs.py;
-kserve/kserve at aaac4e2, pkg/apis/serving/v1alpha2/llm_inference_service_types.go and
-pkg/controller/v1alpha2/llmisvc/workload_lora.go.
+KServe fetches adapters from a bucket (not from `oci://`; with `pvc://` it names volumes after adapters, whose names have
+underscores); a plain deployment mounts them.  Sources: vllm 0.32.0, vllm/engine/arg_utils.py and envs.py; kserve/kserve at
+aaac4e2, pkg/apis/serving/v1alpha2/llm_inference_service_types.go and pkg/controller/v1alpha2/llmisvc/workload_lora.go.
 """
 
 from __future__ import annotations
@@ -24,17 +23,8 @@ from fusery.registry.documents import provenance_part
 from fusery.registry.errors import BadInputError
 from fusery.storage.digest import digest_bytes
 
-from .common import (
-    NamedBase,
-    facts_of,
-    finish,
-    harmless,
-    named_base,
-    peft_layout,
-    render,
-    write_peft,
-    written_adapters,
-)
+from . import common
+from .common import NamedBase, harmless
 from .vllm import adaptable
 
 IMAGE = "vllm/vllm-openai:v0.32.0"  # the default image of vLLM
@@ -85,37 +75,31 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     if choices.models:
         raise BadInputError("vLLM serves adapters by their full names only", hint="leave out -o models")
     architecture, served, rank = adaptable(source)
-    try:
-        base = named_base(source, architecture, choices.base_name, _SERVER)
-    except BadInputError as error:
-        error.hint = _with_location(str(error.hint), choices)
-        raise
+    base = common.named_base(source, architecture, choices.base_name, _SERVER)
     values = _values(source, base, rank, choices)
     for adapter in served:
-        write_peft(bundle, adapter, base.name)
+        common.write_peft(bundle, adapter, base.name)
     # KServe's service, or a deployment of one pod with its service; each text in them is quoted.
     kind = values["location"].kind
     template = "k8s_kserve.yaml.j2" if kind == "s3" else "k8s_deployment.yaml.j2"
     place = "kserve/service.yaml" if kind == "s3" else "deployment/server.yaml"
-    bundle.write(place, render(template, kind="", **values))
+    bundle.write(place, common.render(template, kind="", **values))
     if kind == "oci":
         bundle.write("Dockerfile", resource("k8s_dockerfile.txt", "integrations"))
-    record = written_adapters(bundle_record(source, "k8s", None), bundle)
-    about = {"deployed": values, "location": values["location"], "adapters": facts_of(record)}
-    finish(bundle, record, "k8s_readme.md.j2", **about)
+    record = common.written_adapters(bundle_record(source, "k8s", None), bundle)
+    about = {"deployed": values, "location": values["location"], "adapters": common.facts_of(record)}
+    common.finish(bundle, record, "k8s_readme.md.j2", **about)
 
 
 def _values(source: BundleSource, base: NamedBase, rank: int, choices: Choices) -> Mapping[str, Any]:
     """Return the values of the manifests' templates: a base with adapters in a cluster."""
-    if not (base.found and _HUB_ID.fullmatch(base.name) and base.word):
-        raise BadInputError(
-            f"{base.name[:60]!r} is not the id of a model on the hub, by which a cluster finds the base",
-            hint=_with_location("-o base_name=OWNER/NAME: the same model there", choices),
-        )
+    if not (base.resolvable and _HUB_ID.fullmatch(base.name) and base.word):
+        message = f"a cluster cannot find the base {base.name[:60]!r}, which is not a hub id"
+        raise BadInputError(message, hint="-o base_name=OWNER/NAME: the same model on the hub")
     if choices.location is None:
         raise BadInputError("manifests have to say where the cluster finds the adapters", hint=HINT)
-    known = provenance_part(source.provenance, "base")
-    annotations = {f"fusery.base.{key}": _plain(known.get(key)) for key in ("name", "digest")}
+    recorded = provenance_part(source.provenance, "base")
+    annotations = {f"fusery.base.{key}": _plain(recorded.get(key)) for key in ("name", "digest")}
     adapters = {adapter.name: _plain(adapter.facts.get("digest")) for adapter in source.adapters}
     return {
         "name": object_name(source.name),
@@ -146,11 +130,6 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) and harmless(value) else ""
 
 
-def _with_location(hint: str, choices: Choices) -> str:
-    """Return a hint, with the option for the location if that is missing: the next error would ask for it."""
-    return hint if choices.location is not None else f"{hint}; and {HINT}"
-
-
 def check(folder: Path) -> Layout:
     """Read the adapters as vLLM does."""
-    return peft_layout(folder / "adapters")
+    return common.peft_layout(folder / "adapters")

@@ -118,9 +118,8 @@ def _experiments(client: MlflowClient, names: Sequence[str]) -> list[str]:
     for name in names:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            raise UnknownReferenceError(
-                f"experiment not found in MLflow: {name[:100]!r}", hint="mlflow experiments search"
-            )
+            hint = "mlflow experiments search"
+            raise UnknownReferenceError(f"experiment not found in MLflow: {name[:100]!r}", hint=hint)
         experiments.append(experiment.experiment_id)
     return experiments
 
@@ -137,11 +136,8 @@ def _models(client: MlflowClient, number: str) -> Mapping[str | None, list[Logge
 def _search(client: MlflowClient, experiments: list[str]) -> Iterator[Run]:
     if not experiments:
         return
-    pages = _pages(
-        lambda token: client.search_runs(
-            experiments, order_by=["attributes.start_time ASC"], max_results=_PAGE, page_token=token
-        )
-    )
+    order: Mapping[str, Any] = {"order_by": ["attributes.start_time ASC"], "max_results": _PAGE}
+    pages = _pages(lambda token: client.search_runs(experiments, page_token=token, **order))
     yield from at_most(pages, MOST_RUNS, "there are", "runs", "--experiment NAME takes some")
 
 
@@ -235,27 +231,24 @@ def list_files(ask: Callable[[str | None], Sequence[FileInfo]], owner: str) -> d
     while left:
         folder, asked = left.pop(), asked + 1
         if asked > _MOST_FOLDERS:
-            raise BadInputError(
-                f"{owner} has over {_MOST_FOLDERS:,} folders of artifacts",
-                hint="choose other runs with --run ID",
-            )
-        for file_info in ask(folder):
-            inside = file_info.path.startswith(f"{folder}/") if folder else not file_info.path.startswith("/")
-            if not inside or ".." in file_info.path.split("/"):
-                raise BadInputError(
-                    f"{owner} has an artifact outside of its folder",
-                    hint="look at it in MLflow's web interface",
-                )
-            if not file_info.is_dir:
-                files[file_info.path] = file_info.file_size
-            elif file_info.path.count("/") < _DEEPEST:
-                left.append(file_info.path)
+            hint = "choose other runs with --run ID"
+            raise BadInputError(f"{owner} has over {_MOST_FOLDERS:,} folders of artifacts", hint=hint)
+        for entry in ask(folder):
+            inside = entry.path.startswith(f"{folder}/") if folder else not entry.path.startswith("/")
+            if not inside or ".." in entry.path.split("/"):
+                hint = "look at it in MLflow's web interface"
+                raise BadInputError(f"{owner} has an artifact outside of its folder", hint=hint)
+            if not entry.is_dir:
+                files[entry.path] = entry.file_size
+            elif entry.path.count("/") < _DEEPEST:
+                left.append(entry.path)
     return files
 
 
 def _record(client: MlflowClient, run: Run) -> RunRecord:
     """Return the record of a run."""
     began, ended, tags = run.info.start_time or 0, run.info.end_time, run.data.tags
+    dirty = tags.get("mlflow.source.git.dirty", "")
 
     def history(name: str) -> Iterator[tuple[object, object]]:
         return ((metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name))
@@ -268,10 +261,7 @@ def _record(client: MlflowClient, run: Run) -> RunRecord:
             "arguments": parameters(run.data.params),
             "curve": curve_of(run.info.run_id, run.data.metrics, history),
             "dataset": _dataset(run),
-            "git": git_of(
-                tags.get("mlflow.source.git.commit", ""),
-                dirty=tags.get("mlflow.source.git.dirty", "").casefold() == "true",
-            ),
+            "git": git_of(tags.get("mlflow.source.git.commit", ""), dirty=dirty.casefold() == "true"),
         }
     )
 
@@ -279,12 +269,10 @@ def _record(client: MlflowClient, run: Run) -> RunRecord:
 def _dataset(run: Run) -> RecordedData | None:
     """Return the input that is declared for training, else the only input."""
     inputs = list(run.inputs.dataset_inputs) if run.inputs else []
-    training = [
-        dataset_input
-        for dataset_input in inputs
-        if any(
-            tag.key == "mlflow.data.context" and tag.value.startswith("train") for tag in dataset_input.tags
-        )
-    ]
+
+    def is_training(tag: Any) -> bool:
+        return bool(tag.key == "mlflow.data.context" and tag.value.startswith("train"))
+
+    training = [dataset_input for dataset_input in inputs if any(map(is_training, dataset_input.tags))]
     chosen = training or (inputs if len(inputs) == 1 else [])
     return dataset_of(chosen[0].dataset.name, chosen[0].dataset.digest or "") if chosen else None

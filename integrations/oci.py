@@ -25,6 +25,8 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.safetensors import read_header
 
+from .common import finish
+
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
@@ -37,7 +39,6 @@ _PRECISIONS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _DOCUMENTS = ("README.md", CURVE, "fusery.json")
 
 Document = Mapping[str, object]
-from .common import finish
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
@@ -112,7 +113,7 @@ def model_config(
         "licenses": [licence] if licence else None,
         "datasetsURL": [f"hf://datasets/{name}" for name in values["datasets"]] or None,
     }
-    technical = {
+    technical: Document = {
         "architecture": "transformer",
         "format": "safetensors",
         "paramSize": parameter_size(architecture.parameters),

@@ -24,22 +24,15 @@ from fusery.storage.verified_files import verified
 from . import onnx_program
 from .common import base_architecture, finish, model_hint, require_dense
 
-PYTHON = "FUSERY_ONNX_PYTHON"
-"""Names the interpreter that has the packages, if it is another one: PyTorch need not be installed with MLX."""
+PYTHON = "FUSERY_ONNX_PYTHON"  # another interpreter, with the packages
 
 TYPES = {"f16": "fp16", "f32": "fp32"}  # number formats, and the exporter's names for them
 FILES = ("model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
 _OPTIONAL = ("chat_template.jinja", "special_tokens_map.json", "tokenizer.model")
 
 _INPUTS = {
-    "config.json",
-    "generation_config.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "model.safetensors.index.json",
-    *FILES[3:],
-    *_OPTIONAL,
+    *("config.json", "generation_config.json", "added_tokens.json", "vocab.json", "merges.txt"),
+    *("model.safetensors.index.json", *FILES[3:], *_OPTIONAL),
 }
 """The files of a model that the exporter reads, besides safetensors: no code and no pickles."""
 
@@ -111,13 +104,9 @@ def _require_close(source: BundleSource, reply: Mapping[str, Any], kind: str, mo
         reason = error.replace(str(model), source.name)[:300]
         raise BadInputError(f"onnxruntime-genai cannot export {source.name}: {reason}", hint=hint)
     if reply["difference"] > _TOLERANCE[kind]:
-        if kind == "f16":
-            hint += "; or -o onnx_type=f32, where f16 has too little range or precision"
-        raise BadInputError(
-            f"the ONNX file of {source.name} does not compute what the model computes: logits differ by "
-            f"{min(reply['difference'], 10):.0%} of the largest",
-            hint=hint,
-        )
+        hint += "; or -o onnx_type=f32" if kind == "f16" else ""
+        share = f"{min(reply['difference'], 10):.0%} of the largest"
+        raise BadInputError(f"the logits of {source.name} and of its ONNX file differ by {share}", hint=hint)
 
 
 def _link_inputs(files: Files, folder: Path) -> int:
@@ -157,10 +146,8 @@ def _run(job: Mapping[str, Any], weights: int = 0) -> Mapping[str, Any]:
                 start_new_session=True,  # Ctrl-C reaches only the parent
             )
         except OSError as error:
-            raise BadInputError(
-                f"cannot start {python} to export to ONNX: {error.strerror}",
-                hint=f"set {PYTHON} to a Python that has the packages of fusery[onnx]",
-            ) from error
+            hint = f"set {PYTHON} to a Python that has the packages of fusery[onnx]"
+            raise BadInputError(f"cannot start {python}: {error.strerror}", hint=hint) from error
         with process:
             try:
                 assert process.stdout is not None

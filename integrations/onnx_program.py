@@ -1,7 +1,7 @@
-"""The separate process of the target `onnx`: runs the exporter of onnxruntime-genai, and compares its file with the model.
+"""The process of the target `onnx`: run the exporter of onnxruntime-genai, and compare its file with the model.
 
-A Python that has the packages runs this file; it imports nothing of fusery.  It sets its limits before it reads anything, runs
-no code of a model, opens no pickle, gets no secrets, and ends with its parent.
+A Python with the packages runs this file, which imports nothing of fusery.  It sets its limits first, runs no code of a model,
+opens no pickle, gets no secrets, and ends with its parent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a tracker's own client is read: its runs, files, parameters and curves, without secrets and within limits."""
+"""Reading a tracker with its own client: runs, files, parameters and curves, without secrets and within limits."""
 
 from __future__ import annotations
 
@@ -114,9 +114,8 @@ def curve_of(
             if is_number(step) and is_number(value) and 0 <= step < 2**31:
                 points.setdefault(int(step), {})[loss] = float(value)
     if len(points) > MOST_POINTS:
-        raise BadInputError(
-            f"run {run} has {len(points):,} points", hint=f"at most {MOST_POINTS:,} are allowed"
-        )
+        hint = f"at most {MOST_POINTS:,} are allowed"
+        raise BadInputError(f"run {run} has {len(points):,} points", hint=hint)
     return [
         RecordedPoint.model_validate({"iteration": step, **values})
         for step, values in sorted(points.items())
@@ -199,10 +198,8 @@ class Client:
             raise
         except Exception as error:  # noqa: BLE001 -- clients raise any type; each error is reported and ends the import
             message = redact(str(error)).partition("\n")[0][:_MESSAGE]
-            raise BadInputError(
-                f"{what} cannot be read: {type(error).__name__}{f': {message}' if message else ''}",
-                hint=self.hint,
-            ) from without_secrets(error)
+            why = f"{type(error).__name__}{f': {message}' if message else ''}"
+            raise BadInputError(f"{what} cannot be read: {why}", hint=self.hint) from without_secrets(error)
 
     def run(
         self,
@@ -223,15 +220,10 @@ class Client:
             ):
                 fetched = file.download(Path(scratch)).resolve()
                 inside = fetched.is_relative_to(Path(scratch).resolve()) and fetched.is_file()
-                if (
-                    not inside
-                    or file.size not in (None, fetched.stat().st_size)
-                    or not file.is_listed(fetched)
-                ):
-                    raise BadInputError(
-                        f"{path[:200]} from {self.tracker} is not the file that it lists",
-                        hint="look at the run in the tracker's own pages",
-                    )
+                same_size = inside and file.size in (None, fetched.stat().st_size)
+                if not (same_size and file.is_listed(fetched)):
+                    message = f"{path[:200]} from {self.tracker} is not the file that it lists"
+                    raise BadInputError(message, hint="look at the run in the tracker's own pages")
                 shutil.move(fetched, place)
 
         try:

@@ -1,4 +1,4 @@
-"""The target `vllm`: adapters in the folder that vLLM's resolver and `--lora-modules` read, or a fused model, and how to start it.
+"""The target `vllm`: adapters for vLLM's resolver and `--lora-modules`, or a fused model, and the command that serves them.
 
 Rules: vllm 0.32.0, vllm/plugins/lora_resolvers/filesystem_resolver.py (the base's name is compared as text with what the
 server was started with), vllm/lora/peft_helper.py and lora_model.py (what is accepted), vllm/config/lora.py (ranks).
@@ -20,22 +20,8 @@ from fusery.registry.bundles.writing import BundleFolder, bundle_record
 from fusery.registry.errors import BadInputError
 from fusery.registry.models.architecture import Architecture, read_architecture
 
-from .common import (
-    NamedBase,
-    Served,
-    base_architecture,
-    facts_of,
-    finish,
-    named_base,
-    peft_layout,
-    render,
-    require_dense,
-    require_shared_names,
-    served_adapters,
-    unfound_base,
-    write_peft,
-    written_adapters,
-)
+from . import common
+from .common import NamedBase, Served, unfound_base
 
 __all__ = ["accepts", "check", "unfound_base", "write"]
 
@@ -55,62 +41,54 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     if source.adapters:
         _write_adapters(source, bundle, choices)
         return
-    require_dense(source, base_architecture(source), _SERVER)
+    common.require_dense(source, common.base_architecture(source), _SERVER)
     record = bundle_record(source, "vllm", "model")
     write_model(source, bundle, choices, under="model/")
-    bundle.write(
-        "serve.sh",
-        render("vllm_serve.sh.j2", name=source.name, base=None, adapters=[], rank=None, tokenizer=False),
-    )
-    finish(bundle, record, "vllm_readme.md.j2", **_readme(record, None, None), tokenizer=False)
+    script: Mapping[str, Any] = {"name": source.name, "base": None, "adapters": [], "rank": None}
+    bundle.write("serve.sh", common.render("vllm_serve.sh.j2", **script, tokenizer=False))
+    common.finish(bundle, record, "vllm_readme.md.j2", **_readme(record, None, None), tokenizer=False)
 
 
 def _write_adapters(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     architecture, served, rank = adaptable(source)
-    base = named_base(source, architecture, choices.base_name, _SERVER)
+    base = common.named_base(source, architecture, choices.base_name, _SERVER)
     for adapter in served:
-        write_peft(bundle, adapter, base.name)
+        common.write_peft(bundle, adapter, base.name)
     own = source.tokenizer is not None
     if source.tokenizer is not None:
         bundle.copy(source.tokenizer, under="tokenizer/")
     names = [adapter.adapter.name for adapter in served]
-    record = written_adapters(bundle_record(source, "vllm", None), bundle)
-    bundle.write(
-        "serve.sh",
-        render("vllm_serve.sh.j2", name=source.name, base=base, adapters=names, rank=rank, tokenizer=own),
-    )
+    record = common.written_adapters(bundle_record(source, "vllm", None), bundle)
+    script = {"name": source.name, "base": base, "adapters": names, "rank": rank, "tokenizer": own}
+    bundle.write("serve.sh", common.render("vllm_serve.sh.j2", **script))
     bundle.write("vllm.env", resource("vllm.env.txt", "integrations"))
     readme = _readme(record, base, rank)
     ranks = {"largest": max(adapter.plain.rank for adapter in served), "ranks": RANKS}
-    finish(bundle, record, "vllm_readme.md.j2", **readme, **ranks, tokenizer=own)
+    common.finish(bundle, record, "vllm_readme.md.j2", **readme, **ranks, tokenizer=own)
 
 
 def adaptable(source: BundleSource) -> tuple[Architecture, tuple[Served, ...], int]:
     """Return the base, the adapters as vLLM computes them, and the smallest `--max-lora-rank` for all."""
-    base = base_architecture(source)
-    require_shared_names(base, _SERVER)
-    served = served_adapters(source, base)
+    base = common.base_architecture(source)
+    common.require_shared_names(base, _SERVER)
+    served = common.served_adapters(source, base)
     for adapter in served:
         ends = [path for path in adapter.plain.modules if path in ("lm_head", "model.embed_tokens")]
         if ends and base.model_type not in WITH_ENDS:
-            raise BadInputError(
-                f"{adapter.adapter.name} has an update of {ends[0]}, which vLLM does not adapt in {base.model_type}",
-                hint=_other_target(source, base),
-            )
+            message = f"vLLM does not adapt {ends[0]} of {base.model_type}, as {adapter.adapter.name} does"
+            raise BadInputError(message, hint=_other_target(source, base))
     largest = max(adapter.plain.rank for adapter in served)
     rank = next((rank for rank in RANKS if rank >= largest), None)
     if rank is None:
-        raise BadInputError(
-            f"vLLM serves adapters up to rank {RANKS[-1]}, and an adapter has rank {largest}",
-            hint=_other_target(source, base),
-        )
+        message = f"rank {largest} of an adapter is above vLLM's maximum of {RANKS[-1]}"
+        raise BadInputError(message, hint=_other_target(source, base))
     return base, served, rank
 
 
 def _other_target(source: BundleSource, base: Architecture) -> str:
     """Return the hint for adapters that vLLM does not serve beside their base."""
     try:
-        require_dense(source, base, _SERVER)
+        common.require_dense(source, base, _SERVER)
     except BadInputError:
         return OWN_SERVER
     return "--target vllm --fused" if len(source.adapters) == 1 else OWN_SERVER
@@ -126,11 +104,11 @@ def check(folder: Path) -> Layout:
     """Read the adapters or the model as vLLM does."""
     if (folder / "model").is_dir():
         return model_layout(folder / "model")
-    return peft_layout(folder / "adapters")
+    return common.peft_layout(folder / "adapters")
 
 
 def _readme(record: Mapping[str, Any], base: NamedBase | None, rank: int | None) -> Mapping[str, Any]:
-    facts = facts_of(record)
+    facts = common.facts_of(record)
     return {
         "name": record["name"],
         "base": base,

@@ -22,17 +22,8 @@ from fusery.registry.registration.training_record import RecordedData, RunRecord
 from fusery.storage.processes import temporary_folder
 from fusery.storage.secrets import remember, without_secrets
 
-from .tracker_client import (
-    MOST_RUNS,
-    Client,
-    TrackedFile,
-    at_most,
-    curve_of,
-    dataset_of,
-    git_of,
-    is_number,
-    parameters,
-)
+from . import tracker_client as tracking
+from .tracker_client import Client, TrackedFile, is_number
 
 if TYPE_CHECKING:
     from wandb import Api
@@ -66,16 +57,12 @@ def wandb_runs(
     if experiments:
         raise BadInputError("W&B has no experiments", hint="give a project, or select runs with --run ID")
     if not _PROJECT.fullmatch(project):
-        raise BadInputError(
-            f"invalid W&B project: {project[:100]!r}",
-            hint="give ENTITY/PROJECT from the URL of its page",
-        )
+        hint = "give ENTITY/PROJECT from the URL of its page"
+        raise BadInputError(f"invalid W&B project: {project[:100]!r}", hint=hint)
     with _quiet(), _CLIENT.readable("W&B"):
         api = _api()
-        selected_runs = (
-            [_run(api, project, fromkey) for fromkey in dict.fromkeys(runs)] if runs else _all(api, project)
-        )
-        for run in selected_runs:
+        selected = (_run(api, project, number) for number in dict.fromkeys(runs))
+        for run in selected if runs else _all(api, project):
             yield _tracked(run, project)
 
 
@@ -106,9 +93,8 @@ def _api() -> Api:
         with Path(os.devnull).open(encoding="utf-8") as sys.stdin:  # the client would ask for a key
             return Api(timeout=_SECONDS)
     except UsageError as error:
-        raise BadInputError(
-            "not logged in to W&B", hint="wandb login, or set WANDB_API_KEY"
-        ) from without_secrets(error)
+        hint = "wandb login, or set WANDB_API_KEY"
+        raise BadInputError("not logged in to W&B", hint=hint) from without_secrets(error)
     finally:
         sys.stdin = terminal
 
@@ -117,21 +103,20 @@ def _all(api: Api, project: str) -> Iterator[Run]:
     # Large parts of a run, which may be invalid, are requested later.
     pages = iter(api.runs(project, order="+created_at", per_page=_PAGE, lazy=True))
     try:
-        yield from at_most(pages, MOST_RUNS, "the project has", "runs", "--run ID takes some")
+        yield from tracking.at_most(
+            pages, tracking.MOST_RUNS, "the project has", "runs", "--run ID takes some"
+        )
     except ValueError as error:
         # The client's message for a project that does not exist, or that this key may not read.
         if "Could not find project" not in str(error):
             raise
-        raise UnknownReferenceError(
-            f"W&B has no project {project}", hint="check the spelling, and that the key may see it"
-        ) from without_secrets(error)
+        hint = "check the spelling, and that the key may see it"
+        raise UnknownReferenceError(f"W&B has no project {project}", hint=hint) from without_secrets(error)
 
 
 def _run(api: Api, project: str, number: str) -> Run:
-    unknown = UnknownReferenceError(
-        f"run not found in W&B project {project}: {number[:60]!r}",
-        hint="give the id from the URL of its page",
-    )
+    message = f"run not found in W&B project {project}: {number[:60]!r}"
+    unknown = UnknownReferenceError(message, hint="give the id from the URL of its page")
     if "/" in number or not number:
         raise unknown
     from wandb.errors import CommError
@@ -178,23 +163,20 @@ def _files(run: Run) -> dict[str, TrackedFile]:
         if len(files) > _MOST:
             raise BadInputError(f"run {run.id} has over {_MOST:,} files", hint=_OTHERS)
     if outside := next((path for path in files if not is_inside(path)), None):
-        raise BadInputError(
-            f"run {run.id} has a file outside its folder: {outside[:100]!r}",
-            hint="inspect it in W&B's web interface",
-        )
+        message = f"run {run.id} has a file outside its folder: {outside[:100]!r}"
+        raise BadInputError(message, hint="inspect it in W&B's web interface")
     return files
 
 
 def _few(items: Iterable[Any], run: Run, what: str) -> Iterator[Any]:
-    return at_most(items, _MOST, f"run {run.id} has", what, _OTHERS)
+    return tracking.at_most(items, _MOST, f"run {run.id} has", what, _OTHERS)
 
 
 def _folder(artifact: Any) -> str:
     """Return the folder of an artifact's files; checkpoints of one run are in a trainer's output folder."""
     steps = [match[1] for alias in artifact.aliases if (match := _CHECKPOINT.fullmatch(alias))]
-    if steps:
-        return f"{str(artifact.name).rpartition(':')[0]}/checkpoint-{steps[0]}"
-    return str(artifact.name)
+    name = str(artifact.name)
+    return f"{name.rpartition(':')[0]}/checkpoint-{steps[0]}" if steps else name
 
 
 def _download(file: Any, folder: Path) -> Path:
@@ -226,12 +208,12 @@ def _record(run: Run, *, dirty: bool) -> RunRecord:
             "state": _STATES.get(str(run.state), "running"),
             "started_at": began,
             "seconds": max(0.0, float(took)) if is_number(took) else 0.0,
-            "arguments": parameters(
+            "arguments": tracking.parameters(
                 {name: run.config[name] for name in run.config if not _is_internal(name)}
             ),
-            "curve": curve_of(run.id, summary, history),
+            "curve": tracking.curve_of(run.id, summary, history),
             "dataset": _dataset(run),
-            "git": git_of(str(run.commit or ""), dirty=dirty),
+            "git": tracking.git_of(str(run.commit or ""), dirty=dirty),
         }
     )
 
@@ -245,4 +227,4 @@ def _dataset(run: Run) -> RecordedData | None:
     """Return the only artifact of the type `dataset` that the run has used."""
     listed = _few(run.used_artifacts(per_page=_PAGE), run, "used artifacts")
     used = [artifact for artifact in listed if str(artifact.type) == "dataset"]
-    return dataset_of(str(used[0].name), str(used[0].digest)) if len(used) == 1 else None
+    return tracking.dataset_of(str(used[0].name), str(used[0].digest)) if len(used) == 1 else None

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import Lifespan
 
@@ -26,20 +25,11 @@ def create_app(
     lifespan: Lifespan[FastAPI] | None = None,
     *,
     hosts: Collection[str] = (),
-    origins: Collection[str] = (),
     loading: Callable[[FastAPI], None] | None = None,
 ) -> FastAPI:
     """Return the application for a service that has been started."""
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(HostCheck, hosts=hosts, origins=origins)
-    if origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(origins),
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=[request_ids.NAME],
-        )
+    app.add_middleware(HostCheck, hosts=hosts)
     app.add_middleware(request_ids.RequestIds)
     created = int(time.time())
 
@@ -49,10 +39,8 @@ def create_app(
     @app.get("/health")
     async def health() -> Response:
         alive = service.engine.alive
-        health_report = {"status": "ok" if alive else "dead"} | (
-            {} if service.keys.usable else {"keys": "unusable"}
-        )
-        return JSONResponse(health_report, 200 if alive else 503)
+        keys = {} if service.keys.usable else {"keys": "unusable"}
+        return JSONResponse({"status": "ok" if alive else "dead"} | keys, 200 if alive else 503)
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
@@ -64,7 +52,7 @@ def create_app(
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         tenant = access(request).tenant
-        # Who changes what is served sees all of it.
+        # Tenants that may load adapters see all models.
         loads = loading is not None and (tenant is None or tenant.loads)
         listed = [_model(service, name, created) for name in service.table.names(None if loads else tenant)]
         return JSONResponse({"object": "list", "data": listed, "loads": loads})
@@ -96,8 +84,7 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        # Starlette logs the traceback; the client gets no word of it.
-        # This response bypasses all middleware.
+        # Starlette logs the traceback. This response bypasses all middleware.
         name = request_ids.NAME
         id_header = {name: request.scope[name]} if name in request.scope else {}
         return JSONResponse(Refusal(500, "internal error").document, 500, headers=id_header)

@@ -1,7 +1,6 @@
-"""mlx-lm's continuous batching with an adapter for each row: one pass over the base for all of them.
+"""mlx-lm's continuous batching with an adapter for each row, in one pass over the base model.
 
-`BatchGenerator` calls the model in two places, for the prompts that are being read and for the answers that are being
-written, each a batch that knows its rows.  These are the batches here, which say whose rows they are before they call it.
+`BatchGenerator` calls the model for two batches, of prompts and of answers.  The batches here name the adapters of their rows first.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBat
 
 from ..registry.runtime.stacked import BatchRows
 
-# prompts of different lengths, which a batch has to pad
-TRIED = ((5,), (6, 7, 8, 9, 10, 11, 12), (13, 14, 15))
+# prompts of different lengths, which a batch has to pad; short, since a processor computes few tokens a second
+TRIED = ((5,), (6, 7, 8, 9), (10, 11))
 
 NEAR = 0.05, 0.5
-"""How far the logarithms of a batch's probabilities may be from those of each prompt alone, of their spread: in float32, and in
-types of 16 bits, which round otherwise where a batch is wider, and may ask another expert.  What is computed wrongly is two and
-more off, and what is right 0.0002 and 0.01, of all classes of mlx-lm 0.32 that were tried."""
+"""Largest difference of log probabilities in a batch from those of each prompt alone, relative to their spread: in float32, and
+in 16 bits, which round differently in a wider batch and may choose another expert.  Over the classes of mlx-lm 0.32, wrong results
+differ by two and more, right ones by 0.0002 and 0.01."""
 
 
 class _Model:
@@ -74,20 +73,20 @@ class AdapterBatchGenerator(BatchGenerator):  # type: ignore[misc]
 
 
 def computes_batches(model: Any, rows: BatchRows, stream: Any) -> bool:
-    """Tell whether a class gives prompts of different lengths in one batch what it gives each alone.
+    """Return whether a class computes for prompts of different lengths in one batch what it computes for each alone.
 
-    Not all of mlx-lm's do: some put a mask of all rows where it is taken for one of heads, or forget what was padded.  They
-    raise, or answer from another's prompt.
+    Some of mlx-lm's do not: they mistake a mask of rows for one of heads, or forget the padding.  They raise, or answer
+    another row's prompt.
     """
     try:
         together = _first_steps(model, rows, stream, TRIED)
         alone = [_first_steps(model, rows, stream, [prompt])[0] for prompt in TRIED]
-    except Exception:  # noqa: BLE001 - whatever a model's class raises: then it is asked one prompt at a time
+    except Exception:  # noqa: BLE001 - a model's class may raise any type
         return False
-    for mine, theirs in zip(together, alone, strict=True):
-        for one, other in zip(mine, theirs, strict=True):
-            bound = NEAR[one.dtype != mx.float32]
-            batch_logprobs, wanted = (array.astype(mx.float32) for array in (one, other))
+    for in_batch, by_itself in zip(together, alone, strict=True):
+        for arrays in zip(in_batch, by_itself, strict=True):
+            bound = NEAR[arrays[0].dtype != mx.float32]
+            batch_logprobs, wanted = (array.astype(mx.float32) for array in arrays)
             spread = mx.sqrt(mx.mean((wanted - mx.mean(wanted)) ** 2))
             if not bool(mx.max(mx.abs(batch_logprobs - wanted)) <= bound * mx.maximum(spread, 1.0)):
                 return False

@@ -1,4 +1,4 @@
-"""Answers in progress, a token further at each step: rows of one pass over the base, by mlx-lm's `BatchGenerator`."""
+"""Running answers as rows of one pass over the base model, by mlx-lm's `BatchGenerator`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,16 @@ from .writing import Generation, Piece, RunningJob
 
 LOG = logging.getLogger(__name__)
 
-# tokens of prompts that a step reads: of all prompts together, and of each at least
-PREFILL_TOKENS, PREFILL_LEAST = (512, 8)
-# how long a step may read while several tenants have answers, unless writing takes longer
-PREFILL_SECONDS = 0.02
-PREFILL_ANSWERS = 8  # how many prompts a batch reads at once
-_Line = tuple[str, Resident | None]  # an owner and an adapter: for each there is a queue
+PREFILL_TOKENS, PREFILL_LEAST = 512, 8  # tokens of prompts in a step: in all, and of each prompt at least
+PREFILL_SECONDS = 0.02  # of a step's prompts while several tenants have answers, unless decoding takes longer
+PREFILL_ANSWERS = 8  # prompts in a step
+_Line = tuple[str, Resident | None]  # owner and adapter of a queue
 
 
 class Batch:
-    """The jobs of one pass over the base; while `step` runs, the base must have the adapter on that rows cannot name.
+    """The jobs of one pass over the base model, which must be switched to their adapter if rows cannot name it.
 
-    The generator gets what can begin at once, and never has a queue.  A batch of the width 1 has one job at a time; others
-    may be twice as wide, see `has_room`.
+    A batch of width 1 has one job at a time; others may be twice as wide, see `has_room`.
     """
 
     def __init__(
@@ -42,7 +39,7 @@ class Batch:
         self._waiting: TenantQueues[_Line, Generation] = TenantQueues()
         self._running: dict[int, RunningJob] = {}
         self._read: list[tuple[Generation, list[int], list[Any]]] = []
-        self._write_seconds = self._token_seconds = 0.0  # of a step that only writes; to read a token
+        self._write_seconds = self._token_seconds = 0.0  # of a step without prompts; of a prompt's token
         self._generator = AdapterBatchGenerator(
             board.model,
             board.rows,
@@ -66,46 +63,46 @@ class Batch:
                 self._generator.remove([uid])
 
     def step(self, *, shared: bool = False) -> list[tuple[Generation, Piece]]:
-        """Read a part of the prompts, and write a token of each answer; `shared` if several owners have jobs."""
+        """Compute a part of the prompts, and a token of each answer; `shared` if several owners have jobs."""
         pieces = self._begin_all(shared=shared)
-        if pieces:  # posted at once, whatever becomes of the pass
+        if pieces:
             return pieces
         self._generator.prefill_step_size = self._prefill_size(shared=shared)
         began = time.perf_counter()
         with self._generator.stats() as stats:
-            progress, answers = self._generator.next()  # an error is of all that are in it
+            progress, answers = self._generator.next()  # an error fails the batch
         seconds = time.perf_counter() - began
         if stats.prompt_tokens:
             self._token_seconds = max(0.0, seconds - self._write_seconds) / stats.prompt_tokens
         else:
             self._write_seconds = seconds
-        # Another prompt that begins alike may come before these are answered.
+        # The next prompt with the same beginning may arrive before these are answered.
         segments = [part.uid for part in progress if part.end_of_segment and not part.end_of_prompt]
         if segments and self._prefixes.limit:
             for uid, (cache, tokens) in self._generator.extract_cache(segments).items():
                 self._read.append((self._running[uid].job, list(tokens), cache))
-        over = {}
+        stopped = {}  # at a stop string or an error, unknown to the generator
         for answer in answers:
             running = self._running[answer.uid]
             running.reading = False
             try:
                 piece = running.add(answer.token, answer.finish_reason, answer.logprobs)
-            except Exception as error:  # noqa: BLE001 - one bad answer must not end the others
+            except Exception as error:  # noqa: BLE001 - one answer's error must not end the others
                 piece = _failed(error)
             if piece.finish is not None:
                 self._end(answer.uid)
                 if answer.finish_reason is None:
-                    over[answer.uid] = running.job
+                    stopped[answer.uid] = running.job
                 elif self._prefixes.limit:
                     self._read.append((running.job, answer.all_tokens, answer.prompt_cache))
             pieces.append((running.job, piece))
-        if over:
-            removed = self._generator.remove(list(over), return_prompt_caches=bool(self._prefixes.limit))
-            self._read += [(over[uid], tokens, cache) for uid, (cache, tokens) in removed.items()]
+        if stopped:
+            removed = self._generator.remove(list(stopped), return_prompt_caches=bool(self._prefixes.limit))
+            self._read += [(stopped[uid], tokens, cache) for uid, (cache, tokens) in removed.items()]
         return pieces
 
     def keep(self) -> None:
-        """Cache what the last step has read, after its tokens were posted: the caches are not computed yet."""
+        """Cache the prompts of the last step, after its tokens are posted: mlx computes the caches only now."""
         read, self._read = self._read, []
         for job, tokens, cache in read:
             self._prefixes.put(job, tokens, cache)
@@ -119,11 +116,11 @@ class Batch:
         return {job.owner for job in self.jobs()}
 
     def close(self) -> None:
-        """Release what the batch holds."""
+        """Release the generator."""
         self._generator.close()
 
     def _prefill_size(self, *, shared: bool) -> int:
-        """Return how many tokens of each prompt a step reads; while others have answers, no more than takes a moment."""
+        """Return how many tokens of each prompt a step computes; in `shared`, no more than `PREFILL_SECONDS` take."""
         readers = sum(running.reading for running in self._running.values()) or 1
         most = PREFILL_TOKENS // readers
         if shared and self._token_seconds:
@@ -132,21 +129,21 @@ class Batch:
         return max(PREFILL_LEAST, most)
 
     def _begin_all(self, *, shared: bool) -> list[tuple[Generation, Piece]]:
-        """Begin the jobs for which there is room; return the failures."""
+        """Begin jobs while there are slots; return the failures."""
         failed = []
         while (job := self._next(shared=shared)) is not None:
             try:
                 self._begin(job)
-            except Exception as error:  # noqa: BLE001 - one bad job must not end the others
+            except Exception as error:  # noqa: BLE001 - one job's error must not end the others
                 failed.append((job, _failed(error)))
         return failed
 
     def _next(self, *, shared: bool) -> Generation | None:
-        """Return the next job that can begin, of the owner with the fewest; prompts of an owner are read one at a time in `shared`."""
+        """Return the next job, of the owner with the fewest; in `shared`, an owner has one prompt at a time."""
         running = self._running.values()
-        held = Counter(running_job.job.owner for running_job in running)
-        lines = Counter((running_job.job.owner, running_job.job.resident) for running_job in running)
-        reading = Counter(running_job.job.owner for running_job in running if running_job.reading)
+        lines = Counter((answer.job.owner, answer.job.resident) for answer in running)
+        held = Counter(answer.job.owner for answer in running)
+        reading = Counter(answer.job.owner for answer in running if answer.reading)
 
         def may_begin(line: _Line) -> bool:
             owner, _ = line
@@ -182,6 +179,6 @@ class Batch:
 
 
 def _failed(error: Exception) -> Piece:
-    # Only the kind of error: its text may be made from the prompt.
+    # Only the type: an error's text may contain the prompt.
     LOG.error("generation failed for an answer: %s", type(error).__name__)
     return Piece("", 0, "error")

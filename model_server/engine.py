@@ -1,4 +1,4 @@
-"""The thread that has the model: it loads the base and adapters, and writes all answers, a step of each batch in turn."""
+"""The thread with the model: it loads the base model and adapters, and generates all answers, a step of each batch in turn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..registry.runtime.errors import EngineError, sentence
 from ..registry.runtime.mlx_keys import mlx_keys
@@ -22,17 +22,13 @@ from .writing import Generation, Piece
 
 LOG = logging.getLogger(__name__)
 
-CONTEXT = 1 << 20  # tokens that a model is taken to look back on when its configuration is silent
+CONTEXT = 1 << 20  # tokens of context if a model's configuration has no limit
 
-T = TypeVar("T")
 Post = Callable[[Sequence[tuple[Generation, Piece]]], None]
 
 
 class Engine:
-    """One base in memory, and the running answers.
-
-    mlx's arrays stay with one thread; other threads hand it jobs and functions to call.
-    """
+    """The base model and the running answers; other threads queue functions for the one that uses mlx's arrays."""
 
     def __init__(
         self,
@@ -50,7 +46,7 @@ class Engine:
         self._say: Callable[[str], None] = LOG.info
         self._tokenizer = tokenizer
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        # By the adapter that is on the base as a whole; whose step is longest ago comes first.
+        # By the adapter that the base model is switched to; the batch whose step is longest ago is first.
         self._batches_by_adapter: dict[Resident | None, Batch] = {}
         self._board: Switchboard | None = None
         self._shared = False  # several owners have jobs
@@ -65,11 +61,11 @@ class Engine:
 
     @property
     def switches(self) -> int:
-        """Return how often another adapter was put on the base as a whole."""
+        """Return how often the base model was switched to another adapter."""
         return self._board.switches if self._board else 0
 
     def start(self, say: Callable[[str], None] = LOG.info) -> None:
-        """Load the base and wait for it; `say` is called with each progress message, in the engine's thread."""
+        """Load the base model and wait for it; `say` gets progress messages in the engine's thread."""
         self._say = say
         self._thread.start()
         self._loaded.result()
@@ -81,7 +77,20 @@ class Engine:
 
     def load(self, name: str, folder: Path, digest: str | None = None) -> Future[Resident]:
         """Read an adapter between two steps; the future raises `AdapterError`."""
-        return self._call(lambda: self._require_board().load(name, folder, digest, by_row=self._width > 1))
+        future: Future[Resident] = Future()
+
+        def load() -> None:
+            try:
+                board = self._require_board()
+                future.set_result(board.load(name, folder, digest, by_row=self._width > 1))
+            except Exception as error:  # noqa: BLE001 - the future raises it
+                future.set_exception(error)
+
+        if not self._thread.is_alive():
+            future.set_exception(EngineError("the engine has ended"))
+        else:
+            self._inbox.put(load)
+        return future
 
     def submit(self, job: Generation) -> None:
         """Begin an answer; its pieces go to `post`."""
@@ -96,21 +105,6 @@ class Engine:
         """Drop cached prompts of removed keys and unloaded adapters."""
         self._inbox.put(self.prefixes.sweep)
 
-    def _call(self, function: Callable[[], T]) -> Future[T]:
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(function())
-            except Exception as error:  # noqa: BLE001 - raised where the result is asked for
-                future.set_exception(error)
-
-        if not self._thread.is_alive():
-            future.set_exception(EngineError("the engine has ended"))
-        else:
-            self._inbox.put(run)
-        return future
-
     def _require_board(self) -> Switchboard:
         assert self._board is not None
         return self._board
@@ -118,7 +112,7 @@ class Engine:
     def _run(self) -> None:
         try:
             self._load_base()
-        except Exception as error:  # noqa: BLE001 - whatever a model's class raises
+        except Exception as error:  # noqa: BLE001 - a model's class may raise any type
             self._loaded.set_exception(EngineError(f"the base cannot be loaded: {sentence(error)}"))
             return
         else:
@@ -130,7 +124,7 @@ class Engine:
             self._leave()
 
     def _leave(self) -> None:
-        """Release mlx's resources of this thread, in this thread; otherwise the interpreter aborts at its end."""
+        """Release mlx's resources in the thread that has them; otherwise the interpreter aborts at its end."""
         import mlx.core as mx
 
         for batch in self._batches_by_adapter.values():
@@ -151,9 +145,9 @@ class Engine:
             # mlx-lm would look for such a model on a hub.
             raise EngineError("there is no config.json in its folder")
         if mx.default_device() == mx.cpu and "MLX_DISABLE_COMPILE" not in os.environ:
-            # On a processor mlx calls a C++ compiler for every function it compiles: the first answers would wait for it.
+            # On a processor, mlx runs a C++ compiler for every compiled function, which delays the first answers.
             mx.disable_compile()
-        # Each generator sets this limit and puts back what it found: the last to close must find the same.
+        # Each generator sets and restores this limit; the last to close must restore the same value.
         maybe_set_recommended_wired_limit()
         self._stream = mx.default_stream(mx.default_device())
         config = json.loads((self._base / "config.json").read_text(encoding="utf-8"))
@@ -165,6 +159,10 @@ class Engine:
             self.tokenizer = load_tokenizer(
                 self._tokenizer, {"trust_remote_code": False}, eos_token_ids=own.get("eos_token_id")
             )
+        quantization = config.get("quantization")
+        if mx.default_device() == mx.cpu and quantization and quantization.get("mode", "affine") == "affine":
+            # On a processor, mlx multiplies quantised matrices eight times faster in float32 than in 16 bits.
+            model.set_dtype(mx.float32)
         self._board = Switchboard(model, wake=lambda: self._inbox.put(self._sweep_board))
         if not self._computes_batches(model):
             self._width = 1
@@ -173,15 +171,13 @@ class Engine:
         self.vocabulary = int(text.get("vocab_size") or len(self.tokenizer))
 
     def _computes_batches(self, model: Any) -> bool:
-        """Tell whether answers can be written beside each other in one batch."""
+        """Return whether the model's class computes several answers in one batch."""
         from mlx_lm.models.cache import make_prompt_cache
 
         from .batch_generator import computes_batches
 
         if not all(hasattr(cache, "merge") for cache in make_prompt_cache(model)):
-            raise EngineError(
-                f"mlx-lm {version('mlx-lm')} has no batches for the caches of this model's class"
-            )
+            raise EngineError(f"mlx-lm {version('mlx-lm')} cannot batch the caches of this model's class")
         self._say("testing whether the model computes several answers at a time")
         if computes_batches(model, self._require_board().rows, self._stream):
             return True
@@ -193,7 +189,7 @@ class Engine:
             self._board.sweep()
 
     def _serve_inbox(self) -> bool:
-        """Run the queued functions, and wait for one if no batch runs; return False at the end."""
+        """Run the queued functions, after waiting for one if no batch runs; return False at the end."""
         while True:
             try:
                 message = self._inbox.get(block=not self._batches_by_adapter)
@@ -203,7 +199,7 @@ class Engine:
                 return False
             try:
                 message()
-            except Exception as error:  # noqa: BLE001 - those who wait for other things are not given up
+            except Exception as error:  # noqa: BLE001 - other answers go on
                 LOG.error("the engine could not do what it was asked to: %s", type(error).__name__)
 
     def _insert(self, job: Generation) -> None:
@@ -232,7 +228,7 @@ class Engine:
             self._close_if_done(resident)
 
     def _due(self) -> list[Resident | None]:
-        """Return the batches to step next: of each owner the one that has waited longest."""
+        """Return the batches to step next: for each owner the one that has waited longest."""
         due: dict[str, Resident | None] = {}
         for resident, batch in self._batches_by_adapter.items():
             for owner in batch.owners():
@@ -241,8 +237,7 @@ class Engine:
         return list(dict.fromkeys(due.values()))
 
     def _step(self, resident: Resident | None) -> None:
-        batch = self._batches_by_adapter.pop(resident)
-        self._batches_by_adapter[resident] = batch  # which now has waited least
+        batch = self._batches_by_adapter[resident] = self._batches_by_adapter.pop(resident)  # now the last
         try:
             self._require_board().use(resident)
             pieces = batch.step(shared=self._shared)
@@ -263,11 +258,11 @@ class Engine:
             batch.close()
 
     def _fail(self, jobs: Sequence[Generation], error: Exception) -> None:
-        # Only the kind of error: its text may be made from the prompt.
+        # Only the type: an error's text may contain the prompt.
         LOG.error("generation failed for %d answers: %s", len(jobs), type(error).__name__)
         self._post([(job, Piece("", 0, "error")) for job in jobs if not job.cancelled])
 
 
 def _whole(resident: Resident | None) -> Resident | None:
-    """Return the adapter that must be on the base as a whole, None where rows name theirs."""
+    """Return the adapter that the base model must be switched to; None if rows name theirs."""
     return None if resident is None or resident.by_row else resident

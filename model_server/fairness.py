@@ -1,4 +1,4 @@
-"""Sharing between tenants: room for each, queues served in turns, and threads that use them."""
+"""Fairness between tenants: quotas, fair queues, and threads that use them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any, Generic, TypeVar
 from ..registry.runtime.document import ServingLimits, Tenant
 from ..registry.runtime.errors import Refusal, invalid
 
-BODIES_BYTES = 32 << 20  # bytes of requests that are being read and prepared, of all tenants together
+BODIES_BYTES = 32 << 20  # of requests that are being read and prepared, of all tenants
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
 def has_room(held: Counter[str], owner: str, room: int, count: int = 1) -> bool:
-    """Return whether an owner may take `count` more of a room of which each owner holds a part.
+    """Return whether an owner may take `count` more slots of `room`.
 
-    As long as there is room, every owner may.  In a full room, owners with less than an equal share still may, up to
-    twice the room in all: the first ones are not driven out, and keep nobody out.
+    Beyond `room`, owners with less than an equal share may, up to twice `room` in all: the first owners keep their slots
+    and exclude no other.
     """
     total = held.total() + count
     share = max(room // len({*+held, owner}), 0 if held[owner] else count)
@@ -34,7 +34,7 @@ class TenantQueues(Generic[K, T]):
     """A queue for each owner, served in turns."""
 
     def __init__(self) -> None:
-        self._queues: dict[K, deque[T]] = {}  # in the order of turns
+        self._queues: dict[K, deque[T]] = {}  # the next owner is first
 
     def __iter__(self) -> Iterator[T]:
         """Yield all items that wait."""
@@ -48,7 +48,7 @@ class TenantQueues(Generic[K, T]):
     def pop(
         self, held: Callable[[K], Any] = lambda owner: 0, may: Callable[[K], bool] = lambda owner: True
     ) -> tuple[K, T] | None:
-        """Return the next item with its owner: of those that `may`, who holds least, and then who waited longest."""
+        """Return the next item of an owner that `may`: the one that holds least, then the one that waited longest."""
         for owner in sorted(self._queues, key=held):
             if may(owner):
                 queue = self._queues.pop(owner)
@@ -83,7 +83,7 @@ class Admission:
 
     @contextmanager
     def answers(self, tenant: Tenant | None, count: int, *, counted_answers: int = 0) -> Iterator[None]:
-        """Count answers while the block runs, besides those of the same request that are counted already."""
+        """Count answers while the block runs; `counted_answers` of the same request are counted already."""
         owner, own = (tenant.name, tenant.concurrent) if tenant else ("", None)
         room = self._limits().waiting
         most, held = min(room, own or room), self._answers
@@ -112,19 +112,14 @@ class Admission:
 
 
 def _try_again() -> Refusal:
-    return Refusal(
-        429,
-        "too many requests at once; try again in a moment",
-        code="rate_limit_exceeded",
-        headers={"Retry-After": "1"},
-    )
+    why = "too many requests at once; try again in a moment"
+    return Refusal(429, why, code="rate_limit_exceeded", headers={"Retry-After": "1"})
 
 
 class TenantExecutor:
-    """Threads that prepare requests in turns between tenants, since preparing cannot be interrupted.
+    """Threads that prepare requests, in turns between tenants; a tenant never has all of several threads.
 
-    Of several threads, no tenant has the last one.  By default there is one: a tokenizer is not made for several, and Python
-    would not compute faster in them.
+    One thread is the default, because a tokenizer is not thread-safe.
     """
 
     def __init__(self, threads: int = 1) -> None:
@@ -133,11 +128,10 @@ class TenantExecutor:
         self._changed = threading.Condition()
         self._ended = False
         for _ in range(threads):
-            # A daemon: the end of the process does not wait for its work.
             threading.Thread(target=self._run, name="tenants", daemon=True).start()
 
     async def run(self, owner: str, work: Callable[[], T]) -> T:
-        """Return what a function returns; work of a cancelled caller that still waits is dropped."""
+        """Run a function and return its result; waiting work of a cancelled caller is dropped."""
         future: Future[T] = Future()
         entry = (future, work)
         with self._changed:
@@ -150,7 +144,7 @@ class TenantExecutor:
                 self._queue.remove(owner, entry)
 
     def close(self) -> None:
-        """End the threads after their present work."""
+        """End the threads after their current work."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -161,7 +155,7 @@ class TenantExecutor:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work())
-                except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
+                except BaseException as error:  # noqa: BLE001 - the future raises it
                     future.set_exception(error)
             with self._changed:
                 self._busy[owner] -= 1

@@ -1,8 +1,7 @@
-"""API keys: the tenants of a file, which is read again when it changes, whatever happens to the models.
+"""API keys: the tenants of a file, which a thread reads again when it changes.
 
-The file is read again and again by a thread that does nothing else, and compared by its content.  Once it has named tenants, what
-cannot be read, is not as it must be or names nobody lets nobody in until it is right again.  A key that is taken back ends the
-answers that are being written for it.
+Once the file has named tenants, an unreadable, invalid or empty file admits no request until it is valid again.  Removing a key
+ends its running answers.
 """
 
 from __future__ import annotations
@@ -27,8 +26,9 @@ from ..registry.runtime.errors import DocumentError, Refusal
 LOG = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25  # between two looks at the file
-# after so long without a look, as when a network's file system hangs, the file counts as unreadable
-STALE_SECONDS = 10.0
+STALE_SECONDS = (
+    10.0  # since the last look until the file counts as unreadable: a network's file system may hang
+)
 
 HINT = 'a table for each tenant: [acme]  key_sha256 = ["..."]  models = ["course_rec#prod"]'
 
@@ -47,7 +47,7 @@ class Access:
 
 
 class Keys:
-    """The keys of one file, as they are now: TOML with a table for each tenant, or `tenants` of a `serving.json`."""
+    """The current keys of a file: TOML with a table for each tenant, or `tenants` of a `serving.json`."""
 
     def __init__(self, path: Path, *, document: bool = False) -> None:
         self._path, self._document = path, document
@@ -80,7 +80,7 @@ class Keys:
     def authenticate(self, header: str | None) -> Access:
         """Return the access of the key in an `Authorization` header.
 
-        A key is looked up by a mark that nobody outside of this process can compute, so that the time tells nothing.
+        The lookup uses an HMAC with a secret of this process, so its time reveals nothing.
         """
         if not self.usable:
             raise _unusable()
@@ -94,7 +94,7 @@ class Keys:
         return Access(tenant, mark)
 
     def objection(self, access: Access, model: str | None) -> Refusal | None:
-        """Return why a running answer must end; None if it may go on."""
+        """Return the refusal that ends a running answer; None if it may go on."""
         if not self.usable:
             return _unusable()
         if access.tenant is None and not self.tenants:
@@ -107,7 +107,7 @@ class Keys:
         return None
 
     def look(self) -> None:
-        """Read the file and apply it; two calls never overlap, so that an older reading cannot replace a newer one."""
+        """Read and apply the file; a lock keeps an older reading from replacing a newer one."""
         with self._reading:
             try:
                 data = read_file(self._path)
@@ -115,18 +115,14 @@ class Keys:
                     tenants = self._parsed(data)
                     if self.tenants and not tenants:
                         raise DocumentError(
-                            f"{self._path} names no tenant any more; to admit everybody, restart the server"
+                            f"{self._path} has no tenants; to admit all clients, restart the server"
                         )
                     self._take(tenants)
-                    LOG.log(
-                        logging.WARNING if self.complaint else logging.INFO,
-                        "the keys of %s are followed: %d tenants",
-                        self._path,
-                        len(tenants),
-                    )
+                    level = logging.WARNING if self.complaint else logging.INFO
+                    LOG.log(level, "the keys of %s have changed: %d tenants", self._path, len(tenants))
                     self._data, self.complaint = data, ""
                     self.count("done")
-            except Exception as error:  # noqa: BLE001 - whatever it is, it must not let anybody in
+            except Exception as error:  # noqa: BLE001 - no error may admit a request
                 why = str(error) if isinstance(error, DocumentError) else type(error).__name__
                 if self.tenants and why != self.complaint:
                     self.complaint = why
@@ -151,10 +147,9 @@ class Keys:
                 if not values:
                     raise ValueError("it names no tenant, so that every request would be refused")
             return check_tenants(TypeAdapter(list[Tenant]).validate_python(values))
-        except ValidationError as error:
-            raise DocumentError(f"{self._path} is no file of tenants: {reason(error)}") from error
         except (ValueError, TypeError, RecursionError) as error:
-            raise DocumentError(f"{self._path} is no file of tenants: {error}") from error
+            why = reason(error) if isinstance(error, ValidationError) else error
+            raise DocumentError(f"{self._path} is no file of tenants: {why}") from error
 
     def _take(self, tenants: list[Tenant]) -> None:
         self._marks = {self._mark(key): tenant for tenant in tenants for key in tenant.key_sha256}

@@ -1,8 +1,7 @@
-"""Loading and unloading adapters by request, where the server was started to allow it, and following the document.
+"""Load and unload adapters by request, if the server allows it, and follow changes of the document.
 
-The two paths, their bodies and their answers are vLLM's (vllm/entrypoints/serve/lora/), so that what deploys adapters to
-vLLM deploys them here.  An adapter's folder is in mlx-lm's form and lies below one folder that the server was started
-with: a request must not make the server read what else is on the machine.
+The two routes are vLLM's (vllm/entrypoints/serve/lora/), so that programs which deploy adapters to vLLM also deploy them here.
+An adapter's folder is in mlx-lm's form, below `--adapters-from`: a request must not make the server read other files.
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ class _Body(BaseModel):
     @field_validator("lora_name")
     @classmethod
     def _plain(cls, name: str) -> str:
-        # It is shown in logs and lists, and asked for by people.
         if not name.isprintable() or not name.isascii() or name != name.strip() or name == DEFAULT_MODEL:
             raise ValueError("it is no name for an adapter")
         return name
@@ -59,7 +57,7 @@ class _Load(_Body):
 
 
 def add_loading(app: FastAPI, keys: Keys, reloader: Reloader, root: Path) -> None:
-    """Add the two paths."""
+    """Add the two routes."""
 
     def require_allowed(request: Request) -> None:
         if "origin" in request.headers:
@@ -73,17 +71,14 @@ def add_loading(app: FastAPI, keys: Keys, reloader: Reloader, root: Path) -> Non
         require_allowed(request)
         body = await _body(request, _Load)
         if body.load_inplace:
-            raise invalid(
-                "load_inplace", "an adapter is not replaced in place: a name stands for the same bytes"
-            )
+            raise invalid("load_inplace", "not supported: the adapter of a name never changes")
         try:
-            # Copied first, so that nothing changes, and nothing else is read, between the look and the loading.
+            # The copy cannot change between the checks and the loading.
             async with copied(root, body.lora_path) as folder:
                 entry = ServedAdapter(name=body.lora_name, folder=str(folder), digest=body.digest)
                 await reloader.serve_adapter(entry)
         except (AdapterError, DocumentError) as error:
             raise invalid("lora_name", str(error)) from error
-        LOG.info("%s was loaded by a request", body.lora_name)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @app.post("/v1/unload_lora_adapter")
@@ -91,13 +86,8 @@ def add_loading(app: FastAPI, keys: Keys, reloader: Reloader, root: Path) -> Non
         require_allowed(request)
         body = await _body(request, _Body)
         if not await reloader.put_away(body.lora_name):
-            raise Refusal(
-                404,
-                f"{body.lora_name[:100]!r} was not loaded by a request",
-                param="lora_name",
-                code="model_not_found",
-            )
-        LOG.info("%s was unloaded by a request", body.lora_name)
+            why = f"{body.lora_name[:100]!r} was not loaded by a request"
+            raise Refusal(404, why, param="lora_name", code="model_not_found")
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
@@ -106,7 +96,7 @@ async def _body(request: Request, kind: type[B]) -> B:
     try:
         data = await received(request.receive, announced(request.headers, MOST_BYTES))
     except ClientGoneError as error:
-        raise Refusal(400, "the request did not come to its end") from error
+        raise Refusal(400, "the request is incomplete") from error
     try:
         return kind.model_validate(read_object(data))
     except ValidationError as error:
@@ -115,15 +105,13 @@ async def _body(request: Request, kind: type[B]) -> B:
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 
-MOST_CONFIG, MOST_HEADER, MOST_WEIGHTS = 1 << 20, 64 << 20, 16 << 30
-"""Bytes of a configuration, of the weights' header, and of the weights."""
-
-MOST_RANK = 4096  # of an adapter: its size in memory follows it, whatever is in the file
+MOST_CONFIG, MOST_HEADER, MOST_WEIGHTS = 1 << 20, 64 << 20, 16 << 30  # bytes
+MOST_RANK = 4096  # mlx-lm allocates an adapter by its declared rank
 
 
 @asynccontextmanager
 async def copied(root: Path, path: str) -> AsyncIterator[Path]:
-    """Yield a temporary folder with copies of an adapter's two files; a refusal does not reveal what is there."""
+    """Yield a temporary folder with copies of an adapter's two files; a refusal does not reveal which files exist."""
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="fusery-adapter-"))
     try:
         await asyncio.to_thread(_copy, root, path, folder)
@@ -149,8 +137,8 @@ def _copy(root: Path, path: str, target: Path) -> None:
 
 
 def _open_folder(root: Path, path: str) -> int:
-    """Open a folder below another, part by part: no link on the way is followed, so that none can lead elsewhere."""
-    place = root / path  # which is the path itself, if it is absolute
+    """Open a folder below another, part by part, without following links."""
+    place = root / path  # `path` itself, if it is absolute
     parts = place.relative_to(root if place.is_relative_to(root) else root.resolve()).parts
     if not parts or ".." in parts:
         raise ValueError("not below the folder")
@@ -164,8 +152,9 @@ def _open_folder(root: Path, path: str) -> int:
     return folder
 
 
-# A link could lead elsewhere, and a pipe's other end may never come.
-_CAREFULLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CAREFULLY = (
+    os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+)  # neither follow a link nor wait for a pipe
 
 
 def _copy_file(folder: int, name: str, target: Path, most: int) -> None:
@@ -180,7 +169,7 @@ def _copy_file(folder: int, name: str, target: Path, most: int) -> None:
 
 
 def _require_sane(folder: Path) -> None:
-    """Refuse what would take much more memory than its files: a rank without its factors, for one."""
+    """Refuse an adapter that would need much more memory than its files, such as a rank without factors."""
     config = json.loads((folder / CONFIG).read_bytes())
     rank = config.get("lora_parameters", {}).get("rank", 0)
     if not isinstance(rank, int) or not 0 <= rank <= MOST_RANK:
@@ -196,8 +185,8 @@ def _require_sane(folder: Path) -> None:
         raise ValueError("modules without factors")
 
 
-SECONDS = 1.0  # between two looks at the file
-MOST_ADDED = 1000  # adapters that come by requests
+SECONDS = 1.0  # between two looks at the document
+MOST_ADDED = 1000  # adapters that requests loaded
 
 
 class Reloader:
@@ -205,7 +194,7 @@ class Reloader:
 
     def __init__(self, service: Service, path: Path) -> None:
         self._service, self._path = service, path
-        self._document, self._beside = service.table.document, dict[str, ServedAdapter]()
+        self._document, self._added = service.table.document, dict[str, ServedAdapter]()
         self._seen = self._state()
         self._lock = asyncio.Lock()
 
@@ -219,13 +208,13 @@ class Reloader:
                 await self.reload()
 
     async def reload(self) -> bool:
-        """Read the document and apply it; keep the old one and return False if that fails."""
+        """Read and apply the document; if that fails, keep the old one and return False."""
         async with self._lock:
             try:
                 document = await asyncio.to_thread(read_document, self._path)
                 if document != self._document:
-                    await self._follow(document, self._beside)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next change is to be followed again
+                    await self._follow(document, self._added)
+            except Exception as error:  # noqa: BLE001 - after any error, the next change is followed
                 why = str(error) if isinstance(error, ServingError) else type(error).__name__
                 LOG.error("the document has changed and is not followed: %s", why)
                 self._service.metrics.reloads.labels("refused").inc()
@@ -238,16 +227,16 @@ class Reloader:
         async with self._lock:
             if entry.name in self._service.table.names(None):
                 raise DocumentError(f"{entry.name[:100]!r} is served already")
-            if len(self._beside) >= MOST_ADDED:
+            if len(self._added) >= MOST_ADDED:
                 raise DocumentError(f"{MOST_ADDED} adapters came by requests already: unload one")
-            await self._follow(self._document, {**self._beside, entry.name: entry})
+            await self._follow(self._document, {**self._added, entry.name: entry})
 
     async def put_away(self, name: str) -> bool:
-        """Unload an adapter that was loaded by request; return False if there is none of that name."""
+        """Unload an adapter; return False if no request loaded it."""
         async with self._lock:
-            if name not in self._beside:
+            if name not in self._added:
                 return False
-            left = {other: entry for other, entry in self._beside.items() if other != name}
+            left = {other: entry for other, entry in self._added.items() if other != name}
             await self._follow(self._document, left)
             return True
 
@@ -258,20 +247,18 @@ class Reloader:
         named = {document.base.name, *document.routes, *(entry.name for entry in document.adapters)}
         extra_adapters = {name: entry for name, entry in extra_adapters.items() if name not in named}
         whole = document.model_copy(update={"adapters": [*document.adapters, *extra_adapters.values()]})
-        previous_names = {(entry.name, entry.folder, entry.digest): entry.name for entry in old.adapters}
-        have = {resident.name: resident for resident in self._service.table.residents}
-        residents = {}
+        before = {resident.name: resident for resident in self._service.table.residents}
+        now, unchanged = {}, set(old.adapters)
         for entry in whole.adapters:
-            same = previous_names.get((entry.name, entry.folder, entry.digest))
-            # One after the other, so that answers go on between two of them.
-            residents[entry.name] = (
-                have[same] if same else await asyncio.wrap_future(self._service.read(entry))
-            )
-        self._service.publish(whole, residents, extra_adapters.keys())
-        self._document, self._beside = document, extra_adapters
-        before, now = set(have), set(residents)
-        came, went = (", ".join(sorted(names)[:10]) or "none" for names in (now - before, before - now))
-        LOG.info("adapters came: %s; and went: %s", came, went)
+            if entry in unchanged:
+                now[entry.name] = before[entry.name]
+            else:  # one after the other, so that answers go on between them
+                now[entry.name] = await asyncio.wrap_future(self._service.read(entry))
+        self._service.publish(whole, now, extra_adapters.keys())
+        self._document, self._added = document, extra_adapters
+        names = now.keys() - before.keys(), before.keys() - now.keys()
+        came, went = (", ".join(sorted(some)[:10]) or "none" for some in names)
+        LOG.info("adapters loaded: %s; unloaded: %s", came, went)
 
     def _state(self) -> tuple[int, int, int] | None:
         try:

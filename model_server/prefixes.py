@@ -1,7 +1,7 @@
-"""The prompt cache: keys and values of prompts that have been read, for the next prompt that begins alike.
+"""The prompt cache: computed keys and values of prompts, for the next prompt with the same beginning.
 
-What is kept belongs to one adapter and one tenant, and nobody else gets any of it: a prompt that is read faster because somebody
-else sent its beginning would tell what that was.  It is bounded in bytes; who has most gives way first.
+An entry belongs to one adapter and one tenant: faster answers must not reveal another tenant's prompts.  The cache is bounded in
+bytes; the tenant with most loses entries first.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ..registry.runtime.switching import Resident
     from .writing import Generation
 
-LEAST_TOKENS = 16  # a beginning shorter than this is read again
-ENTRIES = 128  # prompts that are kept at most, however small
+LEAST_TOKENS = 16  # of a beginning that is reused
+ENTRIES = 128
 
 Tokens = NDArray[np.int64]
 
@@ -29,12 +29,11 @@ Tokens = NDArray[np.int64]
 class CachedPrefix:
     """The cached beginning of a prompt."""
 
-    # mlx-lm's caches, one for each layer, which are the caller's own; None if there are none
-    cache: list[Any] | None = None
-    length: int = 0  # how many of the prompt's tokens they hold
-    # where earlier prompts parted from this one, if their caches cannot be cut there; 0 for nowhere. What is kept there
-    # serves the next
-    boundary: int = 0
+    cache: list[Any] | None = None  # a copy of mlx-lm's caches, one for each layer
+    length: int = 0  # tokens in them
+    boundary: int = (
+        0  # length shared with an earlier prompt whose caches cannot be cut there; caching it serves the next
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,17 +52,14 @@ class Prefixes:
 
     def __init__(self, limit: int = 0) -> None:
         self.limit, self.nbytes = limit, 0
-        self._entries: dict[_Entry, None] = {}  # whose last use is longest ago comes first
+        self._entries: dict[_Entry, None] = {}  # the least recently used first
 
     def __len__(self) -> int:
-        """Return how many prompts are kept."""
+        """Return the number of cached prompts."""
         return len(self._entries)
 
     def find(self, job: Generation) -> CachedPrefix:
-        """Return the longest beginning of a job's prompt that was read for its owner and adapter.
-
-        The last token is never among it, since the first of the answer is computed from it.
-        """
+        """Return the longest cached beginning of a prompt, without its last token, which gives the first of the answer."""
         if not self._entries:
             return CachedPrefix()
         from mlx_lm.models.cache import trim_prompt_cache
@@ -79,14 +75,14 @@ class Prefixes:
         if best is None:
             return CachedPrefix(boundary=boundary if boundary >= LEAST_TOKENS else 0)
         self._entries[best] = self._entries.pop(best)
-        # Copies, of which mlx's arrays are shared until one is written to.
+        # mlx copies the arrays when one is written to.
         cache = copy.deepcopy(best.cache)
         if length < len(best.tokens):
             trim_prompt_cache(cache, len(best.tokens) - length)
         return CachedPrefix(cache, length, boundary if boundary >= length + LEAST_TOKENS else 0)
 
     def put(self, job: Generation, tokens: Sequence[int], cache: list[Any]) -> None:
-        """Keep what has been read of a job: its prompt or a part of it, and perhaps its answer."""
+        """Cache computed tokens of a job: the beginning of its prompt, or prompt and answer."""
         from mlx.core import eval as evaluate
         from mlx_lm.models.cache import can_trim_prompt_cache
 
@@ -98,11 +94,11 @@ class Prefixes:
         for entry in self._of(job):
             common = _common(entry.tokens, new)
             if common == len(new) and (entry.trimmable or len(entry.tokens) == len(new)):
-                self._entries[entry] = self._entries.pop(entry)  # it holds all of this
+                self._entries[entry] = self._entries.pop(entry)
                 return
             if common == len(entry.tokens) and trimmable:
                 self._drop(entry)
-        # A cache that is not computed yet would hold all of the batch that it is cut from.
+        # An uncomputed cache would keep the whole batch in memory.
         evaluate([layer.state for layer in cache])
         made = _Entry(job.owner, job.resident, new, cache, nbytes, job.may_keep, trimmable)
         self._entries[made] = None
@@ -130,7 +126,7 @@ class Prefixes:
         self.nbytes -= entry.nbytes
 
     def _make_room(self) -> None:
-        """Drop what was not used for longest, of the owner who has most."""
+        """Drop the least recently used entries of the owner with most."""
         while self.nbytes > self.limit or len(self._entries) > ENTRIES:
             held: Counter[str] = Counter()
             for entry in self._entries:
@@ -140,7 +136,7 @@ class Prefixes:
 
 
 def _common(one: Tokens, other: Tokens) -> int:
-    """Return how many tokens two prompts begin with alike."""
+    """Return the length of two prompts' common beginning."""
     length = min(len(one), len(other))
     different = one[:length] != other[:length]
     return int(different.argmax()) if different.any() else length

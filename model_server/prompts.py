@@ -11,7 +11,7 @@ from ..registry.runtime.templates.chat import ChatTemplates, encoded
 from ..registry.runtime.templates.process import NoProcess, TemplateError, TemplateTooLong
 from .schemas import Message, Tool
 
-WIDTH = 3  # chats whose templates are rendered at a time; those of one tenant are one fewer at most
+WIDTH = 3  # chat templates rendered at a time; of one tenant one fewer
 
 T = TypeVar("T")
 
@@ -21,7 +21,6 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Any, *, context: int, vocabulary: int) -> None:
         self._tokenizer, self._context, self._vocabulary = tokenizer, context, vocabulary
-        # A vocabulary spells a token with a character for each byte or each character of the text.
         self._longest = max(map(len, tokenizer.get_vocab()), default=1)
         self.templates = ChatTemplates(width=WIDTH)
         bound = self.templates.bind(tokenizer, context=context)
@@ -38,22 +37,18 @@ class PromptEncoder:
     def render(
         self, messages: Sequence[Message], options: Mapping[str, Any], tools: Sequence[Tool] = ()
     ) -> str:
-        """Return the text of a chat, by the base's chat template."""
+        """Render a chat with the base model's template."""
         if not self._tokenizer.has_chat_template:
             raise invalid("messages", "the base has no chat template; use /v1/completions")
         self._bounded(sum(len(message.content) for message in messages), "messages")
-        given = [_given_message(message) for message in messages]
+        conversation = [_template_message(message) for message in messages]
         functions = [tool.model_dump(exclude_unset=True) for tool in tools]
-        text = self._given(
-            "messages",
-            lambda: self._tokenizer.apply_chat_template(
-                given, tools=functions or None, add_generation_prompt=True, tokenize=False, **options
-            ),
-        )
-        return str(text)
+        settings = {"tools": functions or None, "add_generation_prompt": True, "tokenize": False, **options}
+        apply = self._tokenizer.apply_chat_template
+        return str(self._converted("messages", lambda: apply(conversation, **settings)))
 
     def chat(self, text: str) -> list[int]:
-        """Return the tokens of a chat that is rendered."""
+        """Return the tokens of a rendered chat."""
         self._bounded(len(text), "messages")
         return self._encoded("messages", lambda: encoded(self._tokenizer, text))
 
@@ -71,9 +66,9 @@ class PromptEncoder:
         self.templates.close()
 
     def _encoded(self, field: str, encode: Callable[[], Any]) -> list[int]:
-        return self._checked(self._given(field, lambda: [int(token) for token in encode()]), field)
+        return self._checked(self._converted(field, lambda: [int(token) for token in encode()]), field)
 
-    def _given(self, field: str, make: Callable[[], T]) -> T:
+    def _converted(self, field: str, make: Callable[[], T]) -> T:
         try:
             return make()
         except TemplateTooLong as error:
@@ -84,7 +79,7 @@ class PromptEncoder:
             raise invalid(field, f"the model's tokenizer refuses it: {sentence(error)}") from error
 
     def _bounded(self, characters: int, field: str) -> None:
-        """Refuse a text that is too long even if each of its tokens were the longest there is."""
+        """Refuse a text that is too long even if all its tokens are the longest of the vocabulary."""
         if characters > self._context * self._longest:
             raise self._too_long(field, f"{characters} characters")
 
@@ -100,10 +95,10 @@ class PromptEncoder:
         return invalid(field, f"{length}; {most}", "context_length_exceeded")
 
 
-def _given_message(message: Message) -> dict[str, object]:
-    """Return a message as templates expect it: with the arguments of calls as objects, which OpenAI has as text."""
-    given = message.model_dump(exclude_none=True)
-    for call in given.get("tool_calls", ()):
+def _template_message(message: Message) -> dict[str, object]:
+    """Return a message as templates expect it: arguments of calls are objects, not OpenAI's JSON text."""
+    values = message.model_dump(exclude_none=True)
+    for call in values.get("tool_calls", ()):
         try:
             arguments = json.loads(call["function"]["arguments"])
         except (ValueError, RecursionError):
@@ -111,4 +106,4 @@ def _given_message(message: Message) -> dict[str, object]:
         if not isinstance(arguments, dict):
             raise invalid("messages", "the arguments of a call must be a JSON object")
         call["function"]["arguments"] = arguments
-    return given
+    return values

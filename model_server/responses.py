@@ -1,7 +1,7 @@
-"""One request for a completion, from its head to the last byte of its answer, in the form of OpenAI's API.
+"""One request for a completion, from its head to the last byte of the response, in the form of OpenAI's API.
 
-The order is what protects the others: whose key it is, what may be in progress for it, and only then a byte of the body.
-A request ends early when its client goes or its key is taken back.
+The key and the tenant's quota are checked before the body is read.  A request ends early when its client disconnects or its
+key is removed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(slots=True)
 class AnswerChoice:
-    """One answer as it grows."""
+    """One running answer."""
 
     text: str = ""
     tokens: int = 0
@@ -62,7 +62,7 @@ class Reply:
         }
 
     def opening(self, count: int) -> list[bytes]:
-        """Return the events before the first text: a chat says who speaks."""
+        """Return the events before the first text: the role of each answer to a chat."""
         if self.kind == "text":
             return []
         delta = {"role": "assistant", "content": ""}
@@ -72,20 +72,20 @@ class Reply:
         ]
 
     def piece(self, number: int, piece: Piece, choice: AnswerChoice) -> bytes:
-        """Return the event for new text of one answer, which `choice` has already."""
-        told = choice.logprobs[-1:] if piece.logprob else []
+        """Return the event for a piece of one answer, which `choice` has already."""
+        latest = choice.logprobs[-1:] if piece.logprob else []
         delta: dict[str, object] = {"content": piece.text} if piece.text else {}
         if piece.calls:
             before = len(choice.calls) - len(piece.calls)
             delta["tool_calls"] = [{"index": place, **call} for place, call in enumerate(piece.calls, before)]
         content = {"text": piece.text} if self.kind == "text" else {"delta": delta}
-        logprobs = self._logprobs(choice, told)
+        logprobs = self._logprobs(choice, latest)
         return self._event(
             [{"index": number, "logprobs": logprobs, "finish_reason": piece.finish, **content}]
         )
 
     def closing(self, used: Mapping[str, Any]) -> bytes:
-        """Return the event with the numbers of tokens."""
+        """Return the event with `usage`."""
         return self._event([], usage=used)
 
     def _head(self, *, stream: bool) -> dict[str, object]:
@@ -131,7 +131,7 @@ _Entry = tuple[int, Piece]
 
 
 class Answers:
-    """The answers to one request: several where it has several prompts or asks for several."""
+    """The answers to one request, `repeats` for each of its prompts."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Answers:
 
     @property
     def reused(self) -> int:
-        """How many tokens of its prompts had been read before; each prompt counts once, as in `usage`."""
+        """Tokens of its prompts from the prompt cache; each prompt counts once."""
         return sum(job.reused for job in self._jobs[:: self._repeats])
 
     def _usage(self, prompt_tokens: int) -> dict[str, object]:
@@ -169,8 +169,8 @@ class Answers:
                 pass
         return self.reply.whole(self.choices, self._usage(prompt_tokens))
 
-    async def events(self, prompt_tokens: int, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
-        """Yield the events of a stream, the first of them when there is a first token."""
+    async def events(self, prompt_tokens: int, include_usage: bool) -> AsyncGenerator[bytes, None]:
+        """Yield the events of a stream, beginning with the first token."""
         async with aclosing(self.pieces()) as pieces:
             begun = False
             async for number, piece in pieces:
@@ -185,10 +185,7 @@ class Answers:
         yield DONE
 
     async def pieces(self) -> AsyncGenerator[_Entry, None]:
-        """Begin the jobs and yield their pieces, each with the number of its answer, until all have ended.
-
-        However it is left, the engine drops what has not ended.
-        """
+        """Begin the jobs and yield their pieces, each with the number of its answer; at the end, cancel running ones."""
         try:
             for number, job in enumerate(self._jobs):
                 job.receiver = lambda piece, number=number: self._queue.put_nowait((number, piece))
@@ -227,18 +224,18 @@ class Answers:
         return replace(piece, text=text, calls=tuple(calls), finish=finish)
 
 
-BODY_SECONDS = 30.0  # time for a client to send its request
-FAREWELL_SECONDS = 1.0  # time to tell a client that reads slowly why its stream ends
+BODY_SECONDS = 30.0  # to receive a request
+FAREWELL_SECONDS = 1.0  # to send the error that ends a stream to a slow client
 
 
 class Completions:
-    """An application for one of the two paths that answer."""
+    """The application of a route for completions."""
 
     def __init__(self, service: Service, kind: type[Body], form: Literal["chat", "text"]) -> None:
         self._service, self._kind, self._form = service, kind, form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request; a `Refusal` is raised where nothing was sent."""
+        """Answer a request; raise a `Refusal` if nothing was sent yet."""
         service, headers, began = self._service, Headers(scope=scope), time.perf_counter()
         access = service.keys.authenticate(headers.get("authorization"))
         length = announced(headers, service.body_bytes)
@@ -259,7 +256,11 @@ class Completions:
                     answer = Answers(service.engine, reply, prepared.jobs, readers, repeats=prepared.body.n)
                     with _counted(service, access, prepared, answer, began):
                         if prepared.body.stream:
-                            await self._stream(stream, answer, prepared)
+                            usage = bool(prepared.body.stream_options.include_usage)
+                            async with aclosing(answer.events(prepared.prompt_tokens, usage)) as events:
+                                async for event_bytes in events:
+                                    await stream.send(event_bytes)
+                            await stream.end()
                         else:
                             document = await answer.whole(prepared.prompt_tokens)
                             await JSONResponse(document)(scope, receive, send)
@@ -272,16 +273,9 @@ class Completions:
         finally:
             service.calls.discard(call)
 
-    async def _stream(self, stream: Stream, answer: Answers, prepared: Prepared) -> None:
-        usage = bool(prepared.body.stream_options.include_usage)
-        async with aclosing(answer.events(prepared.prompt_tokens, include_usage=usage)) as events:
-            async for data in events:
-                await stream.send(data)
-        await stream.end()
-
 
 class Stream:
-    """A reply of server-sent events, begun with the first of them: until then, a failure is a reply of its own."""
+    """A response of server-sent events; it begins with the first one, so that an earlier failure has its own status."""
 
     def __init__(self, send: Send) -> None:
         self._send, self.begun = send, False
@@ -299,25 +293,20 @@ class Stream:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, last: bytes = b"") -> None:
-        """Send the end; a client that does not read any more need not get it."""
-        try:
+        """Send the end; give up if it is an error and the client does not read."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS if last else None):
                 await self._send({"type": "http.response.body", "body": last, "more_body": False})
-        except TimeoutError:
-            return
 
 
 def announced(headers: Headers, limit: int) -> int:
-    """Return how many bytes a body can have, by its head.
-
-    The type must be JSON, which keeps web pages from posting here.
-    """
+    """Return the largest possible size of a body from its headers; its type must be JSON, which web forms cannot send."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Refusal(415, "the Content-Type must be application/json")
     given = headers.get("content-length")
     if given is not None and "transfer-encoding" in headers:
-        # Its bytes were counted by the one and come by the other, and a proxy before this server may believe either.
+        # A proxy may go by either of them.
         closing = {"Connection": "close"}
         raise Refusal(400, "a request has a Content-Length or a Transfer-Encoding, not both", headers=closing)
     length = limit if given is None else int(given)
@@ -352,7 +341,7 @@ def _too_long(limit: int) -> Refusal:
 def _counted(
     service: Service, access: Access, prepared: Prepared, answer: Answers, began: float
 ) -> Iterator[None]:
-    """Count what becomes of one request."""
+    """Record the metrics of one request."""
     metrics, labels = service.metrics, (prepared.target.name, access.owner)
     metrics.prompt_tokens.labels(*labels).inc(prepared.prompt_tokens)
     outcome = "cancelled"

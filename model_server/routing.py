@@ -1,4 +1,4 @@
-"""Which adapter a request gets: by the name it asks for, the key it has, and the user it speaks for."""
+"""Select the adapter of a request by its model name, its tenant, and its user."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ class RoutingTable:
     def __init__(
         self, document: ServingDocument, residents: Mapping[str, Resident], extra_names: Collection[str] = ()
     ) -> None:
-        """Make the table."""
-        self.document, self._beside = document, frozenset(extra_names)
+        self.document, self._extra_names = document, frozenset(extra_names)
         self._targets = {document.base.name: RouteTarget(document.base.name, None, document.base.digest)}
         for adapter in document.adapters:
             self._targets[adapter.name] = RouteTarget(adapter.name, residents[adapter.name], adapter.digest)
@@ -39,8 +38,8 @@ class RoutingTable:
 
     @property
     def default(self) -> str | None:
-        """Return the model of requests that name none; None if there are several."""
-        own = [name for name in self._targets if name not in self._beside]
+        """Return the model of requests without a name; None if there are several."""
+        own = [name for name in self._targets if name not in self._extra_names]
         return own[0] if len(own) == 1 else None
 
     @property
@@ -53,7 +52,7 @@ class RoutingTable:
         return resident is None or any(target.resident is resident for target in self._targets.values())
 
     def names(self, tenant: Tenant | None) -> list[str]:
-        """Return the names that may be asked for."""
+        """Return the model names that a tenant may use."""
         allowed = None if tenant is None or tenant.models is None else set(tenant.models)
         return [name for name in self._routes if allowed is None or name in allowed]
 
@@ -62,19 +61,15 @@ class RoutingTable:
         return [part for part, weight in self._routes[name].items() if weight > 0]
 
     def digest(self, name: str) -> str | None:
-        """Return the digest of the adapter or the base of a name; None where it is not known, and for other names."""
+        """Return the digest of a served adapter or base model; None if it is unknown, and for routes."""
         target = self._targets.get(name)
         return target.digest if target else None
 
     def choose(self, name: str, tenant: Tenant | None, user: str | None) -> RouteTarget:
-        """Return the target of a request: of several versions always the same for one user, or else for one tenant."""
+        """Return the target of a request; a split gives the same for each request of a user, or else of a tenant."""
         if name not in self._routes or name not in self.names(tenant):
-            raise Refusal(
-                404,
-                f"the model {name[:100]!r} does not exist or you have no access to it",
-                param="model",
-                code="model_not_found",
-            )
+            why = f"the model {name[:100]!r} does not exist or you have no access to it"
+            raise Refusal(404, why, param="model", code="model_not_found")
         parts = self._routes[name]
         if len(parts) == 1:
             return self._targets[next(iter(parts))]
@@ -83,11 +78,10 @@ class RoutingTable:
 
 
 def pick(parts: Mapping[str, float], subject: list[str]) -> str:
-    """Return one of several parts, each with the probability of its weight, the same for the same subject.
+    """Return a part with the probability of its weight, the same for the same subject.
 
-    This is weighted rendezvous hashing: a part's score is -ln(u) / weight with u the hash of part and subject, and the
-    smallest wins.  Scores are exponentially distributed with the weights as rates, whence the probabilities; when a weight
-    changes, no subject moves between two other parts.
+    Weighted rendezvous hashing: the part with the smallest -ln(u) / weight wins, where u is the hash of part and subject.
+    When a weight changes, no subject moves between two other parts.
     Source: Schindelhauer and Schomaker, "Weighted distributed hash tables", SPAA 2005, section 4.
     """
 

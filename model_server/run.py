@@ -1,4 +1,4 @@
-"""Starting and ending: `python server.py` of a bundle, `fusery serve`, and uvicorn's server around a service."""
+"""Start and end of `python server.py` in a bundle and of `fusery serve`: signals, uvicorn's server, the service."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-
-LAST_SECONDS = 5  # after the draining: whatever the process does then, it ends
-CHECK_SECONDS = 0.25  # between two looks at the keys, the engine and the signals
-SWITCH_SECONDS = 0.0005  # until the engine's thread gets its turn when others compute: it asks for it several times a token
+LAST_SECONDS = 5  # after `drain` until the process is killed
+CHECK_SECONDS = 0.25  # between two checks of keys, engine and signals
+SWITCH_SECONDS = 0.0005  # Python's switch interval: the engine's thread waits for it several times a token
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -43,20 +42,18 @@ Ready = Callable[[str], None]
 
 
 class Stopped(BaseException):
-    """A signal came before there was anything to drain."""
+    """A signal came before the server began to listen."""
 
 
 def main(bundle: Path, arguments: Sequence[str] | None = None) -> int:
-    """Serve the `serving.json` of a bundle until SIGTERM or Ctrl-C, or ask a running server for its health."""
-    words = _parser().parse_args(arguments)
-    if words.health:
-        return health(words.port)
+    """Serve the `serving.json` of a bundle until SIGTERM or Ctrl-C, or check the health of a running server."""
+    parsed = _parser().parse_args(arguments)
+    if parsed.health:
+        return health(parsed.port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    origins = [origin for origin in words.allowed_origins.split(",") if origin]
-    options = ServerOptions(
-        words.host, words.port, words.drain, words.api_keys, words.allow_host, origins, words.adapters_from
-    )
+    hosts, folder = parsed.allow_host, parsed.adapters_from
+    options = ServerOptions(parsed.host, parsed.port, parsed.drain, parsed.api_keys, hosts, folder)
     try:
         return serve(bundle / "serving.json", options)
     except ServingError as error:
@@ -75,8 +72,8 @@ def serve(
     """Serve a document until a signal comes, and follow its changes.
 
     Args:
-        loaded: called when the base and the adapters are in memory, before anything is answered; may raise.
-        ready: called with the server's URL once it answers.
+        loaded: called after the base model and the adapters are loaded, before the server listens; may raise.
+        ready: called with the server's URL once it listens.
 
     Returns:
         0 after a signal, 1 when generation died.
@@ -93,9 +90,9 @@ def serve(
             last.start()
         if server is None:
             raise Stopped
-        server.should_exit = True  # from here on uvicorn drains, and then raises the signal once more
+        server.should_exit = True  # uvicorn drains, and raises the signal again
 
-    # SIGINT is ignored by what a shell has started in the background.
+    # A process that a shell starts in the background ignores SIGINT.
     wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, end) for number in wanted}
     try:
@@ -128,20 +125,20 @@ def follow_keys(document: Path, api_keys: Path | None) -> Keys:
     if api_keys is None:
         return own
     if own.tenants:
-        raise DocumentError(f"there are tenants in {document} and in {api_keys}: it has to be one of the two")
+        raise DocumentError(f"{document} and {api_keys} both have tenants: remove those of one")
     return Keys(api_keys)
 
 
 def _leave(outcome: list[int]) -> NoReturn:
-    """End the process whatever it does: a busy thread cannot be ended otherwise."""
-    LOG.critical("what is in progress does not come to an end: it is given up")
+    """Kill the process: a busy thread cannot be ended."""
+    LOG.critical("killed: running answers did not end in time")
     logging.shutdown()
     os._exit(outcome[0])
 
 
 def health(port: int) -> int:
     """Return 0 if the server on this machine's port is ready, else 1."""
-    # A container may have a proxy set for everything else.
+    # The container may have a proxy in its environment.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"http://127.0.0.1:{port}/health", timeout=4) as reply:
@@ -152,10 +149,9 @@ def health(port: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     variables = os.environ
-    built = argparse.ArgumentParser(
-        prog="server.py", description="Serve what is in this bundle with OpenAI's API.", allow_abbrev=False
-    )
-    add = built.add_argument
+    about = "Serve the models of this bundle with OpenAI's API."
+    parser = argparse.ArgumentParser(prog="server.py", description=about, allow_abbrev=False)
+    add = parser.add_argument
     add("--host", default=variables.get("HOST", "127.0.0.1"), help="address ($HOST)")
     add("--port", type=int, default=variables.get("PORT", "8080"), help="port ($PORT)")
     add(
@@ -169,20 +165,14 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="NAME",
         default=[name for name in variables.get("ALLOW_HOST", "").split(",") if name],
-        help="name that requests may be for, besides addresses and localhost; * for all; may be given again"
-        " ($ALLOW_HOST, comma-separated)",
-    )
-    add(
-        "--allowed-origins",
-        default=variables.get("ALLOWED_ORIGINS", ""),
-        help="web pages that may ask and read answers, comma-separated, * for all ($ALLOWED_ORIGINS; default: none)",
+        help="accept requests for this host name; * for all; repeatable ($ALLOW_HOST, comma-separated)",
     )
     add(
         "--adapters-from",
         type=Path,
         metavar="FOLDER",
         default=variables.get("ADAPTERS_FROM") or None,
-        help="let requests load adapters below this folder, as fusery deploy sync does ($ADAPTERS_FROM; default: none)",
+        help="let requests load adapters below this folder, as fusery deploy sync does ($ADAPTERS_FROM)",
     )
     add(
         "--drain",
@@ -190,8 +180,8 @@ def _parser() -> argparse.ArgumentParser:
         default=variables.get("DRAIN", str(DRAIN_SECONDS)),
         help="seconds to finish answers after SIGTERM ($DRAIN)",
     )
-    add("--health", action="store_true", help="ask the server on this port for its health, and exit")
-    return built
+    add("--health", action="store_true", help="check the server on this port, and exit")
+    return parser
 
 
 def http_server(
@@ -217,12 +207,11 @@ def http_server(
     async def lifespan(_: Any) -> AsyncGenerator[None, None]:
         service.listen(asyncio.get_running_loop())
         coroutines = reloader.run(), _supervise(service, server, options.drain, outcome)
-        tasks = [asyncio.create_task(one) for one in coroutines]
+        tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
         yield
         for task in tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def listening() -> None:
         LOG.info("listening on %s", address_of(listener))
@@ -230,13 +219,13 @@ def http_server(
             ready(address_of(listener))
 
     hosts = [options.host, *options.hosts]
-    app = create_app(service, lifespan, hosts=hosts, origins=options.origins, loading=loading)
+    app = create_app(service, lifespan, hosts=hosts, loading=loading)
     server = HttpServer(app, listening, timeout_graceful_shutdown=options.drain)
     return server
 
 
 async def _supervise(service: Service, server: uvicorn.Server, drain: int, outcome: list[int]) -> None:
-    """End answers whose keys were taken back, the server when generation has died, and what does not end in time."""
+    """End answers of removed keys, the server when the engine has died, and answers that outlast `drain`."""
     ends: float | None = None
     while True:
         await asyncio.sleep(CHECK_SECONDS)
@@ -246,7 +235,7 @@ async def _supervise(service: Service, server: uvicorn.Server, drain: int, outco
             outcome[0] = 1
             server.should_exit = True
         if server.should_exit and ends is None:
-            # No chat template is waited for: what generates drains, and nothing new begins.
+            # Running answers drain; requests that are being prepared fail.
             service.prompts.templates.close()
             ends = time.monotonic() + max(0, drain - 1)
         if ends is not None and time.monotonic() >= ends:  # before uvicorn cancels them

@@ -1,10 +1,11 @@
-"""How a token is chosen: mlx-lm's samplers and penalties, and one of our own where a request names a seed."""
+"""Sampling of tokens: mlx-lm's samplers and penalties, and a seeded sampler."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 Sampler = Callable[[Any], Any]  # takes log-probabilities (answers, vocabulary), returns token ids (answers)
@@ -12,24 +13,21 @@ Sampler = Callable[[Any], Any]  # takes log-probabilities (answers, vocabulary),
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """The options of a request, within the bounds that `schemas` checks."""
+    """The options of a request, within the bounds of `schemas`."""
 
-    temperature: float = 1.0  # 0 takes the likeliest token
-    top_p: float = 1.0  # the smallest set of tokens with this much probability; 1 for all
-    top_k: int = 0  # so many of the likeliest tokens; 0 for all
-    min_p: float = 0.0  # tokens with at least this share of the likeliest one's probability
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 for all
+    min_p: float = 0.0
     seed: int | None = None
-    presence_penalty: float = 0.0  # taken from the logit of a token that has been there
-    frequency_penalty: float = 0.0  # taken for each time that it has been there
-    repetition_penalty: float = 1.0  # the logit of such a token is divided by it; 1 for none
-    logit_bias: Mapping[int, float] = field(default_factory=dict)  # token id to what is added to its logit
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # by token id
 
 
 def make_sampler(options: Sampling) -> Sampler:
-    """Return a sampler; equal options give the same one, which lets a batch sample in one call.
-
-    With a seed it is a new one, since it counts its draws.
-    """
+    """Return a sampler; equal options without a seed give the same object, so that a batch samples in one call."""
     if options.seed is None or options.temperature == 0:
         return _shared(options.temperature, options.top_p, options.top_k, options.min_p)
     return _seeded(options, options.seed)
@@ -44,7 +42,7 @@ def _shared(temperature: float, top_p: float, top_k: int, min_p: float) -> Sampl
 
 
 def _seeded(options: Sampling, seed: int) -> Sampler:
-    """Choose with random numbers of the request's own: mlx-lm's global seed would be everybody's."""
+    """Return a sampler with a random state of its own; mlx-lm's is global."""
     import mlx.core as mx
     from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
@@ -65,7 +63,7 @@ def _seeded(options: Sampling, seed: int) -> Sampler:
 
 
 def make_processors(options: Sampling) -> list[Callable[[Any, Any], Any]]:
-    """Return mlx-lm's functions that change logits, which take the tokens so far and the logits."""
+    """Return mlx-lm's functions that change logits; they take the tokens so far and the logits."""
     from mlx_lm.sample_utils import make_logits_processors
 
     made: list[Callable[[Any, Any], Any]] = make_logits_processors(
@@ -77,20 +75,20 @@ def make_processors(options: Sampling) -> list[Callable[[Any, Any], Any]]:
     return made
 
 
-IMPOSSIBLE = -9999.0  # for a token of no probability, as OpenAI's API has it: JSON has no infinity
+IMPOSSIBLE = -9999.0  # for probability 0, as in OpenAI's API: JSON has no infinity
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """A token of an answer."""
 
-    token: str  # its text; bytes that are no character by themselves are U+FFFD
-    logprob: float  # natural logarithm of its probability, before temperature and the like
-    top: tuple[tuple[str, float], ...] = ()  # the likeliest tokens there with theirs, likeliest first
+    token: str  # its text; U+FFFD for a part of a character
+    logprob: float  # natural logarithm of its probability, before temperature
+    top: tuple[tuple[str, float], ...] = ()  # the likeliest tokens, the first first
 
 
 def measure(tokenizer: Any, token: int, logprobs: Any, count: int) -> TokenLogprob:
-    """Return how likely a token was."""
+    """Return a token's log probability, and those of the likeliest tokens."""
     import mlx.core as mx
 
     count = min(count, logprobs.size)
@@ -100,16 +98,15 @@ def measure(tokenizer: Any, token: int, logprobs: Any, count: int) -> TokenLogpr
     top = sorted(zip(likeliest, values[1:], strict=True), key=lambda pair: (-pair[1], pair[0]))
     anchor = anchor_tokens(tokenizer)
     before = len(tokenizer.decode(anchor))
-    text, *others = (
-        tokenizer.decode([*anchor, token_id])[before:]
-        for token_id in (token, *(likely_id for likely_id, _ in top))
-    )
-    pairs = zip(others, (value for _, value in top), strict=True)
-    return TokenLogprob(text, values[0], tuple(pairs))
+
+    def text(token_id: int) -> str:
+        return str(tokenizer.decode([*anchor, token_id])[before:])
+
+    return TokenLogprob(text(token), values[0], tuple((text(likely), value) for likely, value in top))
 
 
 def anchor_tokens(tokenizer: Any) -> list[int]:
-    """Return tokens of a short text: decoders drop the space before a text's first word, but not before the next."""
+    """Return tokens to decode before others: decoders drop the space before a text's first word."""
     tokens: list[int] = tokenizer.encode("a", add_special_tokens=False)
     return tokens
 
@@ -126,20 +123,17 @@ def chat_form(tokens: Sequence[TokenLogprob]) -> dict[str, object]:
 
 
 def text_form(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, object]:
-    """Return `logprobs` of a text, of which `offset` characters came before."""
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.token)
+    """Return `logprobs` of a text after `offset` characters."""
+    offsets = accumulate((len(token.token) for token in tokens), initial=offset)
     return {
         "tokens": [token.token for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": [dict(reversed(token.top)) for token in tokens],
-        "text_offset": offsets,
+        "text_offset": [begin for begin, _ in zip(offsets, tokens, strict=False)],
     }
 
 
 def _entry(token: str, logprob: float) -> dict[str, object]:
-    # Of half a character, only the tokenizer knows the bytes.
+    # The bytes of a part of a character are unknown.
     token_bytes = None if "\ufffd" in token else list(token.encode("utf-8", "surrogatepass"))
     return {"token": token, "logprob": logprob, "bytes": token_bytes}

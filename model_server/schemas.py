@@ -1,7 +1,6 @@
 """Requests: OpenAI's fields, with bounds.
 
-Fields that are not known are left out, as OpenAI does; those that would change what the answer means and are not done here are
-refused.  A field that is null counts as left out.
+Unknown fields are ignored, as OpenAI does; unsupported ones that would change the answer are refused.  Null is the default.
 """
 
 from __future__ import annotations
@@ -16,38 +15,34 @@ from ..registry.runtime.errors import Refusal, invalid
 from .sampling import Sampling
 
 MAX_STOPS, MAX_STOP_CHARS = 16, 256
-MAX_CHOICES = 16  # answers that one request may ask for: its `n` times its prompts
+MAX_CHOICES = 16  # answers to one request: its `n` times its prompts
 
 TemplateOption = Literal["enable_thinking", "reasoning_effort", "thinking"]
 """The chat template variables that a request may set; anything else could replace the template itself."""
 
-DEFAULT_MODEL = "default_model"  # what a request asks for that names no model; the word is mlx-lm's
-MAX_ALTERNATIVES = 20  # tokens whose probabilities are told at each place
-
-_Penalty = Annotated[float, Field(ge=-2, le=2)]
-
-
+DEFAULT_MODEL = "default_model"  # of a request without a model; mlx-lm's word
+MAX_ALTERNATIVES = 20  # `top_logprobs`
 MOST_TOOLS = 128  # functions of a request, and calls of a message
 
-
+_Penalty = Annotated[float, Field(ge=-2, le=2)]
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
 
 class BodyPart(BaseModel):
-    """A part of a request: types are as they must be, and fields that are not known are left out."""
+    """A part of a request: types are strict, and unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
 
 class JsonSchema(BodyPart):
-    """The schema that an answer must match; `strict` is always meant."""
+    """The schema of an answer; it is always `strict`."""
 
     name: Name
     content: Annotated[dict[str, object], Field(alias="schema")] = {}
 
 
 class ResponseFormat(BodyPart):
-    """The form of an answer."""
+    """`response_format`."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -60,14 +55,14 @@ class ResponseFormat(BodyPart):
 
     @property
     def schema_asked_for(self) -> dict[str, object] | None:
-        """What the answer must match; None for any text."""
+        """The JSON schema of the answer; None for any text."""
         if self.type == "text":
             return None
         return {"type": "object"} if self.json_schema is None else self.json_schema.content
 
 
 class Function(BodyPart):
-    """A function that may be called."""
+    """A function in `tools`."""
 
     name: Name
     description: str = ""
@@ -75,21 +70,14 @@ class Function(BodyPart):
 
 
 class Tool(BodyPart):
-    """A function, in the wrapping that OpenAI has for it."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class ToolChoice(BodyPart):
-    """The function that must be called."""
+    """An entry of `tools`, or `tool_choice` if it names a function."""
 
     type: Literal["function"]
     function: Function
 
 
 class FunctionCall(BodyPart):
-    """A function that was called; the arguments are JSON."""
+    """The function of a call; the arguments are JSON."""
 
     name: Name
     arguments: str = "{}"
@@ -104,7 +92,7 @@ class ToolCall(BodyPart):
 
 
 class StreamOptions(BodyPart):
-    """How to stream: `include_usage` asks for a last event with the numbers of tokens."""
+    """`stream_options`."""
 
     include_usage: bool | None = None
 
@@ -124,7 +112,7 @@ class Body(BodyPart):
         "modalities": lambda value: value != ["text"],
         "xtc_probability": bool,
     }
-    """Fields that are not done here, and whether a value asks for something."""
+    """Unsupported fields, and whether a value would change the answer."""
 
     model: Annotated[str, Field(min_length=1, max_length=300)] = DEFAULT_MODEL
     stream: bool = False
@@ -160,17 +148,17 @@ class Body(BodyPart):
 
     @property
     def alternatives(self) -> int | None:
-        """How many likely tokens to report at each place besides the chosen one; None for no probabilities at all."""
+        """Number of likeliest tokens in `logprobs`; None for no `logprobs`."""
         if isinstance(self.logprobs, bool):
             return self.top_logprobs if self.logprobs else None
         return self.logprobs
 
     def length(self, default: int) -> int:
-        """Return how many tokens an answer may have."""
+        """Return the most tokens of an answer."""
         return self.max_completion_tokens or self.max_tokens or default
 
     def sampling(self, vocabulary: int) -> Sampling:
-        """Return how tokens are chosen."""
+        """Return the options of sampling."""
         bias = {}
         for text, value in self.logit_bias.items():
             if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) < vocabulary):
@@ -190,7 +178,7 @@ class Body(BodyPart):
 
 
 class Message(BodyPart):
-    """One message of a chat; content that comes in parts is joined."""
+    """A message of a chat; text parts are joined."""
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
     content: str = ""
@@ -221,20 +209,19 @@ class ChatBody(Body):
     logprobs: bool = False
     response_format: ResponseFormat | None = None
     tools: list[Tool] = Field(default_factory=list, max_length=MOST_TOOLS)
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice = "auto"
+    tool_choice: Literal["none", "auto", "required"] | Tool = "auto"
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
-        named = self.tool_choice.function.name if isinstance(self.tool_choice, ToolChoice) else None
         names = [tool.function.name for tool in self.tools]
         if len(set(names)) < len(names):
             raise ValueError("tools: two functions have the same name")
-        if (named is not None and named not in names) or (self.tool_choice == "required" and not names):
+        if self.tool_choice not in ("none", "auto") and not self.forced_tools:
             raise ValueError("tool_choice: there is no such function in tools")
         if self.callable_tools and self.answer_schema is not None:
-            raise ValueError(
-                "response_format and tools cannot be had together; tool_choice none turns tools off"
-            )
+            raise ValueError("response_format and tools exclude each other; tool_choice none turns tools off")
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
         return self
 
     @property
@@ -244,21 +231,15 @@ class ChatBody(Body):
 
     @property
     def forced_tools(self) -> list[Tool]:
-        """The functions of which the answer must call one; none if it need not."""
-        if isinstance(self.tool_choice, ToolChoice):
+        """The functions of which the answer must call one; empty for any answer."""
+        if isinstance(self.tool_choice, Tool):
             return [tool for tool in self.tools if tool.function.name == self.tool_choice.function.name]
         return self.tools if self.tool_choice == "required" else []
 
     @property
     def answer_schema(self) -> dict[str, object] | None:
-        """What the answer must match; None for any text."""
+        """The JSON schema of the answer; None for any text."""
         return None if self.response_format is None else self.response_format.schema_asked_for
-
-    @model_validator(mode="after")
-    def _asks_logprobs(self) -> Self:
-        if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs to be true")
-        return self
 
 
 class TextBody(Body):
@@ -282,9 +263,7 @@ class TextBody(Body):
     @field_validator("prompt", mode="before")
     @classmethod
     def _prompt(cls, value: Any) -> Any:
-        prompts = value
-        if isinstance(value, str) or (isinstance(value, list) and value and _is_tokens(value)):
-            prompts = [value]
+        prompts = [value] if isinstance(value, str) or (value and _is_tokens(value)) else value
         if not isinstance(prompts, list) or not 1 <= len(prompts) <= MAX_CHOICES:
             raise ValueError(f"must be a string, a list of tokens, or a list of 1 to {MAX_CHOICES} of these")
         if not all(prompt and (isinstance(prompt, str) or _is_tokens(prompt)) for prompt in prompts):
@@ -300,7 +279,7 @@ def _is_tokens(value: Any) -> bool:
 
 
 def read_body(data: bytes, kind: type[B]) -> B:
-    """Return a request's body, checked."""
+    """Parse a request's body."""
     given = read_object(data)
     for name, asks in kind.unsupported.items():
         if name in given and asks(given[name]):
@@ -329,8 +308,6 @@ def read_object(data: bytes) -> Mapping[str, Any]:
             raise Refusal(400, "the body must be a JSON object")
         if b"\\ud" in data.lower():
             json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:  # half of a surrogate pair is no text: encoding it fails
-        raise Refusal(400, "the body has half a character, which is no text") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also half of a surrogate pair, which cannot be encoded
         raise Refusal(400, "the body is not JSON that can be read") from error
     return {name: value for name, value in document.items() if value is not None}

@@ -29,10 +29,9 @@ from .writing import Generation, Piece
 
 LOG = logging.getLogger(__name__)
 
-TEXT_TOKENS = 16  # tokens of an answer to `/v1/completions` that names no number: OpenAI's default
-# of a request's body: JSON may spell a character with 6 bytes, or with 12, and a token may be several
-BYTES_PER_TOKEN = 32
-SPARE_BYTES, MOST_BYTES = 64 << 10, 4 << 20  # of a request's body: for everything else in it, and in all
+TEXT_TOKENS = 16  # default tokens of an answer to `/v1/completions`, as OpenAI's
+BYTES_PER_TOKEN = 32  # of a request's body: several characters of a token, with up to 12 bytes in JSON
+SPARE_BYTES, MOST_BYTES = 64 << 10, 4 << 20  # of a request's body: besides the prompt, and in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +65,17 @@ class Service:
         self.calls: set[Call] = set()
         self.preparing, self.rendering = TenantExecutor(), TenantExecutor(WIDTH)
         self._document = document
-        self._missing: set[tuple[str, str]] = set()
-        self._let_in: tuple[bool, Any] = (False, None)
+        self._admitted: tuple[bool, Any] = (False, None)
         self._loop: asyncio.AbstractEventLoop | None = None
         prefixes, read = self.engine.prefixes, self.metrics.read
-        read(
-            "fusery_keys_usable",
-            "1 if the keys are known, 0 if all requests are refused.",
-            lambda: keys.usable,
-        )
-        read("fusery_prompt_cache_entries", "PromptEncoder kept for later ones.", lambda: len(prefixes))
-        read("fusery_prompt_cache_bytes", "Bytes of what is kept.", lambda: prefixes.nbytes)
-        about = "Return how often another adapter was put on the base as a whole."
-        read("fusery_adapter_switches", about, lambda: self.engine.switches)
+        read("fusery_keys_usable", "0 if all requests are refused, else 1.", lambda: keys.usable)
+        read("fusery_prompt_cache_entries", "Prompts in the prompt cache.", lambda: len(prefixes))
+        read("fusery_prompt_cache_bytes", "Bytes of the prompt cache.", lambda: prefixes.nbytes)
+        read("fusery_adapter_switches", "Switches of the base model's adapter.", lambda: self.engine.switches)
         keys.count = lambda outcome: self.metrics.key_changes.labels(outcome).inc()
 
     def start(self, say: Callable[[str], None] = LOG.info) -> None:
-        """Load the base and the adapters, wait for them, and follow the keys."""
+        """Load the base model and the adapters, then follow the keys."""
         try:
             document = self._document
             say(f"loading {document.base.name}")
@@ -97,13 +90,13 @@ class Service:
             )
             self.prompts.start()
             self.grammars = Grammars(self.engine.tokenizer, self.engine.vocabulary)
-        except BaseException:  # a signal, too: the end of the interpreter must not meet mlx at work
+        except BaseException:  # also a signal: mlx must not compute while the interpreter ends
             self.engine.stop()
             raise
         self.keys.start()
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Name the event loop in which requests are answered."""
+        """Set the event loop that answers requests."""
         self._loop = loop
 
     def stop(self) -> None:
@@ -121,32 +114,21 @@ class Service:
     def publish(
         self, document: ServingDocument, residents: dict[str, Resident], extra_names: Collection[str] = ()
     ) -> None:
-        """Answer new requests by another document, whose adapters are in memory; running answers go on."""
+        """Replace the document, whose adapters are in memory; running answers go on."""
         self.table = RoutingTable(document, residents, extra_names)
         self.metrics.adapters.set(len(residents))
         self.metrics.adapter_bytes.set(sum(resident.nbytes for resident in residents.values()))
         self.engine.sweep()
 
     def check(self) -> None:
-        """End answers of removed keys, and log models that tenants may use and that are not served."""
+        """End answers of removed keys, and drop their cached prompts."""
         for call in list(self.calls):
             call.check(self.keys)
         usable, tenants = self.keys.usable, self.keys.tenants
-        # Keys that were good for a moment between two checks are the same as before, and another object.
-        if usable != self._let_in[0] or tenants is not self._let_in[1]:
-            self._let_in = usable, tenants
+        # The same keys are another object if others were valid between two checks.
+        if usable != self._admitted[0] or tenants is not self._admitted[1]:
+            self._admitted = usable, tenants
             self.engine.sweep()
-        names = set(self.table.names(None))
-        missing = {
-            (tenant.name, model)
-            for tenant in self.keys.tenants
-            for model in tenant.models or ()
-            if model not in names
-        }
-        if new := missing - self._missing:
-            summary = ", ".join(f"{tenant} may use {model}" for tenant, model in sorted(new)[:10])
-            LOG.warning("tenants may use what is not served (%d names): %s", len(new), summary)
-        self._missing = missing
 
     @property
     def context(self) -> int:
@@ -156,12 +138,12 @@ class Service:
 
     @property
     def body_bytes(self) -> int:
-        """Bytes that a request may have: what the context can hold, unless the document says otherwise."""
+        """Largest body of a request in bytes: from the document, else from the context."""
         given = self.table.document.limits.body_bytes
         return given or min(MOST_BYTES, SPARE_BYTES + self.context * BYTES_PER_TOKEN)
 
     async def prepare(self, data: bytes, kind: type[Body], access: Access) -> Prepared:
-        """Return a request's body, prepared for answering."""
+        """Read a request's body, and tokenise its prompts."""
         table = self.table
         body, target = await self.preparing.run(access.owner, lambda: self._read(table, data, kind, access))
         if not isinstance(body, ChatBody):
@@ -198,31 +180,26 @@ class Service:
         def may_keep() -> bool:
             return self.keys.objection(access, body.model) is None and self.table.has(target.resident)
 
-        longest = table.document.limits.max_tokens
-        made = []
-        for tokens in prompts:
-            most = min(body.length(default), longest, self.context - len(tokens))
-            for number in range(body.n):
-                seed = None if sampling.seed is None else (sampling.seed + number) % (1 << 64)
-                options = replace(sampling, seed=seed)
-                made.append(
-                    Generation(
-                        target.resident,
-                        tokens,
-                        most,
-                        options,
-                        tuple(body.stop),
-                        owner=access.owner,
-                        continues=chat is None,
-                        alternatives=body.alternatives,
-                        constraint=matcher and Constraint(matcher, self.grammars.ends),
-                        may_keep=may_keep,
-                    )
-                )
-        return Prepared(body, target, made, sum(map(len, prompts)))
+        def job(tokens: list[int], number: int) -> Generation:
+            seed = None if sampling.seed is None else (sampling.seed + number) % (1 << 64)
+            return Generation(
+                target.resident,
+                tokens,
+                min(body.length(default), table.document.limits.max_tokens, self.context - len(tokens)),
+                replace(sampling, seed=seed),
+                tuple(body.stop),
+                owner=access.owner,
+                continues=chat is None,
+                alternatives=body.alternatives,
+                constraint=matcher and Constraint(matcher, self.grammars.ends),
+                may_keep=may_keep,
+            )
+
+        jobs = [job(tokens, number) for tokens in prompts for number in range(body.n)]
+        return Prepared(body, target, jobs, sum(map(len, prompts)))
 
     def _matcher(self, body: Body) -> Any:
-        """Return the grammar of an answer; None for any text."""
+        """Return the matcher of an answer's grammar; None for any text."""
         if not isinstance(body, ChatBody):
             return None
         if body.answer_schema is not None:
@@ -232,12 +209,12 @@ class Service:
         return None
 
     def reader(self, body: Body) -> CallReader | None:
-        """Return what takes the calls out of an answer; None if it may have none."""
+        """Return the reader of an answer's calls; None if it may have none."""
         tools = body.callable_tools if isinstance(body, ChatBody) else []
         return CallReader(self.engine.tokenizer, tools) if tools else None
 
     def _post(self, pieces: Sequence[tuple[Generation, Piece]]) -> None:
-        """Hand pieces over to the event loop; called by the engine."""
+        """Pass pieces to the event loop; the engine calls it."""
 
         def deliver() -> None:
             for job, piece in pieces:
@@ -247,7 +224,7 @@ class Service:
             self._loop.call_soon_threadsafe(deliver)
 
 
-GRACE_SECONDS = 0.5  # a file of keys that is being rewritten is empty for a moment: that ends no answer
+GRACE_SECONDS = 0.5  # until an invalid file of keys ends answers: it may be being written
 
 
 class ClientGoneError(Exception):
@@ -255,7 +232,7 @@ class ClientGoneError(Exception):
 
 
 class Call:
-    """One request, within `with`, in the task that answers it: `end` ends the block from outside."""
+    """The context of one request in its task; `end` ends the block from outside."""
 
     def __init__(self, access: Access) -> None:
         self.access = access
@@ -271,17 +248,17 @@ class Call:
         return self
 
     def end(self, why: Exception) -> None:
-        """Leave the block with an exception, whatever it waits for."""
+        """Leave the block with an exception."""
         if self._why is None:
             self._why = why
             self._task.cancel()
 
     def watch(self, receive: Receive) -> None:
-        """End it when the client goes; to be called when its whole body has arrived."""
+        """End the block when the client disconnects; the whole body must have arrived."""
         self._watch = asyncio.create_task(self._wait(receive))
 
     def check(self, keys: Keys) -> None:
-        """End it when its key has been invalid for a moment."""
+        """End the block when its key has been invalid for `GRACE_SECONDS`."""
         objection = keys.objection(self.access, self.model)
         if objection is None:
             self._objected = None
@@ -295,7 +272,7 @@ class Call:
     ) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        # As asyncio.timeout does it: only a cancellation of our own becomes the reason.
+        # As in asyncio.timeout: only `end`'s own cancellation becomes the reason.
         if self._why is None or self._task.uncancel() > self._cancelling:
             return
         if isinstance(error, asyncio.CancelledError):
@@ -313,37 +290,28 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 
 
 class Metrics:
-    """The server's own metrics, without those of other libraries in the process.
-
-    The labels are names of the document only, so that no client can make up new ones.
-    """
+    """The server's own metrics; labels are names of the document, so no client can invent new ones."""
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
         counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         times = partial(Histogram, labelnames=("model",), buckets=_SECONDS, registry=registry)
         by = ("model", "tenant")
-        self.requests = counter("fusery_requests", "Requests by what became of them.", (*by, "outcome"))
-        self.prompt_tokens = counter("fusery_prompt_tokens", "Tokens read.", by)
-        self.reused_tokens = counter(
-            "fusery_prompt_tokens_reused", "Tokens of prompts that had been read before.", by
-        )
-        self.answer_tokens = counter("fusery_answer_tokens", "Tokens written.", by)
+        self.requests = counter("fusery_requests", "Answered requests by outcome.", (*by, "outcome"))
+        self.prompt_tokens = counter("fusery_prompt_tokens", "Tokens of prompts.", by)
+        self.reused_tokens = counter("fusery_prompt_tokens_reused", "Tokens from the prompt cache.", by)
+        self.answer_tokens = counter("fusery_answer_tokens", "Tokens of answers.", by)
         self.seconds = times("fusery_request_seconds", "Until the last token.")
         self.first_token = times("fusery_first_token_seconds", "Until the first token.")
         self.active = gauge("fusery_active_answers", "Answers in progress or waiting.", ("tenant",))
         self.adapters = gauge("fusery_adapters", "Adapters in memory.")
         self.adapter_bytes = gauge("fusery_adapter_bytes", "Bytes of their tensors.")
-        self.reloads = counter(
-            "fusery_reloads", "Changes of the document that were followed or not.", ("outcome",)
-        )
-        self.refused = counter("fusery_refused", "Requests that got no answer, by HTTP status.", ("status",))
-        self.key_changes = counter(
-            "fusery_key_changes", "Changes of the keys that were followed or not.", ("outcome",)
-        )
+        self.reloads = counter("fusery_reloads", "Changes of the document.", ("outcome",))
+        self.refused = counter("fusery_refused", "Refused requests by HTTP status.", ("status",))
+        self.key_changes = counter("fusery_key_changes", "Changes of the keys.", ("outcome",))
 
     def read(self, name: str, about: str, value: Callable[[], float]) -> None:
-        """Add a gauge whose value is asked for whenever the metrics are read."""
+        """Add a gauge with a function that returns its value."""
         Gauge(name, about, registry=self._registry).set_function(value)
 
     def text(self) -> bytes:

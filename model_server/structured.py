@@ -1,7 +1,7 @@
-"""Answers in a form that was asked for: JSON by a schema, and calls of functions.
+"""Structured answers: JSON by a schema, and calls of functions.
 
-At each place, only tokens that may stand there can be chosen.  This is llguidance's work, which need not be installed.  Schemas
-come from clients: their size and depth are bounded, and what llguidance may spend on them.
+llguidance, an optional package, computes which tokens may come next.  Clients' schemas are bounded in size and depth, and in the
+work that llguidance may do for them.
 """
 
 from __future__ import annotations
@@ -20,26 +20,24 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
     from llguidance._lib import JsonCompileOptions
 
-
-UNSUPPORTED = "unsupported_value"
-"""OpenAI's code for a field that a server does not support."""
+UNSUPPORTED = "unsupported_value"  # OpenAI's code
 
 MAX_BYTES, MAX_DEPTH, MAX_NODES = 32 << 10, 32, 1000
-"""Of a schema: bytes of its JSON, how deep it is nested, and objects and lists in it.  The largest takes a third of a second."""
+"""Of a schema: bytes of its JSON, depth, objects and lists.  The largest compiles in a third of a second."""
 
 FORM: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""How JSON is spaced: a small model would write spaces until its answer is full."""
+"""Fixed whitespace: small models would write spaces without end."""
 
 
 class Constraint:
-    """Lets one answer have only what a grammar allows; it is one of mlx-lm's processors of logits."""
+    """A logits processor that allows only the tokens of a grammar, for one answer."""
 
     def __init__(self, matcher: LLMatcher, ends: Sequence[int]) -> None:
         self._matcher, self._ends = matcher.deep_copy(), list(ends)
         self._begun = self.failed = False
 
     def __call__(self, tokens: Any, logits: Any) -> Any:
-        """Return logits of which those of tokens that may not come next are minus infinity."""
+        """Return logits with minus infinity for tokens that may not come next."""
         import mlx.core as mx
 
         if self._begun and not self._matcher.is_stopped():
@@ -59,42 +57,42 @@ class Constraint:
 
 
 class Grammars:
-    """Makes constraints for one tokenizer; to be used by one thread."""
+    """Makes matchers for one tokenizer; for one thread."""
 
     def __init__(self, tokenizer: Any, vocabulary: int) -> None:
-        self._given, self._vocabulary = tokenizer, vocabulary
-        self._tokenizer: LLTokenizer | None = None
+        self._tokenizer, self._vocabulary = tokenizer, vocabulary
+        self._ll_tokenizer: LLTokenizer | None = None
 
     @property
     def ends(self) -> list[int]:
         """The tokens that end an answer."""
-        return sorted(int(token) for token in self._given.eos_token_ids)
+        return sorted(int(token) for token in self._tokenizer.eos_token_ids)
 
     def of_schema(self, schema: Mapping[str, Any], field: str) -> LLMatcher:
-        """Return what an answer must match to be JSON by a schema."""
+        """Return the matcher of JSON by a schema."""
         text = checked_schema(schema, field)
-        tokenizer = self._ready(field)
+        self._ready(field)
         from llguidance import LLMatcher
 
         try:
             grammar = LLMatcher.grammar_from_json_schema(text, overrides={**FORM})
         except ValueError as error:
             raise invalid(field, f"the schema cannot be used: {sentence(error)}") from error
-        return self._matcher(tokenizer, grammar, field)
+        return self._matcher(grammar, field)
 
     def of_lark(self, grammar: str, field: str) -> LLMatcher:
-        """Return what an answer must match by a grammar of llguidance's; schemas in it have been checked."""
-        tokenizer = self._ready(field)
+        """Return the matcher of a grammar of llguidance's, whose schemas are checked."""
+        self._ready(field)
         from llguidance import LLMatcher
 
-        return self._matcher(tokenizer, LLMatcher.grammar_from_lark(grammar), field)
+        return self._matcher(LLMatcher.grammar_from_lark(grammar), field)
 
-    def _matcher(self, tokenizer: LLTokenizer, grammar: str, field: str) -> LLMatcher:
+    def _matcher(self, grammar: str, field: str) -> LLMatcher:
         from llguidance import LLMatcher
 
-        made = LLMatcher(tokenizer, grammar, limits=_limits(), log_level=0)
+        made = LLMatcher(self._ready(field), grammar, limits=_limits(), log_level=0)
         if not made.is_error():
-            # What it takes at the first token is known by this; and whether there is one.
+            # Its errors and limits show at the first token.
             made.compute_bitmask()
         if made.is_error() or made.is_stopped():
             why = made.get_error().partition("\n")[0][:200] or "no answer can match it"
@@ -102,26 +100,24 @@ class Grammars:
         return made
 
     def _ready(self, field: str) -> LLTokenizer:
-        """Return the tokenizer as llguidance has it, which takes a second for a large vocabulary, the first time."""
-        if self._tokenizer is None:
+        """Return llguidance's form of the tokenizer, which takes a second to make."""
+        if self._ll_tokenizer is None:
             try:
                 from llguidance.hf import from_tokenizer
             except ImportError as error:
-                raise invalid(
-                    field, "this server lacks llguidance; install it: pip install llguidance", UNSUPPORTED
-                ) from error
+                why = "this server lacks llguidance; install it: pip install llguidance"
+                raise invalid(field, why, UNSUPPORTED) from error
+            inner = self._tokenizer._tokenizer
             try:
-                self._tokenizer = from_tokenizer(
-                    self._given._tokenizer, n_vocab=self._vocabulary, eos_token=self.ends
-                )
+                self._ll_tokenizer = from_tokenizer(inner, n_vocab=self._vocabulary, eos_token=self.ends)
             except ValueError as error:
                 why = f"not supported with this model's tokenizer: {sentence(error)}"
                 raise invalid(field, why, UNSUPPORTED) from error
-        return self._tokenizer
+        return self._ll_tokenizer
 
 
 def _limits() -> LLParserLimits:
-    """Return what llguidance may spend on a grammar, in units of its own: some ten milliseconds for a token."""
+    """Return llguidance's limits, in its own units: tens of milliseconds for a token."""
     from llguidance import LLParserLimits
 
     return LLParserLimits(
@@ -135,7 +131,7 @@ def _limits() -> LLParserLimits:
 
 
 def checked_schema(schema: Mapping[str, Any], field: str) -> str:
-    """Return a schema's JSON."""
+    """Return a schema's JSON; refuse a large, deep or external one."""
     for count, (depth, node) in enumerate(_nodes(schema), 1):
         if depth > MAX_DEPTH:
             raise invalid(field, f"the schema is nested deeper than {MAX_DEPTH} times")
@@ -151,7 +147,7 @@ def checked_schema(schema: Mapping[str, Any], field: str) -> str:
 
 
 def _nodes(schema: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
-    """Yield the objects and lists in a schema, each with its depth; not by recursion, which a client could exhaust."""
+    """Yield the objects and lists in a schema with their depths, without recursion."""
     waiting: list[tuple[int, Any]] = [(1, schema)]
     while waiting:
         depth, node = waiting.pop()
@@ -161,13 +157,13 @@ def _nodes(schema: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
 
 
 def require_tools(tokenizer: Any) -> None:
-    """Refuse tools for a model that has no form for calls."""
+    """Refuse tools if mlx-lm does not know the chat template's format of calls."""
     if not tokenizer.has_tool_calling:
         raise invalid("tools", "this model's chat template has no known form for calls", UNSUPPORTED)
 
 
 def forced_grammar(tokenizer: Any, tools: Sequence[Tool]) -> str:
-    """Return the grammar of an answer that is one call of one of the tools."""
+    """Return the grammar of one call of one of the tools."""
     start, end = tokenizer.tool_call_start, tokenizer.tool_call_end
     if not str(getattr(tokenizer.tool_parser, "__module__", "")).endswith(".json_tools"):
         why = "it must be auto or none with this model, whose calls are not JSON"
@@ -187,7 +183,7 @@ def forced_grammar(tokenizer: Any, tools: Sequence[Tool]) -> str:
     if len(calls) > 1 and any("$ref" in json.dumps(call) for call in calls):
         raise invalid("tools", "with tool_choice, parameters of several tools cannot use $ref")
     schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
-    # llguidance wants a mark that is a token of its own to be named as it is.
+    # llguidance's grammars quote texts, but not single special tokens.
     start, end = (
         text
         if text[:1] + text[-1:] == "<>" and len(tokenizer.encode(text, add_special_tokens=False)) == 1
@@ -198,7 +194,7 @@ def forced_grammar(tokenizer: Any, tools: Sequence[Tool]) -> str:
 
 
 class CallReader:
-    """Takes the text of one answer as it comes, and takes the calls out of it."""
+    """Separates the calls in one answer from its text."""
 
     def __init__(self, tokenizer: Any, tools: Sequence[Tool]) -> None:
         from mlx_lm.generate import TextStateMachine
@@ -212,10 +208,7 @@ class CallReader:
         self._call: str | None = None
 
     def push(self, text: str, *, last: bool) -> tuple[str, list[dict[str, object]]]:
-        """Return what of a piece of text is no call, and the calls that have come to their end with it.
-
-        What cannot be read as a call stays text.
-        """
+        """Return the text of a piece, and the calls that it completes; an invalid call stays text."""
         self._state, segments = self._machine.split(self._state, text)
         if last:
             self._state, held, state = self._machine.flush(self._state)
@@ -231,7 +224,7 @@ class CallReader:
                     plain, calls = plain + unread, calls + parsed_calls
                 plain += part
         if last and self._call is not None:
-            # Some forms have no end mark; of the others, this is half a call.
+            # Some formats have no end mark; in others, the call is incomplete.
             unread, parsed_calls = self._read("") if not self._end else (self._start + self._call, [])
             plain, calls = plain + unread, calls + parsed_calls
         return plain, calls

@@ -1,4 +1,4 @@
-"""One answer in progress: what is asked for, and its text as the tokens come."""
+"""One running answer: its request, and its text from the tokens."""
 
 from __future__ import annotations
 
@@ -16,33 +16,31 @@ End = Literal["stop", "length", "tool_calls", "error"]
 
 @dataclass(eq=False, slots=True)
 class Generation:
-    """One answer to be written."""
+    """A request for one answer."""
 
-    resident: Resident | None  # the adapter, None for the base
+    resident: Resident | None  # the adapter, None for the base model
     tokens: list[int]
     max_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     receiver: Any = None  # called with each piece
-    owner: str = ""  # whose share it uses
+    owner: str = ""  # the tenant
     continues: bool = False  # the answer continues the prompt's text, as in `/v1/completions`
-    # of how many of the likeliest tokens to tell the probability at each; None for not even the chosen one's
-    alternatives: int | None = None
-    constraint: Constraint | None = None  # what the answer must match, if that was asked for
-    cancelled: bool = False  # the client does not want the answer any more
-    # tells whether what was read for it may be kept for later prompts of its owner
-    may_keep: Callable[[], bool] = lambda: True
-    reused: int = 0  # how many tokens of the prompt had been read before; known when the first piece comes
+    alternatives: int | None = None  # likeliest tokens in `logprobs`; None for no `logprobs`
+    constraint: Constraint | None = None
+    cancelled: bool = False
+    may_keep: Callable[[], bool] = lambda: True  # whether the prompt cache may keep its tokens
+    reused: int = 0  # tokens from the prompt cache; known at the first piece
 
     def processors(self) -> list[Callable[[Any, Any], Any]]:
-        """Return what changes the logits before a token is chosen; the constraint has the last word."""
+        """Return the functions that change the logits before a token is chosen; the constraint is last."""
         made = make_processors(self.sampling)
         return made if self.constraint is None else [*made, self.constraint]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a job has got further."""
+    """New text of an answer."""
 
     text: str
     tokens: int
@@ -52,16 +50,15 @@ class Piece:
 
 
 class RunningJob:
-    """The text of one answer, made from its tokens."""
+    """A running answer; `reading` until its prompt is computed."""
 
     def __init__(self, job: Generation, tokenizer: Any) -> None:
-        self.job, self.tokens, self.reading = job, 0, True
+        self.job, self.reading = job, True
         self._tokenizer, self._detokenizer = tokenizer, _make_detokenizer(tokenizer, continues=job.continues)
         self._stop = StopWords(job.stop)
 
     def add(self, token: int, finish: Finish | None, logprobs: Any) -> Piece:
-        """Return what a token adds."""
-        self.tokens += 1
+        """Return the piece of a token."""
         if self.job.constraint is not None and self.job.constraint.failed:
             return Piece("", 1, "error")
         logprob = None
@@ -90,19 +87,14 @@ def _make_detokenizer(tokenizer: Any, *, continues: bool) -> Any:
 
 
 class StopWords:
-    """Text passes through, up to the first stop string.
-
-    What could be the beginning of one is held back until it is known.  The law: whatever pieces a text comes in, what is
-    let through in all is the text before the stop string that is complete first, or all of it if there is none.
-    """
+    """Passes text on up to the stop string that is complete first; a possible beginning of one is held back."""
 
     def __init__(self, words: Sequence[str] = ()) -> None:
-        self._words = tuple(word for word in words if word)
-        self._held = ""
+        self._words, self._held = words, ""
         self.found = False
 
     def push(self, text: str) -> str:
-        """Take the next piece; return what is certain by now.  After a stop string, `found` is set and nothing comes."""
+        """Return the text that can be passed on; after a stop string, `found` is set and the text is empty."""
         if self.found or not self._words:
             return "" if self.found else text
         held = self._held + text
@@ -110,7 +102,7 @@ class StopWords:
         if matches:
             self.found, self._held = True, ""
             return held[: min(matches)[1]]
-        # How much of a word's beginning is the text's end.
+        # The longest beginning of a stop string at the end of the text.
         keep = max(
             length for word in self._words for length in range(len(word)) if held.endswith(word[:length])
         )
@@ -118,6 +110,6 @@ class StopWords:
         return held[: len(held) - keep]
 
     def finish(self) -> str:
-        """Return what was held back for nothing."""
+        """Return the text that was held back."""
         held, self._held = self._held, ""
         return held

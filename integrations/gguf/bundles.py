@@ -1,4 +1,4 @@
-"""The target `gguf`: a fused model as one GGUF file; and what it has in common with `llamacpp` and `ollama`."""
+"""The target `gguf`: a fused model as one GGUF file; and the parts that `llamacpp` and `ollama` share."""
 
 from __future__ import annotations
 
@@ -48,14 +48,12 @@ def write_base_and_adapters(
         require_digests(files.paths, files.manifest)
         with bundle.create(BASE) as file:
             write_model_gguf(file, model, provenance_keys("base", base, "model"), kind)
-    for served_adapter, facts in zip(served, (entry["facts"] for entry in record["adapters"]), strict=True):
-        name = served_adapter.adapter.name
-        keys = provenance_keys(name, {**base, "adapter": facts}, "adapter")
+    names = [adapter["name"] for adapter in record["adapters"]]
+    for name, adapter, entry in zip(names, served, record["adapters"], strict=True):
+        keys = provenance_keys(name, {**base, "adapter": entry["facts"]}, "adapter")
         with bundle.create(f"adapters/{name}.gguf") as file:
-            write_adapter_gguf(
-                file, name, served_adapter.plain, model.dimensions, model.base.tensors.keys(), keys
-            )
-    return [served_adapter.adapter.name for served_adapter in served]
+            write_adapter_gguf(file, name, adapter.plain, model, keys)
+    return names
 
 
 @contextmanager
@@ -94,7 +92,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 
 def write_fused(source: BundleSource, bundle: BundleFolder, choices: Choices, target: str) -> None:
-    """Write the same for another target that takes a fused model as a GGUF file."""
+    """Write a fused model for one of the targets."""
     record = bundle_record(source, target, None)
     file = write_model_file(source, bundle, record, choices.gguf_type)
     values = {"name": source.name, "file": file, "adapters": [], "lineage": card_values(record)["lineage"]}

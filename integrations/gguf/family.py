@@ -1,7 +1,7 @@
-"""Which architectures can be written, and their dimensions in GGUF's words.
+"""The architectures that can be written, and their dimensions as GGUF's keys.
 
 Keys: gguf/constants.py of the `gguf` package; values: `set_gguf_parameters` of llama.cpp's conversion/base.py and
-conversion/llama.py.  What llama.cpp would compute differently from mlx-lm is refused here rather than dropped.
+conversion/llama.py.  Settings that llama.cpp would ignore are refused.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from fusery.registry.errors import BadInputError
 from fusery.registry.models.gguf_llama import ModelSizes, llama3_factors
 from fusery.registry.models.libraries import ignored_window
 
-# What a key can hold: texts, truth values, whole numbers (32 bits), real numbers (32 bits), or a list of one
-# of them.
 Value = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
 _WINDOWED = "--target model --as 16bit, for transformers or vLLM, which compute the window"
 

@@ -1,8 +1,8 @@
 """The target `llamacpp`: the base as one GGUF file and each adapter as another, for `--lora`; or a fused model.
 
-llama-server maps no model's name to an adapter: of several given by `--lora` all count for whoever names none, also with
-`--lora-init-without-apply` (seen with builds of 2026).  What does go by the name is its router, which starts a server of
-its own for each section of an INI file (`--models-preset`, ggml-org/llama.cpp#17859).
+llama-server does not map a model's name to an adapter of `--lora`: it applies all of them to each request, also with
+`--lora-init-without-apply` (builds of 2026).  Its router goes by the name: it starts a server for each section of an INI file
+(`--models-preset`, ggml-org/llama.cpp#17859).
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 
 def served_name(base: str, adapters: Iterable[str]) -> str:
-    """Return what requests call the base: its name, if that can stand everywhere, and is neither an adapter's nor llama.cpp's."""
+    """Return the base model's name in requests: its own, unless it needs quoting or is an adapter's or llama.cpp's."""
     taken = {"default", *(name.casefold() for name in adapters)}
     candidates = (harmless(base), "base", *(f"base-{number}" for number in range(len(taken) + 1)))
     return next(name for name in candidates if name and name.casefold() not in taken)
 
 
 def models_ini(base: str, adapters: Iterable[str]) -> bytes:
-    """Return what llama-server's router reads: each model that a request may name, and its files."""
-    # A section's name is what a request says. There is no key outside of sections: some builds make a model of it.
+    """Return the INI file of llama-server's router: a section for each model that a request may name."""
+    # No key is outside of sections: some builds make a model of it.
     sections = [f"[{base}]\nmodel = {BASE}\n"]
     sections += [f"[{name}]\nmodel = {BASE}\nlora = adapters/{name}.gguf\n" for name in adapters]
     return "\n".join(sections).encode("ascii")

@@ -1,17 +1,16 @@
 """Models and adapters as GGUF files, for llama.cpp and everything that is built on it.
 
-The container: ggml's page gguf.md, version 3, little-endian, written from its beginning to its end: keys and the list of tensors
-by llama.cpp's `gguf` package, numbers block by block.  The same keys and tensors in the same order give the same bytes.
-Adapters: what llama.cpp reads is in src/llama-adapter.cpp, what its converter writes in convert_lora_to_gguf.py.
+The container: ggml's gguf.md, version 3, little-endian.  llama.cpp's `gguf` package writes keys and the list of tensors, then
+numbers follow in blocks.  Adapters: src/llama-adapter.cpp reads them, convert_lora_to_gguf.py writes them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
     from fusery.registry.adapters.mlx_form import PlainAdapter, PlainFactors
     from fusery.registry.adapters.tensors import StoredTensor
 
-# Bytes that the beginning of every tensor is a multiple of (`general.alignment`, which is not written).
-ALIGNMENT = 32
+ALIGNMENT = 32  # bytes; the default of `general.alignment`
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +43,14 @@ class Planned:
     name: str
     shape: tuple[int, ...]  # outermost dimension first, as in PyTorch; GGUF stores the reverse
     kind: str
-    blocks: Callable[[], Iterator[bytes | memoryview]]  # gives its bytes, in order, when it is its turn
+    blocks: Callable[[], Iterator[bytes | memoryview]]  # yields its bytes in order
 
 
 def require_gguf() -> None:
-    """Refuse to begin without the package."""
-    import importlib
-
+    """Refuse to begin without the packages."""
     for package in ("gguf", "tokenizers"):
         try:
-            importlib.import_module(package)
+            import_module(package)
         except ImportError as error:
             raise MissingExtraError("writing a GGUF file", "gguf") from error
 
@@ -83,7 +79,7 @@ def write_container(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    file.announce(sum(byte_size(tensor.shape, tensor.kind) + ALIGNMENT for tensor in tensors))
+    file.require_room(sum(byte_size(tensor.shape, tensor.kind) + ALIGNMENT for tensor in tensors))
     for tensor in tensors:
         file.write(bytes(-file.size % ALIGNMENT))
         begin, size = file.size, byte_size(tensor.shape, tensor.kind)
@@ -99,14 +95,14 @@ def _writer(file: HashedFile, architecture: str) -> Any:
     from gguf.gguf_writer import GGUFWriter, WriterState
 
     class Writer(GGUFWriter):  # type: ignore[misc]  # untyped package
-        """The package's writer, which opens its file itself and knows no empty list."""
+        """The package's writer with an open file and empty lists."""
 
         def open_output_file(self, path: Any = None) -> None:
             self.fout, self.state = [file], WriterState.EMPTY
 
         def _pack_val(self, val: Any, vtype: Any, add_vtype: bool, sub_type: Any = None) -> bytes:
             if vtype is GGUFValueType.ARRAY and not val and sub_type is not None:
-                # llama.cpp wants a list of merges, and a tokenizer of single bytes has none.
+                # llama.cpp requires a list of merges; that of a tokenizer of single bytes is empty.
                 head = self._pack("I", vtype) if add_vtype else b""
                 return bytes(head + self._pack("I", sub_type) + self._pack("Q", 0))
             return bytes(super()._pack_val(val, vtype, add_vtype, sub_type))
@@ -139,12 +135,22 @@ class Model:
 
     @property
     def places(self) -> dict[str, TensorPlace]:
-        """Its tensors by their names, in the order in which they are written."""
-        return places_of(self.dimensions, self.base.tensors.keys())
+        """Its tensors by their names in its files, in the order of the GGUF file."""
+        family, names = self.dimensions.family, self.base.tensors.keys()
+        options = {"head_norms": family.name == "qwen3", "interleaved": family.interleaved}
+        all_places = tensor_places(self.dimensions, lambda bias: bias.name in names, **options)
+        places = {place.name: place for place in all_places}
+        if missing := next((name for name in places if name not in names), None):
+            raise refusal(f"it has no tensor {missing}")
+        packed = {name.removesuffix("scales") for name in names if name.endswith(".scales")}
+        packed_parts = {f"{name}{part}" for name in packed for part in ("scales", "biases")}
+        if rest := names - places.keys() - packed_parts:
+            raise refusal(f"llama.cpp has no place for {min(rest)[:80]!r}")
+        return places
 
 
 def read_model(files: Mapping[str, Path]) -> Model:
-    """Read a model's configuration and headers, and see that it can be written."""
+    """Read a model's configuration and headers."""
     require_gguf()
     config = read_object(files["config.json"])
     return Model(files, config, dimensions_of(config), read_base(files, config))
@@ -159,9 +165,8 @@ def require_writable(model: Model) -> None:
 def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], wanted: str | None) -> None:
     """Write a model; the same model gives the same bytes."""
     if wanted is not None and wanted not in WRITTEN_KINDS:
-        raise BadInputError(
-            f"there is no format {wanted[:20]!r} for matrices", hint=f"-o gguf_type={'|'.join(WRITTEN_KINDS)}"
-        )
+        hint = f"-o gguf_type={'|'.join(WRITTEN_KINDS)}"
+        raise BadInputError(f"unknown format of matrices: {wanted[:20]!r}", hint=hint)
     tensors = [_planned(model, place, wanted) for place in model.places.values()]
     if (factors := rope_factors(model.dimensions)) is not None:
         tensors.append(Planned(ROPE_FACTORS, factors.shape, "F32", partial(_bytes, factors)))
@@ -177,35 +182,10 @@ def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], 
     write_container(file, model.dimensions.family.name, all_keys, tensors)
 
 
-def places_of(model: Dimensions, tensor_names: AbstractSet[str]) -> dict[str, TensorPlace]:
-    """Return a model's tensors by their names in its files, in the order in which they are written."""
-    family = model.family
-    places = {
-        place.name: place
-        for place in tensor_places(
-            model,
-            lambda bias: bias.name in tensor_names,
-            head_norms=family.name == "qwen3",
-            interleaved=family.interleaved,
-        )
-    }
-    if missing := next((name for name in places if name not in tensor_names), None):
-        raise refusal(f"it has no tensor {missing}")
-    packed = {name.removesuffix("scales") for name in tensor_names if name.endswith(".scales")}
-    rest = (
-        tensor_names - places.keys() - {f"{name}{part}" for name in packed for part in ("scales", "biases")}
-    )
-    if rest:
-        raise refusal(f"llama.cpp has no place for {min(rest)[:80]!r}")
-    return places
-
-
 def _planned(model: Model, place: TensorPlace, wanted: str | None) -> Planned:
     matrix = matrix_of(model.base, place.name)
     if matrix.shape != place.shape:
-        raise BadInputError(
-            f"{place.name} has the shape {list(matrix.shape)}, and {list(place.shape)} was expected"
-        )
+        raise BadInputError(f"shape of {place.name}: {list(matrix.shape)} (expected: {list(place.shape)})")
     kind = kind_of(matrix, wanted)
     return Planned(place.source, matrix.shape, kind, partial(blocks, matrix, kind, place.head))
 
@@ -236,38 +216,26 @@ def provenance_keys(name: str, provenance: Mapping[str, Any], kind: str) -> dict
 
 
 def plain(value: Any) -> str:
-    """Return a value as text that UTF-8 can hold and that C does not end early: NUL and half characters as escapes."""
+    """Return a value as text without NUL and half characters, which become escapes."""
     return str(value).replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def write_adapter_gguf(
-    file: HashedFile,
-    name: str,
-    adapter: PlainAdapter,
-    model: Dimensions,
-    tensor_names: AbstractSet[str],
-    keys: Mapping[str, Value],
+    file: HashedFile, name: str, adapter: PlainAdapter, model: Model, keys: Mapping[str, Value]
 ) -> None:
-    """Write an adapter, its numbers as float32; the same adapter gives the same bytes."""
-    places = places_of(model, tensor_names)
+    """Write an adapter as float32; the same adapter gives the same bytes."""
+    places = model.places
     tensors: list[Planned] = []
     for path, factors in adapter.modules.items():
         place = places.get(f"{path}.weight")
         if place is None or factors.shape != place.shape:
-            raise BadInputError(
-                f"{name} has an update of {path}, and its base has no such module of that shape"
-            )
-        if place.source == "token_embd.weight" and model.tied:
-            raise BadInputError(
-                f"{name} has an update of the embedding, which is the head as well: llama.cpp cannot adapt it"
-            )
+            raise BadInputError(f"{name} has an update of {path}, which is not a module of its base")
+        if place.source == "token_embd.weight" and model.dimensions.tied:
+            raise BadInputError(f"{name} has an update of a tied embedding, which llama.cpp cannot adapt")
         tensors += _pair(place, factors)
-    lora: dict[str, Value] = {
-        "general.file_type": 0,
-        "adapter.type": "lora",
-        "adapter.lora.alpha": float(adapter.alpha),
-    }
-    write_container(file, model.family.name, {**keys, **lora}, tensors)
+    lora: dict[str, Value] = {"general.file_type": 0, "adapter.type": "lora"}
+    lora["adapter.lora.alpha"] = float(adapter.alpha)
+    write_container(file, model.dimensions.family.name, {**keys, **lora}, tensors)
 
 
 def _pair(place: TensorPlace, factors: PlainFactors) -> Iterator[Planned]:

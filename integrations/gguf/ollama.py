@@ -1,10 +1,9 @@
-"""The target `ollama`: a Modelfile, and what it names: a fused model, or the base and one adapter, as GGUF files.
+"""The target `ollama`: a Modelfile and its GGUF files: a fused model, or the base and one adapter.
 
-Rules: ollama/ollama at fb30760, parser/parser.go (the grammar: a value goes to the end of its line), server/create.go (GGUF
-files are taken as they are, one adapter to a model).  Adapters go as GGUF and not as safetensors: Ollama's own conversion
-(convert/convert_llama_adapter.go) knows two architectures, takes whole numbers as `lora_alpha` only, and, as we read it,
-interleaves `lora_a` of queries and keys, where the rows of `lora_b` are those that the base's are interleaved with.
-TEMPLATE is left out, since Ollama finds it by the model's own.
+Rules: ollama/ollama at fb30760, parser/parser.go (a value goes to the end of its line), server/create.go (GGUF files are used
+unchanged, one adapter to a model).  Adapters are GGUF, not safetensors: Ollama's conversion (convert/convert_llama_adapter.go)
+supports two architectures and whole `lora_alpha` only, and interleaves `lora_a` of queries and keys instead of `lora_b`.
+TEMPLATE is left out: Ollama derives it from the model's chat template.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 
 def model_name(name: str) -> str:
-    """Return a model's name for Ollama: of a long name its end, with version and date."""
+    """Return a model's name for Ollama: the end of a long name, with version and date."""
     return name[-_LONGEST:].lstrip("._-")
 
 
@@ -57,7 +56,7 @@ def modelfile(model: str, adapter: str | None) -> bytes:
 
 
 def check(folder: Path) -> Layout:
-    """Follow each Modelfile as Ollama does, and read what it names."""
+    """Read the files that each Modelfile names, as Ollama does."""
     layouts = [_follow(folder, path) for path in sorted(folder.glob(f"{MODELFILE}*"))]
     if not layouts:
         raise LayoutError(f"the bundle has no {MODELFILE}")

@@ -1,14 +1,14 @@
-"""A tokenizer as GGUF's keys: a byte-level BPE, the other direction of `fusery.registry.models.gguf_tokenizer`, or one of pieces.
+"""A tokenizer as GGUF's keys: a byte-level BPE, the inverse of `fusery.registry.models.gguf_tokenizer`, or one of pieces.
 
-GGUF names the way text is cut before the merges instead of storing it, so only cuts that llama.cpp knows by a name can
-be written; a wrong guess gives a model that works a little worse and nobody knows why.  What is written is read back
-and must cut and number a text of many kinds of characters exactly as the model's own tokenizer.json does.
+GGUF stores only a name of the pre-tokenizer, and a wrong name makes a slightly worse model without an error.  So the keys are
+read back, and must encode a text of many kinds of characters exactly as the model's own tokenizer.json does.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ _PROBE = (
     "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 x=-3.14e-10; <b>bold</b> \u00a0\u2003 ١٢٣ ½ ² ∑∫ \u0001 ʼn ǆ İ    \n \n"
 )
 _JSON_LIMIT = 1 << 28
-# A vocabulary that is just large enough to ask our reader how a name cuts texts.
+# The smallest vocabulary with which a pre-tokenizer's name can be read back.
 _BYTES: Mapping[str, Value] = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.tokens": [chr(0x100 + byte) for byte in range(256)],
@@ -64,7 +64,9 @@ def tokenizer_keys(files: Mapping[str, Path], config: Mapping[str, Any], rows: i
     if model.get("byte_fallback"):
         keys |= piece_keys(document, tokens, kinds, merges)
     else:
-        keys["tokenizer.ggml.merges"] = _joined(merges)
+        if any(" " in side for pair in merges for side in pair):
+            raise refusal("its tokenizer merges tokens with spaces in them")
+        keys["tokenizer.ggml.merges"] = [f"{left} {right}" for left, right in merges]
         keys["tokenizer.ggml.pre"] = _name(own, keys, rows)
     if template := _template(files, settings):
         keys["tokenizer.chat_template"] = template
@@ -101,16 +103,10 @@ def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(left, right) for left, right in pairs]
 
 
-def _joined(merges: list[tuple[str, str]]) -> list[str]:
-    if any(" " in side for pair in merges for side in pair):
-        raise refusal("its tokenizer merges tokens with spaces in them")
-    return [f"{left} {right}" for left, right in merges]
-
-
 def _roles(
     files: Mapping[str, Path], config: Mapping[str, Any], settings: Mapping[str, Any], ids: Mapping[str, int]
 ) -> dict[str, Value]:
-    """Return the special tokens' numbers: tokenizer_config.json says them by name, generation_config.json goes before config.json."""
+    """Return the special tokens' ids: by name from tokenizer_config.json, else from generation_config.json or config.json."""
     generation = _optional(files, "generation_config.json")
     roles: dict[str, Value] = {}
     for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
@@ -137,18 +133,17 @@ def _numbers(value: Any, count: int) -> list[int]:
 
 
 def _frame(own: Any, keys: Mapping[str, Value]) -> tuple[bool, bool]:
-    """Tell whether the tokenizer puts its first token before a text and its last one behind it: llama.cpp can do no other."""
+    """Return whether the tokenizer puts its first token before a text, and its last one after it."""
     bare, framed = (own.encode("a", add_special_tokens=special).ids for special in (False, True))
     begin, end = (keys.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos"))
-    for begins in (False, True):
-        for ends in (False, True):
-            if framed == [begin] * begins + bare + [end] * ends:
-                return begins, ends
+    for begins, ends in product((False, True), repeat=2):
+        if framed == [begin] * begins + bare + [end] * ends:
+            return begins, ends
     raise refusal("its tokenizer puts other tokens around a text than its first and its last one")
 
 
 def _name(own: Any, keys: Mapping[str, Value], rows: int) -> str:
-    """Return llama.cpp's name for the way in which the tokenizer cuts texts."""
+    """Return llama.cpp's name of the pre-tokenizer."""
     expected = own.encode(_PROBE, add_special_tokens=False).ids
     for name in STYLES:
         if keys["tokenizer.ggml.merges"] and _pieces(_read_back(_BYTES, name, 256)) != _pieces(own):
@@ -189,7 +184,7 @@ def _optional(files: Mapping[str, Path], name: str) -> Mapping[str, Any]:
 
 UNKNOWN, BYTE = 2, 6  # Kinds of tokens (`gguf.TokenType`)
 SPACE = "\u2581"
-_BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
+_BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PREPEND = {"type": "Prepend", "prepend": SPACE}
 
@@ -205,7 +200,7 @@ def piece_keys(
     for setting in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "ignore_merges"):
         if model.get(setting):
             raise refusal(f"its tokenizer has the setting {setting}")
-    if missing := set(_BYTE_TOKENS) - set(tokens):
+    if missing := _BYTE_TOKENS - set(tokens):
         raise refusal(f"its tokenizer falls back to bytes and has no {min(missing)}")
     ranks = _ranks(merges)
     _require_complete(model["vocab"], merges)
@@ -215,7 +210,7 @@ def piece_keys(
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.scores": [float(-ranks.get(token, len(ranks))) for token in tokens],
         "tokenizer.ggml.token_type": [
-            BYTE if token in _BYTE_TOKEN_SET else UNKNOWN if token == unknown else kind
+            BYTE if token in _BYTE_TOKENS else UNKNOWN if token == unknown else kind
             for token, kind in zip(tokens, kinds, strict=True)
         ],
         "tokenizer.ggml.add_space_prefix": _prefixed(document),
@@ -244,22 +239,17 @@ def _require_complete(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]
             pair = (token[:place], token[place:])
             if pair[0] in vocab and pair[1] in vocab and pair not in merge_pairs:
                 raise refusal(
-                    f"its tokenizer makes no {token!r} of {pair[0]!r} and {pair[1]!r}, as llama.cpp would"
+                    f"llama.cpp would merge {pair[0]!r} and {pair[1]!r}, which its tokenizer does not"
                 )
 
 
 def _prefixed(document: Mapping[str, Any]) -> bool:
-    """Tell whether a text, and each part between special tokens, gets a space before it."""
-    normalizer, cut = document.get("normalizer"), document.get("pre_tokenizer")
-    steps = (
-        normalizer.get("normalizers") if normalizer and normalizer.get("type") == "Sequence" else [normalizer]
-    )
+    """Return whether a text, and each part between special tokens, gets a space before it."""
+    normalizer, cut = document.get("normalizer") or {}, document.get("pre_tokenizer")
+    steps = normalizer.get("normalizers", [normalizer])
     if cut is None and steps in ([_PREPEND, _REPLACE], [_REPLACE]):
         return len(steps) == 2
     plain = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "never", "split": False}
-    if normalizer is None and cut == plain:
+    if not normalizer and cut == plain:
         return False
     raise refusal("its tokenizer puts spaces before texts in a way that llama.cpp does not have")
-
-
-_BYTE_TOKEN_SET = frozenset(_BYTE_TOKENS)

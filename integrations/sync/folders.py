@@ -5,7 +5,6 @@ An adapter appears whole: on a disk by one rename, in a bucket with its configur
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from fusery.registry.bundles.source import BundleSource
     from fusery.registry.workspace.workspace import Workspace
 
-TARGET = "adapter"  # what `fusery.json` says that the folder is for
+TARGET = "adapter"  # `target` in `fusery.json`
 MOST_RECORD = 4 << 20  # bytes of a `fusery.json` that are read
 _SERVERS = "a server"
 
@@ -63,7 +62,7 @@ def write_adapter(
 
 
 def write_plain(source: BundleSource, bundle: BundleFolder, base_name: str | None) -> int:
-    """Write an adapter's two files as every server computes them alike; return how many modules of the base it changes."""
+    """Write an adapter's two files in the form that every server computes alike; return the number of adapted modules."""
     base = base_architecture(source)
     require_shared_names(base, _SERVERS)
     (served,) = served_adapters(source, base)
@@ -90,47 +89,43 @@ _TEMPORARY = ".fusery-"  # in the names of temporary folders
 
 
 class AdapterFolders(ABC):
-    """What folders on this machine and in a bucket have in common."""
+    """Folders of adapters, on this machine or in a bucket."""
 
     def __init__(self, workspace: Workspace, form: Form, base_name: str | None, text: str) -> None:
         self._workspace, self._form, self._base_name, self.text = workspace, form, base_name, text
 
     def require_base(self, desired: Desired) -> None:  # noqa: B027
-        """Take adapters of any bases: whoever reads the folders chooses."""
+        """Accept adapters of any base model: the server that reads the folders selects."""
 
     def bring(self, name: str, digest: str, *, announce: Callable[[], None]) -> None:
         """Write the adapter's folder."""
-        self._make_room()
         place = self._place(name)
         with place.building() as folder:
             manifest = write_adapter(self._workspace, name, folder, self._form, base_name=self._base_name)
-            # Somebody may have put something there meanwhile.
+            # Another program may have written there meanwhile.
             occupied = place.occupied()
-            if occupied and not self._may_give_way(name):
+            if occupied and not self.standing((name,))[name].brought:
                 raise AlreadyExistsError(f"something else has come to {self.text}/{name}")
             announce()
             place.publish(folder, manifest, replace=occupied)
 
     def in_the_way(self, name: str) -> str:
-        """Return what is said of another thing under an adapter's name."""
+        """Return why a folder with an adapter's name cannot be replaced."""
         return "something else has its name there: other bytes, or without its fusery.json"
 
-    @abstractmethod
-    def _may_give_way(self, name: str) -> bool:
-        """Tell whether what has a name now may be what was brought."""
-
     def sweep(self, stay: Collection[str]) -> None:  # noqa: B027
-        """Remove what is left of interrupted commands."""
+        """Remove the temporary folders of interrupted commands."""
 
     def close(self) -> None:  # noqa: B027
-        """Hang up; a folder is no connection."""
+        """Do nothing: a folder is no connection."""
 
-    def _make_room(self) -> None:  # noqa: B027
-        """Make what the folders lie in, where it has to be made."""
+    @abstractmethod
+    def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
+        """Return the folders that hold adapters; those in `names` are compared with their records."""
 
     @abstractmethod
     def _place(self, name: str) -> Place:
-        """Return where an adapter's folder is."""
+        """Return an adapter's folder, below a folder that exists."""
 
 
 class DiskFolders(AdapterFolders):
@@ -148,29 +143,18 @@ class DiskFolders(AdapterFolders):
         self.root = root
         self._proven: dict[str, tuple[dict[str, FileState], str]] = {}
 
-    @classmethod
-    def at(
-        cls, workspace: Workspace, path: Path, base_name: str | None = None, place: str | None = None
-    ) -> DiskFolders:
-        """Return those below a path."""
-        folder = LocalFolder(path)
-        folder.refuse_ours(workspace)
-        return cls(workspace, folder.path, base_name=base_name, place=place)
-
     def _place(self, name: str) -> Place:
         path = self.root / name
-        if path.is_symlink():  # what it leads to is somebody else's
+        if path.is_symlink():  # its target belongs to another program
             raise AlreadyExistsError(f"{path} is a symbolic link", hint=f"remove it: rm {typed(path)}")
-        return LocalFolder(path)
-
-    def _make_room(self) -> None:
         with os_failures(f"write {self.root}", near=self.root.parent):
             if not self.root.exists():
                 self.root.mkdir(parents=True)
-                self.root.chmod(FOLDER_MODE)  # others read it, whatever this user's files are like
+                self.root.chmod(FOLDER_MODE)  # servers read it, whatever this user's umask is
+        return LocalFolder(path)
 
     def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
-        """Return the folders that hold adapters; the files of those that are named are hashed, once while they do not change."""
+        """Return the folders that hold adapters; files of those in `names` are hashed once while they do not change."""
         standings = {}
         with os_failures(f"read {self.root}", near=self.root):
             if not self.root.exists():
@@ -183,14 +167,13 @@ class DiskFolders(AdapterFolders):
                         standings[path.name] = self._look(path)
                     elif (path / CONFIG).exists() or (path / RECORD).exists():
                         standings[path.name] = Standing(None, brought=False)
-                except PermissionError:
-                    # What others have closed, such as lost+found, is theirs.
+                except PermissionError:  # such as lost+found
                     if path.name in names:
                         raise
         return standings
 
     def digest_of(self, name: str) -> str | None:
-        """Return the digest of the adapter that a folder holds; None if it holds none, or not what it says."""
+        """Return the digest of the adapter in a folder; None without one, or if its files differ from its record."""
         path = self.root / name
         with os_failures(f"read {path}", near=self.root):
             return self._look(path).digest if path.is_dir() else None
@@ -205,7 +188,7 @@ class DiskFolders(AdapterFolders):
             return Standing(None, brought=False)
         digest, manifest = recorded
         if {entry.path for entry in manifest} - {RECORD} != set(FORM_FILES[self._form]):
-            return Standing(None, brought=True)  # as another kind of server takes it
+            return Standing(None, brought=True)  # in the form for another kind of server
         if self._base_name:
             # vLLM's resolver passes over adapters whose configuration names another base.
             named = None
@@ -225,32 +208,24 @@ class DiskFolders(AdapterFolders):
         return Standing(digest, brought=True)
 
     def take_away(self, name: str) -> None:
-        """Take the folder away in one step."""
-        with os_failures(f"remove {self.root / name}", near=self.root):
-            if not os.path.lexists(self.root / name):
-                return
-            removal_folder = Path(
-                tempfile.mkdtemp(prefix=f".{name}{_TEMPORARY}{process_tag()}-", dir=self.root)
-            )
-            try:
-                (self.root / name).rename(removal_folder / "gone")
-            except FileNotFoundError:
-                shutil.rmtree(removal_folder, ignore_errors=True)
-                return
-            if not self._look(removal_folder / "gone").brought:
-                # Somebody has put something in its place since it was looked at.
-                (removal_folder / "gone").rename(self.root / name)
-                removal_folder.rmdir()
-                raise AlreadyExistsError(f"something else has come to {self.root / name}")
-            shutil.rmtree(removal_folder, ignore_errors=True)
-
-    def _may_give_way(self, name: str) -> bool:
-        return self._look(self.root / name).brought
+        """Remove the folder in one step."""
+        path, prefix = self.root / name, f".{name}{_TEMPORARY}{process_tag()}-"
+        with (
+            os_failures(f"remove {path}", near=self.root),
+            suppress(FileNotFoundError),
+            tempfile.TemporaryDirectory(prefix=prefix, dir=self.root, ignore_cleanup_errors=True) as folder,
+        ):
+            removed = Path(folder) / "gone"
+            path.rename(removed)
+            if not self._look(removed).brought:
+                # Another program has replaced it since it was compared.
+                removed.rename(path)
+                raise AlreadyExistsError(f"something else has come to {path}")
 
     def sweep(self, stay: Collection[str]) -> None:
-        """Remove the folders that killed commands worked in."""
+        """Remove the temporary folders of killed commands."""
         for stale in self.root.glob(f".*{_TEMPORARY}*"):
-            # What made it is in its name; the rest of that is random.
+            # Its name has the tag of its process, then random characters.
             if is_tag_dead(stale.name.rpartition(_TEMPORARY)[2].rpartition("-")[0]):
                 shutil.rmtree(stale, ignore_errors=True)
 
@@ -290,7 +265,7 @@ class BucketFolders(AdapterFolders):
 
     def _look(self, name: str, sizes: Mapping[str, int]) -> Standing:
         if RECORD not in sizes or sizes[RECORD] > MOST_RECORD:
-            # A command that was killed leaves some of its files, without the record.
+            # A killed command leaves some files without the record.
             return Standing(None, brought=sizes.keys() <= _OURS)
         with self._workspace.cache.scratch() as scratch:
             path = scratch / RECORD
@@ -303,15 +278,10 @@ class BucketFolders(AdapterFolders):
         payload_sizes = {inner: size for inner, size in sizes.items() if inner != RECORD}
         return Standing(digest if payload_sizes == listed else None, brought=True)
 
-    def _may_give_way(self, name: str) -> bool:
-        return self._look(name, self._listed().get(name, {})).brought
-
     def take_away(self, name: str) -> None:
         """Remove the files: the configuration first, by which servers know an adapter, and the record last."""
         inside = self._listed().get(name, {})
-        for inner in sorted(
-            inside, key=lambda file_name: (file_name != CONFIG, file_name == RECORD, file_name)
-        ):
+        for inner in sorted(inside, key=lambda file: (file != CONFIG, file == RECORD)):
             self._tree.remove(f"{name}/{inner}")
 
 
@@ -322,4 +292,11 @@ def folders_at(
     path = local_path(text)
     if path is None:
         return BucketFolders(workspace, text, base_name, place)
-    return DiskFolders.at(workspace, path, base_name, place)
+    return DiskFolders(workspace, bundle_root(workspace, path), base_name=base_name, place=place)
+
+
+def bundle_root(workspace: Workspace, path: Path) -> Path:
+    """Return a folder as an absolute path; refuse the registry's own folders."""
+    folder = LocalFolder(path)
+    folder.refuse_ours(workspace)
+    return folder.path

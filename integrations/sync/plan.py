@@ -1,4 +1,4 @@
-"""What a place is, which adapters are wanted there, and what has to be done."""
+"""A sync's destination, the desired adapters, and the steps from the present state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WantedBase:
-    """The base that adapters stand on."""
+    """The base model of desired adapters."""
 
     name: str
     digest: str
@@ -40,7 +40,7 @@ class WantedBase:
         return cls(row.name, row.digest, called, Manifest.of(entries(row.manifest)))
 
     def lies_in(self, folder: str) -> bool:
-        """Tell whether a folder of this machine has its files: all of them by their sizes, the configuration by its bytes."""
+        """Return whether a folder of this machine has its files: all sizes, and the configuration's digest, are compared."""
         root = Path(folder)
         if not root.is_absolute():
             return False
@@ -56,7 +56,7 @@ class WantedBase:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An adapter that is wanted."""
+    """A desired adapter."""
 
     digest: str
     base: WantedBase
@@ -64,7 +64,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What is wanted, and what would be if it were not withdrawn; and of each name the references that mean it."""
+    """The desired adapters, the reasons of yanked ones, and the references that resolve to each."""
 
     adapters: Mapping[str, Wanted]
     withdrawn: Mapping[str, str] = field(default_factory=dict)
@@ -72,28 +72,23 @@ class Desired:
 
     @property
     def base(self) -> WantedBase | None:
-        """The base of all of them; None where there are none."""
-        first = next(iter(self.adapters), None)
+        """The base model of all of them; None without adapters."""
+        first, base = next(((name, adapter.base) for name, adapter in self.adapters.items()), ("", None))
         for name, adapter in self.adapters.items():
-            base, other = adapter.base, self.adapters[str(first)].base
-            if base.digest != other.digest:
-                raise BadInputError(
-                    f"{name} was trained on {base.name}, {first} on {other.name}: a server has one base",
-                    hint="one sync for each server; --where \"base = 'NAME'\" chooses by the base",
-                )
-        return self.adapters[first].base if first else None
+            if base is not None and adapter.base.digest != base.digest:
+                message = f"{name} was trained on {adapter.base.name}, {first} on {base.name}: a server has one base"
+                raise BadInputError(message, hint="one sync for each server: --where \"base = 'NAME'\"")
+        return base
 
 
 def desired(workspace: Workspace, references: Sequence[str], chosen: Sequence[str]) -> Desired:
-    """Return what is wanted now."""
+    """Return the desired adapters now."""
     if not references and not chosen:
-        raise BadInputError(
-            "no adapter fits, and so all that was brought would go", hint="--none, if that is what is wanted"
-        )
+        hint = "--none unloads all synced adapters"
+        raise BadInputError("no adapter matches, so all synced adapters would be unloaded", hint=hint)
     asked: dict[str, list[str]] = {}
     adapters: dict[str, Wanted] = {}
     withdrawn: dict[str, str] = {}
-    bases: dict[int, WantedBase] = {}
     with workspace.database.read() as session:
         for reference in dict.fromkeys([*references, *chosen]):
             row = resolve_adapter(session, reference)
@@ -103,31 +98,22 @@ def desired(workspace: Workspace, references: Sequence[str], chosen: Sequence[st
             if (yank := standing_yank(session, row)) is not None:
                 withdrawn[row.name] = yank.reason
                 continue
-            if row.base_id not in bases:
-                bases[row.base_id] = WantedBase.of(row.base)
-            adapters[row.name] = Wanted(row.digest, bases[row.base_id])
-    return Desired(
-        adapters, withdrawn, {name: tuple(asked_references) for name, asked_references in asked.items()}
-    )
+            adapters[row.name] = Wanted(row.digest, WantedBase.of(row.base))
+    return Desired(adapters, withdrawn, {name: tuple(texts) for name, texts in asked.items()})
 
 
 Act = Literal["load", "replace", "unload", "record", "end", "leave", "keep", "blocked", "withheld"]
-"""What is done about an adapter.
+"""The step for one adapter.
 
-`load`: wanted, absent.  `replace`: brought, and changed.  `unload`: brought, not wanted any more.  `record` and `end`: only
-the record differs from the place.  `leave`: there, neither wanted nor brought.  `keep`: wanted, there.  `blocked`:
-something else has its name.  `withheld`: wanted, yanked.
+`load`: desired, absent.  `replace`: synced, and changed since.  `unload`: synced, no longer desired.  `record`, `end`: only the
+record differs.  `leave`: present, neither desired nor synced.  `keep`: desired, present.  `blocked`: another adapter has
+its name.  `withheld`: desired, yanked.
 """
-
-CHANGES: frozenset[Act] = frozenset(("load", "replace", "unload", "record", "end"))
-"""Those after which something is otherwise than before."""
-
-UNMET: frozenset[Act] = frozenset(("blocked", "withheld"))  # those that say of a wish that it cannot be met
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """An adapter that is there: its registered digest if known, whether a sync may have brought it, or surely did."""
+    """An adapter that is present: its registered digest if known, whether a sync may have loaded it, or surely did."""
 
     digest: str | None
     brought: bool
@@ -135,7 +121,7 @@ class Standing:
 
 
 class SyncStep(Record):
-    """What was done about one adapter, or would be."""
+    """The step for one adapter, done or planned."""
 
     act: Act = described(
         "`load`, `replace`, `unload`, `end`, `leave`, `keep`, `blocked` or `withheld`; see `fusery.integrations.sync.plan`"
@@ -150,12 +136,12 @@ class SyncStep(Record):
 
     @property
     def is_drift(self) -> bool:
-        """What is there is not what should be there, or not what is on record."""
-        return self.act in CHANGES or self.act in UNMET
+        """The destination differs from the desired state, or from the record."""
+        return self.act not in ("keep", "leave")
 
 
 class Synced(Record):
-    """What a place has of what it should have."""
+    """The state of a destination after a sync."""
 
     place: str = described("as deployments call it")
     base: str | None = described("base model of the adapters; None if no adapter is wanted")
@@ -164,17 +150,17 @@ class Synced(Record):
 
     @property
     def drift(self) -> bool:
-        """Something was otherwise than it should be."""
+        """A step was necessary."""
         return any(step.is_drift for step in self.steps)
 
     @property
     def ok(self) -> bool:
-        """All is as it should be now."""
+        """The destination has the desired state now."""
         return not self.undone
 
     @property
     def undone(self) -> tuple[SyncStep, ...]:
-        """What is still otherwise than it should be."""
+        """The steps that failed or cannot be done."""
         return tuple(step for step in self.steps if step.is_drift and not step.done)
 
 
@@ -184,7 +170,7 @@ def plan(
     brought: Mapping[str, str],
     yanked: Collection[str] = (),
 ) -> tuple[SyncStep, ...]:
-    """Return what has to be done, adapters that come before those that go."""
+    """Return the steps: adapters to load before those to unload."""
     acts: dict[str, tuple[Act, str | None]] = {
         name: (_coming(name, digest, standing, brought), digest) for name, digest in wanted.items()
     }
@@ -213,7 +199,7 @@ def _going(name: str, state: Standing | None, brought: Mapping[str, str], yanked
     if state.ours:
         return "unload"
     if name in brought:
-        # Whatever has the name there now may be what was brought, and where nobody can tell it is not touched.
+        # An adapter that may not be the synced one is not touched.
         return "unload" if _is_what_was_brought(state, brought[name]) else "blocked"
     return "blocked" if name in yanked else "leave"
 
@@ -222,7 +208,7 @@ def _is_what_was_brought(state: Standing, digest: str) -> bool:
     return state.brought and state.digest in (None, digest)
 
 
-SERVERS = ("vllm", "sglang", "fusery")  # kinds of servers that take adapters while they run
+SERVERS = ("vllm", "sglang", "fusery")  # kinds of servers that load adapters while they run
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 HINT = "--to vllm=http://HOST:PORT, sglang=http://HOST:PORT, fusery=http://HOST:PORT, a folder, or s3://BUCKET/FOLDER"
@@ -230,7 +216,7 @@ HINT = "--to vllm=http://HOST:PORT, sglang=http://HOST:PORT, fusery=http://HOST:
 
 @dataclass(frozen=True, slots=True)
 class DestinationOptions:
-    """How a place is reached; the fields are the options of `deploy sync`."""
+    """How to reach a destination; the fields are options of `deploy sync`."""
 
     to: str
     folder: Path | None = None
@@ -245,19 +231,17 @@ class DestinationOptions:
         kind, equals, url = self.to.partition("=")
         if equals and _WORD.fullmatch(kind):
             if kind not in SERVERS:
-                raise BadInputError(
-                    f"{kind[:40]!r} is no server that takes adapters while it runs", hint=HINT
-                )
+                raise BadInputError(f"unknown kind of server: {kind[:40]!r}", hint=HINT)
             if not url.startswith(("http://", "https://")):
                 raise BadInputError(f"{self.to[:100]!r} has no address", hint=f"--to {kind}=http://HOST:PORT")
             return kind
         is_path = self.to.startswith(("/", "./", "../", "~"))
         if not is_path and not _URL.match(self.to) and (":" in self.to or "//" in self.to):
-            # A folder by such a name is rather a URL that was mistyped.
+            # Probably a mistyped URL.
             raise BadInputError(f"{self.to[:100]!r} is no place", hint=HINT)
         return None
 
 
 def on_this_machine(text: str) -> str:
-    """Return what a path or an address of this machine is called where there are several machines."""
+    """Return a path or address of this machine with the machine's name."""
     return f"{socket.gethostname()}:{text}"

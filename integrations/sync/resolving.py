@@ -1,4 +1,4 @@
-"""Adapters for servers that ask by name: found, refused or fetched, once for all servers of a machine.
+"""Resolve names of adapters for servers, and fetch the files, once for all servers of a machine.
 
 A server keeps the first adapter that it loads for a name, so aliases are refused.
 """
@@ -9,7 +9,6 @@ import fcntl
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,17 +27,15 @@ from fusery.storage.errors import FuseryError, StorageError
 from fusery.storage.failures import os_failures
 from fusery.storage.jsonfile import read_object
 
-from .sources import AdapterSource, Found
+from .sources import AdapterSource, SourceAdapter
 
 LOG = logging.getLogger(__name__)
-UNKNOWN_SECONDS = 10.0  # for which a name that nothing has is not asked for again
-MOST_UNKNOWN = 1_000  # names that are kept for that; and refusals that a server records
 _FILES = "adapter"
 _NOTE = "fusery.json"
 
 
 class NotServedError(BadInputError):
-    """An adapter is known, and not to be served."""
+    """A registered adapter must not be served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +51,10 @@ class Resolved:
 
 
 class Resolver:
-    """Finds adapters for one server, with files in `root`, which the servers of a machine may share.
+    """Resolves adapters for one server, with files in `root`, which the servers of a machine may share.
 
-    Deployments call the server `place`; empty to record none.  Its base is `base`, a name or digest here, if the
-    server calls it otherwise.  With `aliases`, an alias means what it means when it is first asked for.
+    `place` is the server's name in deployments; empty to record none.  `base` is the registry's name or digest of the
+    server's base model, if the server has another name for it.  With `aliases`, an alias keeps its first adapter.
     """
 
     def __init__(
@@ -72,7 +69,6 @@ class Resolver:
     ) -> None:
         self._source, self._root, self._place, self._via = source, root, place, via
         self._aliases, self._base = aliases, base
-        self._unknown: dict[str, float] = {}
         self._lock, self._beginning = threading.Lock(), threading.Lock()
         self._begun = False
         self._refused: set[tuple[str, str]] = set()
@@ -80,23 +76,16 @@ class Resolver:
     def resolve(
         self, asked: str, base_called: str, *, max_rank: int | None = None, max_bytes: int | None = None
     ) -> Resolved | None:
-        """Return the adapter that a name means, None if there is none; raise NotServedError if it must not be served.
+        """Return the adapter of a name, None if it is unknown; raise NotServedError if it must not be served.
 
-        The server calls its base `base_called`, a hub id or a folder; limits are None if they are unknown.
+        `base_called` is the server's name of its base model, a hub id or a folder; unknown limits are None.
         """
         reference = self._reference(asked)
-        with self._lock:
-            since = self._unknown.get(asked)
-        if reference is None or (since is not None and time.monotonic() - since < UNKNOWN_SECONDS):
+        if reference is None:
             return None
         try:
             adapter = self._source.look(reference)
         except UnknownReferenceError:
-            with self._lock:
-                while len(self._unknown) >= MOST_UNKNOWN:
-                    del self._unknown[next(iter(self._unknown))]
-                self._unknown.pop(asked, None)
-                self._unknown[asked] = time.monotonic()
             return None
         try:
             self._require_servable(adapter, base_called)
@@ -106,13 +95,13 @@ class Resolver:
             self._record_refusal(adapter, error)
             if isinstance(error, NotServedError):
                 raise
-            # Servers do not compute it, or it fits no module: asking again changes nothing.
+            # Servers do not support it, or no module matches: another attempt changes nothing.
             raise NotServedError(error.message, hint=error.hint) from error
         self._record(adapter)
         return resolved
 
     def close(self) -> None:
-        """Record that nothing of it runs any more, since the server ends."""
+        """Record that the server ends, with all its adapters."""
         if self._begun:
             self._begun = False
             self._end("the server ended")
@@ -124,30 +113,27 @@ class Resolver:
         except BadInputError:
             return None
         if reference.kind in ("name", "version"):
-            # A server loads an adapter once for each name: further spellings of one adapter would fill its memory.
+            # A server loads an adapter once for each name: more spellings would fill its memory.
             named = reference.value if reference.kind == "name" else f"{reference.task}@{reference.value}"
             return named if asked == named else None
         if reference.kind in ("alias", "latest"):
             if self._aliases:
                 return reference.text
-            raise NotServedError(
-                f"{asked} may mean another adapter tomorrow, and a server keeps what a name led to first: ask for the full"
-                " name or for TASK@VERSION, or resolve aliases before the server"
-            )
+            hint = "request the full name or TASK@VERSION, or resolve aliases before the server"
+            raise NotServedError(f"{asked} is an alias, and a server keeps its first adapter", hint=hint)
         return None
 
-    def _require_servable(self, adapter: Found, base_called: str) -> None:
+    def _require_servable(self, adapter: SourceAdapter, base_called: str) -> None:
         if adapter.yanked is not None:
             raise NotServedError(f"{adapter.name} was withdrawn")
         base = adapter.base
         declared = self._base is not None and self._base in (base.name, base.digest)
         if not declared and base_called not in base.called and not base.lies_in(base_called):
-            raise NotServedError(
-                f"{adapter.name} stands on {base.name}, and this server has {base_called[:200]!r}",
-                hint=f"if that is the same model: FUSERY_SERVED_BASE={base.name}",
-            )
+            hint = f"if that is the same model: FUSERY_SERVED_BASE={base.name}"
+            message = f"{adapter.name} was trained on {base.name}, and this server has {base_called[:200]!r}"
+            raise NotServedError(message, hint=hint)
 
-    def _fetched(self, adapter: Found, base_called: str) -> Resolved:
+    def _fetched(self, adapter: SourceAdapter, base_called: str) -> Resolved:
         key = digest_json({"adapter": adapter.digest, "name": adapter.name, "base": base_called})[:32]
         folder = self._root / key
         with self._alone(key):
@@ -166,12 +152,11 @@ class Resolver:
             ready = _read(folder, adapter)
         if ready is None:
             raise StorageError(f"{folder} does not hold what was written to it")
-        LOG.info("%s changes %d modules of %s", adapter.name, ready.modules, adapter.base.name)
         return ready
 
     @contextmanager
     def _alone(self, key: str) -> Iterator[None]:
-        """Hold the right to write one adapter's folder on this machine."""
+        """Hold the lock of one adapter's folder on this machine."""
         locks = self._root / ".locks"
         with os_failures(f"write {locks}", near=self._root):
             locks.mkdir(parents=True, exist_ok=True)
@@ -182,42 +167,41 @@ class Resolver:
         finally:
             os.close(descriptor)
 
-    def _record(self, adapter: Found) -> None:
-        """Record that it runs; who cannot has a server that works all the same."""
+    def _record(self, adapter: SourceAdapter) -> None:
+        """Record that it runs; the server works without the record."""
         if not self._place:
             return
         try:
             with self._beginning:
-                # Of the first ones that come at once, one ends what an earlier life of the server has left.
+                # The first of several requests ends the deployments of a killed server.
                 if not self._begun:
                     self._begun = self._end("the server restarted")
-            self._source.record(adapter, self._place, self._via)
+            self._source.registry.deployments.record(f"adapter:{adapter.name}", self._place, via=self._via)
         except FuseryError as error:
             LOG.warning("that %s runs here is not on record: %s", adapter.name, error)
 
-    def _record_refusal(self, adapter: Found, error: BadInputError) -> None:
-        """Record that it was not served, once for a reason: a client that asks again and again fills no log."""
+    def _record_refusal(self, adapter: SourceAdapter, error: BadInputError) -> None:
+        """Record that it was not served, once for each reason: repeated requests must not fill the log."""
         refusal = (adapter.digest, str(error))
         with self._lock:
             if refusal in self._refused or not self._place:
                 return
-            if len(self._refused) >= MOST_UNKNOWN:
-                LOG.warning("that %s was refused here is not on record: there were too many", adapter.name)
-                return
             self._refused.add(refusal)
         try:
-            self._source.refuse(adapter, self._place, self._via, str(error))
+            self._source.registry.deployments.refuse(
+                f"adapter:{adapter.name}", self._place, reason=str(error), via=self._via
+            )
         except FuseryError as problem:
             LOG.warning("that %s was refused here is not on record: %s", adapter.name, problem)
             with self._lock:
                 self._refused.discard(refusal)
 
     def _end(self, reason: str) -> bool:
-        """Record that nothing runs here any more; return whether that was done."""
+        """Record that nothing runs here any more; return whether that succeeded."""
         try:
-            self._source.end(self._place, self._via, reason)
+            self._source.registry.deployments.end([self._place], reason=reason, via=self._via)
         except UnknownReferenceError:
-            return True  # nothing ever ran there
+            return True  # no deployment was ever recorded
         except FuseryError as error:
             LOG.warning("what ran here is not ended on record: %s", error)
             return False
@@ -226,18 +210,16 @@ class Resolver:
 
 def _require_limits(resolved: Resolved, max_rank: int | None, max_bytes: int | None) -> None:
     if max_rank is not None and resolved.rank > max_rank:
-        raise NotServedError(
-            f"{resolved.name}: rank {resolved.rank} is above --max-lora-rank {max_rank}",
-            hint=f"start the server with --max-lora-rank {resolved.rank} or the next larger value that it accepts",
+        hint = (
+            f"start the server with --max-lora-rank {resolved.rank} or the next larger value that it accepts"
         )
+        raise NotServedError(f"{resolved.name}: rank {resolved.rank} > --max-lora-rank {max_rank}", hint=hint)
     if max_bytes is not None and resolved.nbytes > max_bytes:
-        raise NotServedError(
-            f"{resolved.name}: {resolved.nbytes:,} bytes, and this server accepts at most {max_bytes:,}"
-        )
+        raise NotServedError(f"{resolved.name}: {resolved.nbytes:,} bytes (allowed: {max_bytes:,})")
 
 
-def _read(folder: Path, adapter: Found) -> Resolved | None:
-    """Return what a folder holds, every byte hashed; None if it is not the adapter."""
+def _read(folder: Path, adapter: SourceAdapter) -> Resolved | None:
+    """Return the adapter in a folder, after hashing its files; None if it is not the adapter."""
     try:
         note = read_object(folder / _NOTE)
         files = {str(entry["path"]): (entry["sha256"], entry["size"]) for entry in note["files"]}
@@ -264,16 +246,11 @@ def resolver_of_environment(environment: Mapping[str, str], via: str, place: str
     aliases = environment.get(variable, "")
     if aliases not in ("", "pin"):
         raise BadInputError(f"{variable} is {aliases[:40]!r}", hint=f"{variable}=pin, or unset it")
-    folder_setting = environment.get("FUSERY_SERVED_FILES")
-    folder = (
-        Path(folder_setting).expanduser()
-        if folder_setting
-        else Path(platformdirs.user_cache_dir("fusery")) / "served"
-    )
+    folder = environment.get("FUSERY_SERVED_FILES") or f"{platformdirs.user_cache_dir('fusery')}/served"
     at = environment.get("FUSERY_SERVED_AT") or place
     return Resolver(
         AdapterSource(Registry.open(environment.get("FUSERY_SERVER"))),
-        folder.absolute(),
+        Path(folder).expanduser().absolute(),
         place="" if at == "-" else at,
         via=via,
         aliases=aliases == "pin",

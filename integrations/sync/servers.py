@@ -1,7 +1,7 @@
-"""Servers that take adapters while they run: vLLM, SGLang, and ours.
+"""Servers that load adapters while they run: vLLM, SGLang, and fusery's own.
 
 Sources: vLLM 0.33.0, vllm/entrypoints/serve/lora/ and openai/models/serving.py; SGLang 0.5.23,
-srt/entrypoints/http_server.py and srt/managers/tokenizer_manager.py; ours, `model_server/loading.py`.
+srt/entrypoints/http_server.py and srt/managers/tokenizer_manager.py; fusery's own, `model_server/loading.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.failures import os_failures
 from fusery.storage.jsonfile import parse_json
 
-from .folders import DiskFolders
+from .folders import DiskFolders, bundle_root
 from .plan import Desired, DestinationOptions, Standing
 
 if TYPE_CHECKING:
@@ -33,19 +33,15 @@ if TYPE_CHECKING:
 KEY = "FUSERY_SYNC_KEY"
 """The environment variable with the key of a server; `FUSERY_SYNC_KEY_FILE` names a file that has it."""
 
-LOADING = 600.0
-"""Seconds for which a server may be at loading an adapter, or wait for the answers of one that goes."""
-
-KEPT = 3600.0
-"""Seconds for which the files of an adapter stay after a server was told to drop it, where it may yet read them again."""
-
-_LISTING = 30.0  # seconds for which it may think of what it has
-_MOST = 100_000  # models that a server may name
+LOADING = 600.0  # seconds to load an adapter, or to finish the answers of one that is unloaded
+KEPT = 3600.0  # seconds for which files stay after an unload, if the server may read them again
+_LISTING = 30.0  # seconds to list the models
+_MOST = 100_000  # models in a list
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of server; one that `rereads` may read an adapter's files again after it was told to drop it."""
+    """A kind of server; one that `rereads` may read an adapter's files again after it unloaded the adapter."""
 
     form: Form
     hint: str
@@ -54,14 +50,14 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    # An adapter that was pushed out of memory is read from its folder again in the middle of a step, also for answers
-    # that are still being written when it has been unloaded; without its files the whole engine ends.
+    # It reads an evicted adapter from its folder again during a step, even for running answers of an unloaded adapter;
+    # without the files, the engine ends.
     "vllm": Kind(
         "peft",
         "it has to be started with VLLM_ALLOW_RUNTIME_LORA_UPDATING=true and --enable-lora",
         rereads=True,
     ),
-    # Waits with unloading until nobody needs the adapter.  But a request for one that was unloaded reads it again.
+    # It unloads an adapter after its answers, but a request for an unloaded one reads it again.
     "sglang": Kind("peft", "it has to be started with --enable-lora", prefix=""),
     "fusery": Kind("mlx", "--folder has to be the folder that it was started with: --adapters-from FOLDER"),
 }
@@ -69,7 +65,7 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What `/v1/models` says: names and digest of the base, and each adapter's folder and digest, if told."""
+    """The list of `/v1/models`: names and digest of the base model, and each adapter's folder and digest, if listed."""
 
     bases: frozenset[str]
     digest: str | None
@@ -88,74 +84,55 @@ class _Client(HttpClient):
 class ModelServer:
     """A server, and the folder that it loads adapters from."""
 
-    def __init__(
-        self,
-        kind: str,
-        client: HttpClient,
-        folders: DiskFolders,
-        seen_as: str,
-        base_name: str | None,
-        text: str,
-    ) -> None:
-        self.text, self._name = text, kind
-        self._kind, self._client, self._folders = KINDS[kind], client, folders
-        self._seen_as, self._base_name = seen_as, base_name
-
-    @classmethod
-    def at(cls, workspace: Workspace, kind: str, options: DestinationOptions) -> ModelServer:
-        """Return the server that is meant."""
+    def __init__(self, workspace: Workspace, kind: str, options: DestinationOptions) -> None:
+        self._kind, self._base_name = KINDS[kind], options.base_name
         key = bearer_token(variable=KEY)
         url = options.to.partition("=")[2].rstrip("/").removesuffix("/v1")
-        # Without a key there is nothing on the way that others might use.
+        # Without a key, plain HTTP reveals no secret.
         address = ServerAddress.parse(url, insecure=options.insecure or not key, variable=KEY)
-        form = KINDS[kind].form
-        text = options.place or _place(kind, address)
-        # One for each registry and server: whatever lies in it was brought from here, and there.
-        own = f"{kind}-{digest_bytes(f'{workspace.identity} {text}'.encode())[:12]}"
+        self.text = options.place or _place(kind, address)
+        # One folder for each registry and server: it holds only adapters that this registry synced to this server.
+        own = f"{kind}-{digest_bytes(f'{workspace.identity} {self.text}'.encode())[:12]}"
         if options.seen_as is not None and not options.seen_as.startswith("/"):
-            raise BadInputError(
-                "--seen-as is an absolute path", hint="as the server has it, such as /adapters"
-            )
+            raise BadInputError("--seen-as must be an absolute path", hint="such as /adapters")
         if options.folder is not None:
-            given = DiskFolders.at(workspace, options.folder).root
+            root = bundle_root(workspace, options.folder)
         else:
-            given = workspace.settings.home.resolve() / "synced"
-        folders = DiskFolders(workspace, given / own, form, options.base_name)
-        seen_as = f"{(options.seen_as or str(given)).rstrip('/')}/{own}"
-        return cls(kind, _Client(address, key), folders, seen_as, options.base_name, text)
+            root = workspace.settings.home.resolve() / "synced"
+        self._folders = DiskFolders(workspace, root / own, self._kind.form, options.base_name)
+        self._seen_as = f"{(options.seen_as or str(root)).rstrip('/')}/{own}"
+        self._client = _Client(address, key)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         self._client.close()
 
     def require_base(self, desired: Desired) -> None:
-        """Refuse adapters of another base than the server has."""
+        """Refuse adapters of another base model than the server's."""
         base = desired.base
         if base is None:
             return
         listed = self._listed()
         if listed.digest is not None:
             if listed.digest != base.digest:
-                raise BadInputError(
-                    f"the adapters stand on {base.name}, and {self.text} has another base ({_some(listed.bases)})"
-                )
+                names = _some(listed.bases)
+                raise BadInputError(f"the adapters were trained on {base.name}, and {self.text} has {names}")
             return
         base_names = base.called | ({self._base_name} if self._base_name else set())
         if not base_names & listed.bases and not any(base.lies_in(name) for name in listed.bases):
-            raise BadInputError(
-                f"the adapters stand on {base.name}, and {self.text} calls its base {_some(listed.bases)}",
-                hint=f"if that is the same model: --base-name {shlex.quote(min(listed.bases, key=len))}",
-            )
+            hint = f"if that is the same model: --base-name {shlex.quote(min(listed.bases, key=len))}"
+            message = f"the adapters were trained on {base.name}, and {self.text} has {_some(listed.bases)}"
+            raise BadInputError(message, hint=hint)
 
     def standing(self, names: Collection[str]) -> Mapping[str, Standing]:
-        """Return the adapters that the server names."""
+        """Return the adapters that the server lists."""
         standings = {}
         for name, (folder, digest) in self._listed().adapters.items():
             if folder is None:
-                # Ours tells the digest that it was given when the adapter was loaded.
+                # fusery's own server lists the digest that the request to load it declared.
                 standings[name] = Standing(digest, brought=digest is not None)
                 continue
-            # Others tell the folder; that is a name of this registry's and this server's, and of its files, they tell.
+            # Others list the folder, whose name is unique to this registry and server, and whose files are compared.
             ours = folder.rstrip("/") == self._seen(name)
             digest = self._folders.digest_of(name) if ours and name in names else None
             standings[name] = Standing(digest, brought=ours, ours=ours)
@@ -172,7 +149,7 @@ class ModelServer:
         return f"{self._seen_as}/{name}"
 
     def bring(self, name: str, digest: str, *, announce: Callable[[], None]) -> None:
-        """Write the adapter's folder, and have it loaded from there."""
+        """Write the adapter's folder, and request that the server loads it."""
         wrote = self._folders.digest_of(name) != digest
         if wrote:
             self._folders.bring(name, digest, announce=lambda: None)
@@ -186,7 +163,7 @@ class ModelServer:
         try:
             self._post("load", body)
         except ServerRefusedError:
-            # The answer to the first attempt was lost, and to the second it says that it has it.
+            # If the response to the first attempt was lost, the second is refused because it is loaded.
             if not self._has(name, digest):
                 if wrote:
                     self._folders.take_away(name)
@@ -199,7 +176,7 @@ class ModelServer:
         return state is not None and state.brought and state.digest == digest
 
     def take_away(self, name: str) -> None:
-        """Have it dropped; its files go at once, or later where the server may read them again."""
+        """Unload it; its files are removed at once, or later if the server may read them again."""
         if name in self._listed().adapters:
             self._drop(name)
         if self._kind.rereads:
@@ -208,7 +185,7 @@ class ModelServer:
             self._folders.take_away(name)
 
     def sweep(self, stay: Collection[str]) -> None:
-        """Remove the files of adapters that were dropped long ago."""
+        """Remove the files of adapters that were unloaded long ago."""
         self._folders.sweep(stay)
         standing = self._listed().adapters
         for name in self._folders.standing(()):
@@ -221,7 +198,7 @@ class ModelServer:
                 self._folders.take_away(name)
 
     def _touch(self, name: str) -> None:
-        """Note that the server has the adapter, or had it until now."""
+        """Record in the folder's time that the server has or had the adapter."""
         path = self._folders.root / name
         if path.is_dir():
             with os_failures(f"write {path}", near=self._folders.root):
@@ -231,7 +208,7 @@ class ModelServer:
         try:
             self._post("unload", {"lora_name": name})
         except FuseryError:
-            # Somebody else was quicker, or the answer to the first attempt was lost.
+            # It is unloaded already, by another program or by an attempt whose response was lost.
             if name in self._listed().adapters:
                 raise
 
@@ -240,11 +217,10 @@ class ModelServer:
         try:
             self._client.request("POST", path, json.dumps(body).encode(), timeout=LOADING, whole=LOADING)
         except ServerRefusedError as error:
-            # No such path, or no such folder: it was started otherwise than it has to be.
-            elsewise = error.message.endswith(" 404") or "may load adapters from" in error.message
-            raise ServerRefusedError(
-                error.message, hint=error.hint or (self._kind.hint if elsewise else None)
-            ) from error
+            # No such path or folder: it was started with other options.
+            if error.message.endswith(" 404") or "may load adapters from" in error.message:
+                error.hint = error.hint or self._kind.hint
+            raise
 
     def _listed(self) -> Listed:
         data = self._client.request("GET", "/v1/models", timeout=_LISTING, whole=_LISTING)
@@ -261,30 +237,25 @@ class ModelServer:
                     raise ServerRefusedError(f"{url} is fusery's own server", hint=f"--to fusery={url}")
                 return _listed_by_others(cards)
             if "loads" not in answer:
-                raise ServerRefusedError(
-                    f"{url} is no server of fusery's", hint="--to vllm=URL, or sglang=URL"
-                )
+                hint = "--to vllm=URL, or sglang=URL"
+                raise ServerRefusedError(f"{url} is not a server of fusery's", hint=hint)
             if answer["loads"] is not True:
-                raise ServerRefusedError(
-                    f"{url} refuses adapters from requests",
-                    hint=f"it has to be started with --adapters-from FOLDER, and with keys, {KEY} be one of loads = true",
-                )
+                hint = f"start it with --adapters-from FOLDER; with keys, {KEY} needs loads = true"
+                raise ServerRefusedError(f"{url} refuses adapters from requests", hint=hint)
             return _listed_by_ours(cards)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ServerRefusedError(
-                f"{url}/v1/models answers what no server of models does", hint="is that its address?"
-            ) from error
+            hint = "check the address"
+            raise ServerRefusedError(f"{url}/v1/models lists no models", hint=hint) from error
 
 
 def _listed_by_others(cards: list[Any]) -> Listed:
-    """Read the cards of vLLM and SGLang: an adapter has a parent, and as its root the folder it was loaded from."""
+    """Return the list of vLLM or SGLang: an adapter has a parent, and as its root the folder that it was loaded from."""
     bases, adapters = set(), {}
     for card in cards:
         name, root, parent = _text(card["id"]), card.get("root"), card.get("parent")
         if parent is None:
             bases |= {name} | ({root} if isinstance(root, str) else set())
         else:
-            # vLLM's parent is the name of the base; the folder is what it was loaded from.
             adapters[name] = (_text(root), None)
     if not bases:
         raise KeyError("no base")
@@ -292,7 +263,7 @@ def _listed_by_others(cards: list[Any]) -> Listed:
 
 
 def _listed_by_ours(cards: list[Any]) -> Listed:
-    """Read the cards of our server: what answers a name is in `versions`, and an adapter's own name leads to itself."""
+    """Return the list of fusery's own server: `versions` of an adapter's full name is that name alone."""
     bases, adapters, digest = set(), {}, None
     for card in cards:
         name, root = _text(card["id"]), _text(card["root"])
@@ -305,7 +276,7 @@ def _listed_by_ours(cards: list[Any]) -> Listed:
 
 
 def _place(kind: str, address: ServerAddress) -> str:
-    """Return what a server is called, by whatever name it was asked for here."""
+    """Return a server's name in deployments, the same for each name of this machine."""
     if address.loopback:
         path = f":{address.port or (443 if address.secure else 80)}{address.path}"
         return f"{kind}={'https' if address.secure else 'http'}://{socket.gethostname()}{path}"

@@ -1,4 +1,4 @@
-"""Where a server that asks for an adapter by name gets it from: a registry's own parts, or its server and a token."""
+"""The registry from which a server resolves adapters: embedded, or a server's."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """An adapter on record; `documents` has it and its base, if they come from a server."""
+class SourceAdapter:
+    """A registered adapter; `documents` are its own and its base model's, if they come from a server."""
 
     name: str
     digest: str
@@ -46,16 +46,17 @@ class AdapterSource:
     """A registry, here or on a server, from which model servers take adapters; downloaded bytes are hashed."""
 
     def __init__(self, registry: Registry) -> None:
-        """Take an open registry."""
-        self._registry = registry
+        self.registry = registry
 
-    def look(self, reference: str) -> Found:
+    def look(self, reference: str) -> SourceAdapter:
         """Return the adapter that a reference names now."""
-        if (server := self._registry.server) is None:
-            with self._registry.workspace.database.read() as session:
+        if (server := self.registry.server) is None:
+            with self.registry.workspace.database.read() as session:
                 row = resolve_adapter(session, reference)
                 yank = standing_yank(session, row)
-                return Found(row.name, row.digest, WantedBase.of(row.base), yank.reason if yank else None)
+                return SourceAdapter(
+                    row.name, row.digest, WantedBase.of(row.base), yank.reason if yank else None
+                )
         package = ServerRegistry(server).package(reference)
         check_package(package)
         if not package.adapter or package.fused:
@@ -68,22 +69,20 @@ class AdapterSource:
         called = {*adapter.base_names, *base.names, *([declared] if isinstance(declared, str) else [])}
         wanted = WantedBase(base.name, base.digest, frozenset(called), base.manifest)
         yanked = next((yank.reason for yank in adapter.yanks if yank.lifted_at is None), None)
-        return Found(adapter.name, adapter.digest, wanted, yanked, (adapter, base))
+        return SourceAdapter(adapter.name, adapter.digest, wanted, yanked, (adapter, base))
 
-    def write(self, found: Found, bundle: BundleFolder, base_name: str) -> int:
+    def write(self, sourced: SourceAdapter, bundle: BundleFolder, base_name: str) -> int:
         """Write the files of an adapter; return how many modules it changes."""
-        server = self._registry.server
-        if server is None or found.documents is None:
-            with adapters_source(self._registry.workspace, [found.name], "peft", with_base=False) as (
+        server = self.registry.server
+        if server is None or sourced.documents is None:
+            with adapters_source(self.registry.workspace, [sourced.name], "peft", with_base=False) as (
                 source,
                 _,
             ):
                 return write_plain(source, bundle, base_name)
-        adapter, on = found.documents
+        adapter, on = sourced.documents
         if any(finding.code == WHOLE for finding in adapter.findings):
-            raise BadInputError(
-                f"{adapter.name} holds whole tensors beside its factors, which servers do not take"
-            )
+            raise BadInputError(f"servers do not support the whole tensors of {adapter.name}")
         require_usable_unfused(adapter.name, adapter.method, adapter.training)
         base = architecture_of(on)
         expected = next((Digest(form.digest) for form in adapter.renderings if form.format == "peft"), None)
@@ -93,25 +92,13 @@ class AdapterSource:
                 download(server, entry, paths[entry.path], folder, None)
             files = render_peft(paths, base, folder / "peft", expected=expected)
             kept = Files({name: files[name] for name in FORM_FILES["peft"]}, rendering_of(files, "peft"))
-            facts = without_places({"name": found.name, "digest": found.digest})
+            facts = without_places({"name": sourced.name, "digest": sourced.digest})
             bundled = BundledAdapter(adapter.name, (), kept, facts)
-            provenance = {"base": {"name": found.base.name}}
+            provenance = {"base": {"name": sourced.base.name}}
             source = BundleSource(adapter.name, provenance, None, (bundled,), {}, base)
             source.check()
             return write_plain(source, bundle, base_name)
 
-    def record(self, found: Found, place: str, via: str) -> None:
-        """Record that an adapter runs somewhere from now on."""
-        self._registry.deployments.record(f"adapter:{found.name}", place, via=via)
-
-    def refuse(self, found: Found, place: str, via: str, reason: str) -> None:
-        """Record that an adapter was requested somewhere, and not served."""
-        self._registry.deployments.refuse(f"adapter:{found.name}", place, reason=reason, via=via)
-
-    def end(self, place: str, via: str, reason: str) -> None:
-        """Record that nothing of this server runs at a place any more."""
-        self._registry.deployments.end([place], reason=reason, via=via)
-
     def close(self) -> None:
         """Close the registry."""
-        self._registry.close()
+        self.registry.close()

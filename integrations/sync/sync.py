@@ -1,7 +1,7 @@
-"""Synchronise a place: load the wanted adapters, and unload those that a sync brought and nobody wants any more.
+"""Synchronise a server or folder: load the desired adapters, and unload synced ones that are no longer desired.
 
-A deployment is recorded before an adapter is put anywhere, and ended after it was taken away, so that the next sync knows
-what a killed one left.  A lease lets one sync at a time work on a place.
+A deployment is recorded before an adapter is loaded, and ended after it is unloaded, so that the next sync knows what a
+killed one left.  A lease admits one sync of a destination at a time.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from fusery.registry.api.registry import Registry
     from fusery.registry.workspace.workspace import Workspace
 
-Destination = DiskFolders | BucketFolders | ModelServer  # what adapters are brought to, and taken away from
+Destination = DiskFolders | BucketFolders | ModelServer
 
-VIA = "sync"  # by which the deployments of a sync are known
-_REASON = 300
+VIA = "sync"  # the source of a sync's deployments
+_REASON = 300  # characters of a reason
 
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """What is wanted where."""
+    """The destination, and the selection of adapters."""
 
     destination: DestinationOptions
     references: Sequence[str] = ()
@@ -48,28 +48,19 @@ class SyncRequest:
     task: str | None = None
     nothing: bool = False
 
-    def require_wish(self) -> None:
-        """Refuse to take everything away because nothing was said."""
-        has_selection = bool(self.references) or self.where is not None or self.task is not None
-        if has_selection == self.nothing:
-            raise BadInputError(
-                "--none goes with no other wish" if has_selection else "which adapters are wanted there?",
-                hint="fusery deploy sync TASK#ALIAS... --to PLACE, --where EXPR, --task TASK; or --none, to take away all that was brought",
-            )
-
 
 def sync(
     registry: Registry, request: SyncRequest, *, dry_run: bool = False, reporter: Reporter = SILENT
 ) -> Synced:
-    """Synchronise a place, or return what a sync would do.
+    """Synchronise a destination, or return the steps of a sync.
 
-    If an adapter cannot be brought, the others are, and nothing but yanked adapters is taken away.
+    If an adapter cannot be loaded, the others are, and only yanked adapters are unloaded.
     """
     with _opened(registry, request) as destination:
         if dry_run:
-            return _Sync(registry, destination, request, SILENT, None).look()
+            return _Sync(registry, destination, request, SILENT).look()
         with _alone(registry.workspace, destination, reporter) as lease:
-            return _Sync(registry, destination, request, reporter, lease).run()
+            return _Sync(registry, destination, request, reporter).run(lease)
 
 
 def watch(
@@ -81,26 +72,23 @@ def watch(
     ended: threading.Event,
     reporter: Reporter = SILENT,
 ) -> None:
-    """Sync `every` so many seconds; pass each result that differs to `told`, and report each failure once."""
+    """Sync every so many seconds; pass each result that differs to `on_sync`, and report each failure once."""
     before: Synced | None = None
     complaint = ""
     with _opened(registry, request) as destination:
         while not ended.is_set():
             try:
                 with _alone(registry.workspace, destination, reporter) as lease:
-                    report = _Sync(registry, destination, request, reporter, lease).run()
+                    report = _Sync(registry, destination, request, reporter).run(lease)
                 complaint = ""
-                if (
-                    before is None
-                    or report.undone != before.undone
-                    or any(step.done for step in report.steps)
-                ):
+                changed = before is None or report.undone != before.undone
+                if changed or any(step.done for step in report.steps):
                     on_sync(report)
                 before = report
             except (FuseryError, OSError) as error:
                 if before is None and isinstance(error, (UnknownReferenceError, BadInputError)):
                     raise  # a mistyped name: waiting does not help
-                # A server that starts anew, a database that is away: the next try may do.
+                # A restarting server, an unreachable database: the next sync may succeed.
                 if str(error) != complaint:
                     complaint = str(error)
                     reporter.say(f"{destination.text} cannot be synced at the moment: {error}")
@@ -109,23 +97,27 @@ def watch(
 
 @contextmanager
 def _opened(registry: Registry, request: SyncRequest) -> Iterator[Destination]:
-    request.require_wish()
+    has_selection = bool(request.references) or request.where is not None or request.task is not None
+    if has_selection == request.nothing:
+        message = "--none excludes a selection" if has_selection else "no adapters are selected"
+        hint = "give references, --where EXPR or --task TASK; or --none, to unload all synced adapters"
+        raise BadInputError(message, hint=hint)
     with registry.deployments.here():
-        pass  # the replica of a server's registry, which has the leases, is there from now on
+        pass  # makes the replica of a server's registry, which has the leases
     with closing(destination_of(registry.workspace, request.destination)) as destination:
         yield destination
 
 
 @contextmanager
 def _alone(workspace: Workspace, destination: Destination, reporter: Reporter) -> Iterator[leases.Lease]:
-    """Hold the right to change a place."""
+    """Hold the lease of a destination."""
     key = f"sync {digest_bytes(destination.text.encode())}"
 
-    def told(busy: leases.Busy) -> None:
+    def report_busy(busy: leases.Busy) -> None:
         who = busy.owner.description if busy.owner else "another process"
         reporter.say(f"{destination.text} is being synced by {who}; waiting")
 
-    lease = leases.wait(workspace.database, key, workspace.owner(), on_busy=told)
+    lease = leases.wait(workspace.database, key, workspace.owner(), on_busy=report_busy)
     with lease.keep():
         yield lease
         with workspace.database.write() as session:
@@ -134,13 +126,13 @@ def _alone(workspace: Workspace, destination: Destination, reporter: Reporter) -
 
 @dataclass
 class _Sync:
-    """One sync of one place."""
+    """One sync of one destination."""
 
     registry: Registry
     destination: Destination
     request: SyncRequest
     reporter: Reporter
-    lease: leases.Lease | None
+    lease: leases.Lease = field(init=False)
     _wanted: Desired = field(init=False)
     _yanked: Mapping[str, str] = field(init=False)
     _brought: Mapping[str, str] = field(init=False)
@@ -158,37 +150,38 @@ class _Sync:
             with deployments.here(*request.references, *chosen) as (workspace, _):
                 self._wanted = desired(workspace, request.references, chosen)
         self._brought = {
-            each.name: each.digest
-            for each in deployments.list(place=self.destination.text, via=VIA)
-            if each.kind == "adapter"
+            deployment.name: deployment.digest
+            for deployment in deployments.list(place=self.destination.text, via=VIA)
+            if deployment.kind == "adapter"
         }
-        wanted = {name: each.digest for name, each in self._wanted.adapters.items()}
+        wanted = {name: adapter.digest for name, adapter in self._wanted.adapters.items()}
         standing = self.destination.standing({*wanted, *self._brought})
         self._yanked = deployments.yanked(sorted({*standing, *self._brought} - wanted.keys()))
         steps = plan(wanted, standing, self._brought, self._yanked)
         try:
             self.destination.require_base(self._wanted)
         except BadInputError as error:
-            # What is yanked goes all the same, and then it is said.
+            # Yanked adapters are unloaded before the error is raised.
             self._objection = error
             return tuple(step for step in steps if step.act == "unload" and step.adapter in self._yanked)
-        # Who asks for what is yanked does not get it, whatever is to be done about what is there.
+        # A yanked adapter that is requested by name is reported, beside the step for the loaded one.
         asked = self._wanted.references
         withheld = [name for name in self._wanted.withdrawn if asked.get(name)]
         return (*(SyncStep(act="withheld", adapter=name, digest=None) for name in withheld), *steps)
 
     def look(self) -> Synced:
-        """Return what would be done."""
+        """Return the steps that a sync would do."""
         steps = self._plan()
         if self._objection is not None:
             raise self._objection
         return self._synced([self._step(step, reason=self._why(step)) for step in steps])
 
-    def run(self) -> Synced:
-        """Do it."""
+    def run(self, lease: leases.Lease) -> Synced:
+        """Do the steps, and return them."""
+        self.lease = lease
         done: list[SyncStep] = []
         steps, wanted = self._plan(), self._wanted
-        # An alias that was moved to what is yanked, or is refused, leaves what it meant before in service.
+        # If an alias moved to a yanked or refused adapter, its previous adapter stays loaded.
         held_up = any(
             bool(wanted.references.get(step.adapter))
             if step.adapter in wanted.withdrawn
@@ -203,7 +196,7 @@ class _Sync:
                 done.append(self._take_away(step, held_up=held_up))
             else:
                 if step.act == "record":
-                    self._check()
+                    self.lease.check()
                     self._record(step.adapter)
                 done.append(self._step(step, reason=self._why(step), done=step.act == "record"))
         if self._objection is not None:
@@ -218,18 +211,18 @@ class _Sync:
 
         def announce() -> None:
             nonlocal announced
-            self._check()
+            self.lease.check()
             self._record(name, self._why(step) or "loaded again")
             announced = True
 
         self.reporter.say(f"bringing {name}")
         try:
-            self._check()
+            self.lease.check()
             self.destination.bring(name, wanted.digest, announce=announce)
         except (LeaseLostError, DatabaseUnavailableError):
             raise
         except (FuseryError, OSError) as error:
-            # A server that did not answer may have loaded it all the same: then the next sync finds it there.
+            # A server that did not answer may have loaded it: then the next sync finds it there.
             if announced and not isinstance(error, ServerUnavailableError):
                 self._end(name, f"not brought: {error}")
             hint = getattr(error, "hint", None)
@@ -242,31 +235,31 @@ class _Sync:
                 return self._step(step, reason="it stays until what is to come has come")
             self.reporter.say(f"taking {step.adapter} away")
             try:
-                self._check()
+                self.lease.check()
                 self.destination.take_away(step.adapter)
             except (LeaseLostError, DatabaseUnavailableError):
                 raise
             except (FuseryError, OSError) as error:
                 return self._step(step, reason=str(error))
-        self._check()
+        self.lease.check()
         reason = self._why(step) or "not wanted any more"
         self._end(step.adapter, reason)
         return self._step(step, reason=reason, done=True)
 
     def _record(self, name: str, restart_reason: str | None = None) -> None:
         note = " ".join(self._wanted.references.get(name, ()))
-        # By its kind: a bundle in the current folder may have the same name.
-        subject = f"adapter:{name}"
+        # With its kind: a bundle in the current folder may have the same name.
         self.registry.deployments.record(
-            subject, self.destination.text, note=note, via=VIA, restart_reason=restart_reason
+            f"adapter:{name}", self.destination.text, note=note, via=VIA, restart_reason=restart_reason
         )
 
     def _end(self, name: str, reason: str) -> None:
-        place, subject = self.destination.text, f"adapter:{name}"
-        self.registry.deployments.end([place], reference=subject, reason=reason[:_REASON], via=VIA)
+        self.registry.deployments.end(
+            [self.destination.text], reference=f"adapter:{name}", reason=reason[:_REASON], via=VIA
+        )
 
     def _why(self, step: SyncStep) -> str | None:
-        """Return why something is to be done, or cannot be; None where there is nothing to say."""
+        """Return why a step is necessary or impossible; None if its name says it."""
         if (yanked := self._yanked.get(step.adapter) or self._wanted.withdrawn.get(step.adapter)) is not None:
             stays = ": it was not brought from here, and stays" if step.act == "blocked" else ""
             return f"yanked: {yanked}{stays}"
@@ -284,10 +277,6 @@ class _Sync:
             case _:
                 return None
 
-    def _check(self) -> None:
-        if self.lease is not None:
-            self.lease.check()
-
     def _step(self, step: SyncStep, *, reason: str | None = None, done: bool = False) -> SyncStep:
         references = self._wanted.references.get(step.adapter, ())
         return replace(step, references=references, reason=reason and reason[:_REASON], done=done)
@@ -298,11 +287,11 @@ class _Sync:
 
 
 def destination_of(workspace: Workspace, options: DestinationOptions) -> Destination:
-    """Return the destination that is meant; nothing is asked or written yet."""
+    """Return the destination of `--to`, without a request or a write."""
     if options.to.startswith(("http://", "https://")):
         raise BadInputError("which kind of server is that?", hint=HINT)
     if (kind := options.kind) is not None:
-        return ModelServer.at(workspace, kind, options)
+        return ModelServer(workspace, kind, options)
     if options.folder is not None or options.seen_as is not None:
         raise BadInputError("--folder and --seen-as are for servers", hint=HINT)
     if not options.to.strip():

@@ -44,26 +44,26 @@ if TYPE_CHECKING:
     from fusery.registry import Registry
     from fusery.registry.workspace.workspace import Workspace
 
-POLL_SECONDS = 3.0  # between two looks at the registry: how long a moved alias takes at most, but for loading the adapter
-TOUCH_SECONDS = 600.0  # between two signs of life of the folder that is served from
-STOP_SECONDS = 5.0  # for the last look to end
+POLL_SECONDS = 3.0  # between two looks at the registry
+TOUCH_SECONDS = 600.0  # between two updates of the time of the served folder
+STOP_SECONDS = 5.0  # to wait for the last look
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ServeRequest(ServerOptions):
-    """What is to be served, and how."""
+    """The options of `fusery serve`."""
 
     port: int = 8080
     references: Sequence[str] = ()
-    models: Sequence[str] = ()  # further names, as `Split.parse` takes them
-    fused: bool = False  # serve the fused model of the one adapter instead of base and adapter
-    request: FuseRequest = field(default_factory=FuseRequest)  # with `fused`; its `base` counts without, too
+    models: Sequence[str] = ()  # additional names, as `Split.parse` reads them
+    fused: bool = False  # serve the fused model of the one adapter
+    request: FuseRequest = field(default_factory=FuseRequest)  # for `fused`; also `base` without it
 
 
 class Serving(Record, kw_only=False):
-    """A server that answers."""
+    """A running server."""
 
     url: str = described("for OpenAI's clients: `base_url`")
     base: str = described("name of the base")
@@ -86,10 +86,7 @@ def serve(
     ready: Callable[[Serving], None],
     reporter: Reporter = SILENT,
 ) -> int:
-    """Serve until SIGTERM or Ctrl-C; call it in the main thread.
-
-    On a server's registry, each look at the aliases fetches what changed there first.
-    """
+    """Serve until SIGTERM or Ctrl-C, in the main thread; a server's registry is fetched before each look at the aliases."""
     names = [name for text in request.models for name, _ in Split.parse(text).parts]
 
     def refresh() -> None:
@@ -111,17 +108,16 @@ def serve(
         except DocumentError as error:
             raise BadInputError(str(error), hint=HINT) from error
     if request.adapters_from is not None and not request.adapters_from.is_dir():
-        raise BadInputError(
-            f"{request.adapters_from} is no folder", hint=f"mkdir {typed(request.adapters_from)}"
-        )
+        hint = f"mkdir {typed(request.adapters_from)}"
+        raise BadInputError(f"folder not found: {request.adapters_from}", hint=hint)
     if request.api_keys is None and request.host not in ("127.0.0.1", "::1", "localhost"):
-        say(f"anyone who reaches {request.host} may ask: there is no --api-keys")
+        say(f"every client that reaches {request.host} is served: there is no --api-keys")
 
-    # What is served is hashed before it is loaded, and must not have changed when it is in memory.
+    # Files are hashed before they are loaded, and must not have changed afterwards.
     with ExitStack() as reading, _folder(workspace, request, reading, say, refresh) as (folder, follower):
         path = folder / "serving.json"
 
-        def tell(url: str) -> None:
+        def listening(url: str) -> None:
             document = read_document(path)
             names = tuple(adapter.name for adapter in document.adapters)
             ready(Serving(f"{url}/v1", document.base.name, names, document.routes))
@@ -129,7 +125,7 @@ def serve(
                 follower.start()
 
         try:
-            return serve_document(path, request, loaded=reading.close, ready=tell, say=say)
+            return serve_document(path, request, loaded=reading.close, ready=listening, say=say)
         except DocumentError as error:
             raise BadInputError(str(error)) from error
         except AddressError as error:
@@ -142,7 +138,7 @@ def serve(
 
 
 def require_extras() -> None:
-    """Refuse where a package is missing, before anything is fetched."""
+    """Refuse if a package is missing, before files are fetched."""
     for extra, modules in (("serve", ("fastapi", "uvicorn", "prometheus_client")), ("mlx", ("mlx_lm",))):
         if any(importlib.util.find_spec(module) is None for module in modules):
             raise MissingExtraError("serving", extra)
@@ -156,16 +152,15 @@ def _folder(
     say: Say,
     refresh: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Path, Follower | None]]:
-    """Give a folder with `serving.json`, and who keeps it up to date; `reading` is to be closed when all is loaded."""
+    """Yield a folder with `serving.json`, and its follower; close `reading` when all files are loaded."""
     if not request.fused and replace(request.request, base=None) != FuseRequest():
         raise BadInputError("options of a fuse go with --fused", hint="fusery serve REF --fused")
     if request.fused:
         with _fused_folder(workspace, request, reading, say) as folder:
             yield folder, None
         return
-    splits = [Split.parse(text) for text in request.models]
     with _kept_folder(workspace) as folder:
-        follower = Follower(workspace, request, splits, folder, say, refresh)
+        follower = Follower(workspace, request, folder, say, refresh)
         plan = follower.plan()
         say(f"fetching {plan.base.name}")
         (folder / "blobs").mkdir()
@@ -177,12 +172,12 @@ def _folder(
 
 @contextmanager
 def _kept_folder(workspace: Workspace) -> Iterator[Path]:
-    """Yield a folder in the cache and keep it from being swept, which happens after a day without changes."""
+    """Yield a folder in the cache, and update its time: old ones are swept."""
     ended = threading.Event()
 
     def touch(folder: Path) -> None:
         while not ended.wait(TOUCH_SECONDS):
-            with suppress(OSError):  # a full disk, for a while
+            with suppress(OSError):  # such as a full disk
                 os.utime(folder)
 
     with workspace.cache.scratch() as folder:
@@ -204,9 +199,7 @@ def _fused_folder(
     from fusery.storage.verified_files import verified
 
     if len(request.references) != 1 or request.models:
-        raise BadInputError(
-            "a fused model is served alone", hint="fusery serve REF --fused, or several REFs without --fused"
-        )
+        raise BadInputError("a fused model is served alone", hint="fusery serve REF --fused")
     (reference,) = request.references
     wanted = request.request
     with (
@@ -223,31 +216,29 @@ def _fused_folder(
             say(f"{name}: {withdrawal.summary}")
         base = ServedBase(name=name, folder=str(fused.path.absolute()), digest=fused.digest)
         task = name.rpartition("_v")[0]
-        routes: dict[str, str | dict[str, float]] = {
-            route: name for route in (reference, task) if route != name
-        }
+        routes: dict[str, str | dict[str, float]] = {key: name for key in (reference, task) if key != name}
         _write(folder, ServingDocument(format=1, base=base, routes=routes))
         yield folder
 
 
 class Follower:
-    """Keeps `serving.json` as the registry has it; the server follows the file."""
+    """Updates `serving.json` when the registry changes; the server follows the file."""
 
     def __init__(
         self,
         workspace: Workspace,
         request: ServeRequest,
-        splits: Sequence[Split],
         folder: Path,
         say: Say,
         refresh: Callable[[], None] = lambda: None,
     ) -> None:
-        self._workspace, self._request, self._splits = workspace, request, splits
+        self._workspace, self._request = workspace, request
+        self._splits = [Split.parse(text) for text in request.models]
         self._folder, self._say, self._refresh = folder, say, refresh
         self._written: ServingDocument | None = None
         self._tokenizer: str | None = None
         self._complaint = ""
-        self._told: tuple[str, ...] = ()
+        self._notices: tuple[str, ...] = ()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
@@ -256,13 +247,13 @@ class Follower:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop; a running check may take long, such as one of a database that does not answer."""
+        """Stop; do not wait long for a running look, such as one at a database that does not answer."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS)
 
     def plan(self) -> ServingPlan:
-        """Return what is to be served now."""
+        """Return the current serving plan."""
         with self._workspace.database.read() as session:
             base = self._request.request.base
             plan = plan_serving(session, self._request.references, self._splits, base=base)
@@ -270,10 +261,10 @@ class Follower:
         return plan
 
     def follow(self, plan: ServingPlan) -> None:
-        """Fetch what is new in a plan and write the document, if it is another."""
-        if plan.told != self._told:
-            self._told = plan.told
-            for sentence in plan.told:
+        """Fetch the new adapters of a plan, and write the document if it changes."""
+        if plan.notices != self._notices:
+            self._notices = plan.notices
+            for sentence in plan.notices:
                 self._say(sentence)
         if self._written is None or self._written.adapters != plan.document().adapters:
             self._tokenizer = self._place_tokenizer(plan)
@@ -288,19 +279,16 @@ class Follower:
         self._written = document
 
     def _place_tokenizer(self, plan: ServingPlan) -> str | None:
-        """Place the tokenizer that adapters need instead of the base's, and return its folder; None for the base's."""
+        """Write the adapters' own tokenizer, and return its folder; None if they use the base model's."""
         scratch = self._folder / "tokenizers"
         shutil.rmtree(scratch, ignore_errors=True)
         files = unfused_tokenizer(self._workspace, plan.base, plan.adapters, scratch)
         place = self._folder / "tokenizer"
         if self._written is not None:
-            placed_files = {
-                path.relative_to(place).as_posix(): path for path in place.rglob("*") if path.is_file()
-            }
-            if bool(placed_files) != bool(files) or differences(reader(files), reader(placed_files)):
-                raise BadInputError(
-                    "cannot change the tokenizer or chat template of a running server: restart the server"
-                )
+            paths = [path for path in place.rglob("*") if path.is_file()]
+            placed = {path.relative_to(place).as_posix(): path for path in paths}
+            if bool(placed) != bool(files) or differences(reader(files), reader(placed)):
+                raise BadInputError("a new tokenizer or chat template needs a restart of the server")
             return self._tokenizer
         for name, path in files.items():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -329,7 +317,7 @@ class Follower:
                 self.follow(self.plan())
                 self._complaint = ""
             except (FuseryError, OSError) as error:
-                # What runs goes on: an alias that moved to something yanked, a database that is away for a while.
+                # Such as an alias that moved to a yanked adapter, or an unreachable database.
                 if str(error) != self._complaint:
                     self._complaint = str(error)
                     served = self._written.adapters if self._written is not None else ()
@@ -338,7 +326,7 @@ class Follower:
 
 
 def _write(folder: Path, document: ServingDocument) -> None:
-    """Write `serving.json` in one step: the server looks at any time."""
+    """Write `serving.json` in one step."""
     part = folder / "serving.json.part"
     part.write_bytes(document_bytes(document))
     part.replace(folder / "serving.json")

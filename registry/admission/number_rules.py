@@ -9,7 +9,7 @@ from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.finding import Finding
 from ..adapters.tensors import group_of
 from .candidate import Candidate
-from .code import error, info, rule, warning
+from .code import error, rule, warning
 
 _CLIPPED = 0.02
 _FEWEST_TO_CLIP = 256
@@ -49,11 +49,6 @@ GROUPS_UNEVEN = error(
     "the configuration declares QA-LoRA, and A is not constant within each group of inputs",
     "the biases of a quantised base cannot hold such an update",
     "remove use_qalora from adapter_config.json if it comes from another run",
-)
-GROUPS_EVEN = info(
-    "qalora",
-    "the update is constant within groups of inputs (QA-LoRA)",
-    "a fuse into an affine-quantised base with matching groups changes only its biases, almost without loss",
 )
 UPDATE_LARGE = warning(
     "update_large",
@@ -104,14 +99,11 @@ def update_not_zero(candidate: Candidate) -> Iterator[Finding]:
         yield from MODULE_ZERO.listed(WEIGHTS, dead, "module", text)
 
 
-@rule(GROUPS_UNEVEN, GROUPS_EVEN)
+@rule(GROUPS_UNEVEN)
 def qalora_groups_constant(candidate: Candidate) -> Iterator[Finding]:
     """A QA-LoRA adapter's A is constant within each group of inputs."""
-    size, uneven = group_of(candidate.folder.raw_config), candidate.values.uneven
-    text = f"whose A differs within groups of {size} inputs"
-    yield from GROUPS_UNEVEN.listed(WEIGHTS, uneven, "module", text)
-    if not uneven and size is not None and candidate.folder.config.method == "lora":
-        yield GROUPS_EVEN.finding(WEIGHTS, f"the update is constant within groups of {size} inputs (QA-LoRA)")
+    text = f"whose A differs within groups of {group_of(candidate.folder.raw_config)} inputs"
+    yield from GROUPS_UNEVEN.listed(WEIGHTS, candidate.values.uneven, "module", text)
 
 
 @rule(CLIPPED)
@@ -172,12 +164,6 @@ ALPHA_CONFLICT = warning(
     "one of alpha, scale and rank is wrong, or alpha and scale were confused",
     "write alpha / rank as the scale in adapter_config.json if alpha is right; fusing uses the scale",
 )
-RSLORA_SCALE = info(
-    "rslora_scale",
-    "alpha is scale x sqrt(rank), as in rank-stabilised LoRA",
-    "tools that do not know rsLoRA compute another scale from alpha and rank",
-    "for PEFT, use_rslora must be true",
-)
 
 
 @rule(SCALE_MISSING)
@@ -201,7 +187,7 @@ def scale_plausible(candidate: Candidate) -> Iterator[Finding]:
         yield SCALE_IMPLAUSIBLE.finding(CONFIG, f"the scale is {scale:g}")
 
 
-@rule(ALPHA_CONFLICT, RSLORA_SCALE)
+@rule(ALPHA_CONFLICT)
 def scale_agrees_with_alpha(candidate: Candidate) -> Iterator[Finding]:
     """`alpha = scale * rank` holds where both are known, or `alpha = scale * sqrt(rank)` with rsLoRA."""
     folder = candidate.folder
@@ -209,11 +195,8 @@ def scale_agrees_with_alpha(candidate: Candidate) -> Iterator[Finding]:
     scale, rank = folder.scale, folder.rank
     if alpha is None or scale is None or not rank or any(_same(scale * own, alpha) for own in folder.ranks):
         return
-    message = f"alpha is given as {alpha:g}, and scale {scale:g} x rank {rank} is {scale * rank:g}"
-    if _same(scale * math.sqrt(rank), alpha):
-        message = f"alpha {alpha:g} is scale {scale:g} x the square root of rank {rank}"
-        yield RSLORA_SCALE.finding("alpha", message)
-    else:
+    if not _same(scale * math.sqrt(rank), alpha):
+        message = f"alpha is given as {alpha:g}, and scale {scale:g} x rank {rank} is {scale * rank:g}"
         yield ALPHA_CONFLICT.finding("alpha", message)
 
 

@@ -20,7 +20,6 @@ from ..errors import BadInputError
 from . import (
     base_rules,
     file_rules,
-    folder_rules,
     number_rules,
     peft_rules,
     record_rules,
@@ -34,14 +33,14 @@ if TYPE_CHECKING:
     from .code import Look
 
 _MODULES = (
-    *(file_rules, peft_rules, folder_rules, base_rules, tokenizer_rules),
+    *(file_rules, peft_rules, base_rules, tokenizer_rules),
     *(tensor_rules, number_rules, record_rules),
 )
 _MEMBERS = (member for module in _MODULES for member in vars(module).values())
 RULES = tuple(member for member in _MEMBERS if isinstance(member, Rule))
 
 # Codes of a folder that cannot be read at all, before any rule can look at it.
-UNREADABLE = (folder_rules.LINK_OUTSIDE, folder_rules.SPECIAL_FILE, folder_rules.UNSAFE_PATH)
+UNREADABLE = (file_rules.LINK_OUTSIDE, file_rules.SPECIAL_FILE, file_rules.UNSAFE_PATH)
 _ALL_CODES = (*UNREADABLE, *(code for rule in RULES for code in rule.codes))
 CODES: Mapping[str, Code] = {code.name: code for code in _ALL_CODES}  # by name
 
@@ -156,9 +155,7 @@ class SeverityPolicy:
             if setting not in get_args(Setting):
                 raise _unacceptable(f"{name} is set to {setting[:40]!r}, not to error, warning, info or off")
             if code.fixed and setting not in ("error", code.severity):
-                if code.severity == "error":
-                    raise _unacceptable(f"{name} is always an error: such a folder cannot be read")
-                raise _unacceptable(f"{name} is always noted: the registry goes by it")
+                raise _unacceptable(f"the severity of {name} is always {code.severity}")
         return cls(severities, strict)
 
     def apply(self, findings: Iterable[Finding]) -> list[Finding]:

@@ -234,8 +234,8 @@ def _tried(source: str, tokens: tuple[tuple[str, str], ...], tools: bool) -> tup
     from ..runtime.templates.chat import ChatTemplates
     from ..runtime.templates.process import NoProcess, TemplateRaised, TemplateTooMuch
 
-    values: dict[str, Any] = {**dict(tokens), "tools": [_A_TOOL] if tools else None, "documents": None}
-    values |= {"add_generation_prompt": True, "enable_thinking": False}
+    options = {"documents": None, "add_generation_prompt": True, "enable_thinking": False}
+    values = {**dict(tokens), "tools": [_A_TOOL] if tools else None, **options}
     refused = ""
     started = _STARTED.get()
     with nullcontext(started) if started is not None else closing(ChatTemplates()) as chats:

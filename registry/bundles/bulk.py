@@ -32,15 +32,12 @@ class NotDone(Record):
 
 
 FusedOrNot = Fused | NotDone
-"""What became of an adapter that was to be fused."""
-
 BundledOrNot = Materialized | NotDone
-"""What became of an adapter that was to be shipped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[Made]):
-    """The results for adapters, in the order in which they were chosen."""
+    """The results for adapters, in the order of their names."""
 
     documents: list[Made | NotDone]
 
@@ -51,7 +48,7 @@ class Done(Generic[Made]):
 
     @property
     def made(self) -> list[Made]:
-        """The results of the others."""
+        """The successful results."""
         return [document for document in self.documents if not isinstance(document, NotDone)]
 
     @property
@@ -61,7 +58,7 @@ class Done(Generic[Made]):
 
 
 def usable_names(adapters: Sequence[Adapter], say: Callable[[str], None]) -> list[str]:
-    """Return the names of adapters in their order; yanked ones are left out, and told of."""
+    """Return the names of adapters without yanked ones, which are reported."""
     names = [adapter.name for adapter in adapters if not adapter.yanked]
     if yanked := len(adapters) - len(names):
         say(f"{yanked} yanked {'adapter is' if yanked == 1 else 'adapters are'} left out")
@@ -77,7 +74,7 @@ def fuse_all(
     jobs: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Done[Fused]:
-    """Fuse many adapters, `jobs` at a time on this machine; the cluster of `FUSERY_CLUSTER` has a number of its own."""
+    """Fuse many adapters, `jobs` at a time on this machine, or on the cluster of `FUSERY_CLUSTER`."""
     request.check()
     return _do(workspace, partial(_fuse, request, publish), names, jobs, reporter)
 
@@ -104,13 +101,10 @@ def materialize_all(
 ) -> Done[Materialized]:
     """Write bundles of many adapters; `pattern` is the destination of each, with `{name}` where its name goes."""
     if "{name}" not in pattern:
-        raise BadInputError(
-            "many bundles need many destinations: DEST has no {name} in it", hint="DEST/{name}"
-        )
+        raise BadInputError("many bundles need many destinations: DEST has no {name}", hint="DEST/{name}")
     if choices and choices.location is not None and "{name}" not in choices.location:
-        raise BadInputError(
-            "many bundles are in many places: the location has no {name} in it", hint="-o location=URL/{name}"
-        )
+        hint = "-o location=URL/{name}"
+        raise BadInputError("many bundles need many locations: the location has no {name}", hint=hint)
     from .materialize import materialize
 
     request.check()
@@ -141,7 +135,7 @@ def _do(
     if (address := cluster_address()) is not None:
         workers, site = Cluster(address), Site(store)
     else:
-        # A process of its own for each: the model library is not made for threads.
+        # Processes: the model library is not thread-safe.
         workers, site = ProcessPool(number) if number > 1 else Serial(), Site(store, workspace.settings)
     documents: dict[str, Made | NotDone] = {}
     for outcome in workers.run(partial(job, site), names):

@@ -1,8 +1,8 @@
-"""The values of a model card: origin, training, measurements, fidelity, licences; and the results that a hub reads.
+"""The values of a model card: origin, training, measurements, fidelity, licences; and a hub's evaluation results.
 
-Texts may come from outside and are quoted by the template; a command is shown only if it matches a strict pattern.
-A hub reads `.eval_results/*.yaml` (https://huggingface.co/docs/hub/eval-results): a list of results, each with the id of a
-dataset that is a benchmark there, the id of one of its tasks, and a value.
+The template quotes texts, which may be untrusted; a command must match a strict pattern.  A hub reads `.eval_results/*.yaml`
+(https://huggingface.co/docs/hub/eval-results): a list of results, each with the id of a benchmark's dataset, the id of one of
+its tasks, and a value.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ HUB = frozenset({
     "ms-pl", "ncsa", "odbl", "odc-by", "ofl-1.1", "open-mdw", "openrail", "openrail++", "osl-3.0", "other",
     "pddl", "postgresql", "unknown", "unlicense", "wtfpl", "zlib",
 })  # fmt: skip
-"""What the hub takes under `license` (https://huggingface.co/docs/hub/repositories-licenses)."""
+"""The hub's values of `license` (https://huggingface.co/docs/hub/repositories-licenses)."""
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9.-]{0,95}")
 
 
 def licences(base: Mapping[str, Any], adapters: Sequence[tuple[Any, Mapping[str, Any]]]) -> Mapping[str, Any]:
-    """Return `id` and `name` for the card's front matter, and `parts`, each with its licence or None.
+    """Return `id` and `name` for the card's front matter, and `parts` with their licences.
 
-    `id` is None if the licence of any part is not recorded: licences are not guessed.
+    `id` is None if any part's licence is not recorded.
     """
     named = [("base model", base.get("licence"))]
     several = len(adapters) > 1
@@ -62,7 +62,7 @@ _DIGITS = 12
 
 
 def computed_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield a label and a value of how it was computed and of each source; nothing of an adapter that was trained."""
+    """Yield labels and values of a computed adapter's method and sources."""
     computed = provenance_part(facts, "computed")
     if not computed:
         return
@@ -76,7 +76,7 @@ def computed_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def sources(facts: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield name and facts of each adapter that it was computed from."""
+    """Yield name and facts of each source of a computed adapter."""
     for part in _objects(provenance_part(facts, "computed").get("from")):
         yield str(part.get("name") or "not on record"), part
 
@@ -90,13 +90,10 @@ _VERDICTS = {
 _COMMAND = re.compile(r"fusery fuse [A-Za-z0-9 ._:@=+-]{1,2000}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
 _WORST = 5
-SHIPS = (
-    ("docker", "an image with an OpenAI-compatible server"),
-    ("ollama", "Ollama"),
-    ("gguf", "llama.cpp"),
-    ("vllm", "vLLM"),
-    ("oci", "any OCI registry"),
-)
+SHIPS = {
+    "docker": "an image with an OpenAI-compatible server", "ollama": "Ollama", "gguf": "llama.cpp", "vllm": "vLLM",
+    "oci": "any OCI registry",
+}  # fmt: skip
 """Targets that the card lists if they accept the model, with the use of each."""
 
 
@@ -110,7 +107,8 @@ def card_values(
     """Return the values that the model card is rendered from."""
     provenance = record["provenance"]
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
-    fidelity, command = provenance_part(provenance, "fidelity"), provenance.get("rebuild")
+    fidelity, recipe = provenance_part(provenance, "fidelity"), provenance_part(provenance, "recipe")
+    command = provenance.get("rebuild")
     name = adapter.get("name")
     named = isinstance(name, str) and _NAME.fullmatch(name)
     further = [(part.get("adapter"), part) for part in _objects(provenance.get("with"))]
@@ -123,15 +121,12 @@ def card_values(
         "note": adapter.get("note"),
         # A hub accepts nothing but its ids in a card's front matter.
         "datasets": [adapter["dataset"]] if is_hub_id(adapter.get("dataset")) else [],
-        "quantized": bool(
-            provenance.get("quantization") or provenance_part(provenance, "recipe").get("bits")
-        ),
-        "merge_aware": is_merge_aware(provenance_part(provenance, "recipe")),
+        "quantized": bool(provenance.get("quantization") or recipe.get("bits")),
+        "merge_aware": is_merge_aware(recipe),
         "transformers": transformers,
         "adapter_name": name,
-        # A sum of adapters needs more than a name to be made again; `rebuild` has it.
+        # A sum of adapters needs more than a name; `rebuild` has it.
         "ships": [] if provenance.get("with") or not named else list(_ships(provenance, targets)),
-        # Those of the adapters that were added, or that it was computed from, count as well.
         "licence": licences(base, [(name, adapter), *further, *sources(adapter)]),
         "lineage": list(_lineage(record, base, adapter)),
         "parts": [(name, 1.0, adapter.get("digest")), *extras] if extras else [],
@@ -149,7 +144,7 @@ def card_values(
 
 def _ships(provenance: Mapping[str, Any], targets: Collection[str]) -> Iterator[tuple[str, str]]:
     dequantized = provenance_part(provenance, "recipe").get("precision") == "dequantize"
-    for target, what in SHIPS:
+    for target, what in SHIPS.items():
         if target in targets:
             options = " --fused --as 16bit" if dequantized else " --fused"
             yield (f"{target}{options}" if target == "vllm" else target), what
@@ -223,34 +218,30 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 EVAL_RESULTS = ".eval_results/fusery.yaml"
-"""Where a repository of a hub has what was measured."""
+"""The evaluation results in a hub's repository."""
 
-_DEFAULT = "default"
-"""What a hub calls the task of a benchmark that has only one."""
+_DEFAULT = "default"  # a hub's name of a benchmark's only task
 
 
 def measured_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield of each metric its name, its value, what it was measured on, and by what."""
+    """Yield name, value, dataset with details, and harness of each metric."""
     for evaluation in _objects(facts.get("evaluations")):
         stderr = evaluation.get("stderr")
         value = f"{evaluation['value']:.6g}" + ("" if stderr is None else f" ± {stderr:.3g}")
         on = "/".join(str(evaluation[name]) for name in ("dataset", "split") if evaluation.get(name))
-        by = " ".join(
-            str(evaluation[name]) for name in ("harness", "harness_version") if evaluation.get(name)
-        )
-        yield (
-            str(evaluation["metric"]),
-            value,
-            ", ".join(filter(None, [on, *_details(evaluation)])) or "–",
-            by or "–",
-        )
+        details = ", ".join(filter(None, [on, *_details(evaluation)]))
+        yield str(evaluation["metric"]), value, details or "–", _harness(evaluation) or "–"
+
+
+def _harness(evaluation: Mapping[str, Any]) -> str:
+    return " ".join(str(evaluation[key]) for key in ("harness", "harness_version") if evaluation.get(key))
 
 
 def eval_results(facts: Mapping[str, Any], *, name: str) -> bytes | None:
-    """Return `.eval_results/fusery.yaml`: of each task of a hub's benchmark the value that was recorded last.
+    """Return `.eval_results/fusery.yaml`: the last value of each task of a benchmark.
 
-    In it is what was measured on a dataset with a hub's id, OWNER/NAME.  The task is the metric's name up to its last part,
-    as in `gpqa_diamond.acc`.  Of a task with several metrics nothing is said: a hub has one value for each.
+    Benchmarks are datasets with a hub's id, OWNER/NAME.  The task is the metric's name up to its last part, as in
+    `gpqa_diamond.acc`.  Tasks with several metrics are left out: a hub has one value for each.
     """
     last: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     for evaluation in _objects(facts.get("evaluations")):
@@ -267,11 +258,9 @@ def eval_results(facts: Mapping[str, Any], *, name: str) -> bytes | None:
 
 
 def _entry(dataset: str, task: str, evaluation: Mapping[str, Any], name: str) -> str:
-    harness = " ".join(str(evaluation[key]) for key in ("harness", "harness_version") if evaluation.get(key))
     split = [f"split {evaluation['split']}"] if evaluation.get("split") else []
-    notes = ", ".join(
-        filter(None, [f"{evaluation['metric']} of {name}", *split, *_details(evaluation), harness])
-    )
+    details = [*split, *_details(evaluation), _harness(evaluation)]
+    notes = ", ".join(filter(None, [f"{evaluation['metric']} of {name}", *details]))
     lines = [
         "- dataset:",
         f"    id: {yaml_string(dataset)}",
@@ -284,12 +273,9 @@ def _entry(dataset: str, task: str, evaluation: Mapping[str, Any], name: str) ->
 
 
 def _number(value: float) -> str:
-    """Return a number that YAML 1.1 takes for one as well: 1.0e-05, and not 1e-05."""
-    text = repr(float(value))
-    mantissa, e, exponent = text.partition("e")
-    if not e:
-        return text
-    return f"{mantissa if '.' in mantissa else f'{mantissa}.0'}e{exponent if exponent[0] in '+-' else f'+{exponent}'}"
+    """Return a number as YAML 1.1 has it: 1.0e-05, not 1e-05."""
+    mantissa, e, exponent = repr(float(value)).partition("e")
+    return f"{mantissa}{'.0' if e and '.' not in mantissa else ''}{e}{exponent}"
 
 
 def _details(evaluation: Mapping[str, Any]) -> Sequence[str]:
@@ -318,10 +304,10 @@ _ARGUMENTS = {
 
 
 ORIGIN = ("task", "version", "date", "rank", "alpha", "scale", "val_loss", "dataset")
-"""Facts about an adapter that the card has among those of its origin."""
+"""Facts about an adapter in the section on its origin."""
 
 OUTSIDE_TRAINING = frozenset({*ORIGIN, "name", "digest", "trained_on", "trained_on_digest", "note"})
-"""Facts about an adapter that are not in the section on its training."""
+"""Facts about an adapter outside the section on its training."""
 
 
 def training_rows(adapter: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -337,9 +323,7 @@ def training_rows(adapter: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def curve_values(adapter: Mapping[str, Any]) -> dict[str, str] | None:
     """Return `file` and `sentence` of the training curve; None if there are too few points to draw."""
     points = adapter.get("curve")
-    if curve_svg(points) is None:
-        return None
-    return {"file": CURVE, "sentence": _sentence(points)}
+    return None if curve_svg(points) is None else {"file": CURVE, "sentence": _sentence(points)}
 
 
 def _sentence(points: Any) -> str:

@@ -1,6 +1,6 @@
-"""The destinations of bundles: folders and files on this machine or at a URL, and places that a target has of its own.
+"""The destinations of bundles: folders and files on this machine or at a URL, and services of single targets.
 
-A URL's files are uploaded one by one, each read back; `fusery.json` comes last.
+Files are uploaded to a URL one by one, and read back; `fusery.json` is last.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def deliver(
     before_replacing: Callable[[], None],
     progress: Progress | None = None,
 ) -> tuple[Manifest, bool]:
-    """Build a bundle and put it at its destination; return its files, and whether it was there already.
+    """Build a bundle and publish it at its destination; return its files, and whether it existed already.
 
-    `before_replacing` is called first, or a crash in between would leave a record of bytes that are gone.
+    `before_replacing` is called first, so that a crash leaves no record of bytes that are gone.
     """
     with place.building() as temp:
         manifest = fill(temp)
@@ -63,27 +63,26 @@ def deliver(
     return manifest, existed
 
 
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and the total."""
+Progress = Callable[[int, int], None]  # called with the bytes done and the total
 
 
 class Place(ABC):
-    """A destination; `text` is its one spelling, as it is recorded and shown, without any secret."""
+    """A destination; `text` is its canonical spelling without secrets."""
 
     text: str
     name: str
     _cache: FusedCache
 
-    def refuse_ours(self, workspace: Workspace) -> None:  # noqa: B027 - a service holds nothing of ours
-        """Refuse a place that holds, or is part of, what must not be replaced."""
+    def refuse_ours(self, workspace: Workspace) -> None:  # noqa: B027 - a service has no files of the registry
+        """Refuse a place that contains, or is inside, files of the registry."""
 
     @abstractmethod
     def require_free(self, force: bool) -> None:
-        """Refuse a place that cannot become the bundle, before anything is computed; a bundle there is compared later."""
+        """Refuse an occupied place that is no bundle, before a fuse; a bundle there is compared later."""
 
     @contextmanager
     def building(self) -> Iterator[Path]:
-        """Yield an empty local folder to build the bundle in; it is gone afterwards."""
+        """Yield an empty temporary folder to build the bundle in."""
         with self._cache.scratch() as scratch:
             folder = scratch / "bundle"
             folder.mkdir()
@@ -91,23 +90,22 @@ class Place(ABC):
 
     @abstractmethod
     def occupied(self) -> bool:
-        """Tell whether there is something."""
+        """Return whether the place has files."""
 
     @abstractmethod
     def holds(self, manifest: Manifest) -> bool:
-        """Tell whether exactly the files of a manifest are there; every byte of them is read."""
+        """Return whether the place has exactly the files of a manifest; every byte is read."""
 
     @abstractmethod
     def publish(
         self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
     ) -> None:
-        """Put the built bundle there, durably."""
+        """Write the built bundle to the place, durably."""
 
     def taken(self) -> AlreadyExistsError:
-        """Return the refusal of a place that holds something."""
-        return AlreadyExistsError(
-            f"{self.text} is not empty", hint="give another destination, or --force to replace it"
-        )
+        """Return the error of an occupied place."""
+        hint = "give another destination, or --force to replace it"
+        return AlreadyExistsError(f"{self.text} is not empty", hint=hint)
 
 
 class LocalFolder(Place):
@@ -132,19 +130,14 @@ class LocalFolder(Place):
         for what, folder in guarded.items():
             real = folder.resolve()
             if self.path == real or self.path in real.parents or real in self.path.parents:
-                raise BadInputError(
-                    f"{self.path} is, contains or is inside {what}, and cannot be a bundle",
-                    hint="give another folder",
-                )
-        here = Path.cwd()
-        if self.path == here or self.path in here.parents:
-            raise BadInputError(
-                f"{self.path} is, or holds, the current folder, and cannot be a bundle",
-                hint="give the name of a new folder",
-            )
+                message = f"{self.path} is, contains or is inside {what}, and cannot be a bundle"
+                raise BadInputError(message, hint="give another folder")
+        if self.path == Path.cwd() or self.path in Path.cwd().parents:
+            message = f"{self.path} is or contains the current folder, and cannot be a bundle"
+            raise BadInputError(message, hint="give the name of a new folder")
 
     def require_free(self, force: bool) -> None:
-        """Refuse a file for a folder and the reverse, a folder that is no bundle, and what cannot be written."""
+        """Refuse a file for a folder and the reverse, a folder that is no bundle, and a read-only parent."""
         if self._single and self.path.is_dir():
             raise AlreadyExistsError(f"{self.path} is a folder", hint="give the name of a file")
         if not self._single:
@@ -158,18 +151,17 @@ class LocalFolder(Place):
         if not parent.is_dir():
             raise BadInputError(f"{parent} is a file and cannot hold a folder", hint="give another folder")
         if not os.access(parent, os.W_OK | os.X_OK):
-            raise StoreDeniedError(
-                f"{parent} may not be written by this user", hint="give a folder that you may write"
-            )
+            hint = "give a folder that you may write"
+            raise StoreDeniedError(f"{parent} may not be written by this user", hint=hint)
 
     @contextmanager
     def building(self) -> Iterator[Path]:
-        """Yield an empty folder on the same file system; sweep those that killed commands left there."""
+        """Yield an empty folder on the same file system; remove those of killed commands."""
         with os_failures(f"write {self.path}", near=self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{self.name}.fusery-"
         for stale in self.path.parent.glob(f"{prefix}*"):
-            # The tag of its process is in its name; the rest is random.
+            # Its name has the tag of its process, then random characters.
             if is_tag_dead(stale.name.removeprefix(prefix).rpartition("-")[0]):
                 shutil.rmtree(stale, ignore_errors=True)
         with (
@@ -183,30 +175,30 @@ class LocalFolder(Place):
             yield inner
 
     def occupied(self) -> bool:
-        """Tell whether there is a file, or a folder with something in it."""
+        """Return whether there is a file, or a folder that is not empty."""
         if self._single:
             return os.path.lexists(self.path)
         return self.path.is_dir() and any(self.path.iterdir())
 
     def holds(self, manifest: Manifest) -> bool:
-        """Tell whether exactly the files of a manifest are there; a single one may have another name."""
+        """Return whether the files are exactly those of a manifest; a single one may have another name."""
         if self._single:
             (entry,) = manifest
             return self.path.is_file() and digest_file(self.path) == (entry.sha256, entry.size)
-        files = (path for path in self.path.rglob("*") if not path.is_dir())
-        present = {path.relative_to(self.path).as_posix() for path in files}
-        return present == {entry.path for entry in manifest} and all(
-            digest_file(self.path / entry.path) == (entry.sha256, entry.size) for entry in manifest
+        paths = (path for path in self.path.rglob("*") if not path.is_dir())
+        files = {path.relative_to(self.path).as_posix(): path for path in paths}
+        return files.keys() == {entry.path for entry in manifest} and all(
+            digest_file(files[entry.path]) == (entry.sha256, entry.size) for entry in manifest
         )
 
     def publish(
         self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
     ) -> None:
-        """Bring the files to the disk, then give them their name."""
+        """Sync the files to the disk, then rename the folder."""
         with os_failures(f"write {self.path}", near=self.path.parent):
             sync_tree(folder)
             if not self._single:
-                # An empty folder, which somebody may have made for this, gives way without being asked.
+                # An empty folder is replaced without --force.
                 publish_folder(folder, self.path, replace=replace or self.path.is_dir())
                 return
             (entry,) = manifest
@@ -221,7 +213,7 @@ class LocalFolder(Place):
 
 
 def sync_tree(folder: Path) -> None:
-    """Bring a bundle to the disk before its name and its record are: unlike the cache, nobody could rebuild it."""
+    """Sync a bundle to the disk before its name and its record: unlike the cache, it cannot be rebuilt."""
     for path in folder.rglob("*"):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)
@@ -235,39 +227,35 @@ def sync_tree(folder: Path) -> None:
 
 
 class RemoteFolder(Place):
-    """The files under a URL, or with `single` one file; no request is made before it is asked about.
+    """The files under a URL, or with `single` one file.
 
-    Many files cannot be renamed at once.  Readers look for `fusery.json`, which is removed first when an old bundle is
-    replaced, and written last when the new one is complete.
+    Many files cannot be renamed at once, so readers look for `fusery.json`, which is removed first and written last.
     """
 
     def __init__(self, workspace: Workspace, url: str, *, single: bool = False) -> None:
         self._cache, self._single = workspace.cache, single
         folder, _, name = url.rstrip("/").rpartition("/")
         if single and (not name or folder.endswith("/")):
-            raise BadInputError(
-                "the URL names no file", hint="give one with a name: s3://bucket/NAME.tar.zst"
-            )
+            hint = "give one with a name: s3://bucket/NAME.tar.zst"
+            raise BadInputError("the URL names no file", hint=hint)
         self._tree = open_tree(folder if single else url, options=workspace.settings.options_at(url))
         self.text = display_url(url.rstrip("/"))
         self.name = self.text.rpartition("/")[2]
 
     def refuse_ours(self, workspace: Workspace) -> None:
-        """Refuse the registry's store, and what lies in it or around it."""
+        """Refuse the registry's store, and URLs that contain it or are inside it."""
         own = display_url(workspace.store.url)
         if f"{self.text}/".startswith(f"{own}/") or f"{own}/".startswith(f"{self.text}/"):
-            raise BadInputError(
-                f"{self.text} is, contains or is inside the registry's store, and cannot be a bundle",
-                hint="give another URL",
-            )
+            message = f"{self.text} is, contains or is inside the registry's store, and cannot be a bundle"
+            raise BadInputError(message, hint="give another URL")
 
     def require_free(self, force: bool) -> None:
-        """Refuse a URL with files under it that are no bundle."""
+        """Refuse a URL with files that are no bundle."""
         if not (self._single or force) and (sizes := self._tree.sizes()) and RECORD not in sizes:
             raise self.taken()
 
     def occupied(self) -> bool:
-        """Tell whether there are files."""
+        """Return whether there are files."""
         return self._tree.size(self.name) is not None if self._single else bool(self._tree.sizes())
 
     def holds(self, manifest: Manifest) -> bool:
@@ -280,7 +268,7 @@ class RemoteFolder(Place):
     def publish(
         self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
     ) -> None:
-        """Take the old record away, upload, remove what is left of the old bundle, and write the record."""
+        """Remove the old record, upload the files, remove other files of the old bundle, and write the record."""
         entries, report = {entry.path: entry for entry in manifest}, tally(progress, manifest.size)
         if self._single:
             (path,) = entries
@@ -288,7 +276,7 @@ class RemoteFolder(Place):
             return
         if replace:
             self._tree.remove(RECORD)
-        # The record is last, and configurations are before it: servers take what has one for whole.
+        # The record is last, after configurations: for servers, a folder with one is complete.
         for path in sorted(entries, key=lambda path: (path == RECORD, path.endswith("config.json"), path)):
             if path == RECORD and replace:
                 for name in self._tree.sizes().keys() - entries.keys():
@@ -303,7 +291,7 @@ class RemoteFolder(Place):
 def place_at(
     workspace: Workspace, destination: str | Path, *, single: bool = False, target: str | None = None
 ) -> Place:
-    """Return the place that a path or a URL names; nothing is written or looked at yet."""
+    """Return the place of a path or a URL, without a request or a write."""
     scheme = str(destination).partition("://")[0].lower() if isinstance(destination, str) else ""
     for name, facts in own_targets().items():
         if facts.service and facts.service[0] == scheme:

@@ -23,16 +23,15 @@ _IMAGE = re.compile(
 
 
 def is_image(reference: str) -> bool:
-    """Tell whether a text is a reference to an image."""
+    """Return whether a text is a reference to an image."""
     return _IMAGE.fullmatch(reference) is not None
 
 
 def checked_image(reference: str, example: str) -> str:
-    """Return a reference to an image."""
+    """Return a reference to an image; refuse other texts."""
     if not is_image(reference):
-        raise BadInputError(
-            f"{reference[:60]!r} is not the name of an image", hint=f"for example: -o base_image={example}"
-        )
+        hint = f"for example: -o base_image={example}"
+        raise BadInputError(f"{reference[:60]!r} is not the name of an image", hint=hint)
     return reference
 
 
@@ -40,7 +39,7 @@ BASE_IMAGE = "docker.io/library/python:3.12-slim-bookworm"
 """The default base image; any with Python 3.11 to 3.13 on glibc will do."""
 
 REPOSITORIES = {"docker": "fused", "adapters": "adapters"}
-"""Targets whose bundles build an image, and what the image is called before its tag."""
+"""Targets whose bundles build an image, and the image's repository."""
 
 _HARMLESS = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?")
 _SPDX = {
@@ -54,13 +53,13 @@ _SPDX = {
     "mpl-2.0": "MPL-2.0",
     "unlicense": "Unlicense",
 }
-"""Identifiers of SPDX for those of the hub; what has none becomes a LicenseRef (SPDX 2.3, annex D)."""
+"""SPDX identifiers of the hub's licences; others become a LicenseRef (SPDX 2.3, annex D)."""
 
 
 def write_image_files(
     record: Mapping[str, Any], bundle: BundleFolder, choices: Choices, *, folders: Sequence[str], served: str
 ) -> None:
-    """Write the server, its requirements, pinned, and what builds an image of them and of the models."""
+    """Write the server, its pinned requirements, and the files that build an image."""
     base_image = checked_image(choices.base_image or BASE_IMAGE, BASE_IMAGE)
     for name, content in server_files().items():
         bundle.write(name, content)
@@ -72,23 +71,21 @@ def write_image_files(
 
 
 def check_image_files(folder: Path) -> None:
-    """Look for what the Dockerfile copies."""
+    """Check that the bundle has the files that the Dockerfile copies."""
     copied = re.findall(r"^COPY (?:--\S+ )?(.+) \S+$", (folder / "Dockerfile").read_text(), re.MULTILINE)
     missing = [name for line in copied for name in line.split() if not (folder / name).exists()]
     if missing or not copied:
-        raise LayoutError(
-            f"the bundle's Dockerfile copies {missing or 'nothing'}, which is not in the bundle"
-        )
+        raise LayoutError(f"the Dockerfile copies {missing or 'nothing'}, which is not in the bundle")
 
 
 def image_names(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a bundle's images are called, for templates: `image` and `nvidia_image`."""
+    """Return the names of a bundle's images for templates."""
     target, name = record["target"], record["name"]
     return {"image": image_name(target, name), "nvidia_image": image_name(target, name, nvidia=True)}
 
 
 def image_name(target: str, name: str, *, nvidia: bool = False) -> str:
-    """Return what the image of a bundle is called."""
+    """Return the name of a bundle's image."""
     return f"{REPOSITORIES[target]}:{image_tag(name, '-nvidia' if nvidia else '')}"
 
 
@@ -98,7 +95,7 @@ def image_tag(name: str, suffix: str = "") -> str:
 
 
 def labels(record: Mapping[str, Any], served: str) -> list[tuple[str, str]]:
-    """Return the image's labels: names and digests, and of those only what can be nothing but a name or a digest."""
+    """Return the image's labels: names and digests that need no quoting."""
     provenance, adapters = record["provenance"], _adapters(record)
     one = adapters[0] if len(adapters) == 1 else {}
     version = one.get("version")
@@ -119,14 +116,13 @@ def labels(record: Mapping[str, Any], served: str) -> list[tuple[str, str]]:
         if all(isinstance(text, str) and _HARMLESS.fullmatch(text) for text in texts):
             plain.append((f"fusery.adapters.{key}s", " ".join(map(str, texts))))
     licence = spdx(_licence(record))
-    # The description is a text of ours, and says no more than that.
     plain.append(("org.opencontainers.image.description", f"An OpenAI-compatible server for {served}"))
     plain += [("org.opencontainers.image.licenses", licence)] if licence else []
     return sorted(plain)
 
 
 def _adapters(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return facts of the adapters: of those that are not fused, or of the one that is."""
+    """Return the facts of the unfused adapters, or of the fused one."""
     if not record["adapters"]:
         return [provenance_part(record["provenance"], "adapter")]
     return [{**adapter["facts"], "name": adapter["name"]} for adapter in record["adapters"]]
@@ -135,14 +131,13 @@ def _adapters(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _licence(record: Mapping[str, Any]) -> Any:
     if not record["adapters"]:
         return card_values(record)["licence"]["id"]
-    named = [
-        part for adapter in _adapters(record) for part in ((adapter["name"], adapter), *sources(adapter))
-    ]
+    adapters = ((adapter["name"], adapter) for adapter in _adapters(record))
+    named = [part for adapter in adapters for part in (adapter, *sources(adapter[1]))]
     return licences(provenance_part(record["provenance"], "base"), named)["id"]
 
 
 def spdx(licence: str | None) -> str | None:
-    """Return an SPDX expression for a licence that the hub knows; None for one that is not known."""
+    """Return the SPDX expression of a hub's licence; None for an unknown one."""
     if licence in (None, "other", "unknown"):
         return None
     return _SPDX.get(licence, f"LicenseRef-{licence}")

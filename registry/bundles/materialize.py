@@ -1,4 +1,4 @@
-"""Materializing: turning references into a deployable bundle at a destination, recorded with its digest."""
+"""Materialize: write a deployable bundle of references to a destination, and record it with its digest."""
 
 from __future__ import annotations
 
@@ -64,18 +64,8 @@ class Materialized(Record, kw_only=False):
     number_format: str = ""
     other_bases: tuple[str, ...] = ()
     KEYS: ClassVar[tuple[str, ...]] = (
-        "target",
-        "path",
-        "digest",
-        "adapters",
-        "fused",
-        "label",
-        "foreign",
-        "unfound_base",
-        "existed",
-        "withdrawals",
-        "layout",
-        "files",
+        *("target", "path", "digest", "adapters", "fused", "label", "foreign", "unfound_base"),
+        *("existed", "withdrawals", "layout", "files"),
     )
 
     @property
@@ -101,15 +91,16 @@ def materialize(
     force: bool = False,
     reporter: Reporter = SILENT,
 ) -> Materialized:
-    """Write a bundle to a new destination, fusing first if necessary; it appears whole or not at all.
+    """Write a bundle to a destination, fusing first if necessary; it appears whole or not at all.
 
-    The same bundle, if it is there already, is left as it is.  `content` is for a target that can hold either.
+    An equal bundle at the destination stays.  `content` is for a target with both forms.
     """
     chosen = find_target(target)
     if not references and not (choices and choices.models):
         raise BadInputError("there is no adapter to put into a bundle", hint="fusery list")
     holding = chosen.content(content, len(references))
-    options = settled(workspace, choices)
+    options = choices or Choices()
+    options = replace(options, card=options.card or workspace.settings.card)
     if chosen.single:
         destination, options = _archive(destination, options)
     place = place_at(workspace, destination, single=chosen.single, target=chosen.name)
@@ -117,12 +108,14 @@ def materialize(
     place.require_free(force)
     workspace.database.require_writable()
     written: list[Written] = []
-    located, wanted = _located(chosen, place, options), request or FuseRequest()
+    if chosen.located and options.location is None and place.text.startswith("s3://"):
+        options = replace(options, location=place.text)
+    wanted = request or FuseRequest()
     with _gathered(workspace, references, chosen, holding, wanted, options, reporter) as (source, fused):
 
         def fill(folder: Path) -> Manifest:
             reporter.say(f"writing {place.name}")
-            written.append(write_bundle(source, chosen, folder, located))
+            written.append(write_bundle(source, chosen, folder, options))
             return written[-1].manifest
 
         manifest, existed = deliver(
@@ -138,7 +131,7 @@ def materialize(
             reporter.say(problem)
     if source.tokenizer is not None and not chosen.tokenizer:
         reporter.say(
-            f"the adapter has another tokenizer or chat template than its base, and {chosen.name} does not include it:"
+            f"{chosen.name} does not include the adapter's own tokenizer or chat template:"
             " give the server the files from fusery get, or use --fused"
         )
     unfound = chosen.unfound_base(source, options.base_name)
@@ -171,7 +164,7 @@ def materialize(
 
 
 def _number_format(base: tables.BaseModelRow, fused: Fused | None, choices: Choices, target: str) -> str:
-    """Return in what format a bundle's model has its numbers, such as `4 bits` or `bfloat16`."""
+    """Return the number format of a bundle's model, such as `4 bits` or `bfloat16`."""
     if chosen := choices.gguf_type or choices.onnx_type or ("f16" if target == "onnx" else None):
         return chosen
     quantization = fused.quantization if fused else base.quantization
@@ -185,16 +178,8 @@ def _number_format(base: tables.BaseModelRow, fused: Fused | None, choices: Choi
 def _other_bases(session: Session, base: tables.BaseModelRow, fused: Fused) -> tuple[str, ...]:
     """Return the other forms of the base model that the adapter alone was fused onto here, the newest last."""
     rows = session.scalars(fused_from(resolve_adapter(session, fused.adapter)))
-    names = [
-        row.base.name for row in rows if row.base_id != base.id and row.origin is None and not row.extras
-    ]
-    return tuple(dict.fromkeys(names))
-
-
-def settled(workspace: Workspace, choices: Choices | None) -> Choices:
-    """Return the options, with those of the settings where none are given."""
-    chosen = choices or Choices()
-    return chosen if chosen.card is not None else replace(chosen, card=workspace.settings.card)
+    own = (row for row in rows if row.base_id != base.id and row.origin is None and not row.extras)
+    return tuple(dict.fromkeys(row.base.name for row in own))
 
 
 def _gathered(
@@ -208,15 +193,10 @@ def _gathered(
 ) -> AbstractContextManager[tuple[BundleSource, Fused | None]]:
     if content == "fused":
         if choices.models:
-            raise BadInputError(
-                "names for adapters were given, and they are fused", hint="leave out -o models"
-            )
+            raise BadInputError("-o models is for unfused adapters", hint="leave it out")
         return fused_source(workspace, references[0], request, reporter=reporter)
     if replace(request, base=None) != FuseRequest():
-        raise BadInputError(
-            "how to fuse was given, and nothing is fused for this bundle",
-            hint="leave out --as, -o and the like",
-        )
+        raise BadInputError("options of a fuse are for fused models", hint="leave out --as and its options")
     return adapters_source(
         workspace,
         references,
@@ -228,15 +208,8 @@ def _gathered(
     )
 
 
-def _located(target: Target, place: Place, choices: Choices) -> Choices:
-    """Return the options with where the bundle will be found: at its destination, if nothing else is said and it can be."""
-    if not target.located or choices.location is not None:
-        return choices
-    return replace(choices, location=place.text) if place.text.startswith("s3://") else choices
-
-
 def _archive(destination: str | Path, choices: Choices) -> tuple[str | Path, Choices]:
-    """Return where an archive goes, and how it is compressed: its name says it, or gets to say it."""
+    """Return an archive's destination and compression: from its suffix, or with a new suffix."""
     name = str(destination)
     for suffix, compression in _ARCHIVES.items():
         if name.lower().endswith(suffix):
@@ -254,8 +227,8 @@ def _record(
     manifest: Manifest,
     choices: Choices,
 ) -> Withdrawals:
-    which = {"adapter": names[0]} if len(names) == 1 else {"adapters": list(names)}
-    detail = {"fused": fused and fused.key, **which, "choices": choices.digest()}
+    adapters = {"adapter": names[0]} if len(names) == 1 else {"adapters": list(names)}
+    detail = {"fused": fused and fused.key, **adapters, "choices": choices.digest()}
     if target.plugin is not None:
         detail["plugin"] = str(target.plugin)
     if fused and fused.foreign:

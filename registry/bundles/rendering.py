@@ -1,9 +1,8 @@
-"""Templates of bundles, and the escaping of text from outside for the place where a template inserts it.
+"""Templates of bundles, and the escaping of inserted values.
 
-Text from outside is never compiled as a template.  Every value that a template inserts is escaped here, or has been checked
-against a pattern.  In model cards, values are escaped to plain Markdown text by default; the filters `yaml`, `text` and
-`prose` escape for other places.  A team's own template runs in Jinja's sandbox, in a process with limits, and
-can extend the built-in one.
+Untrusted text is never compiled as a template, and is escaped or matches a pattern wherever it is inserted.  Model cards escape
+values to plain Markdown by default; the filters `yaml`, `text` and `prose` escape for other places.  A team's own template
+runs in Jinja's sandbox, in a process with limits, and can extend the built-in one.
 """
 
 from __future__ import annotations
@@ -32,21 +31,19 @@ if TYPE_CHECKING:
 CARD = "model_card.md.j2"
 ADAPTER_CARD = "hub_adapter_card.md.j2"
 _LARGEST_TEMPLATE = 256 << 10
-LIMITS = Limits(characters=1 << 20)
-"""Of a team's template: those of chat templates, and the length of a card."""
+LIMITS = Limits(characters=1 << 20)  # of a team's template
 
 _MARKUP = re.compile(r"[\\`*\[\]|$~#!{}]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _LEADING = re.compile(r"[-+=](?=[-+=\s]|$)|[0-9]+(?=[.)](\s|$))")
-"""What makes a list, a rule or a heading of a line that it begins."""
-CARD_LIMIT = 400
-"""Characters of one value that the model card shows; `fusery.json` has all of it."""
+"""A beginning that makes a list, a rule or a heading of a line."""
+CARD_LIMIT = 400  # characters of a value in the model card; `fusery.json` has all of it
 
 
 def yaml_string(value: Any) -> str:
-    """Return a text as a YAML double-quoted scalar: one line of printable ASCII that reads back as exactly that text.
+    """Return a text as a YAML double-quoted scalar on one line of printable ASCII.
 
-    JSON's form will not do: its pairs of surrogates are two characters to YAML, and it leaves DEL as it is.
+    JSON's form differs: YAML reads its pairs of surrogates as two characters, and JSON does not escape DEL.
     """
     text = re.sub(r'["\\]', r"\\\g<0>", str(value))
     return '"' + "".join(char if " " <= char <= "~" else _escape(char) for char in text) + '"'
@@ -58,10 +55,10 @@ def _escape(character: str) -> str:
 
 
 def markdown_text(value: Any) -> str:
-    """Return a value as Markdown that shows as plain text in one table cell, whatever characters it has.
+    """Return a value as Markdown that shows as plain text in one table cell.
 
-    What cannot be printed is shown as an escape, so that a line break or a change of writing direction is seen and
-    not obeyed; lists and objects are shown as JSON; None is a dash.
+    Unprintable characters, such as line breaks and changes of direction, become escapes; lists and objects become JSON; None
+    becomes a dash.
     """
     if value is None:
         return "–"
@@ -78,7 +75,7 @@ def _markdown_line(text: str) -> str:
 
 
 def markdown_prose(value: Any, limit: int = 4000) -> str:
-    """Return a text of several lines as Markdown paragraphs that show as plain text, whatever characters they have."""
+    """Return a text of several lines as Markdown paragraphs that show as plain text."""
     text = str(value)
     if len(text) > limit:
         text = text[: limit - 1] + "…"
@@ -87,7 +84,7 @@ def markdown_prose(value: Any, limit: int = 4000) -> str:
 
 
 def markdown_start(text: str) -> str:
-    """Return Markdown that shows as plain text also where it begins a line."""
+    """Return Markdown that shows as plain text at the beginning of a line."""
     if (match := _LEADING.match(text)) is None:
         return text
     number = match[0] if match[0].isdigit() else ""
@@ -113,14 +110,12 @@ def render_card(values: Mapping[str, Any], template: Path | None, *, builtin: st
             raise ValueError("the card is empty")
         return card.encode()
     except (TemplateError, ValueError) as error:
-        raise BadInputError(
-            f"the template {template.name[:60]} makes no model card: {str(error)[:400]}",
-            hint="docs/guides/ship.md lists what a template is given",
-        ) from error
+        message = f"the template {template.name[:60]} makes no model card: {str(error)[:400]}"
+        raise BadInputError(message, hint="see docs/guides/ship.md") from error
 
 
 def _render_in_process(template: str, values: Mapping[str, Any]) -> str:
-    """Render in a process that can neither run for long nor take much memory, and is given no credentials."""
+    """Render in a process with limits and without credentials."""
     command = [sys.executable, "-P", "-W", "ignore", "-c", f"from {__name__} import main; main()"]
     with closing(TemplateProcesses(command, limits=LIMITS)) as processes:
         return processes.render({"template": template, "values": values})
@@ -137,7 +132,7 @@ def main() -> None:
 
 
 def resource(name: str, part: str = "registry.bundles") -> bytes:
-    """Return a file of `templates/` as it is."""
+    """Return the content of a file in `templates/`."""
     return files("fusery").joinpath(*part.split("."), "templates", name).read_bytes()
 
 
@@ -145,10 +140,7 @@ def server_files() -> dict[str, bytes]:
     """Return the model server, its program and its pinned requirements: path and content, sorted."""
     modules = {"__init__.py": b"", "registry/__init__.py": b""}
     for part in ("model_server", "registry/runtime"):
-        part_modules = _modules(files("fusery").joinpath(*part.split("/")))
-        modules |= {
-            f"{part}/{name}": part_modules[name] for name in part_modules if not name.startswith("local/")
-        }
+        modules |= _modules(files("fusery").joinpath(*part.split("/")), f"{part}/")
     return {
         "requirements.txt": resource("requirements.txt"),
         "server.py": resource("server.py.txt"),
@@ -156,10 +148,10 @@ def server_files() -> dict[str, bytes]:
     }
 
 
-def _modules(folder: Traversable, under: str = "") -> dict[str, bytes]:
+def _modules(folder: Traversable, under: str) -> dict[str, bytes]:
     modules: dict[str, bytes] = {}
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if entry.is_dir():
+    for entry in folder.iterdir():
+        if entry.is_dir() and entry.name != "local":
             modules |= _modules(entry, f"{under}{entry.name}/")
         elif entry.name.endswith(".py"):
             modules[under + entry.name] = entry.read_bytes()
@@ -182,7 +174,6 @@ def _options(load: Callable[[str], str | None]) -> Mapping[str, Any]:
 def _environment(part: str) -> Environment:
     from jinja2 import Environment
 
-    # Markdown and Dockerfiles: HTML escapes would not help.
     environment = Environment(**_options(lambda name: resource(name, part).decode()))
     environment.filters |= {"yaml": yaml_string, "text": markdown_text}
     return environment
@@ -204,7 +195,7 @@ def _card_environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         **_options(lambda name: resource(name).decode() if name in (CARD, ADAPTER_CARD) else None),
         finalize=escaped,
-        autoescape=True,  # what a filter or a macro has made is marked, and is not escaped twice
+        autoescape=True,  # results of filters and macros are not escaped twice
     )
     environment.filters |= {
         "yaml": lambda value: Markup(yaml_string(value)),

@@ -24,7 +24,7 @@ from ..records.alias_moves import text_of
 from ..records.references import resolve_adapter, resolve_base
 from ..records.renderings import require_factors_alone
 from ..records.withdrawals import of_adapters, refuse_yanked
-from ..runtime.document import ServedAdapter, ServedBase, ServingDocument, ServingLimits, reason
+from ..runtime.document import ServedAdapter, ServedBase, ServingDocument, reason
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -35,7 +35,7 @@ _HINT = "for example --model course_rec=v1:0.9,v2:0.1, or --model course_rec=#pr
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A public name and what it leads to."""
+    """A public name, and the references that it leads to with their weights."""
 
     name: str
     parts: tuple[tuple[str, float], ...]
@@ -72,37 +72,22 @@ def _part(name: str, text: str) -> tuple[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class ServingPlan:
-    """Adapters on one base."""
+    """Adapters on one base model; `notices` are their yanks."""
 
     base: tables.BaseModelRow
     adapters: tuple[tables.AdapterRow, ...]
     routes: Mapping[str, str | dict[str, float]]
-    told: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
-    def document(
-        self,
-        *,
-        base: str = "base",
-        adapters: str = "adapters",
-        tokenizer: str | None = None,
-        limits: ServingLimits | None = None,
-    ) -> ServingDocument:
-        """Return what the server reads."""
+    def document(self, tokenizer: str | None = None) -> ServingDocument:
+        """Return the server's document."""
+        adapters = [
+            ServedAdapter(name=adapter.name, folder=f"adapters/{adapter.name}", digest=adapter.digest)
+            for adapter in self.adapters
+        ]
+        base = ServedBase(name=self.base.name, folder="base", digest=self.base.digest, tokenizer=tokenizer)
         try:
-            return ServingDocument(
-                format=1,
-                base=ServedBase(
-                    name=self.base.name, folder=base, digest=self.base.digest, tokenizer=tokenizer
-                ),
-                adapters=[
-                    ServedAdapter(
-                        name=adapter.name, folder=f"{adapters}/{adapter.name}", digest=adapter.digest
-                    )
-                    for adapter in self.adapters
-                ],
-                routes=dict(self.routes),
-                limits=limits or ServingLimits(),
-            )
+            return ServingDocument(format=1, base=base, adapters=adapters, routes=dict(self.routes))
         except ValidationError as error:
             raise BadInputError(f"this cannot be served: {reason(error)}") from error
 
@@ -115,10 +100,10 @@ def plan_serving(
     base: str | None = None,
     whole: bool = False,
 ) -> ServingPlan:
-    """Return what a server of these adapters serves, on their base model or on `base`; see `require_forms`.
+    """Return the plan of adapters on their base model or on `base`; see `require_forms`.
 
-    Each adapter is served under its full name, the given reference, and its task: of several adapters
-    of a task, that is the first.  A split takes precedence.
+    The names of an adapter are its full name, the given reference, and its task if it is the task's first.  A split takes
+    precedence.
     """
     rows_by_reference: dict[str, tables.AdapterRow] = {}
     for reference in [*references, *(part for split in splits for part, _ in split.parts)]:
@@ -159,7 +144,7 @@ def plan_serving(
 
 
 def require_forms(workspace: Workspace, plan: ServingPlan) -> None:
-    """Refuse adapters of base models that the one of a plan is no form of."""
+    """Refuse adapters whose base model is not a form of the plan's."""
     for adapter in plan.adapters:
         require_form(workspace, plan.base, adapter.base, adapter.name)
 
@@ -168,17 +153,11 @@ def _served(session: Session, reference: str, first: tables.AdapterRow | None) -
     adapter = resolve_adapter(session, reference)
     refuse_yanked(session, adapter)
     if first is not None and adapter.base_id != first.base_id:
-        raise BadInputError(
-            f"{adapter.name} was trained on {adapter.base.name}, {first.name} on"
-            f" {first.base.name}: they cannot share one base",
-            hint="one server for each base",
-        )
+        message = f"{adapter.name} was trained on {adapter.base.name}, {first.name} on {first.base.name}"
+        raise BadInputError(message, hint="one server for each base model")
     if adapter.method == "full":
-        raise BadInputError(
-            f"{adapter.name} is the result of full fine-tuning, which replaces the base's weights and cannot stand beside"
-            " them",
-            hint=f"fusery fuse {adapter.name}, and fusery serve {adapter.name} --fused",
-        )
+        message = f"{adapter.name} is a full fine-tune, which replaces the base model's weights"
+        raise BadInputError(message, hint=f"fusery serve {adapter.name} --fused")
     require_usable_unfused(adapter.name, adapter.method, adapter.training)
     assert adapter.manifest.files is not None  # loaded, for use after the session
     assert adapter.base.names is not None

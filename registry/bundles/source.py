@@ -1,4 +1,4 @@
-"""The source of a bundle: its model, adapters and provenance; and the options of a bundle."""
+"""The source of a bundle: model, adapters and provenance; and its options."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ Compression = Literal["zst", "gz"]
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 OnnxType = Literal["f16", "f32"]
 
-MAX_CARD = 1 << 20
-"""Bytes of a template for the model card, at most."""
+MAX_CARD = 1 << 20  # bytes of a template for the model card
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +27,13 @@ class Choices:
     """Options; each target uses those that apply to it.
 
     Attributes:
-        link: hard links to the model's read-only files instead of copies, where the file system can; an edit of such a
-            file would damage the cache.
-        models: further names of served adapters, `NAME=REF:WEIGHT,REF:WEIGHT`.
-        base_name: name of the base for servers that bring it themselves; None for its own name.
-        gguf_type: format of the matrices in GGUF files, `f32`, `f16`, `bf16` or `q8_0`; None to keep theirs.
-        onnx_type: number format of ONNX files, `f16` or `f32`; None for `f16`.
-        base_image: that a bundle's own image is built on, and the image of vLLM in a cluster; None for the default.
-        location: where a cluster will find the bundle, a URL; None for its destination, if that is a bucket.
+        link: hard-link the model's read-only files instead of copying them; editing a link would damage the cache.
+        models: additional names of served adapters, `NAME=REF:WEIGHT,REF:WEIGHT`.
+        base_name: the base model's name on servers that load it themselves; None for its own name.
+        gguf_type: format of matrices in GGUF files; None to keep theirs.
+        onnx_type: number format of ONNX files; None for `f16`.
+        base_image: base of a bundle's image, or the image of vLLM in a cluster; None for the default.
+        location: URL of the bundle for a cluster; None for its destination, if that is a bucket.
         card: a team's own template for the model card; None for the built-in one.
     """
 
@@ -50,17 +48,16 @@ class Choices:
     card: Path | None = None
 
     def of(self, name: str) -> Choices:
-        """Return the options for one of many adapters, whose name takes the place of `{name}` in the location."""
-        return (
-            self if self.location is None else replace(self, location=self.location.replace("{name}", name))
-        )
+        """Return the options for one of many adapters, with its name for `{name}` in the location."""
+        location = self.location and self.location.replace("{name}", name)
+        return replace(self, location=location)
 
     def digest(self) -> Digest:
-        """Return one value for all options that change a bundle's bytes: the template by its content, `link` not at all."""
+        """Return the digest of all options that change a bundle's bytes, with the content of the template."""
         values = {name: value for name, value in asdict(self).items() if name != "link"}
         for name in ("location", "onnx_type"):
             if values[name] is None:
-                del values[name]  # bundles recorded before the option existed keep their digest
+                del values[name]  # digests are stable
         if self.card is not None:
             with opened(self.card) as file:
                 values["card"] = digest_bytes(file.read(MAX_CARD))
@@ -72,14 +69,14 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Files on this machine, with expected sizes and digests."""
+    """Files on this machine with their expected manifest."""
 
     paths: Mapping[str, Path]
     manifest: Manifest
 
     @classmethod
     def of(cls, paths: Mapping[str, Path]) -> Self:
-        """Return files with newly computed digests."""
+        """Return files with computed digests."""
         return cls(paths, manifest_of(paths))
 
     @classmethod
@@ -99,9 +96,9 @@ class BundledAdapter:
     """An unfused adapter in a bundle.
 
     Attributes:
-        names: other references that it was requested by, such as `course_rec#prod`.
-        files: weights and `adapter_config.json`, in the form that the target takes.
-        facts: plain JSON values: those of `adapter` in a provenance.
+        names: its routes, such as `course_rec#prod`.
+        files: weights and `adapter_config.json` in the target's form.
+        facts: `adapter` of a provenance, as plain JSON values.
     """
 
     name: str
@@ -113,16 +110,15 @@ class BundledAdapter:
 
 @dataclass(frozen=True, slots=True)
 class BundleSource:
-    """A model with adapters in it or beside it, and their provenance.
+    """A fused model, or adapters and their base model, with their provenance.
 
     Attributes:
         name: of the bundle and the served model: `[a-z0-9._-]`.
-        provenance: plain JSON values with any text, each key optional, as in the `provenance` of `fusery.json`.
-        model: the fused model's files: safetensors, config.json, the tokenizer's files; or the base's, that the adapters
-            stand on; None where the target only names the base.
-        routes: further names of unfused adapters, each with the full name it leads to, or several with weights.
-        base: of unfused adapters, whether or not its files are there.
-        tokenizer: files of the tokenizer that unfused adapters need instead of the base's; None if they use the base's.
+        provenance: `provenance` of `fusery.json`: plain JSON values with any text, each key optional.
+        model: files of the fused model or of the base model; None if the target only names the base model.
+        routes: additional names of unfused adapters, each with a full name, or several with weights.
+        base: of unfused adapters.
+        tokenizer: of unfused adapters; None if they use the base model's.
     """
 
     name: str
@@ -141,19 +137,17 @@ class BundleSource:
         return self.model
 
     def check(self) -> None:
-        """Check what templates rely on."""
+        """Check the names and files that templates rely on."""
         for name in (self.name, *(adapter.name for adapter in self.adapters)):
             if not _NAME.fullmatch(name) or ".." in name:
                 raise BadInputError(f"{name[:60]!r} is not a name for a bundle")
-        if self.model is not None:
-            self._check_model(self.model.manifest)
-
-    def _check_model(self, manifest: Manifest) -> None:
-        paths = {entry.path.casefold(): entry.path for entry in manifest}
+        if self.model is None:
+            return
+        paths = {entry.path.casefold(): entry.path for entry in self.model.manifest}
         if "config.json" not in paths or not any(path.endswith(".safetensors") for path in paths):
             raise BadInputError(f"{self.name} is not a model: it has no config.json or no safetensors file")
         if self.adapters:
-            return  # the base's own README and record stay its own, in a folder of their own
+            return  # the base model is in a folder of its own
         for own in ("readme.md", "fusery.json", "curve.svg"):
             if own in paths:
                 raise BadInputError(f"{self.name} has a file {paths[own]!r}, which is the bundle's own")

@@ -1,4 +1,4 @@
-"""Gathering the source of a bundle: a fused model, or adapters and their base, and the facts about them that are recorded."""
+"""Gather the source of a bundle: a fused model, or adapters and their base model, and their recorded facts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -32,7 +31,7 @@ from ..records.renderings import fetch_form, rendering_of, unfused_tokenizer
 from ..records.views import adapter_values, entries, evaluation_records, travelling
 from ..records.withdrawals import recipe_in
 from . import BundledAdapter, BundleSource, Files
-from .serving_plan import ServingPlan, Split, plan_serving, require_forms
+from .serving_plan import Split, plan_serving, require_forms
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -40,23 +39,16 @@ if TYPE_CHECKING:
 Facts = Mapping[str, Any]
 
 _ARGUMENTS = (
-    "batch_size",
-    "grad_accumulation_steps",
-    "learning_rate",
-    "lr_schedule",
-    "mask_prompt",
-    "max_seq_length",
-    "optimizer",
+    "batch_size", "grad_accumulation_steps", "learning_rate", "lr_schedule", "mask_prompt", "max_seq_length", "optimizer",
     "seed",
-)
-"""Of what a trainer was given: what says how it was trained, and not where."""
+)  # fmt: skip
+"""The trainer's arguments without paths."""
 
-_MOST = 1000
-"""Points of a curve that a bundle has; of more, every second, third and so on, and the last."""
+_MOST = 1000  # points of a curve; of more, every second or third and so on, and the last
 
 
 def base_facts(workspace: Workspace, base: tables.BaseModelRow) -> Facts:
-    """Return `name`, `digest`, `licence`, and `hub_id` with `revision` if it came from a hub."""
+    """Return `name`, `digest`, `licence`, and `hub_id` with `revision` of a base model from a hub."""
     hub = next((row for row in base.revisions if row.source.startswith("hub:")), None)
     return {
         "name": base.name,
@@ -69,7 +61,6 @@ def base_facts(workspace: Workspace, base: tables.BaseModelRow) -> Facts:
 
 def adapter_facts(session: Session, adapter: tables.AdapterRow) -> Facts:
     """Return the facts about an adapter that a bundle records."""
-    # A bundle of an adapter that was not measured, or that was trained, has no such key.
     measured = measured_without_people(evaluation_records(adapter.name, adapter.evaluations))
     return {
         **travelling(adapter_values(adapter)),
@@ -83,7 +74,7 @@ def adapter_facts(session: Session, adapter: tables.AdapterRow) -> Facts:
 
 
 def computed_facts(adapter: tables.AdapterRow) -> Facts:
-    """Return under `computed` how it was computed from others."""
+    """Return the method and sources of a computed adapter under `computed`."""
     recipe = recipe_in(adapter.training)
     if recipe is None:
         return {}
@@ -105,14 +96,8 @@ def _training(session: Session, adapter: tables.AdapterRow) -> Facts:
     training_facts = {key: adapter.training.get(key) for key in _ARGUMENTS}
     run = session.scalars(select(tables.TrainingRunRow).filter_by(adapter_id=adapter.id)).first()
     if run is not None:
-        training_facts |= {
-            "checkpoint": run.checkpoint,
-            "chosen": run.chosen,
-            "started_at": plain(run.started_at),
-            "seconds": run.seconds,
-            "trained_tokens": run.trained_tokens,
-            "git_commit": run.git_commit,
-        }
+        names = ("checkpoint", "chosen", "started_at", "seconds", "trained_tokens", "git_commit")
+        training_facts |= {name: plain(getattr(run, name)) for name in names}
     return {key: value for key, value in training_facts.items() if value is not None}
 
 
@@ -123,17 +108,12 @@ def _curve(adapter: tables.AdapterRow) -> list[Facts]:
     return [point.to_dict() for point in kept]
 
 
-_WORST = 5
-"""Modules that a model card names."""
+_WORST = 5  # modules in a model card
 
 
 @contextmanager
 def fused_source(
-    workspace: Workspace,
-    reference: str,
-    request: FuseRequest,
-    *,
-    reporter: Reporter,
+    workspace: Workspace, reference: str, request: FuseRequest, *, reporter: Reporter
 ) -> Iterator[tuple[BundleSource, Fused | None]]:
     """Yield an adapter's fused model; it stays in the cache until the block ends."""
     with fuse_to_read(workspace, reference, request, reporter=reporter) as fused:
@@ -167,28 +147,16 @@ def adapters_source(
     with workspace.cache.scratch() as scratch:
         (scratch / "base").mkdir()
         model = Files(locate_files(workspace, onto, scratch / "base"), manifest) if with_base else None
-        bundled = tuple(
-            _bundled(workspace, adapter, plan, facts[adapter.name], form, scratch / f"adapter-{number}")
-            for number, adapter in enumerate(rows)
-        )
+        bundled = []
+        for number, adapter in enumerate(rows):
+            files = fetch_form(workspace, adapter, form, scratch / f"adapter-{number}")
+            names = tuple(name for name, target in plan.routes.items() if target == adapter.name)
+            rendered, tokenizer = Files(files, rendering_of(files, form)), Files.of(own_tokenizer(files))
+            bundled.append(BundledAdapter(adapter.name, names, rendered, facts[adapter.name], tokenizer))
         name = rows[0].name if len(rows) == 1 else _common_name(onto.name)
         own = unfused_tokenizer(workspace, onto, rows, scratch / "tokenizer")
-        tokenizer = Files.of(own) if own else None
-        yield BundleSource(name, provenance, model, bundled, plan.routes, architecture, tokenizer), None
-
-
-def _bundled(
-    workspace: Workspace,
-    adapter: tables.AdapterRow,
-    plan: ServingPlan,
-    facts: Facts,
-    form: Form,
-    scratch: Path,
-) -> BundledAdapter:
-    files = fetch_form(workspace, adapter, form, scratch)
-    names = tuple(name for name, target in plan.routes.items() if target == adapter.name)
-    tokenizer = Files.of(own_tokenizer(files))
-    return BundledAdapter(adapter.name, names, Files(files, rendering_of(files, form)), facts, tokenizer)
+        common = Files.of(own) if own else None
+        yield BundleSource(name, provenance, model, tuple(bundled), plan.routes, architecture, common), None
 
 
 def _provenance(workspace: Workspace, fused: Fused) -> Facts:
@@ -198,7 +166,7 @@ def _provenance(workspace: Workspace, fused: Fused) -> Facts:
         line = fused_line(row, adapter.name)
         foreign = line["foreign"]
         return {
-            # The key that the files have in them, whoever has made them.
+            # The key that is in the files.
             "key": foreign["key"] if foreign else row.key,
             **({"foreign": foreign} if foreign else {}),
             "digest": row.digest,
@@ -233,6 +201,6 @@ def _tool() -> str:
 
 
 def _common_name(base: str) -> str:
-    """Return a name for what several adapters share, made from the base's."""
-    plain = re.sub(r"[^a-z0-9._-]+", "-", base.rpartition("/")[2].lower())
-    return f"{plain.strip('.-_').replace('..', '.')[:180] or 'base'}-adapters"
+    """Return the name of a bundle of several adapters, from their base model's."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", base.rpartition("/")[2].lower())
+    return f"{name.strip('.-_').replace('..', '.')[:180] or 'base'}-adapters"

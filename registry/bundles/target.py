@@ -1,4 +1,4 @@
-"""The targets of bundles, writing a bundle, and its self-test: counts of what its consumer would find in it."""
+"""The targets of bundles, and writing a bundle with its self-test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Content = Literal["fused", "adapters"]
-"""What a bundle holds: one model with the adapters in its weights, or adapters beside their base."""
+"""The content of a bundle: a fused model, or adapters beside their base model."""
 
 INDEX = "model.safetensors.index.json"
 
@@ -38,7 +38,7 @@ class LayoutError(RegistryError):
 
 
 class Layout(Record, kw_only=False):
-    """What a consumer finds."""
+    """Counts of a bundle's content."""
 
     tensors: int = described("tensors of the model", default=0)
     modules: int = described("adapted modules", default=0)
@@ -46,12 +46,11 @@ class Layout(Record, kw_only=False):
 
 
 def model_layout(folder: Path) -> Layout:
-    """Read a model's folder as mlx-lm and transformers find their way in it: configuration, index, headers."""
+    """Read a model's folder as mlx-lm and transformers do: configuration, index, headers."""
     try:
         config = read_object(folder / "config.json")
-        names_by_file = {
-            path.name: set(read_header(path).tensors) for path in sorted(folder.glob("*.safetensors"))
-        }
+        paths = sorted(folder.glob("*.safetensors"))
+        names_by_file = {path.name: set(read_header(path).tensors) for path in paths}
         index = read_object(folder / INDEX).get("weight_map") if (folder / INDEX).is_file() else None
     except StorageError as error:
         raise LayoutError(f"the bundle's model cannot be read: {error.message}") from error
@@ -71,21 +70,19 @@ def model_layout(folder: Path) -> Layout:
 class Target:
     """A consumer of bundles, and the module that writes them.
 
-    The module has two functions: `write(source, bundle, choices)` fills a folder, and `check(folder)` reads it again as
-    the consumer would, counts what that finds, and raises `LayoutError` where it would find something else.  If the target
-    does not take every fused model, `accepts(source)` tells; a target that `names_base` has `unfound_base(source, given)`.
-
-    A plugin has one of these for each target that it adds (docs/guides/plugins.md).
+    The module's `write(source, bundle, choices)` fills a folder; `check(folder)` reads it as the consumer does, and returns
+    counts or raises `LayoutError`.  `accepts(source)` returns whether it supports a fused model (default: all); a target with
+    `names_base` has `unfound_base(source, given)`.  A plugin has one `Target` for each that it adds (docs/guides/plugins.md).
 
     Attributes:
         module: its full name; with a dot before it, within this package.
-        contents: what it can hold; the first is the default.
-        single: the bundle is one file, an archive, whose name says how it is compressed.
-        names_base: its server is given the location of the base at start.
-        whole: who reads its adapters takes whole tensors beside the factors.
-        located: its files say where it will be found.
-        tokenizer: its bundles of adapters include the tokenizer that these need instead of the base's.
-        service: scheme of the URLs of a service that takes these bundles and no others, and `module:class` of the place there.
+        contents: the possible contents; the first is the default.
+        single: the bundle is one archive, whose suffix names the compression.
+        names_base: its server needs the base model's location at start.
+        whole: its consumer reads whole tensors beside the factors.
+        located: its files contain its location.
+        tokenizer: its bundles of adapters include their own tokenizer.
+        service: URL scheme of a service for these bundles only, and `module:class` of its place.
     """
 
     name: str
@@ -102,16 +99,14 @@ class Target:
     service: tuple[str, str] | None = None
 
     def content(self, wanted: Content | None, adapters: int) -> Content:
-        """Return what a bundle will hold."""
+        """Return the content of a bundle."""
         chosen = wanted or self.contents[0]
         if chosen not in self.contents:
             other = "--unfused" if chosen == "adapters" else "--fused"
             raise BadInputError(f"the target {self.name} takes no {other}", hint=f"leave out {other}")
         if chosen == "fused" and adapters > 1:
-            raise BadInputError(
-                f"the target {self.name} holds one fused model, and {adapters} adapters were given",
-                hint="--target adapters, or --with for the sum of several",
-            )
+            message = f"the target {self.name} holds one fused model, and {adapters} adapters were given"
+            raise BadInputError(message, hint="--target adapters, or --with for the sum of several")
         return chosen
 
     def write(self, source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
@@ -121,7 +116,7 @@ class Target:
             module.write(source, bundle, choices)
 
     def check(self, folder: Path) -> Layout:
-        """Read what was written as its consumer would."""
+        """Read the bundle as its consumer does."""
         module = self.require()
         if self.plugin is None:
             try:
@@ -135,20 +130,19 @@ class Target:
         return layout
 
     def accepts(self, source: BundleSource) -> bool:
-        """Tell whether the target takes a fused model."""
+        """Return whether the target supports a fused model."""
         return bool(getattr(self.require(), "accepts", lambda _: True)(source))
 
     def unfound_base(self, source: BundleSource, given: str | None) -> str | None:
-        """Return the base's name if the target's server has to be given its location at start; else None."""
+        """Return the base model's name if the target's server needs its location at start; else None."""
         return cast("str | None", self.require().unfound_base(source, given)) if self.names_base else None
 
     def require(self) -> Any:
         """Import the module, and return it."""
         with blaming(self.plugin, "cannot be imported"):
             module = import_module(self.module, __package__)
-        if self.plugin is not None and not all(
-            callable(getattr(module, function_name, None)) for function_name in ("write", "check")
-        ):
+        functions = [getattr(module, name, None) for name in ("write", "check")]
+        if self.plugin is not None and not all(map(callable, functions)):
             raise self.plugin.wrong(f"has no functions write and check in {self.module}")
         return module
 
@@ -165,11 +159,8 @@ _GROUP: Literal["fusery.targets"] = "fusery.targets"
 @cache
 def own_targets() -> Mapping[str, Target]:
     """Return fusery's own targets by name: the core's, and those of `integrations` if it is installed."""
-    targets: tuple[Target, ...] = (
-        *_CORE,
-        *(part("integrations:TARGETS") if has_part("integrations") else ()),
-    )
-    return MappingProxyType({target.name: target for target in targets})
+    added: tuple[Target, ...] = part("integrations:TARGETS") if has_part("integrations") else ()
+    return MappingProxyType({target.name: target for target in (*_CORE, *added)})
 
 
 def find_target(name: str) -> Target:
@@ -196,7 +187,7 @@ def target_of(plugin: Plugin) -> Target:
         if target.name != plugin.name:
             raise plugin.wrong(f"calls itself {target.name!r}")
         if not target.contents or not set(target.contents) <= set(get_args(Content)):
-            raise plugin.wrong("does not say that it holds what is fused, or adapters")
+            raise plugin.wrong("has invalid contents: not fused or adapters")
         made = replace(target, plugin=plugin)
     made.require()
     return made
@@ -204,16 +195,16 @@ def target_of(plugin: Plugin) -> Target:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A bundle in a local folder: its files, and what its consumer finds in them."""
+    """A bundle in a local folder: its files, and counts of its content."""
 
     manifest: Manifest
     layout: Layout
 
 
 def write_bundle(source: BundleSource, target: Target, folder: Path, choices: Choices) -> Written:
-    """Fill an empty folder with a bundle, and read it again; the same source gives the same bytes in every file.
+    """Fill an empty folder with a bundle, and read it again; the same source gives the same bytes.
 
-    The files hold nothing about this machine but what the source has, without absolute paths and credentials in URLs.
+    The files contain nothing about this machine, and the source's texts without absolute paths and credentials in URLs.
     """
     if target.plugin is not None:
         source = replace(source, provenance={**source.provenance, "plugin": str(target.plugin)})

@@ -22,26 +22,21 @@ FOLDER_MODE = 0o755
 
 
 class Sink(Protocol):
-    """Where the files of a bundle go: a folder, or an archive."""
+    """The folder or archive of a bundle."""
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a file that was made in memory."""
+        """Write a file from memory."""
 
     def copy(self, files: Files, *, under: str = "", link: bool = False) -> None:
-        """Copy files, checking each against its manifest."""
+        """Copy files, and compare each with its manifest."""
 
 
 class HashedFile:
-    """A file that is written from its beginning to its end, and hashed on the way."""
+    """A new file that is hashed while it is written; `require_room` refuses a number of bytes that the disk lacks."""
 
     def __init__(self, file: BinaryIO, require_room: Callable[[int], None] = lambda _: None) -> None:
-        """Take an empty file, and what refuses bytes that there is no room for."""
         self._file, self._running, self.size = file, hashlib.sha256(), 0
-        self._require_room = require_room
-
-    def announce(self, size: int) -> None:
-        """Say how many bytes are still to come."""
-        self._require_room(size)
+        self.require_room = require_room
 
     def write(self, data: bytes | memoryview) -> int:
         """Append bytes."""
@@ -51,19 +46,18 @@ class HashedFile:
         return len(data)
 
     def flush(self) -> None:
-        """Pass on what is buffered."""
+        """Flush the file."""
         self._file.flush()
 
     def digest(self) -> Digest:
-        """Return the digest of what was written."""
+        """Return the digest of the written bytes."""
         return Digest(self._running.hexdigest())
 
 
 class BundleFolder:
-    """Writes files into an empty folder and keeps their manifest."""
+    """An empty folder that is being filled, and its manifest."""
 
     def __init__(self, root: Path) -> None:
-        """Take an existing, empty folder."""
         if not root.is_dir() or any(root.iterdir()):
             raise BadInputError(f"{root} is not an empty folder")
         root.chmod(FOLDER_MODE)
@@ -72,7 +66,7 @@ class BundleFolder:
         self._has_room = False
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a file that was made in memory."""
+        """Write a file from memory."""
         target = self._prepare(path)
         with target.open("xb") as file:
             file.write(content)
@@ -80,7 +74,7 @@ class BundleFolder:
         self._entries.append(FileEntry(path, len(content), digest_bytes(content)))
 
     def copy(self, files: Files, *, under: str = "", link: bool = False) -> None:
-        """Copy files, checking each against its manifest."""
+        """Copy files, and compare each with its manifest."""
         if not link and not self._has_room:
             self.require_room(*(entry.size for entry in files.manifest))
         for entry in files.manifest:
@@ -92,7 +86,7 @@ class BundleFolder:
             self._entries.append(FileEntry(path, entry.size, entry.sha256))
 
     def take(self, file: Path, path: str) -> None:
-        """Move a file in that another program has written on the same file system."""
+        """Move a file from the same file system into the bundle."""
         target = self._prepare(path)
         digest, size = digest_file(file)
         file.replace(target)
@@ -101,7 +95,7 @@ class BundleFolder:
 
     @contextmanager
     def create(self, path: str) -> Iterator[HashedFile]:
-        """Let a file be written that is too large for memory; it is on the manifest when the body is done."""
+        """Yield a new file for content that is too large for memory."""
         target = self._prepare(path)
         with target.open("xb") as file:
             hashed = HashedFile(file, self.require_room)
@@ -110,11 +104,11 @@ class BundleFolder:
         self._entries.append(FileEntry(path, hashed.size, hashed.digest()))
 
     def manifest(self) -> Manifest:
-        """Return what has been written."""
+        """Return the manifest of the written files."""
         return Manifest.of(self._entries)
 
     def require_room(self, *sizes: int) -> None:
-        """Refuse files that there is no room for, and small ones beside them; `copy` does so with the first ones."""
+        """Refuse files that the disk has no room for; `copy` does so for its first files."""
         self._has_room = True
         held = on_disk(self.root)
         need = Need(self.root.parents[1], [*sizes, held + NOTES], taken=held)
@@ -130,11 +124,7 @@ class BundleFolder:
 
 
 def bundle_record(source: BundleSource, target: str, model: str | None) -> dict[str, Any]:
-    """Return the document of `fusery.json`.
-
-    `model` is the folder of the model's files, `.` or `model`, to which the paths of `files` are relative; None if they
-    are not in the bundle.
-    """
+    """Return the document of `fusery.json`; `model` is the folder of the model's files, None if the bundle has none."""
     manifest = source.model.manifest if source.model is not None and model is not None else Manifest.of(())
     return {
         "format": BUNDLE_FORMAT,
@@ -160,9 +150,6 @@ def _adapter(adapter: BundledAdapter) -> Mapping[str, Any]:
 
 
 def sealed_bytes(record: Mapping[str, Any], others: Iterable[FileEntry]) -> bytes:
-    """Return a document with a list of all other files of the bundle, and its own checksum.
-
-    Write it last: `verify` treats files that are not listed as added.
-    """
+    """Return a document with a list of all other files of the bundle, and its own checksum; write it last."""
     whole = {**record, "contents": [entry.to_dict() for entry in Manifest.of(others)]}
     return record_bytes({**whole, CHECKSUM: checksum_of(whole)})

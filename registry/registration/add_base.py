@@ -35,7 +35,7 @@ from ..records.fused import AddedBase
 from ..records.views import base_record
 from ..remote.documents import BaseDocument
 from ..runtime.mlx_keys import mlx_keys
-from .fetch_base import FetchedBase, fetched
+from .sources import FetchedBase, fetched
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress

@@ -1,17 +1,19 @@
-"""Fetching an adapter's folder from the hub, from a team's bucket, or from files that a client uploads to a server.
+"""Fetching base models and adapters: from folders, the hub, GGUF files, a team's bucket, and uploads to a server.
 
-Only what an adapter or a run is made of is fetched, into a folder with the place's name that goes away afterwards.
+Of an adapter, only what it or its run is made of is fetched, into a folder with the place's name that goes away afterwards.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fusery.storage.digest import Digest, parse_digest
+from fusery.storage.digest import Digest, digest_file, parse_digest
 from fusery.storage.errors import FuseryError, MissingFileError, UnsafePathError
 from fusery.storage.folder import scan
 from fusery.storage.interface import Blob
@@ -20,6 +22,7 @@ from fusery.storage.manifest import safe_relative_path
 from ..adapters.files import CHECKPOINT, CONFIG, LOG_NAME, METADATA, PEFT_WEIGHTS, RUN_RECORD, STATE, WEIGHTS
 from ..adapters.tokenizer_files import is_tokenizer_file
 from ..errors import BadInputError, BlobsMissingError, MissingExtraError
+from ..names import is_hub_id
 from ..parsing import plural
 from ..workspace.workspace import Workspace
 
@@ -68,8 +71,6 @@ def _from_hub(url: str, scratch: Path) -> Path:
         hint = "give hf://OWNER/NAME or hf://OWNER/NAME@REVISION"
         raise BadInputError("the URL names no model's repository", hint=hint)
     from fusery.storage.secrets import remember, without_secrets
-
-    from .fetch_base import reason_of, transport_errors
 
     try:
         from huggingface_hub import HfApi, get_token
@@ -218,3 +219,93 @@ def _blobs(workspace: Workspace, digests: set[Digest]) -> dict[Digest, Blob]:
             for digest, size, generation in session.execute(query.where(row.digest.in_(some))):
                 blobs[Digest(digest)] = Blob(Digest(digest), size, generation)
     return blobs
+
+
+Scratch = Callable[[], AbstractContextManager[Path]]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedBase:
+    """A base model's files on this machine; a `durable` folder is the user's and stays, another is temporary."""
+
+    folder: Path
+    source: str  # as recorded: `folder:NAME`, `hub:ORG/NAME` or `gguf:FILE`
+    revision: str  # the hub's commit, the SHA-256 of a GGUF file, or empty
+    name: str  # the default name
+    durable: bool
+
+
+@contextmanager
+def fetched(
+    source: str, *, revision: str | None, scratch: Scratch, say: Callable[[str], None]
+) -> Iterator[FetchedBase]:
+    """Yield a source's files as a local folder; temporary files are removed afterwards."""
+    path = Path(source).expanduser()
+    is_hub = not path.exists() and is_hub_id(source)
+    if revision and not is_hub:
+        raise BadInputError("--revision is for hub ids only", hint="leave it out for a local folder or file")
+    if path.is_dir():
+        resolved = path.resolve()
+        yield FetchedBase(path.absolute(), f"folder:{resolved.name}", "", resolved.name, durable=True)
+    elif path.is_file():
+        yield from _from_gguf(path, scratch, say)
+    elif is_hub:
+        yield _base_from_hub(source, revision, say)
+    else:
+        raise MissingFileError(
+            f"file or folder not found: {source}",
+            hint="give a model folder, a GGUF file, or a hub id such as mlx-community/Qwen2-0.5B-4bit",
+        )
+
+
+def _from_gguf(path: Path, scratch: Scratch, say: Callable[[str], None]) -> Iterator[FetchedBase]:
+    from ..models.gguf_convert import convert_gguf, is_gguf
+
+    if not is_gguf(path):
+        raise BadInputError(f"{path.name} is not a GGUF file", hint="give the folder that holds config.json")
+    for package in ("gguf", "tokenizers"):
+        # Said before minutes of reading, and before anything about the file itself.
+        if find_spec(package) is None:
+            raise MissingExtraError("reading a GGUF file", "gguf")
+    with scratch() as folder:
+        say(f"converting {path.name}")
+        convert_gguf(path, folder)
+        stem = re.sub(r"\.(Q\d[\w]*|F16|F32|BF16|gguf)$", "", path.stem, flags=re.IGNORECASE)
+        # By which the file is known again: it is the base's source, though none of its bytes are kept.
+        digest, _ = digest_file(path)
+        yield FetchedBase(folder, f"gguf:{path.name}", digest, stem, durable=False)
+
+
+def _base_from_hub(source: str, revision: str | None, say: Callable[[str], None]) -> FetchedBase:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise MissingExtraError(f"{source} is not a local path, and fetching it from a hub", "hub") from error
+    say(f"fetching {source}")
+    patterns = ["*.json", "model*.safetensors", "*.jinja", "tokenizer*", "*.txt", "*.model", "LICENSE*"]
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+    except transport_errors() as error:
+        raise BadInputError(
+            f"{source} could not be fetched from the hub: {reason_of(error)}",
+            hint=f"if a local folder is meant, it does not exist: {source}; check the name, HF_TOKEN and the network",
+        ) from error
+    # A snapshot's folder is named by its commit.
+    return FetchedBase(folder, f"hub:{source}", folder.name, source, durable=True)
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """Return the base class of what huggingface_hub's HTTP library raises, whichever that is, and what the client itself does."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    names = ("HTTPError", "RequestException")
+    theirs = tuple(error_class for error_class in HfHubHTTPError.__mro__[1:] if error_class.__name__ in names)
+    # The last are what an answer of another shape than the client expects ends in.
+    return (OSError, RuntimeError, ValueError, *theirs, LookupError, TypeError, AttributeError, OverflowError)
+
+
+def reason_of(error: Exception) -> str:
+    """Return in a few words why something could not be fetched; texts of theirs may hold a token."""
+    name = type(error).__name__
+    # What the client raises where it got no answer, and looked for a copy that it had fetched before.
+    return "it was not reached" if name == "LocalEntryNotFoundError" else name

@@ -1,4 +1,4 @@
-"""`serving.json`: the base, the adapters, the names by which they are asked for, and who may ask.
+"""`serving.json`: the base model, the adapters, their public names, and the tenants.
 
 ```json
 {
@@ -20,12 +20,11 @@
 }
 ```
 
-Folders are relative to the document's own.  An adapter's folder is in mlx-lm's form (`adapters.safetensors`,
-`adapter_config.json`).  Each adapter and the base can be asked for under their own names, and under the names in
-`routes`: a name leads to one adapter, to the base, or to several with weights.  Without `tenants` everybody may ask;
-with them, a request needs one of their keys, of which the document has SHA-256 digests only (`printf %s KEY | sha256sum`), and
-sees the models that its tenant is allowed: null for all.  Tenants are followed on their own (`keys`): what becomes of the rest of the
-document, or of this part of it, lets nobody in who is not to be.
+Folders are relative to the document's.  An adapter's folder is in mlx-lm's form (`adapters.safetensors`,
+`adapter_config.json`).  Requests name an adapter, the base model, or a route: another name of one of them, or a split with
+weights.  With `tenants`, a request needs one of their keys, of which the document has the SHA-256 digests
+(`printf %s KEY | sha256sum`), and sees the `models` of its tenant; null for all.  The module `keys` reads tenants separately:
+an error in the rest of the document admits no revoked key.
 """
 
 from __future__ import annotations
@@ -50,22 +49,19 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
 
 
-DRAIN_SECONDS = 25
-"""Time to finish what is being answered; Kubernetes kills after 30 s, `docker stop` after 10 s unless told (-t)."""
+DRAIN_SECONDS = 25  # to finish running answers; Kubernetes kills after 30 s
 
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """How a document is served."""
+    """Options of a server."""
 
     host: str = "127.0.0.1"
     port: int = 0  # 0 for any
-    drain: int = DRAIN_SECONDS  # seconds to finish what is being answered
+    drain: int = DRAIN_SECONDS  # seconds to finish running answers
     api_keys: Path | None = None  # TOML file of tenants; None for those of the document
-    # names that requests may be for, besides addresses, localhost and `host`; `*` for all
-    hosts: Sequence[str] = ()
-    origins: Sequence[str] = ()  # web pages that may ask and read answers; `*` for all
-    adapters_from: Path | None = None  # below which requests may have adapters loaded; None for nowhere
+    hosts: Sequence[str] = ()  # accepted host names besides addresses, localhost and `host`; `*` for all
+    adapters_from: Path | None = None  # folder below which requests may load adapters
 
 
 class _DocumentPart(BaseModel):
@@ -75,15 +71,14 @@ class _DocumentPart(BaseModel):
 class ServedBase(_DocumentPart):
     """The base model."""
 
-    name: Name  # to ask for the base without an adapter
-    folder: str  # as mlx-lm loads it
-    digest: Digest | None = None  # of the base, for `system_fingerprint`
-    # folder of the tokenizer that the adapters were trained with; None for the base's
-    tokenizer: str | None = None
+    name: Name  # the model name of requests without an adapter
+    folder: str  # in mlx-lm's form
+    digest: Digest | None = None  # for `system_fingerprint`
+    tokenizer: str | None = None  # folder of the adapters' tokenizer; None for the base model's
 
 
 class ServedAdapter(_DocumentPart):
-    """One adapter: its full name, its folder in mlx-lm's form, the digest it is registered under."""
+    """An adapter: its full name, its folder in mlx-lm's form, its registered digest."""
 
     name: Name
     folder: str
@@ -91,37 +86,31 @@ class ServedAdapter(_DocumentPart):
 
 
 class Tenant(_DocumentPart):
-    """Somebody with keys."""
+    """A client with API keys."""
 
-    name: Name  # for metrics; no secret
-    key_sha256: Annotated[list[Digest], Field(min_length=1)]  # digests of the keys
-    # the public names that may be asked for, whether they are served at the moment or not; None for all
-    models: list[Name] | None = None
-    # how many answers at once, waiting ones included; None for no limit of its own
-    concurrent: Count | None = None
+    name: Name  # a label of metrics
+    key_sha256: Annotated[list[Digest], Field(min_length=1)]
+    models: list[Name] | None = None  # allowed public names, served or not; None for all
+    concurrent: Count | None = None  # answers at once, running and waiting
     metrics: bool = False  # may read `/metrics`, which names all models
-    loads: bool = False  # may have adapters loaded and unloaded, where the server was started to allow that
+    loads: bool = False  # may load and unload adapters, if the server allows it
 
 
 class ServingLimits(_DocumentPart):
-    """What a request may use."""
+    """Limits of requests."""
 
-    # tokens of prompt and answer together; None for what the base's configuration says
-    context: Count | None = None
+    context: Count | None = None  # tokens of prompt and answer together; None for the base model's
     max_tokens: Count = 4096
-    waiting: Count = 256  # answers at once, in progress or waiting; more are told to come back
-    # answers that are written in one pass over the base; with several tenants up to twice as many
-    batch: Annotated[int, Field(ge=1, le=1024)] = 32
-    body_bytes: Count | None = None  # bytes of a request; None for what the context can hold
-    # bytes of prompts that were read and are kept for later ones that begin alike; 0 for none
-    prompt_cache_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+    waiting: Count = 256  # answers at once, running and waiting; more get 429
+    batch: Annotated[int, Field(ge=1, le=1024)] = (
+        32  # running answers; with several tenants up to twice as many
+    )
+    body_bytes: Count | None = None  # of a request; None for the size of the context
+    prompt_cache_bytes: Annotated[int, Field(ge=0)] = 1 << 30  # 0 for no prompt cache
 
 
 class ServingDocument(_DocumentPart):
-    """`serving.json`, checked: names are unique and routes lead somewhere.
-
-    A tenant may be allowed what is not there: what one may use must not keep the others from what is new.
-    """
+    """`serving.json`: names are unique, and routes lead to models; tenants may name models that are not served."""
 
     format: Literal[1]
     base: ServedBase
@@ -161,24 +150,17 @@ def check_tenants(tenants: list[Tenant]) -> list[Tenant]:
 
 
 def read_file(path: Path) -> bytes:
-    """Return the content of a file that may be anything by now; nothing is waited for."""
+    """Return the content of a regular file; a pipe is refused without waiting for its other end."""
     try:
-        descriptor = os.open(
-            path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        )  # a pipe's other end may never come
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise DocumentError(f"{path} is no regular file, which could be read again")
-            data = bytearray()
-            while len(data) <= MAX_BYTES and (piece := os.read(descriptor, MAX_BYTES + 1 - len(data))):
-                data += piece
-        finally:
-            os.close(descriptor)
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise DocumentError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+        raise DocumentError(f"{path} cannot be read: {str(error.strerror).lower()}") from error
     if len(data) > MAX_BYTES:
         raise DocumentError(f"{path} is longer than {MAX_BYTES >> 20} MiB")
-    return bytes(data)
+    return data
 
 
 def read_document(path: Path) -> ServingDocument:
@@ -193,7 +175,7 @@ def read_document(path: Path) -> ServingDocument:
 
 
 def reason(error: ValidationError) -> str:
-    """Return the first thing that is wrong with a document, and where."""
+    """Return the first error of a document, and its place."""
     first_error: Any = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first_error["loc"])
     message = str(first_error["msg"]).removeprefix("Value error, ")

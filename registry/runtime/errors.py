@@ -1,14 +1,14 @@
-"""What goes wrong: with the document, with an adapter, with a request."""
+"""Errors of documents, adapters and requests."""
 
 from __future__ import annotations
 
 
 class ServingError(Exception):
-    """Something that the operator has to put right; the message is one sentence."""
+    """An error that the operator must correct; the message is one sentence."""
 
 
 class DocumentError(ServingError):
-    """`serving.json` is not as it must be."""
+    """Invalid `serving.json`."""
 
 
 class AddressError(ServingError):
@@ -24,7 +24,7 @@ class EngineError(ServingError):
 
 
 class Refusal(Exception):
-    """A request that gets no answer."""
+    """A refused request."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Refusal(Exception):
         code: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        """Word a refusal; `param` is the field at fault and `code` OpenAI's name for what is wrong."""
+        """Make OpenAI's error document; `param` is the invalid field and `code` OpenAI's code."""
         super().__init__(message)
         self.status = status
         kind = "invalid_request_error" if status < 500 and status != 429 else "server_error"
@@ -55,6 +55,6 @@ def invalid(field: str, why: str, code: str | None = None) -> Refusal:
 
 
 def sentence(error: BaseException, limit: int = 300) -> str:
-    """Return the beginning of what a library says, on one line, for a message of ours."""
+    """Return the beginning of a library's error message, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:limit]

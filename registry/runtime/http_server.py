@@ -1,7 +1,7 @@
-"""What fusery's HTTP servers share: host names, sockets, request ids, and connections with limits.
+"""Common parts of fusery's HTTP servers: host names, sockets, request ids, and connections with limits.
 
-A page of a stranger can have its own name lead to this machine (DNS rebinding), and then talk to the server as if it were its own.
-So a request has to name an address, which no name server can give away, this machine as itself, or a name the user allows.
+A foreign web page can let its own host name resolve to this machine (DNS rebinding).  So the `Host` of a request must be an
+address, localhost, or an allowed name.
 """
 
 from __future__ import annotations
@@ -32,35 +32,32 @@ ANY = "*"
 _HOST = re.compile(
     r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE
 )
-"""What a browser sends: a name or an address, and perhaps a port; no user, path or zone."""
+"""`Host` as browsers send it: a name or an address, and perhaps a port; no user, path or zone."""
 
 
 class HostCheck:
-    """Refuses what is for another host or asked by a page of another origin; `/health` answers everybody."""
+    """Refuses requests for other hosts and from pages of other origins, except for `/health`."""
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str], origins: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         self._app, self._hosts = app, frozenset(host.lower() for host in hosts)
-        self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what may be passed on."""
+        """Refuse a request, or pass it on."""
         if scope["type"] == "http" and scope["path"] != "/health":
-            refusal = objection(Headers(scope=scope), self._hosts, self._origins)
+            refusal = objection(Headers(scope=scope), self._hosts)
             if refusal is not None:
                 await JSONResponse(refusal.document, refusal.status)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-def objection(headers: Headers, hosts: Collection[str], origins: Collection[str] = ()) -> Refusal | None:
-    """Return why a request is none for this server; None if it is."""
+def objection(headers: Headers, hosts: Collection[str]) -> Refusal | None:
+    """Return the refusal of a request for another host or from another origin; None if it is accepted."""
     host, origin = headers.get("host"), headers.get("origin")
     if host is not None and not _is_ours(host, hosts):
         message = f"this server is not {host[:100]!r}: to be asked by that name, it has to be started with --allow-host"
         return Refusal(403, message, code="unknown_host")
-    if origin is None or ANY in origins or origin in origins:
-        return None
-    if host is None or origin.partition("://")[2].lower() != host.lower():
+    if origin is not None and (host is None or origin.partition("://")[2].lower() != host.lower()):
         return Refusal(403, "pages of other origins may not ask this server", code="foreign_origin")
     return None
 
@@ -75,24 +72,21 @@ def _is_ours(host: str, hosts: Collection[str]) -> bool:
     if name in hosts or name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        if match["v6"]:
-            ipaddress.IPv6Address(match["v6"])
-        else:
-            ipaddress.IPv4Address(name)
+        ipaddress.IPv6Address(match["v6"]) if match["v6"] else ipaddress.IPv4Address(name)
     except ValueError:
         return False
     return True
 
 
-FILES = 4096  # open files, of which each connection is one; some systems allow 256 unless asked
+FILES = 4096  # open files, one for each connection; macOS allows 256 by default
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take an address, which is done before the model is loaded, since that takes a while."""
+    """Bind an address, before the model is loaded; and raise the limit of open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
-        with suppress(OSError, ValueError):  # then it has to do with what it has
+        with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
@@ -138,21 +132,20 @@ class RequestIds:
         await self._app(scope, receive, sent)
 
 
-# for the head of a request, from the connection's beginning or the end of the answer before
-HEAD_SECONDS = 10.0
-STALL_SECONDS = 30.0  # for a client that does not read what it asked for
-IDLE_CONNECTIONS = 256  # connections without a request; of more, the one that waits longest is closed
+HEAD_SECONDS = 10.0  # until the head of a request, from the connection or the previous response
+STALL_SECONDS = 30.0  # until a client reads its response
+IDLE_CONNECTIONS = 256  # connections without a request; beyond, the oldest is closed
 
 Idle = dict["Connection", None]
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection, closed when nothing comes of it."""
+    """uvicorn's connection, closed if the client does not send a request or read the response in time."""
 
     def __init__(self, idle: Idle, **options: Any) -> None:
         super().__init__(**options)
         self._idle = idle
-        self._begun: Any = None  # the request before or at present
+        self._begun: Any = None  # the last request
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
@@ -162,18 +155,18 @@ class Connection(H11Protocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Cancel the timers."""
         self._forget()
         self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Note when the head of a request is there."""
+        """Stop the timer when the head of a request is complete."""
         super().data_received(data)
         self._note_request()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request; what may still come of the last one's body counts as waiting."""
+        """Wait for the next request; the rest of the last one's body counts as waiting."""
         super().on_response_complete()
         if not self._note_request() and not self.transport.is_closing():
             self._await_head()
@@ -185,7 +178,7 @@ class Connection(H11Protocol):
             self._stall_timer = self.loop.call_later(STALL_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Cancel the timer."""
         super().resume_writing()
         if self._stall_timer is not None:
             self._stall_timer.cancel()
@@ -218,19 +211,19 @@ class HttpServer(uvicorn.Server):
     """uvicorn's server: connections are limited, and signals that this process was started to ignore stay ignored."""
 
     def __init__(self, app: ASGIApp, ready: Callable[[], None], **options: Any) -> None:
-        connection = cast("type[asyncio.Protocol]", partial(Connection, {}))  # it is called, and no more
+        connection = cast("type[asyncio.Protocol]", partial(Connection, {}))  # uvicorn only calls it
         options |= {"log_config": None, "log_level": "warning", "access_log": False, "server_header": False}
         super().__init__(uvicorn.Config(app, http=connection, **options))
         self._ready = ready
         self._ignored = {number for number in HANDLED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and tell so."""
+        """Listen, then call `ready`."""
         await super().startup(sockets)
         if self.started:
             self._ready()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """End at a signal; uvicorn sets its handler for all of them."""
+        """End at a signal that was not ignored; uvicorn sets its handler for all."""
         if sig not in self._ignored:
             super().handle_exit(sig, frame)

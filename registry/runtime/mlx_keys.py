@@ -1,12 +1,11 @@
-"""The keys of `config.json` that mlx-lm's classes read, for a model whose configuration has the names of transformers 5.
+"""The keys of `config.json` that mlx-lm's classes read, for configurations of transformers 5.
 
-Since version 5 transformers writes everything about rotary embeddings into `rope_parameters`, for each kind of layer
-where they differ, and leaves out what it has under another key.  mlx-lm 0.32 reads `rope_parameters` in some of its classes;
-the others take `rope_theta`, `rope_scaling` and `partial_rotary_factor` beside it, and a default in silence where there are
-none.  The keys are only added: transformers reads the same model with them as without.
+transformers 5 writes rotary embeddings into `rope_parameters`, by kind of layer if they differ.  Some classes of mlx-lm 0.32
+read it; the others read `rope_theta`, `rope_scaling` and `partial_rotary_factor`, and silently take a default without them.
+Keys are only added, so transformers reads the same model.
 
-Light on purpose, and the same whether or not mlx-lm is installed: they are in a fused model's configuration, and so in
-its digest.  A test compares the tables with the installed mlx-lm, and every class with transformers.
+The tables do not depend on the installed mlx-lm: their keys are in a fused model's configuration, and so in its digest.  A
+test compares them with mlx-lm, and every class with transformers.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any, Final
 READ_THETA: Final = frozenset(
     ("exaone_moe", "granitemoehybrid", "lfm2", "lfm2_moe", "muse_glimmer", "muse_spark", "olmo_hybrid")
 )
-"""Classes that take `rope_theta` out of `rope_parameters`, and nothing else."""
+"""Classes that read only `rope_theta` of `rope_parameters`."""
 
 READ_ALL: Final = frozenset(
     ("gemma4_text", "glm_moe_dsa", "laguna", "mellum", "minimax_m3_vl", "ministral3", "mistral4", "qwen3")
@@ -38,21 +37,20 @@ CLASSES: Final[Mapping[str, str]] = {
     "qwen3_vl_text": "qwen3",
     "xverse": "llama",
 }
-"""Model types, of whole models and of the text in them, whose class is called otherwise."""
+"""Model types whose class has another name."""
 
 Config = Mapping[str, Any]
 
 
 def with_mlx_keys(config: Config) -> dict[str, object]:
-    """Return a configuration with the keys beside its own that mlx-lm needs."""
+    """Return a configuration with mlx-lm's keys."""
     return {**config, **mlx_keys(config)}
 
 
 def written_config(config: Config) -> dict[str, object]:
-    """Return a configuration to write, with mlx-lm's keys, and with transformers 5's keys under their older names too.
+    """Return a configuration with mlx-lm's keys and those of transformers 4.
 
-    transformers before version 5, and servers that are built on it, read `rope_theta`, `rope_scaling` and `torch_dtype`, and take
-    a default where these are missing.
+    transformers 4, and servers that use it, read `rope_theta`, `rope_scaling` and `torch_dtype`, or take a default.
     """
     mlx_config = with_mlx_keys(config)
     text = mlx_config.get("text_config")
@@ -62,7 +60,7 @@ def written_config(config: Config) -> dict[str, object]:
 
 
 def mlx_keys(config: Config) -> dict[str, object]:
-    """Return what has to be laid over a configuration for mlx-lm; nothing for most."""
+    """Return the keys to add to a configuration for mlx-lm; none for most."""
     version = str(config.get("transformers_version", "")).partition(".")[0]
     new = re.fullmatch(r"[0-9]{1,4}", version) is not None and int(version) >= 5
     keys = _keys(config, new)
@@ -75,7 +73,7 @@ def mlx_keys(config: Config) -> dict[str, object]:
 
 
 def added_keys(config: Config) -> dict[str, object]:
-    """Return what `mlx_keys` adds, as a flat mapping: keys of the text in a model as `text_config.KEY`."""
+    """Return the keys of `mlx_keys`, with those of `text_config` as `text_config.KEY`."""
     keys = mlx_keys(config)
     text = keys.pop("text_config", None)
     if isinstance(text, Mapping):
@@ -85,7 +83,7 @@ def added_keys(config: Config) -> dict[str, object]:
 
 
 def class_of(model_type: object) -> str:
-    """Return the name of mlx-lm's class of a `model_type`, as far as the tables here go."""
+    """Return the name of mlx-lm's class of a `model_type`."""
     name = str(model_type)
     return CLASSES.get(name, name)
 
@@ -108,7 +106,7 @@ def _keys(config: Config, new: bool, parent: Config | None = None) -> dict[str, 
 
 
 def _rotary(name: str, rope: Mapping[str, Any]) -> dict[str, object]:
-    """Return what `rope_parameters` say, under the names of before; of layers that see everything where they differ."""
+    """Return `rope_parameters` under the names of transformers 4; of full attention if they differ by kind of layer."""
     if name in READ_ALL or name in _NAMED_OTHERWISE:
         return {}
     kinds = _kinds_of_layers(rope)
@@ -137,9 +135,12 @@ def _older_names(config: Config) -> dict[str, object]:
     """Return the keys of transformers 4 for settings that a configuration has only under transformers 5's keys."""
     rope, dtype = config.get("rope_parameters"), config.get("dtype")
     older: dict[str, object] = {"torch_dtype": dtype if isinstance(dtype, str) else None}
-    by_kind = isinstance(rope, Mapping) and _kinds_of_layers(rope)
-    # Version 4 has no name for a rotary embedding of each kind of layer.
-    if isinstance(rope, Mapping) and not by_kind and config.get("model_type") not in _NAMED_OTHERWISE:
+    # Version 4 has no names for rotary embeddings by kind of layer.
+    if (
+        isinstance(rope, Mapping)
+        and not _kinds_of_layers(rope)
+        and config.get("model_type") not in _NAMED_OTHERWISE
+    ):
         older |= _flat_rotary(rope)
     return {key: value for key, value in older.items() if value is not None and config.get(key) is None}
 
@@ -159,7 +160,7 @@ def _always(value: Any) -> Callable[[Config], Any]:
 
 
 def _of_text(key: str, default: object) -> Callable[[Config], Any]:
-    """Take a key of the text, unless it is what the class takes anyway."""
+    """Return a rule for a key of the text, unless it is the class's default."""
 
     def rule(config: Config) -> Any:
         text = config.get("text_config")
@@ -187,7 +188,7 @@ def _inner_size(config: Config) -> int | None:
 
 
 def _period(config: Config) -> int | None:
-    """Return every how many layers one sees everything; None if they are not spread evenly."""
+    """Return the period of layers with full attention; None if they are not evenly spaced."""
     kinds = config.get("layer_types")
     if not isinstance(kinds, list) or "full_attention" not in kinds:
         return None
@@ -197,7 +198,7 @@ def _period(config: Config) -> int | None:
 
 
 def _letters(config: Config) -> str | None:
-    """Return a letter for each layer: L where it has a window, G where it sees everything."""
+    """Return a letter for each layer: L with a window, G with full attention."""
     kinds = config.get("layer_types")
     if not isinstance(kinds, list) or "sliding_attention" not in kinds:
         return None
@@ -209,13 +210,11 @@ def _sparse(config: Config) -> list[bool] | None:
     return [kind == "sparse" for kind in kinds] if isinstance(kinds, list) else None
 
 
-_NAMED_OTHERWISE: Final = (
-    "gpt_neox",
-)  # classes that have other names for all of it, which are among the rest
-_LOCAL: Final = ("gemma3_text", "gemma3n_text")  # classes that take another theta for layers with a window
-
-_WANT_SCALING: Final = frozenset(("exaone4", "glm4_moe", "llama4_text"))
-"""Classes that cannot do without `rope_scaling`, be it null."""
+_NAMED_OTHERWISE: Final = ("gpt_neox",)  # classes with other names for rotary embeddings, in `_OTHERS`
+_LOCAL: Final = ("gemma3_text", "gemma3n_text")  # classes with another theta for layers with a window
+_WANT_SCALING: Final = frozenset(
+    ("exaone4", "glm4_moe", "llama4_text")
+)  # classes that require `rope_scaling`, even null
 
 _OTHERS: Final[Mapping[str, Mapping[str, Callable[[Config], Any]]]] = {
     "apertus": {"mlp_bias": _always(False), "post_norm": _always(False), "qk_norm": _always(True)},
@@ -254,4 +253,4 @@ _OTHERS: Final[Mapping[str, Mapping[str, Callable[[Config], Any]]]] = {
         "partial_rotary_factor": lambda config: _rope(config, "partial_rotary_factor", 1.0),
     },
 }
-"""What else transformers 5 leaves out since its own class has it under another key, or always: key to where it is from."""
+"""Keys that transformers 5 leaves out because its class has another key or a constant: key to its value."""

@@ -1,11 +1,9 @@
-"""Adapters in memory, and putting one of them on the base.
+"""Adapters in memory, and switching the base model between them.
 
-An adapter is loaded by mlx-lm's own `load_adapters`, so that each layer computes what it computes under `mlx_lm.load`.
-What that call changed in the model is then taken out again.  LoRA goes into layers that have the adapters of all rows of a batch
-beside them (`stacked`), and stays there.  Whatever those have no form for is kept as a list of places in the model, each with the
-base's layer and the adapter's, which holds the base's within it.  Putting such an adapter on means to set these places, a
-few hundred assignments; nothing is copied, nothing is read, and the base is in memory once.  A computation that has been
-built keeps the layers it was built with, so that a switch is safe while mlx is still at work.
+mlx-lm's `load_adapters` loads an adapter, so that each layer computes the same as under `mlx_lm.load`; its changes of the model
+are then undone.  LoRA goes into layers with the adapters of all rows of a batch (`stacked`).  Other adapters are lists of places
+in the model, each with the base model's layer and the adapter's around it; switching assigns a few hundred places, without a
+copy.  A computation keeps the layers it was built with, so a switch is safe while mlx computes.
 """
 
 from __future__ import annotations
@@ -32,12 +30,12 @@ _MERGE_AWARE = ("quantization_aware", "nvfp4_merge_aware")
 """Entries of a configuration that declare a merge-aware adapter, which must be fused."""
 
 _REFUSALS = OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, AssertionError
-"""What mlx and mlx-lm raise at a folder that is no adapter for this model."""
+"""Errors of mlx and mlx-lm for an adapter that does not fit the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPlace:
-    """Where a layer hangs in the model: `container[key]`, with what belongs there."""
+    """A place in the model, `container[key]`, and its layers."""
 
     container: Any
     key: Any
@@ -50,21 +48,20 @@ class Resident:
     """An adapter in memory, as long as something refers to this."""
 
     name: str
-    digest: str | None  # it is registered under
-    number: int  # that rows name it by
-    modules: int  # how many layers of the base it changes
-    # these layers, of one that is put on the base as a whole; none of one that has rows beside others
-    places: tuple[LayerPlace, ...] = field(repr=False)
+    digest: str | None
+    number: int  # by which rows name it
+    modules: int  # adapted layers
+    places: tuple[LayerPlace, ...] = field(repr=False)  # of an adapter that the base model is switched to
     nbytes: int
 
     @property
     def by_row(self) -> bool:
-        """It answers rows of a batch beside other adapters."""
+        """Whether rows of a batch can have it beside other adapters."""
         return not self.places
 
 
 class Switchboard:
-    """The base, the adapters that rows of a batch name, and the one that is on it as a whole; to be used by one thread."""
+    """The base model, adapters that rows of a batch name, and the adapter it is switched to; for one thread."""
 
     def __init__(self, model: Any, *, wake: Callable[[], object] | None = None) -> None:
         self.model, self.rows = model, BatchRows()
@@ -76,18 +73,15 @@ class Switchboard:
         self._wake = wake
 
     def use(self, resident: Resident | None) -> None:
-        """Put an adapter on the base as a whole; None for the base with what rows name."""
+        """Switch the base model to an adapter; None for the base model with the adapters of rows."""
         if resident is not None and resident.by_row:
             resident = None
         if resident is self._current:
             return
         if self._current is not None:
-            standing = {
-                (id(stacked_place.container), stacked_place.key): stacked_place.adapted
-                for stacked_place in self._stacked.values()
-            }
             for place in self._current.places:
-                place.container[place.key] = standing.get((id(place.container), place.key), place.plain)
+                place.container[place.key] = place.plain
+            self._place_stacked()
         if resident is not None:
             for place in resident.places:
                 place.container[place.key] = place.adapted
@@ -95,7 +89,7 @@ class Switchboard:
         self.switches += 1
 
     def sweep(self) -> None:
-        """Give back what adapters had that nobody refers to any more."""
+        """Free the memory of adapters that nothing refers to."""
         self.use(None)
         if self._gone:
             while self._gone:
@@ -104,7 +98,7 @@ class Switchboard:
             give_back()
 
     def load(self, name: str, folder: Path, digest: str | None = None, *, by_row: bool = False) -> Resident:
-        """Read an adapter; the base is left as it was."""
+        """Read an adapter, without a change of the base model."""
         import mlx.core as mx
         from mlx.utils import tree_flatten
 
@@ -113,20 +107,18 @@ class Switchboard:
             raise AdapterError(f"the adapter {name} cannot be put on a base of {type(self.model).__module__}")
         self.sweep()
         places = self._read(name, folder)
-        values = [
-            value
+        parameters = [
+            parameter
             for place in places.values()
-            for key, value in tree_flatten(place.adapted.parameters())
-            if key in ("lora_a", "lora_b", "m")
+            for parameter in tree_flatten(place.adapted.parameters())
+            if parameter[0] in ("lora_a", "lora_b", "m")
         ]
+        nbytes = sum(int(value.nbytes) for _, value in parameters)
         for place in places.values():
             place.adapted.eval()  # no dropout
-        try:
-            mx.eval(values)
-        except _REFUSALS as error:
-            raise AdapterError(f"the adapter {name} cannot be read: {sentence(error)}") from error
         number = next(self._numbers)
         try:
+            mx.eval(parameters)
             stacked = by_row and self._stack(number, places)
         except _REFUSALS as error:
             self._drop(number)
@@ -137,22 +129,16 @@ class Switchboard:
             if self._wake is not None:
                 self._wake()
 
-        resident = Resident(
-            name,
-            digest,
-            number,
-            len(places),
-            () if stacked else tuple(places.values()),
-            sum(int(value.nbytes) for value in values),
-        )
+        switched = () if stacked else tuple(places.values())
+        resident = Resident(name, digest, number, len(places), switched, nbytes)
         if stacked:
             weakref.finalize(resident, gone).atexit = False
-        del places, values  # of what answers by row, they lie in the stacks
+        del places, place, parameters  # the stacks have copies
         give_back()
         return resident
 
     def _read(self, name: str, folder: Path) -> dict[str, LayerPlace]:
-        """Return the places that an adapter changes, by their paths."""
+        """Return the adapted places by path."""
         import mlx.core as mx
         from mlx_lm.tuner.utils import load_adapters
 
@@ -172,7 +158,7 @@ class Switchboard:
                 }
                 for place in changed.values():
                     place.container[place.key] = place.plain
-        # mlx-lm also wraps layers for which the file has nothing: without tensors, they are the base's own.
+        # mlx-lm also wraps layers without tensors in the file.
         places = {path: place for path, place in changed.items() if path in given}
         if not places:
             raise AdapterError(f"the adapter {name} changes no layer of the base")
@@ -180,20 +166,25 @@ class Switchboard:
 
     @contextmanager
     def _bare(self) -> Iterator[None]:
-        """Let the model have the base's own layers only."""
+        """Remove the adapters of rows from the model while the block runs."""
         for place in self._stacked.values():
             place.container[place.key] = place.plain
         try:
             yield
         finally:
-            for place in self._stacked.values():
-                place.container[place.key] = place.adapted
+            self._place_stacked()
+
+    def _place_stacked(self) -> None:
+        for place in self._stacked.values():
+            place.container[place.key] = place.adapted
 
     def _stack(self, number: int, places: dict[str, LayerPlace]) -> bool:
-        """Let rows name an adapter; return whether they can."""
+        """Add an adapter to the layers of rows; return whether that is possible."""
         from .stacked import KINDS, SortedExperts, StackedExperts
 
-        if not all(type(place.adapted) in KINDS and _wraps(place) for place in places.values()):
+        # Each must be around the base model's layer, not another adapter's.
+        layers = [(place.adapted, place.plain) for place in places.values()]
+        if not all(type(layer) in KINDS and layer.linear is plain for layer, plain in layers):
             return False
         blocks = {}
         if any(KINDS[type(place.adapted)] is StackedExperts for place in places.values()):
@@ -222,7 +213,7 @@ class Switchboard:
         return False
 
     def _shows_rows(self, number: int) -> bool:
-        """Tell whether every layer sees rows, by passes that are built and never computed, short and long."""
+        """Return whether every layer gets rows, in short and long passes that are built and never computed."""
         import mlx.core as mx
 
         try:
@@ -242,14 +233,8 @@ class Switchboard:
                 place.container[place.key] = place.plain
 
 
-def _wraps(place: LayerPlace) -> bool:
-    """Tell whether an adapter's layer holds the base's own, and not another adapter's."""
-    within = getattr(place.adapted, "linear", None) or getattr(place.adapted, "embedding", None)
-    return within is place.plain
-
-
 def _keeps_layers(model: Any) -> bool:
-    """Tell whether a model's class compiles a method with its layers in it, which would go on with those of its first call."""
+    """Return whether a model's class compiles a method, which would keep the layers of its first call."""
     module = sys.modules[type(model).__module__]
     try:
         return "mx.compile(self." in inspect.getsource(module)
@@ -264,7 +249,7 @@ def _require_adapter(name: str, folder: Path) -> None:
         raise AdapterError(f"the adapter {name} has no readable {CONFIG}: {sentence(error)}") from error
     kind = config.get("fine_tune_type", "lora") if isinstance(config, dict) else None
     if kind not in ("lora", "dora"):
-        # mlx-lm would write a full fine-tune over the base that the others need.
+        # mlx-lm would overwrite the base model.
         raise AdapterError(f"the adapter {name} is neither LoRA nor DoRA but {kind!r}")
     if any(config.get(entry) for entry in _MERGE_AWARE):
         raise AdapterError(f"the adapter {name} was trained to be fused, and cannot be used unfused")
@@ -273,7 +258,7 @@ def _require_adapter(name: str, folder: Path) -> None:
 
 
 def _slots(path: str, value: Any) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Yield every place in a model with a layer in it: its path as mlx names it, container, key and layer."""
+    """Yield mlx's path, container, key and layer of every layer in a model."""
     from mlx import nn
 
     items: Any = ()
@@ -290,9 +275,9 @@ def _slots(path: str, value: Any) -> Iterator[tuple[str, Any, Any, Any]]:
 
 
 def give_back() -> None:
-    """Give back the memory of arrays that are gone, which mlx keeps for others."""
+    """Free the memory that mlx caches."""
     import mlx.core as mx
 
-    # mlx-lm's layers draw numbers that nobody looks at; the state of the generator would keep the way to all of them.
+    # mlx-lm's layers draw random numbers that are never used; the generator's state would refer to all of them.
     mx.eval(mx.random.state)
     mx.clear_cache()

@@ -82,7 +82,10 @@ def collect(
     if dry_run:
         unknown = listing.unknown if force else ()
         done.items_ += [Removed("blob", stored.digest, stored.size) for stored in unknown]
-        done.items_ += [Removed("generation", _name(stored), stored.size) for stored in listing.dead]
+        done.items_ += [
+            Removed("generation", blob_name(stored.digest, stored.generation), stored.size)
+            for stored in listing.dead
+        ]
         done.items_ += marking.plan()
         left, waiting = _abandoned(database, store, grace)
         done.items_ += [Removed("leftover", leftover.name, leftover.size) for leftover in left]
@@ -94,7 +97,7 @@ def collect(
         drop_orphans(database)
         for stored in listing.dead:
             if freed := store.delete(stored.digest, generation=stored.generation):
-                done.items_.append(Removed("generation", _name(stored), freed))
+                done.items_.append(Removed("generation", blob_name(stored.digest, stored.generation), freed))
         if listing.unknown or listing.ahead:
             with database.write() as session:
                 adoption_time = started - timedelta(seconds=min(grace, 1e9)) if force else None
@@ -124,10 +127,6 @@ def collect(
         done.quarantined += 1
         done.quarantined_bytes += damaged.size
     return done
-
-
-def _name(stored: Stored) -> str:
-    return blob_name(stored.digest, stored.generation)
 
 
 def _unreferenced(before: datetime, dead: Several[str]) -> Select[BlobRow]:

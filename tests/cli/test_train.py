@@ -21,7 +21,6 @@ from waiting import PATIENCE, wait_until
 
 from fusery.registry.adapters.files import RUN_RECORD
 from fusery.registry.registration.training_record import read_record
-from fusery.research.quantized_training import make_layers
 from fusery.storage.digest import digest_file
 
 from .conftest import Fusery
@@ -153,6 +152,8 @@ def loss_of(model: Path, data: Path, adapter: Path | None = None, *, through: bo
     from mlx_lm.tuner.datasets import CacheDataset, load_local_dataset
     from mlx_lm.tuner.trainer import evaluate
     from mlx_lm.utils import load
+
+    from fusery.research.quantized_training import make_layers
 
     loaded, tokenizer = load(str(model), adapter_path=str(adapter) if adapter else None)[:2]
     if through:

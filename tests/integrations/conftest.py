@@ -29,25 +29,9 @@ from registry.conftest import (
 from fusery.registry import Registry
 
 __all__ = [
-    "evil_in_bundles",
-    "evil_texts",
-    "fill",
-    "fused_folder",
-    "make_adapter",
-    "module_registry",
-    "open_registry",
-    "plain_source",
-    "provenance",
-    "registry",
-    "shelf",
-    "source",
-    "sqlite_registry",
-    "stocked",
-    "templates",
-    "tiny_base",
-    "unfused",
-    "works",
-]
+    "evil_in_bundles", "evil_texts", "fill", "fused_folder", "make_adapter", "module_registry", "open_registry", "plain_source",
+    "provenance", "registry", "shelf", "source", "sqlite_registry", "stocked", "templates", "tiny_base", "unfused", "works",
+]  # fmt: skip
 
 
 @pytest.fixture

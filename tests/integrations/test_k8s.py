@@ -200,11 +200,6 @@ def test_a_claim_without_a_path_has_the_adapters_at_its_top(source: BundleSource
     assert pod["volumes"][-1]["persistentVolumeClaim"] == {"claimName": "claim", "readOnly": True}
 
 
-def test_splits_are_refused(source: BundleSource, tmp_path: Path) -> None:
-    with pytest.raises(BadInputError):
-        write(source, tmp_path / "bundle", "s3", models=("mix=v1:0.9,v2:0.1",))
-
-
 def test_what_has_to_be_said_is_asked_for(source: BundleSource, tmp_path: Path) -> None:
     nameless = [
         (replace(source, provenance={"base": base}), {})
@@ -217,6 +212,7 @@ def test_what_has_to_be_said_is_asked_for(source: BundleSource, tmp_path: Path) 
             *((wrong, choices, "-o base_name=OWNER/NAME") for wrong, choices in nameless),
             *((source, {"base_name": name}, "-o base_name=OWNER/NAME") for name in unknown),
             (source, {"base_image": "x\ny"}, "vllm/vllm-openai"),
+            (source, {"models": ("mix=v1:0.9,v2:0.1",)}, "-o models"),
         )
     ):
         with pytest.raises(BadInputError) as caught:

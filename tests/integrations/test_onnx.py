@@ -23,7 +23,8 @@ from fusery.integrations import onnx_program
 from fusery.integrations.onnx import PYTHON
 from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.target import LayoutError
-from fusery.registry.errors import BadInputError, MissingExtraError
+from fusery.registry.documents import RECORD
+from fusery.registry.errors import BadInputError, MissingExtraError, ModelUnusableError
 from fusery.registry.provenance.verify import verify
 
 needs_no_packages = pytest.mark.skipif(
@@ -85,6 +86,64 @@ def test_unknown_formats_and_quantised_models_are_refused(source: BundleSource, 
     with pytest.raises(BadInputError) as caught:
         write(source, tmp_path / "b", onnx_type="bf16")
     assert caught.value.hint == "-o onnx_type=f16|f32"
+
+
+STUB = """#!{python}
+import json, pathlib, sys
+job = json.loads(sys.argv[-1])
+reply = json.loads(pathlib.Path(__file__).with_name("reply").read_text())
+if job["do"] == "export":
+    model, folder = pathlib.Path(job["model"]), pathlib.Path(job["folder"])
+    for name in {files}:
+        (folder / name).write_text(name)
+    inputs = sorted(path.name for path in model.iterdir())
+    config = json.loads((model / "config.json").read_text())
+    (folder / "model.onnx").write_text(json.dumps([job["tokens"], config.get("layer_types"), inputs]))
+print("" if reply is None else json.dumps(reply))
+"""
+
+
+def test_export_by_another_python(
+    plain_source: BundleSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python, reply, folder = tmp_path / "python", tmp_path / "reply", tmp_path / "model"
+    python.write_text(STUB.format(python=sys.executable, files=(*target.FILES, "chat_template.jinja")))
+    python.chmod(0o755)
+    monkeypatch.setenv(PYTHON, str(python))
+    good = {"packages": {"onnx": "1"}, "difference": 0.001, "tensors": 3, "wrong": []}
+    reply.write_text(json.dumps(good))
+    bundle = write(plain_source, tmp_path / "a")
+    assert {path.name for path in bundle.iterdir()} == {
+        *target.FILES,
+        "chat_template.jinja",
+        "README.md",
+        RECORD,
+    }
+    tokens, layers, inputs = json.loads((bundle / "model.onnx").read_text())
+    assert (tokens, layers, json.loads((bundle / RECORD).read_text())["onnx"]["type"]) == (24, None, "f16")
+    changed(plain_source, folder)
+    (folder / "weights").mkdir()
+    for name in ("modeling.py", "weights/more.safetensors"):
+        (folder / name).touch()
+    edit_json(folder / "config.json", model_type="mistral", sliding_window=40, num_hidden_layers=2)
+    source = refreshed(plain_source, folder)
+    made = json.loads((write(source, tmp_path / "b") / "model.onnx").read_text())
+    assert made == [64, ["sliding_attention"] * 2, inputs]
+    far, wrong = good | {"difference": 0.01}, good | {"wrong": ["a"]}
+    cases: list[tuple[str, Any, type[Exception], str | None]] = [
+        ("c", good | {"difference": 0.5}, BadInputError, "f16"),
+        ("d", {"error": "no"}, BadInputError, "f16"),
+        ("e", None, ModelUnusableError, "f16"),
+        ("f", far, BadInputError, "f32"),
+        ("g", wrong, LayoutError, "f16"),
+        ("h", good | {"tensors": 0}, LayoutError, "f16"),
+    ]
+    for name, answer, error, kind in cases:
+        reply.write_text(json.dumps(answer))
+        with pytest.raises(error) as caught:
+            write(plain_source, tmp_path / name, onnx_type=kind)
+        if name in "cf":
+            assert ("onnx_type=f32" in str(caught.value.hint)) == (name == "c")  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -203,14 +262,8 @@ def test_process_ends_with_its_parent_and_keeps_limits(plain_source: BundleSourc
     job |= {"cache": str(tmp_path / "cache"), "type": "fp16"}
 
     def start(limits: dict[str, int]) -> subprocess.Popen[bytes]:
-        command = [
-            peers_python(),
-            "-P",
-            "-E",
-            "-B",
-            onnx_program.__file__,
-            json.dumps(job | {"limits": limits}),
-        ]
+        command = [peers_python(), "-P", "-E", "-B", onnx_program.__file__]
+        command.append(json.dumps(job | {"limits": limits}))
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )

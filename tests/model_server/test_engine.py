@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 import tiny_models
 from mlx_lm import generate, load
@@ -155,3 +156,16 @@ def test_an_adapter_that_does_not_fit(host: EngineHost, tmp_path: Path) -> None:
         host.engine.load("a", folder).result()
     assert host.engine.alive
     assert (host.engine.context, host.engine.vocabulary) == (2048, 320)
+
+
+@pytest.mark.parametrize("bits", [4, None])
+def test_a_processor_computes_quantised_bases_in_float32(bits: int | None, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "base", bits=bits, layers=2, hidden=64, intermediate=128)
+    host = EngineHost(base)
+    try:
+        norm = host.engine._require_board().model.model.norm.weight
+        assert norm.dtype == (mx.float32 if bits and mx.default_device() == mx.cpu else mx.bfloat16)
+        assert host.engine._width > 1
+        assert say(host, Generation(None, host.tokens("a"), 2, GREEDY)) != [""]
+    finally:
+        host.engine.stop()

@@ -1,4 +1,4 @@
-"""The target `adapters`: one base, any number of adapters beside it, and our server, which loads the base once; also as an image."""
+"""The target `adapters`: a base model, its adapters, and fusery's model server; also as an image."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 
 def serving_document(source: BundleSource, record: Mapping[str, Any]) -> Mapping[str, object]:
-    """Return what the server reads; `fusery.registry.runtime.document` describes it."""
+    """Return the server's document; `fusery.registry.runtime.document` describes it."""
     base = provenance_part(record["provenance"], "base")
     return {
         "format": 1,
@@ -74,7 +74,7 @@ def serving_document(source: BundleSource, record: Mapping[str, Any]) -> Mapping
 
 
 def check(folder: Path) -> Layout:
-    """Read everything as the server does, look for what the Dockerfile copies, and count the modules of the base that the adapters match."""
+    """Read the files as the server and the Dockerfile do, and count the adapted modules."""
     check_image_files(folder)
     try:
         document = read_document(folder / "serving.json")
@@ -95,7 +95,7 @@ def check(folder: Path) -> Layout:
 
 
 def _modules(base: Path) -> set[str]:
-    """Return the modules of a base by name; none where mlx-lm calls them otherwise than the files do."""
+    """Return the names of a base model's modules; none if mlx-lm renames them."""
     from ...engine.architectures import NeedsModelClassError, require_by_name
 
     try:

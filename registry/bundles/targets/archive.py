@@ -1,7 +1,6 @@
-"""The target `archive`: what `model` writes, in one compressed tar file.
+"""The target `archive`: the files of the target `model` in one compressed tar file.
 
-Names, order, times, owners and modes are fixed, so that the same model gives the same tar; the same version of the
-compressor makes the same file of it.  Nothing is held in memory but the piece that is on its way.
+Names, order, times, owners and modes are fixed, so that the same model and version of the compressor give the same file.
 """
 
 from __future__ import annotations
@@ -10,31 +9,28 @@ import gzip
 import io
 import tarfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, Self, cast
+from typing import IO, cast
 
 import zstandard
 
 from fusery.storage.digest import CHUNK, Digest
 from fusery.storage.failures import DigestMismatchError, opened
-from fusery.storage.manifest import FileEntry
 
 from ..source import BundleSource, Choices, Files
 from ..target import Layout
 from ..writing import FILE_MODE, BundleFolder, HashedFile
 from .model import write_model
 
-LEVEL = {"zst": 3, "gz": 6}
-"""The compressors' own defaults: weights hardly shrink, whatever is tried."""
+LEVEL = {"zst": 3, "gz": 6}  # the compressors' defaults: weights hardly shrink
 
 _BLOCK = 1 << 20
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
-    """Write the archive; all it holds is in a folder named after the model."""
+    """Write the archive of a folder with the model's name."""
     with (
         bundle.create(f"{source.name}.tar.{choices.compression}") as file,
         _compressor(file, choices.compression) as stream,
@@ -44,7 +40,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 
 def check(folder: Path) -> Layout:
-    """Look for the one file; what is in it was hashed on its way in."""
+    """Check that there is one file; its content was hashed when it was written."""
     (_,) = folder.iterdir()
     return Layout()
 
@@ -58,10 +54,11 @@ class _Archive:
 
     def copy(self, files: Files, *, under: str = "", link: bool = False) -> None:
         for entry in files.manifest:
-            with opened(files.paths[entry.path]) as file, _Verified(file, entry) as verified:
-                member = self._member(under + entry.path, entry.size)
-                self._archive.addfile(member, cast("IO[bytes]", verified))
-                verified.require()
+            with opened(files.paths[entry.path]) as file:
+                hashed, expected = _Hashed(file), entry.sha256
+                self._archive.addfile(self._member(under + entry.path, entry.size), cast("IO[bytes]", hashed))
+            if (got := Digest(hashed.running.hexdigest())) != expected:
+                raise DigestMismatchError(entry.path, expected, expected, got, hint="run: fusery audit")
 
     def _member(self, path: str, size: int) -> tarfile.TarInfo:
         member = tarfile.TarInfo(f"{self._folder}/{path}")
@@ -69,35 +66,16 @@ class _Archive:
         return member
 
 
-class _Verified:
-    """A file that is hashed while it is read, in a thread beside the compressor's."""
+class _Hashed:
+    """A file that is hashed while it is read."""
 
-    def __init__(self, file: IO[bytes], entry: FileEntry) -> None:
-        self._file, self._entry, self._running = file, entry, sha256()
-        self._hasher = ThreadPoolExecutor(1)
-        self._pending: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._hasher.shutdown()
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.running = file, sha256()
 
     def read(self, size: int) -> bytes:
         data = self._file.read(size)
-        if self._pending is not None:
-            self._pending.result()
-        self._pending = self._hasher.submit(self._running.update, data)
+        self.running.update(data)
         return data
-
-    def require(self) -> None:
-        """Refuse a file that was not what its manifest says."""
-        if self._pending is not None:
-            self._pending.result()
-        got = Digest(self._running.hexdigest())
-        if got != self._entry.sha256:
-            expected = self._entry.sha256
-            raise DigestMismatchError(self._entry.path, expected, expected, got, hint="run: fusery audit")
 
 
 @contextmanager

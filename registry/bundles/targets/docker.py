@@ -1,4 +1,4 @@
-"""The target `docker`: a folder that builds an image with an OpenAI-compatible server for the model, for the CPU or NVIDIA."""
+"""The target `docker`: files that build an image with an OpenAI-compatible server for the model, for the CPU or NVIDIA."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL = "model"
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
-    """Write `model/`, the server, its pinned requirements and `serving.json`, a Dockerfile, a file for compose and how to use them."""
+    """Write `model/`, the server with its requirements and `serving.json`, the Dockerfile, compose.yaml and README.md."""
     record = bundle_record(source, "docker", MODEL)
     write_image_files(record, bundle, choices, folders=(MODEL,), served="one fused language model")
     write_model(source, bundle, choices, under=f"{MODEL}/")
@@ -34,7 +34,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 
 def check(folder: Path) -> Layout:
-    """Read the model as the server will find it, and look for what the Dockerfile copies."""
+    """Read the files as the server and the Dockerfile do."""
     check_image_files(folder)
     try:
         return model_layout(folder / read_document(folder / "serving.json").base.folder)

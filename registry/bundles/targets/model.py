@@ -25,21 +25,21 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 
 def write_model(source: BundleSource, bundle: Sink, choices: Choices, *, under: str = "") -> None:
-    """Write them to a folder of the bundle, with a slash at its end, or to the bundle itself."""
+    """Write the files of `write`, below a folder with a slash at its end."""
     for name, content in own_files(source, choices).items():
         bundle.write(under + name, content)
     bundle.copy(source.fused, under=under, link=choices.link)
 
 
 def own_files(source: BundleSource, choices: Choices, *, target: str = "model") -> dict[str, bytes]:
-    """Return what a bundle adds to a fused model's files: its record, its card and the picture of its curve."""
+    """Return the files that a bundle adds to a fused model: record, card and picture of the curve."""
     record = bundle_record(source, target, ".")
     model = read_architecture(source.fused.paths)
     values = card_values(
         record,
         base_name=choices.base_name,
         transformers=transformers_class(model),
-        targets={name for name, _ in SHIPS if (ship := own_targets().get(name)) and ship.accepts(source)},
+        targets={name for name in SHIPS if (ship := own_targets().get(name)) and ship.accepts(source)},
     )
     card = render_card(values, choices.card)
     own = {"README.md": card}
@@ -52,7 +52,7 @@ def own_files(source: BundleSource, choices: Choices, *, target: str = "model") 
 
 
 def _eval_results(provenance: Mapping[str, Any]) -> bytes | None:
-    """Return what was measured of the adapter, where a model is that adapter: alone, at its own scale, and all of it."""
+    """Return the adapter's evaluation results if the model is equivalent to it: alone, at its own scale, and retained."""
     adapter, recipe = provenance_part(provenance, "adapter"), provenance_part(provenance, "recipe")
     whole = provenance_part(provenance, "fidelity").get("verdict") == "PASS"
     if provenance.get("with") or recipe.get("scale") is not None or not whole:
@@ -61,12 +61,12 @@ def _eval_results(provenance: Mapping[str, Any]) -> bytes | None:
 
 
 def is_packed(model: Architecture) -> bool:
-    """Tell whether a model is quantised in MLX's format, which only MLX reads."""
+    """Return whether a model is quantised in MLX's format, which only MLX reads."""
     return any(weight.bits is not None for weight in model.weights.values())
 
 
 def transformers_reads(model: Architecture) -> bool:
-    """Tell whether transformers loads a model from its folder, with every tensor and without code from the hub."""
+    """Return whether transformers loads a model from its folder, with every tensor and without code from the hub."""
     from ...adapters.peft_form import names_are_shared
     from ...engine.architectures import NOT_IN_TRANSFORMERS
 
@@ -75,10 +75,10 @@ def transformers_reads(model: Architecture) -> bool:
 
 
 def transformers_class(model: Architecture) -> str | None:
-    """Return the class by which transformers loads a model from its folder; None where it does not load it."""
+    """Return transformers' class for a model's folder; None if transformers does not load it."""
     if not transformers_reads(model):
         return None
-    # Only some models with a vision tower are in the other class, and all of them are in this one.
+    # This class has all models with a vision tower, the other only some.
     return "AutoModelForImageTextToText" if "vision_config" in model.config else "AutoModelForCausalLM"
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from .process import Limits, NoProcess, TemplateProcesses, TemplateRaised, TemplateTooMuch
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-"""What a message's reasoning is called; templates ask for the first, and some for the second."""
+"""Names of a message's reasoning; templates use the first, some the second."""
 
 _NOT_DONE = frozenset(
     ("continue_final_message", "max_length", "padding", "return_assistant_tokens_mask", "return_dict")
 ) | {"return_tensors", "sanitize_control_tokens", "tokenizer_kwargs", "truncation"}
-"""Options of transformers' method that nobody here asks for; they must not become variables of the template."""
+"""Options of transformers' method that are not supported; they must not become variables of the template."""
 
 
 class ChatTemplates:
@@ -24,7 +24,7 @@ class ChatTemplates:
         self._processes = TemplateProcesses(limits=limits, width=width)
 
     def bind(self, tokenizer: Any, *, context: int | None = None) -> bool:
-        """Let a tokenizer's `apply_chat_template` render here from now on, which gives the same text and tokens."""
+        """Replace a tokenizer's `apply_chat_template`, with the same results; return whether mlx-lm calls it."""
         from transformers import PreTrainedTokenizerBase
 
         inner = _inner(tokenizer)
@@ -37,11 +37,11 @@ class ChatTemplates:
             return encoded(inner, text) if tokenize else text
 
         inner.apply_chat_template = apply
-        # mlx-lm's own way to write chats, which a tokenizer may name, never comes to the tokenizer's.
+        # mlx-lm has formats of chats in Python, which a tokenizer may name.
         return getattr(tokenizer, "_chat_template", None) is None
 
     def render(self, template: str, values: Mapping[str, Any], most: int | None = None) -> str:
-        """Return the text that a template gives."""
+        """Render a template."""
         try:
             return self._processes.render({"template": template, "values": values}, most)
         except TemplateRaised as error:
@@ -50,14 +50,14 @@ class ChatTemplates:
             raise type(error)(f"the model's chat template {error}") from error
 
     def start(self, *, wait: bool = True) -> None:
-        """Start a process, to see that it can be done; without waiting, it starts while something else is done."""
+        """Start a process, and wait for it unless `wait` is False."""
         try:
             self._processes.start(wait=wait)
         except NoProcess as error:
             raise NoProcess(f"the model's chat template {error}") from error
 
     def close(self) -> None:
-        """Kill the processes; what is being rendered fails."""
+        """Kill the processes; running requests fail."""
         self._processes.close()
 
     def _text(
@@ -72,7 +72,7 @@ class ChatTemplates:
         add_generation_prompt: bool = False,
         **options: Any,
     ) -> str:
-        """Do what transformers' method does before and after it renders."""
+        """Return a chat's text, as transformers' method does."""
         wrong = sorted(name for name in _NOT_DONE & options.keys() if options.pop(name))
         if wrong:
             raise TypeError(f"{', '.join(wrong)}: not done with a chat template that is rendered elsewhere")
@@ -90,7 +90,7 @@ class ChatTemplates:
 
 @contextmanager
 def bound(tokenizer: Any) -> Iterator[None]:
-    """Let a tokenizer render in a process of its own while the block runs."""
+    """Render a tokenizer's chats in a separate process while the block runs."""
     chats = ChatTemplates()
     inner = _inner(tokenizer)
     try:
@@ -113,7 +113,7 @@ def _inner(tokenizer: Any) -> Any:
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, object]:
-    """Return a message without what is None, and with its reasoning under each name."""
+    """Return a message without None, and with its reasoning under both names."""
     kept = {name: value for name, value in message.items() if value is not None}
     reasoning = next((kept[name] for name in _REASONING if name in kept), None)
     return kept if reasoning is None else {"thinking": reasoning, **kept, "reasoning_content": reasoning}

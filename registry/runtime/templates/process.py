@@ -1,4 +1,4 @@
-"""Processes for templates: started when they are needed, asked one thing at a time, killed when one takes too long."""
+"""Processes that render templates: started when needed, one request at a time, killed when one takes too long."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from typing import Any
 
 from . import program
 
-START_SECONDS = 60.0  # time for a process to be there, on a machine that is busy with something else
-END_SECONDS = 5.0  # time from the end of what a process says to its own end
-MOST_REFUSAL = 1000  # characters of what a template says when it refuses
+START_SECONDS = 60.0  # until a process is ready, on a busy machine
+END_SECONDS = 5.0  # from the end of its output to the end of a process
+MOST_REFUSAL = 1000  # characters of a template's own error
 
 _KEPT = ("PATH", "PYTHONPATH", "LANG", "TZ", "TZDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
-"""What a process sees of the environment: where things are, and no credentials."""
+"""The variables of the environment that a process inherits: paths, and no credentials."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one rendering may take."""
+    """Limits of one rendering."""
 
-    seconds: float = 2.0  # of a processor; a busy machine does not count
+    seconds: float = 2.0  # of processor time
     clock: float = 10.0  # seconds in all
-    memory: int = 512 << 20  # bytes of the process, where the system holds it to that; macOS does not
+    memory: int = 512 << 20  # bytes of the process; macOS does not enforce it
     characters: int = 16 << 20
 
 
 def chat_program() -> list[str]:
-    """Return the command that runs `program` for chat templates: an interpreter of its own, quick to start."""
+    """Return the command that runs `program` for chat templates, in an interpreter that starts quickly."""
     return [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-W", "ignore", program.__file__]
 
 
@@ -62,35 +62,29 @@ class Process:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     env={name: os.environ[name] for name in _KEPT if name in os.environ},
-                    start_new_session=True,  # Ctrl-C is for whoever started it
+                    start_new_session=True,  # Ctrl-C reaches only the parent
                 )
         except OSError as error:
             self._socket.close()
-            raise NoProcess(
-                f"cannot be rendered: no process for it can be started: {error.strerror}"
-            ) from error
+            raise NoProcess(f"cannot be rendered: cannot start a process: {error.strerror}") from error
 
     def ready(self) -> None:
-        """Wait until it is there."""
+        """Wait until it has started."""
         if self._is_ready:
             return
         try:
-            receive = self._receive(self._latest, 1)
-        except BaseException as error:  # also Ctrl-C
-            self.close()
-            if isinstance(error, OSError | EOFError):
-                raise NoProcess("cannot be rendered: the process for it did not start") from error
-            raise
-        assert receive == program.READY
+            self._receive(self._latest, 1)
+        except (OSError, EOFError) as error:
+            raise NoProcess("cannot be rendered: the process for it did not start") from error
         self._is_ready = True
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked."""
+        """Whether it can take a request."""
         return self._process.poll() is None
 
     def ask(self, request: Mapping[str, Any], most: int) -> str:
-        """Return the text that a request gives; after anything but an answer, the process is of no more use."""
+        """Return the text of a request; after any error but `TemplateRaised`, the process must be closed."""
         until = time.monotonic() + self._limits.clock
         message = json.dumps({**request, "most": most}).encode()
         try:
@@ -112,12 +106,12 @@ class Process:
         raise TemplateTooMuch(f"needed more than {self._limits.memory >> 20} MiB of memory")
 
     def kill(self) -> None:
-        """End it, whatever it is at; whoever waits for its answer is told so."""
+        """Kill it; `ask` raises in the thread that waits for its answer."""
         self._process.kill()
         self._process.wait()
 
     def close(self) -> None:
-        """End it; for whoever asks it, and nobody else."""
+        """Kill it and close its socket; only in the thread that uses it."""
         self.kill()
         self._socket.close()
 
@@ -131,12 +125,12 @@ class Process:
             return TemplateTooMuch(f"needed more than {self._limits.seconds:g} s")
         if ended == -signal.SIGKILL:
             return NoProcess("was not rendered: its process was killed")
-        return TemplateTooMuch("needed more than its process has")  # a stack that ran over, most often
+        return TemplateTooMuch("needed more than its process has")  # usually a stack overflow
 
     def _receive(self, until: float, most: int) -> bytes:
         size = int.from_bytes(self._exactly(program.HEAD, until))
         if not 0 < size <= max(most, 1 << 16):
-            self.kill()  # it is not what it was
+            self.kill()  # the template has taken over the process
             raise EOFError
         return self._exactly(size, until)
 
@@ -155,7 +149,7 @@ class Process:
 
 
 class TemplateProcesses:
-    """Some processes for templates, for any number of threads; each is started when it is needed first."""
+    """Processes for any number of threads, each started when it is first needed."""
 
     def __init__(
         self, command: Sequence[str] | None = None, *, limits: Limits | None = None, width: int = 1
@@ -165,25 +159,25 @@ class TemplateProcesses:
         self._free: queue.LifoQueue[Process | None] = queue.LifoQueue()
         for _ in range(width):
             self._free.put(None)
-        self._lock = threading.RLock()  # a signal's handler may close what its own thread is just looking at
+        self._lock = threading.RLock()  # a signal's handler may call `close` while its own thread holds it
         self._all: set[Process] = set()
         self._closed = False
 
     def start(self, *, wait: bool = True) -> None:
-        """Start a process, to see that it can be done; without waiting, it starts while something else is done."""
+        """Start a process, and wait for it unless `wait` is False."""
         with self._taken() as process:
             if wait:
                 process.ready()
 
     def render(self, request: Mapping[str, Any], most: int | None = None) -> str:
-        """Return the text that a request gives."""
+        """Return the text of a request."""
         length = self.limits.characters
         with self._taken() as process:
             process.ready()
             return process.ask(request, length if most is None else min(most, length))
 
     def close(self) -> None:
-        """Kill all processes; what is being rendered fails, and nothing is rendered any more."""
+        """Kill all processes; running and later requests fail."""
         with self._lock:
             self._closed = True
             ended = list(self._all)
@@ -195,11 +189,11 @@ class TemplateProcesses:
                 idle.append(self._free.get_nowait())
         for free in idle:
             self._drop(free)
-            self._free.put(None)  # for whoever waits, to be told
+            self._free.put(None)  # wakes a waiting thread
 
     @contextmanager
     def _taken(self) -> Iterator[Process]:
-        """Yield a process that can be asked; after anything but an answer or a refusal, it is of no more use."""
+        """Yield a process; drop it after any error but `TemplateRaised`."""
         try:
             process = self._free.get(timeout=self.limits.clock)
         except queue.Empty:
@@ -216,7 +210,7 @@ class TemplateProcesses:
             yield process
         except TemplateRaised:
             raise
-        except BaseException as error:  # also Ctrl-C, after which an answer would be that to another question
+        except BaseException as error:  # also Ctrl-C: the next answer would be that to this request
             self._drop(process)
             process = None
             if self._closed and isinstance(error, TemplateError):
@@ -233,7 +227,7 @@ class TemplateProcesses:
 
 
 def _plain(text: str) -> str:
-    """Return what a template said, as it can be printed and kept: it may say anything."""
+    """Return a template's own error as printable text."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
@@ -242,13 +236,13 @@ def _stopped() -> NoProcess:
 
 
 class TemplateError(Exception):
-    """There is no text: a template is at fault, or what it is rendered in."""
+    """A template was not rendered."""
 
     temporary = False
 
 
 class TemplateRaised(TemplateError):
-    """The template does not parse, or refuses what it is given; the message is its own."""
+    """The template does not parse, or raises an error of its own."""
 
 
 class TemplateTooMuch(TemplateError):
@@ -260,6 +254,6 @@ class TemplateTooLong(TemplateTooMuch):
 
 
 class NoProcess(TemplateError):
-    """It was not rendered: there is no process for it, or none any more.  The template is not at fault."""
+    """No process could render it; the template is not at fault."""
 
     temporary = True

@@ -1,7 +1,7 @@
-"""What runs in a process for templates: it is asked through one socket, and killed when it takes too much.
+"""The program of a process that renders templates: it reads requests from a socket, and is killed when it exceeds its limits.
 
-Started as a file, it renders chat templates as transformers does.  Other kinds of templates give `run` a function of their own.
-The limits are set before anything is read.  Nothing that may be secret is given to this process.
+Started as a file, it renders chat templates as transformers does; other programs pass `run` a function of their own.
+It sets its limits before it reads a request, and gets no secrets.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 READY, TEXT, RAISED, MEMORY, LENGTH = b"S", b"T", b"R", b"M", b"L"
-"""The first byte of what this process says: it is there, the text, or why there is none."""
+"""The first byte of a message: the process is ready, the text, or why it was not rendered."""
 
 HEAD = 8  # bytes of a message's length, before each message
 
@@ -28,32 +29,29 @@ _SOCKET = 0
 _MOST_MESSAGE = 4000
 _KEPT = 8
 
-Render = Callable[[Mapping[str, Any]], Iterable[str]]  # gives the pieces of a text, as they come
+Render = Callable[[Mapping[str, Any]], Iterable[str]]  # yields the pieces of a text
 
 
 def run(render: Render) -> None:
-    """Answer requests until nobody can ask any more."""
+    """Answer requests until the socket is closed."""
     limits = json.loads(sys.argv[1])
     _limit("RLIMIT_AS", limits["memory"])
     _limit("RLIMIT_FSIZE", 0)
     _limit("RLIMIT_CORE", 0)
     _send(READY)
-    while (request := _receive()) is not None:
-        # The signal ends this process, whatever it is at, and only its own time counts.
+    while (head := _exactly(HEAD)) is not None and (request := _exactly(int.from_bytes(head))) is not None:
+        # The signal ends this process after that much processor time.
         signal.setitimer(signal.ITIMER_PROF, limits["seconds"])
         answer = _answer(render, request)
         signal.setitimer(signal.ITIMER_PROF, 0)
         _send(answer)
         if answer[:1] in (MEMORY, LENGTH):
-            return  # what it holds is not worth keeping
+            return  # to free its memory
 
 
 def _limit(name: str, most: int) -> None:
-    # Not everywhere can each of them be set; the time is limited all the same.
-    try:
+    with suppress(AttributeError, ValueError, OSError):  # some systems lack some limits
         resource.setrlimit(getattr(resource, name), (most, most))
-    except (AttributeError, ValueError, OSError):
-        return
 
 
 def _answer(render: Render, request: bytes) -> bytes:
@@ -68,7 +66,7 @@ def _answer(render: Render, request: bytes) -> bytes:
         return TEXT + "".join(pieces).encode("utf-8", "surrogatepass")
     except MemoryError:
         return MEMORY
-    except Exception as error:  # noqa: BLE001 - whatever a template raises is its own fault
+    except Exception as error:  # noqa: BLE001 - a template may raise any type
         return RAISED + _sentence(error).encode("utf-8", "backslashreplace")
 
 
@@ -77,11 +75,6 @@ def _sentence(error: Exception) -> str:
     return (f"line {line}: " if line else "") + (
         " ".join(str(error).split())[:_MOST_MESSAGE] or type(error).__name__
     )
-
-
-def _receive() -> bytes | None:
-    head = _exactly(HEAD)
-    return None if head is None else _exactly(int.from_bytes(head))
 
 
 def _exactly(size: int) -> bytes | None:

@@ -143,7 +143,7 @@ REFUSED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("code", {"model_file": "x.py"}),
     ("model.layers.2.input_layernorm.weight", {"num_hidden_layers": 3}),
     ("'model.layers.1", {"num_hidden_layers": 1}),
-    ("mlp.gate_proj.weight has the shape [128, 64]", {"intermediate_size": 96}),
+    ("mlp.gate_proj.weight: [128, 64]", {"intermediate_size": 96}),
 )
 
 

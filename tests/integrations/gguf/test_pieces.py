@@ -136,7 +136,7 @@ def test_llama_cpp_agrees(
 
 
 REFUSED: tuple[tuple[Callable[[dict[str, Any]], Any], str], ...] = (
-    (lambda found: found["model"]["merges"].pop(), "as llama.cpp would"),
+    (lambda found: found["model"]["merges"].pop(), "llama.cpp would merge"),
     (lambda found: found["model"]["merges"].append(found["model"]["merges"][0]), "not in the order"),
     (lambda found: found["model"]["vocab"].pop("<0x41>"), "<0x41>"),
     (lambda found: found.update(METASPACE, pre_tokenizer=METASPACE["pre_tokenizer"] | {"prepend_scheme": "first"}), "spaces"),

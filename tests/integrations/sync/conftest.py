@@ -91,7 +91,7 @@ def somewhere(kind: str, registry: Registry, base: Path, tmp_path: Path, opened:
         return _ours(registry, base, tmp_path, opened)
     server, url = opened.enter_context(lora_server.serving(kind, "tiny"))  # type: ignore[arg-type]
     to = f"{kind}={url}"
-    root = ModelServer.at(registry.workspace, kind, DestinationOptions(to))._folders.root
+    root = ModelServer(registry.workspace, kind, DestinationOptions(to))._folders.root
 
     def take(name: str) -> None:
         server.loaded[name] = "/somewhere/else"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,14 +13,13 @@ import pytest
 import tiny_models
 from page_server import pages_of
 
-from fusery.integrations.sync import resolving
 from fusery.integrations.sync.resolving import (
     NotServedError,
     Resolver,
     max_lora_rank,
     resolver_of_environment,
 )
-from fusery.integrations.sync.sources import AdapterSource, Found
+from fusery.integrations.sync.sources import AdapterSource, SourceAdapter
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, ServerUnavailableError
 from fusery.registry.workspace.workspace import Workspace
@@ -177,9 +176,9 @@ def test_files_that_are_damaged_are_fetched_again(resolver: Resolver) -> None:
 class Counted(AdapterSource):
     fetched = 0
 
-    def write(self, found: Found, *arguments: object) -> int:
+    def write(self, sourced: SourceAdapter, *arguments: object) -> int:
         Counted.fetched += 1
-        return super().write(found, *arguments)  # type: ignore[arg-type]
+        return super().write(sourced, *arguments)  # type: ignore[arg-type]
 
 
 def test_servers_fetch_once(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,13 +243,13 @@ def test_failed_records_repeat(stocked: Registry, tmp_path: Path, monkeypatch: p
     stocked.deployments.record("course_rec@2", place, via="vllm")
     server = Resolver(source, tmp_path / "files", place=place, via="vllm")
 
-    def away(*_: object) -> None:
+    def away(*_: object, **__: object) -> None:
         raise ServerUnavailableError("the registry is away")
 
     stocked.adapters.yank("course_rec@2", reason="bad data")
     with monkeypatch.context() as patch:
-        patch.setattr(source, "refuse", away)
-        patch.setattr(source, "end", away)
+        patch.setattr(stocked.deployments, "refuse", away)
+        patch.setattr(stocked.deployments, "end", away)
         with pytest.raises(NotServedError):
             server.resolve(V2, "tiny")
         server.resolve(V1, "tiny")
@@ -260,26 +259,6 @@ def test_failed_records_repeat(stocked: Registry, tmp_path: Path, monkeypatch: p
     server.resolve(V1, "tiny")
     assert running(stocked) == [V1]
     assert [each.action for each in stocked.upkeep.log()].count("deployment.refused") == 1
-
-
-def test_what_nothing_has_is_not_asked_for_again_at_once(
-    source: AdapterSource, stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    look: Callable[[str], Found] = source.look
-    monkeypatch.setattr(source, "look", lambda name: (asked.append(name), look(name))[1])
-    monkeypatch.setattr(resolving, "MOST_UNKNOWN", 3)
-    resolver = Resolver(source, tmp_path / "files")
-    for _ in range(3):
-        assert resolver.resolve("rerank_v1_20260301", "tiny") is None
-    assert len(asked) == 1
-    for number in range(2, 6):
-        resolver.resolve(f"rerank_v{number}_20260301", "tiny")
-    assert resolver.resolve("rerank_v1_20260301", "tiny") is None
-    assert len(asked) == 6
-    monkeypatch.setattr(resolving, "UNKNOWN_SECONDS", 0)
-    resolver.resolve("rerank_v1_20260301", "tiny")
-    assert len(asked) == 7
 
 
 def test_what_the_environment_says(tmp_path: Path) -> None:
@@ -295,7 +274,9 @@ def test_an_earlier_life_is_ended_once_and_alone(
     source = AdapterSource(stocked)
     resolver = Resolver(source, tmp_path / "files", place="vllm@gpu-1:8000", via="vllm")
     locked: list[bool] = []
-    monkeypatch.setattr(source, "end", lambda *_: locked.append(resolver._beginning.locked()))
+    monkeypatch.setattr(
+        stocked.deployments, "end", lambda *_, **__: locked.append(resolver._beginning.locked())
+    )
     for name in (V1, V2):
         resolver.resolve(name, "tiny")
     assert (locked, running(stocked)) == ([True], [V1, V2])

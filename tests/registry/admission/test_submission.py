@@ -23,23 +23,19 @@ def test_a_password_in_the_configuration_reaches_neither_finding_nor_record(
     registry: Registry, tiny_base: Path, make_adapter: Callable[..., Path]
 ) -> None:
     folder = make_adapter()
-    url = f"https://ann:{CANARY}@models.example/team/tiny"
+    url = f"https://ann:{CANARY}@models.example/team/strange"
     config = json.loads((folder / "adapter_config.json").read_bytes())
     config |= {"model": url, "resume_adapter_file": f"s3://bucket/x?X-Amz-Signature={CANARY}&part=1"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     (folder / "adapter_metadata.json").write_text(json.dumps({"base_model": url, "mirrors": [url]}))
-    (folder / "fusery_run.json").write_text(
-        json.dumps({"started_at": "2026-01-15T12:00:00Z", "arguments": {"model": f"{url}-2"}})
-    )
     registry.bases.add(tiny_base, name="other")
     checked = registry.adapters.check(folder, base="other")
-    assert "models.example/team/tiny" in str([finding.to_dict() for finding in checked])
+    assert "models.example/team/strange" in str([finding.to_dict() for finding in checked])
     assert CANARY not in str([finding.to_dict() for finding in checked])
 
     config["model"] = f"https://ann:{CANARY}@models.example/team/other"
     (folder / "adapter_config.json").write_text(json.dumps(config))
     (folder / "adapter_metadata.json").unlink()
-    (folder / "fusery_run.json").unlink()
     made = registry.adapters.register(folder, base="other", task="course_rec")
     shown = json.dumps(plain([made, registry.adapters.show("course_rec@1"), registry.upkeep.log()]))
     assert "models.example/team/other" in json.dumps(registry.adapters.show("course_rec@1").to_dict())

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+import json
+import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fusery.registry import Registry, Reporter
-from fusery.registry.errors import AlreadyExistsError
+from fusery.registry.bundles import Choices, Layout, LayoutError, Target, model_layout
+from fusery.registry.bundles import target as targets
+from fusery.registry.errors import AlreadyExistsError, BadInputError
+from fusery.registry.runtime.document import read_document
 from fusery.storage.digest import digest_file
+from fusery.storage.plugins import Plugin, PluginError
+
+V1, V2 = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
 
 @pytest.mark.parametrize("target", ["model", "docker"])
@@ -126,3 +136,93 @@ def test_an_archive_says_by_its_name_how_it_is_compressed(stocked: Registry, tmp
     damaged = tmp_path / "a.tar.gz"
     damaged.write_bytes(damaged.read_bytes() + b"x")
     assert [problem.code for problem in stocked.upkeep.audit().problems] == ["bundle_changed"]
+
+
+def test_adapters_beside_their_base(stocked: Registry, tmp_path: Path) -> None:
+    def record(name: str) -> dict[str, object]:
+        return dict(json.loads((tmp_path / name / "fusery.json").read_bytes()))
+
+    mix = Choices(models=("mix=course_rec@1:1,course_rec@2:3",))
+    both = ["course_rec@1", "course_rec@2"]
+    made = stocked.bundles.materialize(both, tmp_path / "both", target="adapters", choices=mix)
+    assert (made.adapters, made.fused, made.layout.adapters) == ((V1, V2), None, 2)
+    assert record("both")["name"] == "tiny-adapters"
+    names = [adapter["names"] for adapter in record("both")["adapters"]]  # type: ignore[attr-defined]
+    assert names == [["course_rec@1", "course_rec"], ["course_rec@2"]]
+    assert read_document(tmp_path / "both" / "serving.json").routes["mix"] == {V1: 1.0, V2: 3.0}
+    stocked.bundles.materialize("course_rec@1", tmp_path / "one", target="adapters")
+    assert record("one")["name"] == V1
+    for wrong in ({"content": "fused"}, {"target": "model", "choices": mix}, {"target": "no such"}):
+        with pytest.raises(BadInputError):
+            stocked.bundles.materialize("course_rec@1", tmp_path / "x", **{"target": "adapters"} | wrong)
+
+
+def test_many_at_once(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FUSERY_CLUSTER", raising=False)
+    said: list[str] = []
+    progress: list[tuple[int, int]] = []
+    reporter = Reporter(said.append, lambda done, total: progress.append((done, total)))
+    (tmp_path / V2).mkdir()
+    (tmp_path / V2 / "precious").touch()
+    for pattern, location in (("x", None), ("{name}", "s3://bucket/x")):
+        with pytest.raises(BadInputError):
+            stocked.bundles.materialize_all(tmp_path / pattern, choices=Choices(location=location), jobs=1)
+    here = Choices(location="s3://bucket/{name}")
+    done = stocked.bundles.materialize_all(tmp_path / "{name}", choices=here, jobs=1, reporter=reporter)
+    assert [bundle.path for bundle in done.made] == [str(tmp_path / V1)]
+    assert ([failure.adapter for failure in done.failures], done.ok) == ([V2], False)
+    assert done.failures[0].error.message in said[-1]
+    assert (f"{V1}: done" in said, progress[-2:]) == (True, [(1, 2), (2, 2)])
+    stocked.adapters.yank("course_rec@2", reason="bad data")
+    fused = stocked.fused.fuse_all(jobs=1, reporter=reporter)
+    assert ([model.adapter for model in fused.made], fused.ok) == ([V1], True)
+    assert "1 yanked adapter is left out" in said
+
+
+def test_broken_models_are_found(fused_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(fused_folder, tmp_path / "model")
+    index, weights = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    index.unlink(missing_ok=True)
+    assert model_layout(folder).tensors > 0
+    index.write_text('{"weight_map": {"x": "model.safetensors"}}')
+    with pytest.raises(LayoutError):
+        model_layout(folder)
+    index.unlink()
+    shutil.copyfile(weights, folder / "model-2.safetensors")  # every tensor twice
+    with pytest.raises(LayoutError):
+        model_layout(folder)
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(LayoutError):
+        model_layout(folder)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(LayoutError):
+        model_layout(folder)
+
+
+def test_plugins_of_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = Plugin("fusery.targets", "mine", "their-package", "1.0", "their_module:TARGET")
+    target, module = (
+        Target("mine", "their_module"),
+        SimpleNamespace(write=print, check=lambda folder: Layout()),
+    )
+    monkeypatch.setitem(__import__("sys").modules, "their_module", module)
+    wrong = (
+        None,
+        replace(target, name="other"),
+        replace(target, contents=()),
+        replace(target, contents=("x",)),
+    )
+    for loaded in wrong:
+        monkeypatch.setattr(targets, "load_plugin", lambda plugin, own, loaded=loaded: loaded)
+        with pytest.raises(PluginError):
+            targets.target_of(plugin)
+    monkeypatch.setattr(targets, "load_plugin", lambda plugin, own: target)
+    made = targets.target_of(plugin)
+    assert (made.plugin, made.check(Path())) == (plugin, Layout())
+    module.check = lambda folder: None
+    with pytest.raises(PluginError):
+        made.check(Path())
+    module.check = None
+    with pytest.raises(PluginError):
+        targets.target_of(plugin)

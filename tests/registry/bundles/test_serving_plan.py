@@ -12,7 +12,7 @@ import tiny_models
 from fusery.registry import Registry
 from fusery.registry.bundles.serving_plan import ServingPlan, Split, document_bytes, plan_serving
 from fusery.registry.errors import BadInputError, UnknownReferenceError
-from fusery.registry.runtime.document import ServingDocument, ServingLimits
+from fusery.registry.runtime.document import ServingDocument
 
 V1, V2 = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
@@ -75,7 +75,7 @@ def test_refusals(stocked: Registry, tmp_path: Path) -> None:
 
 
 def test_the_document(stocked: Registry) -> None:
-    document = plan(stocked, "course_rec@1").document(limits=ServingLimits(waiting=9))
+    document = plan(stocked, "course_rec@1").document()
     data = document_bytes(document)
     assert data == document_bytes(document)
     assert ServingDocument.model_validate(json.loads(data)) == document

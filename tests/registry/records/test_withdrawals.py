@@ -242,7 +242,7 @@ def test_only_the_record_itself_is_refused_and_the_others_are_told(family: Famil
         with pytest.raises(BadInputError, match=REASON):
             plan_serving(session, ["course_rec@1"])
         for reference, said in references.items():
-            assert bool(plan_serving(session, [reference]).told) == bool(said)
+            assert bool(plan_serving(session, [reference]).notices) == bool(said)
     promoted = registry.aliases.promote("other@1", "stable").to_dict()
     assert promoted["moved"] and YANKED in promoted["rules"][0]["why"]
     for call in (registry.fused.formats, lambda ref: registry.aliases.approve(ref, "prod")):

@@ -160,13 +160,9 @@ CASES: dict[str, Case] = {
         edit_config(quantization_aware={"bits": 4, "group_size": 64}, quantization_aware_weights=["0" * 64]),
         edit_config(quantization_aware=None, quantization_aware_weights=["0" * 64]),
     ),
-    "qalora": Case(
-        both(even(32), edit_config(use_qalora=True, qalora_group_size=32)),
-        both(even(32), edit_config(use_qalora=False, qalora_group_size=32)),
-    ),
     "qalora_uneven": Case(
         edit_config(use_qalora=True, qalora_group_size=32),
-        edit_config(use_qalora=False, qalora_group_size=32),
+        both(even(32), edit_config(use_qalora=True, qalora_group_size=32)),
     ),
     "quantization_aware": Case(
         edit_config(quantization_aware={"bits": 4, "group_size": 64}), edit_config(quantization_aware=False)
@@ -189,7 +185,7 @@ CASES: dict[str, Case] = {
     "scale_implausible": Case(edit_config(scale=20_000.0), edit_config(scale=0.05)),
     "scale_implausible/negative": Case(edit_config(scale=-20.0)),
     "alpha_conflict": Case(metadata(lora_alpha=16), metadata(lora_alpha=160)),
-    "rslora_scale": Case(metadata(lora_alpha=20 * 8**0.5), metadata(lora_alpha=160)),
+    "alpha_conflict/rslora": Case(metadata(lora_alpha=60), metadata(lora_alpha=20 * 8**0.5)),
     "unmatched_key/none": Case(edit_config(keys=[]), edit_config(keys=list(tiny_models.LINEAR))),
     "unmatched_key/word": Case(edit_config(keys=["auto"]), edit_config(keys=list(tiny_models.LINEAR))),
     "unmatched_key/end": Case(edit_config(keys=["q_proj"]), edit_config(keys=list(tiny_models.LINEAR))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from .conftest import Fusery, require_refusals
+from cli.conftest import Fusery, require_refusals
 
 V1, V2 = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
@@ -48,15 +48,15 @@ def test_a_folder(stocked: Fusery, tmp_path: Path) -> None:
 def test_refusals(stocked: Fusery, tmp_path: Path) -> None:
     to = f"--to {tmp_path / 'x'}"
     cases: list[tuple[str | tuple[str | Path, ...], str]] = [
-        (f"deploy sync {to}", "which adapters"),
+        (f"deploy sync {to}", "no adapters are selected"),
         (f"deploy sync course_rec@1 --none {to}", "--none"),
         (f"deploy sync course_rec#prod {to}", "prod"),
         ("deploy sync course_rec@1 --to http://127.0.0.1:1", "which kind of server"),
-        ("deploy sync course_rec@1 --to tgi=http://127.0.0.1:1", "no server that takes adapters"),
+        ("deploy sync course_rec@1 --to tgi=http://127.0.0.1:1", "unknown kind of server"),
         ("deploy sync course_rec@1 --to vllm=http://127.0.0.1:1", "server_unavailable"),
         ("deploy sync course_rec@1 --to s3://u:p@bucket/x", "a user"),
         (("deploy", "sync", "--where", "rank >", "--to", tmp_path / "x"), "bad_expression"),
-        (("deploy", "sync", "--where", "rank > 99", "--to", tmp_path / "x"), "no adapter fits"),
+        (("deploy", "sync", "--where", "rank > 99", "--to", tmp_path / "x"), "no adapter matches"),
         ("deploy sync course_rec@1 --to fusery=127.0.0.1:8080", "has no address"),
         (f"deploy sync course_rec@1 {to} --check --watch 5", "--watch"),
         (f"deploy sync course_rec@1 {to} --to y", "One place at a time"),

@@ -27,7 +27,7 @@ V1, V2 = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
 def follower(registry: Registry, folder: Path, heard: list[str], *references: str, **more: Any) -> Follower:
     folder.mkdir()
-    made = Follower(registry.workspace, ServeRequest(references=references, **more), [], folder, heard.append)
+    made = Follower(registry.workspace, ServeRequest(references=references, **more), folder, heard.append)
     made.follow(made.plan())
     return made
 
@@ -39,8 +39,8 @@ def test_an_alias_is_followed(stocked: Registry, tmp_path: Path, monkeypatch: py
     folder = tmp_path / "served"
     following = follower(stocked, folder, heard, "course_rec#prod")
     assert read_document(folder / "serving.json").routes == {"course_rec#prod": V1, "course_rec": V1}
-    for _ in range(2):  # what is said of a plan is said once
-        following.follow(replace(following.plan(), told=("a caution",)))
+    for _ in range(2):  # a notice is printed once
+        following.follow(replace(following.plan(), notices=("a caution",)))
     assert heard.count("a caution") == 1
     following.start()
     try:

@@ -10,8 +10,9 @@ import pytest
 import tiny_models
 import yaml
 
+from fusery.integrations.gguf import ollama
 from fusery.registry import Registry
-from fusery.registry.bundles import Choices
+from fusery.registry.bundles import Choices, LayoutError
 from fusery.registry.errors import BadInputError
 from fusery.storage.digest import digest_file
 
@@ -59,6 +60,20 @@ def test_adapters_beside_base(
     place = str(tmp_path / "out")
     kept = [each for each in stocked.adapters.show("course_rec@2")["bundles"] if each["path"] == place]
     assert len(kept) == 1
+
+
+def test_fused_models_and_one_adapter(stocked: Registry, tmp_path: Path) -> None:
+    for target in ("gguf", "llamacpp", "ollama"):
+        made = stocked.bundles.materialize("course_rec@1", tmp_path / target, target=target, content="fused")
+        assert made.to_dict()["layout"] == {"tensors": 39, "modules": 0, "adapters": 0}
+        assert {f"{ONE}.gguf", "README.md"} < {path.name for path in (tmp_path / target).iterdir()}
+    assert (tmp_path / "ollama" / "Modelfile").read_text() == f"FROM ./{ONE}.gguf\n"
+    stocked.bundles.materialize("course_rec@1", tmp_path / "one", target="ollama", content="adapters")
+    text = (tmp_path / "one" / "Modelfile").read_text()
+    assert text == f"FROM ./base.gguf\nADAPTER ./adapters/{ONE}.gguf\n"
+    (tmp_path / "one" / "base.gguf").unlink()
+    with pytest.raises(LayoutError):
+        ollama.check(tmp_path / "one")
 
 
 def test_a_target_holds_what_it_can(stocked: Registry, tmp_path: Path) -> None:
