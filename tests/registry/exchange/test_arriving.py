@@ -136,4 +136,7 @@ def test_an_exported_folder_is_imported_as_it_was(
             third.exchange.import_folder(first)
         assert "--base tiny" in str(caught.value.hint)
         third.bases.add(tiny_base, name="same")
-        assert [third.exchange.import_folder(each).parent for each in (first, second)] == [None, "course_rec_v1_20260115"]
+        assert [third.exchange.import_folder(each).parent for each in (first, second)] == [
+            None,
+            "course_rec_v1_20260115",
+        ]
