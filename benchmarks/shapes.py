@@ -20,8 +20,8 @@ sys.path[:0] = map(str, (Path(__file__).resolve().parent.parent / "tests" / "sup
 
 import tiny_models
 
-from fusery.registry.engine.affine import Grid, pack_rows
-from fusery.registry.engine.arithmetic import BF16, decode
+from fusery.registry.engine.affine import Grid, pack, quantize
+from fusery.registry.engine.arithmetic import BF16, decode, encode
 from fusery.storage.safetensors import build_header, tensor_bytes
 
 Entry = tuple[str, str, tuple[int, ...]]
@@ -188,10 +188,14 @@ def _write(
         if bits is None or rows == 1:
             file.write(values.tobytes())
             continue
-        packed = pack_rows(decode(values, BF16).reshape(-1, group_size), Grid(bits, group_size, BF16))
-        file.write(packed.words.tobytes())
-        parts[f"{path}.scales"].append(packed.scales.tobytes())
-        parts[f"{path}.biases"].append(packed.biases.tobytes())
+        groups, grid = decode(values, BF16).reshape(-1, group_size), Grid(bits, group_size, BF16)
+        codes = np.empty(groups.T.shape, np.uint32)
+        scales, biases = quantize(
+            np.ascontiguousarray(groups.T), grid, np.empty(codes.shape, np.float32), codes
+        )
+        file.write(pack(codes, grid).tobytes())
+        parts[f"{path}.scales"].append(encode(scales, BF16).tobytes())
+        parts[f"{path}.biases"].append(encode(biases, BF16).tobytes())
     pending |= {key: b"".join(value) for key, value in parts.items() if value}
 
 

@@ -87,9 +87,7 @@ def picture_kind(plot: Path) -> str:
     """Return the kind of picture that a file is to hold."""
     kind = plot.suffix.lower().removeprefix(".")
     if kind not in _PICTURES:
-        raise BadInputError(
-            f"a picture is called .png or .svg, not {plot.name[:60]!r}", hint="--plot picture.png"
-        )
+        raise BadInputError(f"not a .png or .svg file: {plot.name[:60]!r}", hint="--plot picture.png")
     if plot.is_dir():
         raise AlreadyExistsError(f"{plot} is a folder", hint="give the name of a file")
     return kind
@@ -109,9 +107,8 @@ def write_picture(place: Path, data: bytes, *, force: bool) -> None:
             try:
                 link_exclusive(part, place)
             except FileExistsError as taken:
-                raise AlreadyExistsError(
-                    f"there is a file {place} already", hint="give another name, or --force to replace it"
-                ) from taken
+                hint = "give another name, or --force to replace it"
+                raise AlreadyExistsError(f"{place} exists already", hint=hint) from taken
         sync_folder(place.parent)
 
 

@@ -64,9 +64,7 @@ def parse_public_key(data: bytes, name: str) -> EllipticCurvePublicKey:
     from cryptography.x509 import load_pem_x509_certificate
 
     if b"PRIVATE KEY-----" in data:
-        raise BadInputError(
-            f"{name} holds a private key, which should stay where it is", hint="give the public one, NAME.pub"
-        )
+        raise BadInputError(f"{name} is a private key", hint="give the public one, NAME.pub")
     try:
         if b"BEGIN CERTIFICATE-----" in data:
             key: object = load_pem_x509_certificate(data).public_key()
@@ -82,10 +80,7 @@ def require_signing_curve(key: object, name: str) -> EllipticCurvePublicKey:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in CURVES:
-        raise BadInputError(
-            f"{name} is not a key on one of the curves P-256, P-384 and P-521, which sign models",
-            hint=_KEYGEN,
-        )
+        raise BadInputError(f"{name} is not a key on the curve P-256, P-384 or P-521", hint=_KEYGEN)
     return key
 
 
@@ -112,8 +107,7 @@ def read_private_key(path: Path, passphrase: Callable[[], bytes]) -> EllipticCur
         # Without its cause: what the library says of a key is nothing for a log.
         if secret is not None:
             raise BadInputError(f"the passphrase of {path.name} is wrong") from None
-        message = f"{path.name} holds no private key that can be read: signing takes no public one"
-        raise BadInputError(message, hint=_KEYGEN) from None
+        raise BadInputError(f"{path.name} holds no private key that can be read", hint=_KEYGEN) from None
     require_signing_curve(key.public_key(), path.name)
     assert isinstance(key, EllipticCurvePrivateKey)
     return key
@@ -149,9 +143,7 @@ def make_pair(path: Path, passphrase: bytes | None) -> Pair:
     public_path = path.with_name(f"{path.stem if path.suffix == '.pem' else path.name}.pub")
     for key_path in (path, public_path):
         if os.path.lexists(key_path):
-            raise BadInputError(
-                f"{key_path} is there already, and a key is never overwritten", hint="choose another name"
-            )
+            raise BadInputError(f"{key_path} exists already", hint="choose another name")
     key = ec.generate_private_key(ec.SECP256R1())
     locked = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
@@ -227,9 +219,7 @@ def parse_envelope(data: bytes, name: str) -> Envelope:
         hint = document["verificationMaterial"].get("publicKey", {}).get("hint")
         return replace(parse_dsse(document["dsseEnvelope"]), hint=_text(hint or ""))
     except (FormatError, TypeError, KeyError, ValueError, AttributeError) as error:
-        why = (
-            error.message if isinstance(error, StorageError) else "it is not a Sigstore bundle in version 0.3"
-        )
+        why = error.message if isinstance(error, StorageError) else "not a Sigstore bundle in version 0.3"
         raise BadSignatureError(f"{name} is not a signature that can be read: {why}") from error
 
 
@@ -322,15 +312,18 @@ def sign_files(name: str, files: Mapping[str, str], key: EllipticCurvePrivateKey
 def read_statement(envelope: Envelope) -> Statement:
     """Return the list of files that a signature of model-signing states, by their SHA-256."""
     try:
-        if envelope.payload_type != IN_TOTO:
-            raise ValueError("it is over something else than an in-toto statement")
         document = parse_json(envelope.payload, "the signed statement")
-        if document["_type"] != STATEMENT or document["predicateType"] != PREDICATE:
-            raise ValueError("it is not of the kind that model-signing 1.0 makes")
         (subject,), predicate = document["subject"], document["predicate"]
         method = predicate["serialization"]
-        if method["method"] != "files" or method["hash_type"] != "sha256":
-            raise ValueError("it is not over whole files by their SHA-256")
+        kinds = envelope.payload_type, document["_type"], document["predicateType"]
+        if (*kinds, method["method"], method["hash_type"]) != (
+            IN_TOTO,
+            STATEMENT,
+            PREDICATE,
+            "files",
+            "sha256",
+        ):
+            raise ValueError("it is not over files by their SHA-256, as model-signing 1.0 makes it")
         running, files = sha256(), dict[str, str]()
         for resource in predicate["resources"]:
             path, digest = resource["name"], resource["digest"]
@@ -352,6 +345,4 @@ def read_statement(envelope: Envelope) -> Statement:
         raise BadSignatureError(f"the signature lacks {str(error)[:60]} in its statement") from error
     except (StorageError, TypeError, AttributeError, ValueError) as error:
         why = error.message if isinstance(error, StorageError) else str(error)
-        raise BadSignatureError(
-            f"the signature does not state which files are signed: {why[:200]}"
-        ) from error
+        raise BadSignatureError(f"invalid statement of the signed files: {why[:200]}") from error

@@ -64,9 +64,8 @@ class MissingExtraError(RegistryError):
     """The command needs an optional package that is not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(
-            f"{feature} needs packages that are not installed", hint=f"pip install 'fusery[{extra}]'"
-        )
+        hint = f"pip install 'fusery[{extra}]'"
+        super().__init__(f"{feature} needs packages that are not installed", hint=hint)
         self.extra = extra
 
 
@@ -74,9 +73,7 @@ class MissingPartError(RegistryError):
     """The command needs a part of fusery that is not installed."""
 
     def __init__(self, folder: str) -> None:
-        super().__init__(
-            f"this installation does not have fusery's part {folder!r}", hint="install all of fusery again"
-        )
+        super().__init__(f"fusery's part {folder!r} is not installed", hint="install all of fusery again")
 
 
 class FusionUnsupportedError(RegistryError):

@@ -35,10 +35,8 @@ def require_within(
     """Refuse more rows of one kind, or more bytes of text in them, than one adapter may have; `rows` includes new ones."""
     require_count(name, what, limit, len(rows))
     if (length := sum(map(_text_bytes, rows))) > text:
-        raise BadInputError(
-            f"too much text in the {what} of {name}: {length:,} bytes as JSON (at most {text:,})",
-            hint="shorten the notes and reasons",
-        )
+        problem = f"too much text in the {what} of {name}: {length:,} bytes as JSON (at most {text:,})"
+        raise BadInputError(problem, hint="shorten the notes and reasons")
 
 
 def require_count(name: str, what: str, limit: int, count: int) -> None:

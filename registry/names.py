@@ -39,10 +39,8 @@ def parse_slug(text: str, what: str) -> str:
     """Return a task, alias or tag name in lower case, NFC: also a folder on every disk and a tag in every OCI registry."""
     folded = unicodedata.normalize("NFC", text).casefold()
     if not _SLUG.fullmatch(folded) or folded.split(".")[0] in _DEVICES or ".." in folded:
-        raise BadInputError(
-            f"{text[:60]!r} is not {an(what)} name",
-            hint="use letters, digits, '.', '_' and '-', beginning and ending with a letter or digit",
-        )
+        hint = "use letters, digits, '.', '_' and '-', beginning and ending with a letter or digit"
+        raise BadInputError(f"{text[:60]!r} is not {an(what)} name", hint=hint)
     return folded
 
 
@@ -55,9 +53,8 @@ def parse_task(text: str) -> str:
     """Return a task name; a task is not itself called like an adapter."""
     task = parse_slug(text, "task")
     if match := _NAME.fullmatch(task):
-        raise BadInputError(
-            f"{text!r} is the name of an adapter, not of a task", hint=f"--task {match['task']}"
-        )
+        problem = f"{text!r} is the name of an adapter, not of a task"
+        raise BadInputError(problem, hint=f"--task {match['task']}")
     return task
 
 
@@ -65,9 +62,8 @@ def parse_alias(text: str) -> str:
     """Return an alias name; `latest` and version numbers are not aliases."""
     alias = parse_slug(text, "alias")
     if alias == "latest" or _VERSION_ALIAS.fullmatch(alias):
-        raise BadInputError(
-            f"{text!r} is reserved and cannot be an alias", hint="take a word such as prod or canary"
-        )
+        hint = "take a word such as prod or canary"
+        raise BadInputError(f"{text!r} is reserved and cannot be an alias", hint=hint)
     return alias
 
 
@@ -75,9 +71,8 @@ def parse_base_name(text: str) -> str:
     """Return the name of a base model: like a hub id, `Qwen2-0.5B` or `org/name`, case kept."""
     parts = text.split("/")
     if not _BASE.fullmatch(text) or any(part in ("", ".", "..") for part in parts):
-        raise BadInputError(
-            f"{text[:60]!r} is not a name for a base model", hint="use letters, digits, '.', '_', '-' and '/'"
-        )
+        hint = "use letters, digits, '.', '_', '-' and '/'"
+        raise BadInputError(f"{text[:60]!r} is not a name for a base model", hint=hint)
     return text
 
 
@@ -89,9 +84,8 @@ def parse_date(text: str) -> date:
             raise ValueError
         return datetime.strptime(compact, "%Y%m%d").date()
     except ValueError as error:
-        raise BadInputError(
-            f"{text[:40]!r} is not a date", hint="write it as YYYYMMDD, for example 20260115"
-        ) from error
+        hint = "write it as YYYYMMDD, for example 20260115"
+        raise BadInputError(f"{text[:40]!r} is not a date", hint=hint) from error
 
 
 def compact_date(day: date) -> str:
@@ -112,9 +106,8 @@ class AdapterName:
         """Read `{task}_v{version}_{YYYYMMDD}`."""
         match = _NAME.fullmatch(text)
         if not match:
-            raise BadInputError(
-                f"{text[:60]!r} is not an adapter name", hint="for example course_rec_v1_20260115"
-            )
+            hint = "for example course_rec_v1_20260115"
+            raise BadInputError(f"{text[:60]!r} is not an adapter name", hint=hint)
         return cls(parse_task(match["task"]), int(match["version"]), parse_date(match["date"]))
 
     def __str__(self) -> str:
@@ -140,9 +133,8 @@ class Reference:
                 return cls("latest", typed, parse_task(task), "")
             if re.fullmatch(r"v?[1-9][0-9]{0,8}", version):
                 return cls("version", typed, parse_task(task), version.removeprefix("v"))
-            raise BadInputError(
-                f"{typed[:60]!r} has no version after '@'", hint=f"write {task}@3 or {task}@latest"
-            )
+            hint = f"write {task}@3 or {task}@latest"
+            raise BadInputError(f"{typed[:60]!r} has no version after '@'", hint=hint)
         if "#" in typed:
             task, _, alias = typed.partition("#")
             return cls("alias", typed, parse_task(task), parse_alias(alias))
@@ -150,7 +142,5 @@ class Reference:
             return cls("name", typed, "", str(AdapterName.parse(typed.casefold())))
         if re.fullmatch(r"[0-9a-fA-F]{8,64}", typed):
             return cls("digest", typed, "", typed.lower())
-        raise BadInputError(
-            f"{typed[:60]!r} is not a reference to an adapter",
-            hint="write a name, TASK@VERSION, TASK@latest, TASK#ALIAS, or 8 or more digits of a digest",
-        )
+        hint = "write a name, TASK@VERSION, TASK@latest, TASK#ALIAS, or 8 or more digits of a digest"
+        raise BadInputError(f"{typed[:60]!r} is not a reference to an adapter", hint=hint)

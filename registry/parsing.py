@@ -26,24 +26,17 @@ _LONGEST = 200  # characters of a text with a typing error: what it costs to loo
 def parse_moment(text: str, *, end_of_day: bool = False, now: datetime | None = None) -> datetime:
     """Return a moment given as a day (or, with `end_of_day`, its last moment), as ISO 8601 (by default in UTC), or as `7d`: 7 days ago."""
     stripped = text.strip()
-    if is_ago(stripped):
-        try:
-            return (now or datetime.now(UTC)) - timedelta(seconds=parse_duration(stripped))
-        except OverflowError as error:
-            raise BadInputError(
-                f"{text[:40]!r} is before the first year", hint="write 7d for seven days ago"
-            ) from error
     try:
+        if is_ago(stripped):
+            return (now or datetime.now(UTC)) - timedelta(seconds=parse_duration(stripped))
         if len(stripped) <= 10:
             return datetime.combine(parse_date(stripped), time.max if end_of_day else time.min, UTC)
         moment = datetime.fromisoformat(stripped)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (BadInputError, ValueError, OverflowError) as error:
         # OverflowError: the year 1 with an offset lies before the first year.
-        raise BadInputError(
-            f"{text[:40]!r} is neither a date nor a time",
-            hint="write 2026-03-01, 2026-03-01T12:00+00:00, or 7d for seven days ago (s, m, h, d, w)",
-        ) from error
+        hint = "write 2026-03-01, 2026-03-01T12:00+00:00, or 7d for seven days ago (s, m, h, d, w)"
+        raise BadInputError(f"{text[:40]!r} is neither a date nor a time", hint=hint) from error
 
 
 def parse_expiry(text: str, *, now: datetime) -> datetime | None:
@@ -71,9 +64,8 @@ def require_past(what: str, moment: datetime | date, *, now: datetime | None = N
     """Refuse a date that is further in the future than clocks may differ."""
     latest = (now or datetime.now(UTC)) + CLOCK_SKEW
     if moment > (latest if isinstance(moment, datetime) else latest.date()):
-        raise BadInputError(
-            f"invalid {what}: {moment:%Y-%m-%d} is in the future", hint="check the date and the clock"
-        )
+        problem = f"invalid {what}: {moment:%Y-%m-%d} is in the future"
+        raise BadInputError(problem, hint="check the date and the clock")
 
 
 def is_ago(text: str) -> bool:
@@ -108,9 +100,9 @@ def parse_size(text: str) -> int:
     return min(round(float(match["number"]) * float(factor)), _LARGEST)
 
 
-def plural(count: int, one: str, many: str | None = None) -> str:
+def plural(count: int, one: str) -> str:
     """Return a count with its noun: `1 version`, `1,204 versions`."""
-    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+    return f"{count:,} {one if count == 1 else f'{one}s'}"
 
 
 def shown_size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Measuring an adapter in every form it could be shipped as, on this machine; the log keeps what was found."""
+"""Measure an adapter in every form that it could be shipped as, on this machine, and log the results."""
 
 from __future__ import annotations
 
@@ -88,14 +88,12 @@ def bench(
 ) -> BenchReport:
     """Measure size, load time, time to the first token, tokens a second and peak memory of each form of an adapter.
 
-    Every measurement is a process of its own.  All forms take turns in each round, so that a machine that becomes busy does
-    so for all of them; the medians count.
+    Every measurement is a process of its own.  All forms take turns in each round; the medians count.
     """
-    if not (
-        0 <= resident <= 1000 and 1 <= prompt_tokens <= 100_000 and 2 <= tokens <= 10_000 and 1 <= runs <= 100
-    ):
+    sizes = 0 <= resident <= 1000 and 1 <= prompt_tokens <= 100_000 and 2 <= tokens <= 10_000
+    if not sizes or not 1 <= runs <= 100:
         raise BadInputError(
-            "these numbers measure nothing: a prompt and a run are needed, and two tokens or more",
+            "invalid sizes of the measurement: a prompt and a run are needed, and two tokens or more",
             hint="fusery eval bench REF --tokens 32 --runs 3",
         )
     if find_spec("mlx_lm") is None:
@@ -140,7 +138,6 @@ def machine() -> Machine:
 
 
 def _served(session: Session, adapter: tables.AdapterRow) -> int:
-    """Return how many adapters of the same base are in use, this one with them: those that an alias holds."""
     held = (
         select(tables.AliasRow.adapter_id)
         .join(tables.AdapterRow, tables.AdapterRow.id == tables.AliasRow.adapter_id)
@@ -160,7 +157,6 @@ def _forms(
     resident: int,
     say: Callable[[str], None],
 ) -> Iterator[list[BenchForm]]:
-    """Yield what is measured, for as long as its files are needed."""
     with ExitStack() as held:
         folder = held.enter_context(base_folder(workspace, base))
         scratch = held.enter_context(workspace.cache.scratch())
@@ -212,7 +208,6 @@ def _measure(
 
 
 def _run(form: BenchForm, prompt_tokens: int, tokens: int) -> Mapping[str, float] | str:
-    """Return what was measured, or why nothing was."""
     asked = {
         "model": str(form.model),
         "adapters": [str(folder) for folder in form.folders],
@@ -241,7 +236,6 @@ def _run(form: BenchForm, prompt_tokens: int, tokens: int) -> Mapping[str, float
 def _record(
     workspace: Workspace, adapter: tables.AdapterRow, report: BenchReport, reporter: Reporter
 ) -> BenchReport:
-    """Write a report into the log, but for when that was, which the log says itself."""
     kept = report.to_dict()
     del kept["at"]
     try:
@@ -260,9 +254,8 @@ NOTICEABLE = 0.05  # differences of speed or memory below it do not decide
 def advise(rows: Sequence[FormCost], *, adapters: int) -> tuple[str | None, tuple[str, ...]]:
     """Return the label of the form to ship, None if nothing could be measured; and the reasons.
 
-    A fused model that does not hold what the adapter learned is out, however fast it is.  Of the others the fastest is
-    taken; those within `NOTICEABLE` of it count as equally fast, and of them the one that takes least memory.  The adapter
-    on its base is one of them: it is exact, and several adapters share the base.
+    Fused models without the verdict PASS are out.  Of the others, and the adapter on its base, the fastest is taken; of
+    those within `NOTICEABLE` of it, the one that takes least memory.
     """
     base = next((row.peak_bytes for row in rows if row.kind == "base" and row.peak_bytes), None)
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# What mlx-lm, mlx and transformers raise at a folder that is not a model to them
+# Errors of mlx-lm, mlx and transformers on a folder that is not a model to them
 _REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ImportError)
 
 

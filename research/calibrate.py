@@ -1,13 +1,11 @@
-"""Calibrating: a base reads some text, and statistics of its linear layers' inputs are stored, to shape rounding by.
+"""Calibrate a base: store statistics of its linear layers' inputs over some text, by which a fuse shapes its rounding.
 
-A calibration belongs to a base and serves all adapters on it.  It is a file in the store (`fusery.registry.engine.calibration`), recorded
-with the digest of its manifest, so that whatever is fused with it can say which one it was.
+A calibration belongs to a base and serves all adapters on it.  It is a file in the store (`fusery.registry.engine.calibration`).
 
-For inputs x of n numbers, H is the mean of x x^T.  H itself would take n * n numbers for each input; a model of eight
-billion weights has some 130 inputs of up to 14336.  So H is only ever multiplied with a few vectors, as the model runs:
-once with random ones, whose images span the large directions, and once with a basis of those (the randomised range
-finder of Halko, Martinsson and Tropp, arXiv:0909.4061, algorithm 4.4 with one iteration).  From H Q the approximation of
-Nystroem follows, H ~ (H Q) (Q^T H Q)^-1 (H Q)^T, which is never larger than H (algorithm 5.5 there).
+For inputs x of n numbers, H is the mean of x x^T, n * n numbers.  H is never stored: it is multiplied with a few vectors
+as the model runs, first with random ones, whose images span the large directions, then with a basis of those (the
+randomised range finder of Halko, Martinsson and Tropp, arXiv:0909.4061, algorithm 4.4 with one iteration).  From H Q the
+approximation of Nystroem follows, H ~ (H Q) (Q^T H Q)^-1 (H Q)^T, which is never larger than H (algorithm 5.5 there).
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,9 +55,9 @@ RANK = 32  # the number of directions stored per input
 def calibrate(
     workspace: Workspace, base_reference: str, *, prompts: Path | None = None, reporter: Reporter = SILENT
 ) -> CalibrationReport:
-    """Run a base over prompts and store statistics of its linear layers' inputs; once for the same prompts.
+    """Run a base over prompts and store statistics of its linear layers' inputs, once for the same prompts.
 
-    From then on a fuse takes it, whether it was made now or was there already.
+    Fuses take this calibration from now on, also if it existed before.
     """
     texts, started = Texts.of(prompts, LIMIT), time.monotonic()
     reading = Reading(texts.label, texts.digest, RANK)
@@ -103,7 +101,6 @@ def store(
 
 
 def _take(workspace: Workspace, base: str, report: CalibrationReport, reporter: Reporter) -> None:
-    """Let a fuse take a calibration that was there already, if it takes another one."""
     with workspace.database.read() as session:
         current = current_calibration(session, resolve_base(session, base))
     if current is None or current.digest == report.digest:
@@ -118,7 +115,6 @@ def _take(workspace: Workspace, base: str, report: CalibrationReport, reporter: 
 def _write(
     workspace: Workspace, reference: str, texts: Texts, file: Path, reporter: Reporter
 ) -> tuple[Digest, int]:
-    """Run the base and write what was found; return the base's digest, and how many tokens it read."""
     from .models import LoadedModel, load_tokenizer
 
     with workspace.database.read() as session:
@@ -128,12 +124,9 @@ def _write(
         tokens = sum(len(sample.tokens) for sample in samples)
         reporter.say(f"the base reads {tokens:,} tokens, {PASSES} times")
         if tokens < FEW:
-            reporter.say(
-                f"that is little: from some {FEW:,} tokens on, rounding is shaped by the base and not by the texts"
-            )
-        input_moments = moments(
-            LoadedModel.load(folder, numpy=True), samples, RANK, progress=reporter.progress
-        )
+            reporter.say(f"that is little: with {FEW:,} tokens or more, the texts matter less")
+        model = LoadedModel.load(folder, numpy=True)
+        input_moments = moments(model, samples, RANK, progress=reporter.progress)
     ids = {key: str(number) for number, key in enumerate(sorted(input_moments.inputs))}
     inputs = {ids[key]: _kept(moment) for key, moment in input_moments.inputs.items()}
     modules = {path: ids[key] for path, key in input_moments.modules.items()}
@@ -142,7 +135,6 @@ def _write(
 
 
 def _kept(moment: Moment) -> Directions:
-    """Return a moment as it is kept: the rest is that of the rounded directions."""
     directions = rounded(np.ascontiguousarray(moment.directions.T, np.float32))
     rest = moment.diagonal - np.square(directions, dtype=np.float64).sum(axis=0)
     return Directions(directions, np.maximum(rest, 0).astype(np.float32), float(moment.diagonal.mean()))
@@ -159,16 +151,17 @@ _NEGLIGIBLE = 1e-12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moment:
-    """What goes into one or several linear layers."""
+    """The statistics of the input of one or several linear layers."""
 
-    # float64 (n, K), eigenvectors of about H, times the roots of their eigenvalues, largest first
-    directions: Matrix
+    directions: (
+        Matrix  # float64 (n, K), eigenvectors of about H, times the roots of their eigenvalues, largest first
+    )
     diagonal: Matrix  # float64 (n,), of H, exact
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What goes into all linear layers of a model."""
+    """The statistics of the inputs of all linear layers of a model."""
 
     modules: dict[str, str]  # path of a layer to the key of its input; layers with one input have one key
     inputs: dict[str, Moment]  # by key
@@ -178,9 +171,10 @@ class Moments:
 class _Pass:
     """One run over all samples: H times a basis, summed up for each input."""
 
-    basis: Callable[[str, int], NDArray[Any]]  # what H is multiplied with, by key
-    # path of a layer to the key of its input, which is the path of the first layer that has it
-    modules: dict[str, str]
+    basis: Callable[[str, int], NDArray[Any]]  # the factor of H, by key
+    modules: dict[
+        str, str
+    ]  # path of a layer to the key of its input: the path of the first layer that has it
     images: dict[str, NDArray[Any]] = field(default_factory=dict)  # sum of x (x^T basis), by key
     squares: dict[str, Matrix] = field(default_factory=dict)  # sum of x * x, by key
     _seen: dict[bytes, str] = field(default_factory=dict)
@@ -235,7 +229,7 @@ def moments(
         with np.errstate(invalid="ignore", over="ignore"):
             inputs_of(model, samples, add)
 
-    random = _random(rank + SPARE)
+    random = cache(partial(_random, rank + SPARE))
     first = _Pass(lambda _, width: random(width), {})
     run(first)
     if not first.images:
@@ -250,17 +244,9 @@ def moments(
     return Moments(first.modules, inputs)
 
 
-def _random(count: int) -> Callable[[int], Inputs]:
-    """Return what gives random vectors (width, count), float32, the same for the same width."""
-    inputses: dict[int, Inputs] = {}
-
-    def vectors(width: int) -> Inputs:
-        if width not in inputses:
-            generator = np.random.default_rng(_SEED)
-            inputses[width] = generator.standard_normal((width, min(count, width)), np.float32)
-        return inputses[width]
-
-    return vectors
+def _random(count: int, width: int) -> Inputs:
+    """Return random vectors (width, count), float32, the same for the same width."""
+    return np.random.default_rng(_SEED).standard_normal((width, min(count, width)), np.float32)
 
 
 def _directions(basis: Matrix, image: Matrix, rank: int) -> Matrix:

@@ -1,7 +1,6 @@
-"""Measuring an adapter and recording what came out: by fusery's own `probe`, or by lm-evaluation-harness.
+"""Measure an adapter with fusery's own `probe` or with lm-evaluation-harness, and record the results.
 
-The harness runs the adapter on its base through mlx-lm's model for it, `mlx_lm.evaluate.MLXLM`, as `mlx_lm.evaluate` runs a
-whole model; the adapter is put on by `mlx_lm.tuner.utils.load_adapters`, as `mlx_lm.load` does it.
+The harness runs the adapter on its base through `mlx_lm.evaluate.MLXLM`, as `mlx_lm.evaluate` runs a whole model.
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 from fusery.registry import tables
 from fusery.registry.comparison.harness_results import MetricValue, results_of
 from fusery.registry.comparison.measured import put_own
-from fusery.registry.errors import BadInputError, MissingExtraError, ModelUnusableError
+from fusery.registry.errors import BadInputError, MissingExtraError
 from fusery.registry.records.evaluation import RecordedEvaluations
 from fusery.registry.records.references import resolve_adapter, resolve_base
 from fusery.registry.records.views import evaluation_records
-from fusery.storage.jsonfile import read_object
 from fusery.storage.progress import SILENT, Reporter
 
-from .models import reported, uncompiled
+from .models import reported, require_no_code, uncompiled
 from .probe import BASE, as_trained, measure_probe, source_of, subject_of
 from .prompts import LIMIT
 
@@ -100,18 +98,16 @@ def _recorded(
 
 
 def _manager(tasks: Sequence[str], include: Path | None) -> Any:
-    """Return what knows the tasks, once all that are asked for are known."""
     from lm_eval.tasks import TaskManager
 
     with reported("the tasks cannot be read"):
         manager = TaskManager(include_path=None if include is None else str(include))
-        task_names = set(manager.all_tasks)
-    for task in tasks:
-        if task not in task_names:
-            raise BadInputError(
-                f"lm-evaluation-harness has no task {task[:100]!r}",
-                hint="lm-eval ls tasks; of your own: --include DIR",
-            )
+        unknown = set(tasks) - set(manager.all_tasks)
+    if unknown:
+        raise BadInputError(
+            f"lm-evaluation-harness has no task {min(unknown)[:100]!r}",
+            hint="lm-eval ls tasks; of your own: --include DIR",
+        )
     return manager
 
 
@@ -155,14 +151,10 @@ def _evaluated(
 
 
 def _model(source: ModelSource) -> Any:
-    """Return the harness's model: the base with the adapter put on."""
     from mlx_lm.evaluate import MLXLM
     from mlx_lm.tuner.utils import load_adapters
 
-    if read_object(source.model / "config.json").get("model_file") is not None:
-        raise ModelUnusableError(
-            "the model brings its own code (model_file in config.json), which fusery never runs"
-        )
+    require_no_code(source.model)
     model = MLXLM(str(source.model))
     if source.adapter is not None:
         load_adapters(model._model, str(source.adapter))  # there is no public name for it

@@ -1,9 +1,8 @@
 """A model's large layers, and attention, computed by NumPy in float32 rather than by mlx.
 
-On a processor without a GPU mlx multiplies with a slow BLAS; NumPy's is some fifty times faster.  A layer keeps its class,
-its weights and its name: only how it is called changes, so that whatever a model's own code asks of it still holds.
-Weights are widened to float32, or dequantised, a block of rows at a time while they are used, and never kept.  An
-adapter is applied as what it means, `x W + scale (x A) B`, without the rounding of a fused weight.
+On a processor without a GPU, mlx multiplies with a slow BLAS; NumPy's is some fifty times faster.  A layer keeps its class,
+its weights and its name; only its call changes.  Weights are widened or dequantised to float32 a block of rows at a time,
+and never kept.  An adapter is applied as `x W + scale (x A) B`, without the rounding of a fused weight.
 
 Import this module where mlx is known to be there.
 """
@@ -98,7 +97,6 @@ def back_through(module: Any, gradient: Matrix) -> Matrix:
 
 
 def _applied(module: Any, x: Any, product: Callable[[Matrix], Matrix]) -> Any:
-    """Return what a layer gives for x (..., in): `product` of its rows, or of those alone that are wanted of a head."""
     if (heard := module.__dict__.get("_heard")) is not None:
         return _differentiable(module, x, product, heard)
     values = matrix(x)
@@ -114,8 +112,6 @@ def _applied(module: Any, x: Any, product: Callable[[Matrix], Matrix]) -> Any:
 def _differentiable(
     module: Any, x: Any, product: Callable[[Matrix], Matrix], heard: Callable[[Matrix, Matrix], None]
 ) -> Any:
-    """Return what a layer gives, so that mlx can go back through it."""
-
     @mx.custom_function
     def forward(given: Any) -> Any:
         values = matrix(given)
@@ -309,7 +305,7 @@ def _attend(
         by_scores *= shares
         by_scores *= np.float32(scale)
         by_queries, by_keys = by_scores @ key_array, np.swapaxes(by_scores, -1, -2) @ asked
-        # Heads that share keys and values add up what they say of them.
+        # Heads that share keys and values add up their gradients.
         return tuple(
             mx.array(part.reshape(of.shape))
             for part, of in zip((by_queries, by_keys.sum(axis=2), by_values.sum(axis=2)), given, strict=True)
@@ -327,7 +323,6 @@ def _arrays(queries: Any, keys: Any, values: Any) -> tuple[Matrix, Matrix, Matri
 
 
 def _shares(asked: Matrix, key_array: Matrix, scale: float, mask: Any) -> Matrix:
-    """Return how much of each value goes to each query."""
     scores: Matrix = asked @ np.swapaxes(key_array, -1, -2)
     scores *= np.float32(scale)
     batch, groups, heads_per_group, length, reach = scores.shape

@@ -90,7 +90,6 @@ def learn(
 
 
 def _to_learn(workspace: Workspace, base_reference: str, adapter_reference: str) -> tuple[FuseInputs, Recipe]:
-    """Return what is fused and how, before anything is learned."""
     with workspace.database.read() as session:
         base = resolve_base(session, base_reference)
         asked = base.name
@@ -143,17 +142,15 @@ def _learned(
     steps: int,
     reporter: Reporter,
 ) -> LearnedScales:
-    """Fuse, learn, and write the calibration."""
     from .learned_scales import learn_scales
     from .models import LoadedModel, load_tokenizer
 
-    say, key = reporter.say, inputs.key(recipe)
-    model, adapter = scratch / "model", scratch / "adapter"
+    key, model, adapter = inputs.key(recipe), scratch / "model", scratch / "adapter"
     for folder in (model, adapter):
         folder.mkdir()
     with base_folder(workspace, inputs.base_digest) as base:
         with inputs.opened() as files:
-            files.compute(recipe, key, model, lambda: None, None, say=say)
+            files.compute(recipe, key, model, lambda: None, None)
             for name in (WEIGHTS, CONFIG):
                 shutil.copyfile(files.adapters[0][name], adapter / name)
         # The fused model has the adapter's own tokenizer, if there is one.
@@ -165,21 +162,16 @@ def _learned(
             )
         adapted = LoadedModel.load(base, numpy=True)
         adapted.put_on(adapter)
-        say(f"learning in {steps} steps, from what base + adapter answers to {len(samples):,} texts")
-        fused, began = LoadedModel.load(model, numpy=True), time.monotonic()
-
-        def progress(done: int, total: int) -> None:
-            reporter.progress(done, total)
-            if 0 < done < total and done % max(1, total // 8) == 0:  # a log shows no bar
-                left = (time.monotonic() - began) / done * (total - done)
-                say(f"step {done} of {total}, about {max(1, round(left / 60))} min more")
-
-        learned = learn_scales(fused, adapted, samples, steps=steps, progress=progress)
+        reporter.say(
+            f"learning in {steps} steps from the answers of base + adapter to {len(samples):,} texts"
+        )
+        fused = LoadedModel.load(model, numpy=True)
+        learned = learn_scales(fused, adapted, samples, steps=steps, progress=reporter.progress)
     if not learned.after < learned.before:
         raise BadInputError(
-            f"nothing was learned: answers are {learned.after:.3g} nats a token from those of base + adapter on texts put aside,"
-            f" and were {learned.before:.3g}",
-            hint="give more texts, or such as the model will answer: --prompts FILE",
+            f"nothing was learned: on texts put aside, answers are {learned.after:.3g} nats a token from those of base + adapter,"
+            f" before {learned.before:.3g}",
+            hint="give more texts, or texts of the task: --prompts FILE",
         )
     about = Learned(inputs.adapter.digest, seed_of(key), learned.steps, learned.tokens, texts.digest)
     calibration = read_calibration(
@@ -199,7 +191,6 @@ def _learned(
 
 
 def _stored(learned: LearnedScales, model: Path) -> dict[str, Stored]:
-    """Return what was learned in the formats in which the fused model has it."""
     from fusery.registry.engine.arithmetic import FORMATS, encode
 
     dtypes = {

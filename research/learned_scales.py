@@ -1,8 +1,7 @@
-"""Scales and biases that are learned: a fused model's, so that it answers as base + adapter does.
+"""Learn the scales and biases of a fused model, so that it answers as base + adapter does.
 
-Codes stay as they are, and their scales and biases go down the gradient of the Kullback-Leibler divergence from what base +
-adapter answers, token by token (distillation; mlx-lm's `dwq.py` does the same for a model and its quantised form).  What they are
-learned from are running texts; a part of those is put aside to see whether anything was gained.
+Codes stay as they are; scales and biases descend the gradient of the Kullback-Leibler divergence from the answers of
+base + adapter, token by token (distillation, as in mlx-lm's `dwq.py`).  Some of the texts are put aside to judge by.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from fusery.registry.errors import ModelUnusableError
 
+from .layers import LINEAR, attention_in_numpy, differentiable, matrix
 from .models import LoadedModel, reported, uncompiled
 from .prompts import Sample
 
@@ -43,7 +44,7 @@ class LayerScales:
 
 @dataclass(frozen=True, slots=True)
 class LearnedScales:
-    """What was learned."""
+    """The learned scales of a model."""
 
     layers: Mapping[str, LayerScales]  # by path, those that the fuse had given scales of their own
     steps: int
@@ -54,8 +55,6 @@ class LearnedScales:
 
 @dataclass(slots=True)
 class _Layer:
-    """A layer whose scales and biases are learned."""
-
     module: Any
     form: Any  # mlx's, in which they are stored
     start: LayerScales  # as the fuse has written them
@@ -66,8 +65,6 @@ class _Layer:
 
     @classmethod
     def of(cls, module: Any) -> _Layer:
-        from .layers import matrix
-
         start = LayerScales(*(matrix(module[part]).copy() for part in ("scales", "biases")))
         zeros = np.zeros((4, 2, *start.scales.shape), np.float32)
         return cls(module, module["scales"].dtype, start, *zeros)
@@ -78,24 +75,13 @@ class _Layer:
 
     def stored(self) -> LayerScales:
         """Return what will be stored: rounded to the format in which the fuse has written them."""
-        import mlx.core as mx
-
-        from .layers import matrix
-
         now = self.now()
         return LayerScales(*(matrix(mx.array(part).astype(self.form)) for part in (now.scales, now.biases)))
 
     def put(self, numbers: LayerScales) -> None:
-        import mlx.core as mx
-
         self.module["scales"], self.module["biases"] = mx.array(numbers.scales), mx.array(numbers.biases)
 
     def hear(self, inputs: Matrix, gradient: Matrix) -> None:
-        """Take in what some tokens say of the layer's outputs: its weight is scale * code + bias, group by group."""
-        import mlx.core as mx
-
-        from .layers import matrix
-
         rows, groups = self.start.scales.shape
         by_weight: Matrix = (gradient.T @ inputs).reshape(rows, groups, -1)
         form = {"group_size": self.module.group_size, "bits": self.module.bits}
@@ -156,8 +142,6 @@ def learn_scales(
 
 
 def _moved_layers(fused: LoadedModel, adapted: LoadedModel) -> Iterator[tuple[str, Any]]:
-    from .layers import LINEAR, matrix
-
     others = dict(adapted.network.named_modules())
     for path, module in fused.network.named_modules():
         quantised = isinstance(module, LINEAR) and "scales" in module and module.mode == "affine"
@@ -170,13 +154,12 @@ def _moved_layers(fused: LoadedModel, adapted: LoadedModel) -> Iterator[tuple[st
 
 
 def _parted(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Return what to learn from, and what is put aside."""
     if len(samples) < 2:
         raise ValueError("learning needs texts to learn from and others to judge by")
-    # Of all of them alike: texts of one kind lie together, and those of the task last.
+    # Of all of them alike: texts of one kind are together, and those of the task last.
     tokens = sum(min(len(sample.tokens), LONGEST) for sample in samples)
     apart = max(min(_HELD, len(samples)), -(-tokens // _MOST_HELD_OUT))
-    kept = [each for number, each in enumerate(samples) if number % apart]
+    kept = [sample for number, sample in enumerate(samples) if number % apart]
     return kept, list(samples[::apart])
 
 
@@ -213,11 +196,6 @@ def _divergence(fused: LoadedModel, adapted: LoadedModel, samples: Sequence[Samp
 
 
 def _go_back(fused: LoadedModel, sample: Sample, wanted: Matrix, layers: Mapping[str, _Layer]) -> None:
-    """Run a sample, and back, so that the layers hear of it."""
-    import mlx.core as mx
-
-    from .layers import attention_in_numpy, differentiable
-
     reference = mx.array(wanted)
 
     def heard(path: str, inputs: Matrix, gradient: Matrix) -> None:

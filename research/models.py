@@ -1,7 +1,7 @@
-"""Models that answer, loaded through mlx-lm and run over samples, and two of them compared.
+"""Load models through mlx-lm, run them over samples, and compare the answers of two models.
 
-Everything is computed in float32, whatever the weights are stored in, so that what differs between two models is their
-weights and not the rounding of their activations.  Code that a model brings along is never run.
+Everything is computed in float32, so that two models differ by their weights and not by the rounding of activations.
+Code that a model brings along is never run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Logits = NDArray[np.float32]
 
 BATCH_TOKENS = 512  # how many tokens are run at once, padding included
 
-# What mlx-lm, mlx and transformers raise at a folder that is not a model to them
+# Errors of mlx-lm, mlx and transformers on a folder that is not a model to them
 _REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ImportError)
 
 
@@ -47,11 +47,7 @@ class LoadedModel:
 
         from .layers import use_float32
 
-        config = read_object(folder / "config.json")
-        if config.get("model_file") is not None:
-            raise ModelUnusableError(
-                "the model brings its own code (model_file in config.json), which fusery never runs"
-            )
+        require_no_code(folder)
         with reported("the model cannot be loaded"):
             network, _ = load_model(folder, lazy=True, trust_remote_code=False)
         on_processor = mx.default_device() == mx.cpu if numpy is None else numpy
@@ -105,10 +101,9 @@ class LoadedModel:
 
 
 def batches(samples: Sequence[Sample]) -> Iterator[tuple[list[int], NDArray[np.int32]]]:
-    """Yield samples of like length together, padded at the end, where a causal model does not look.
+    """Yield samples of similar length together, padded at the end, where a causal model does not look.
 
-    A batch is a few hundred tokens: enough that widening the weights is not what takes the time, and few enough that
-    their logits fit.  A sample that is longer is a batch of its own.
+    With a few hundred tokens a batch, widening the weights takes little of the time, and the logits fit into memory.
     """
     group: list[int] = []
     for position in sorted(range(len(samples)), key=lambda position: len(samples[position].tokens)):
@@ -126,6 +121,14 @@ def _padded(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
     for number, row in enumerate(rows):
         tokens[number, : len(row)] = row
     return tokens
+
+
+def require_no_code(folder: Path) -> None:
+    """Refuse a model that brings its own code."""
+    if read_object(folder / "config.json").get("model_file") is not None:
+        raise ModelUnusableError(
+            "the model brings its own code (model_file in config.json), which fusery never runs"
+        )
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -182,7 +185,7 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class ModelScores:
-    """What was measured on some samples."""
+    """The scores of two models, and the losses of the base."""
 
     scores: tuple[TokenScores, ...]
     base_losses: tuple[Floats, ...] = ()
@@ -201,8 +204,8 @@ def measure(
     The logits of `a` wait in a temporary file, 4 bytes for each scored token and each token of the vocabulary.
     """
     base_losses: dict[int, Floats] = {}
-    passes = 3 if with_base else 2
-    token_tally = tally(reporter.progress, passes * sum(len(sample.tokens) for sample in samples))
+    token_count = sum(len(sample.tokens) for sample in samples)
+    token_tally = tally(reporter.progress, (3 if with_base else 2) * token_count)
 
     def answers(model: LoadedModel) -> Iterator[tuple[int, Logits]]:
         for at, rows in model.answers(samples):
@@ -223,19 +226,9 @@ def measure(
         if b.adapter is not None:
             model.put_on(b.adapter)
         reporter.say("the second model answers")
-        scores = {at: _compared(kept.rows(at), rows, samples[at]) for at, rows in answers(model)}
-    order = range(len(samples))
-    return ModelScores(
-        tuple(scores[at] for at in order), tuple(base_losses[at] for at in order) if with_base else ()
-    )
-
-
-def _compared(a: Logits, b: Logits, sample: Sample) -> TokenScores:
-    if a.shape != b.shape:
-        raise ModelUnusableError(
-            f"the two models have vocabularies of different sizes, {a.shape[-1]} and {b.shape[-1]}"
-        )
-    return compare(a, b, sample.targets)
+        scores = {at: compare(kept.rows(at), rows, samples[at].targets) for at, rows in answers(model)}
+    ordered_losses = tuple(base_losses[at] for at in sorted(base_losses))
+    return ModelScores(tuple(scores[at] for at in sorted(scores)), ordered_losses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +262,7 @@ _LOWEST = -1e4
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """What two models predicted for some tokens; each array has one number a token."""
+    """The predictions of two models; each array has one number a token."""
 
     kl: Floats  # divergence of b's prediction from a's, sum of p_a (log p_a - log p_b), in nats
     same: NDArray[np.bool_]  # both give the highest probability to the same token
@@ -294,6 +287,10 @@ def log_softmax(logits: NDArray[np.float32]) -> Floats:
 
 def compare(a: NDArray[np.float32], b: NDArray[np.float32], targets: NDArray[np.int64]) -> TokenScores:
     """Compare the logits (tokens, vocabulary) of two models; divergence is from `a`."""
+    if a.shape != b.shape:
+        raise ModelUnusableError(
+            f"the two models have vocabularies of different sizes, {a.shape[-1]} and {b.shape[-1]}"
+        )
     kl, same = np.empty(len(targets)), np.empty(len(targets), np.bool_)
     loss_a, loss_b = np.empty(len(targets)), np.empty(len(targets))
     for part in _parts(a):

@@ -1,4 +1,4 @@
-"""Probing: what two of base, base + adapter and fused model answer to the same prompts, and how far that is apart."""
+"""Compare the answers of two models, of base, base + adapter and fused model, to the same prompts."""
 
 from __future__ import annotations
 
@@ -137,9 +137,7 @@ def as_trained(
     """Return a model as it was trained: of an adapter that was trained through a quantiser, its fused one."""
     if not one.aware:
         return one
-    reporter.say(
-        f"{one.side.name} was trained through a quantiser: its fused model is asked, which is what was trained, and base + adapter is not"
-    )
+    reporter.say(f"{one.side.name} was trained through a quantiser: its fused model is asked")
     return _own_fused(workspace, one, reference, request, reporter)
 
 
@@ -160,10 +158,9 @@ def _own_prompts(
         origin: Origin = "held-out" if data.is_recorded else "file"
         return read_prompts(data.path, limit), ProbePrompts(origin, data.name)
     if not fallback:
-        names = data.name if data is not None and data.is_recorded else "test.jsonl or valid.jsonl"
-        folders = f" in {' or '.join(data.folders)}" if data is not None else ""
+        folders = "" if data is None else f" in {' or '.join(data.folders)}"
         raise BadInputError(
-            f"held-out data of {a.side.name} not found: {names} of its run{folders}",
+            f"held-out data of {a.side.name} not found: test.jsonl or valid.jsonl of its run{folders}",
             hint=f"give --prompts FILE; fusery eval probe {a.side.name} --against base  compares on built-in prompts",
         )
     if data is not None and data.is_recorded:
@@ -180,19 +177,15 @@ def subject_of(workspace: Workspace, reference: str, base: str | None = None) ->
         onto = gather(workspace, reference, base=base).base_digest  # refuses another model
         return replace(subject_of(workspace, reference), base=onto)
     with workspace.database.read() as session:
-        resolved_row = resolve_any(session, reference)
-        if isinstance(resolved_row, tables.FusedRow):
-            return _fused_subject(workspace, resolved_row)
-        if isinstance(resolved_row, tables.BaseModelRow):
-            return ProbeSubject(
-                ProbedModel("base", resolved_row.name, resolved_row.digest), Digest(resolved_row.digest)
-            )
-        require_factors_alone(resolved_row, "and mlx-lm puts factors alone on a base")
-        side = ProbedModel("adapter", resolved_row.name, resolved_row.digest)
-        aware = format_in_words(resolved_row.method, resolved_row.training) is not None
-        return ProbeSubject(
-            side, Digest(resolved_row.base.digest), resolved_row.id, owner=resolved_row.id, aware=aware
-        )
+        row = resolve_any(session, reference)
+        if isinstance(row, tables.FusedRow):
+            return _fused_subject(workspace, row)
+        if isinstance(row, tables.BaseModelRow):
+            return ProbeSubject(ProbedModel("base", row.name, row.digest), Digest(row.digest))
+        require_factors_alone(row, "and mlx-lm puts factors alone on a base")
+        side = ProbedModel("adapter", row.name, row.digest)
+        aware = format_in_words(row.method, row.training) is not None
+        return ProbeSubject(side, Digest(row.base.digest), row.id, owner=row.id, aware=aware)
 
 
 def _fused_subject(workspace: Workspace, fused: tables.FusedRow) -> ProbeSubject:
@@ -217,7 +210,6 @@ def _other(
     request: FuseRequest | None,
     reporter: Reporter,
 ) -> ProbeSubject:
-    """Return what `a` is compared with."""
     if against is None:
         if a.side.kind != "adapter":
             raise BadInputError(

@@ -19,7 +19,8 @@ from fusery.registry import tables
 from fusery.registry.errors import BadInputError
 from fusery.registry.names import dataset_name
 from fusery.storage.digest import Digest, digest_file, digest_json
-from fusery.storage.errors import FormatError, MissingFileError, StorageError, StoreDeniedError
+from fusery.storage.errors import FormatError, StorageError
+from fusery.storage.failures import opened
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.plaintext import is_keepable, typed
 
@@ -42,7 +43,7 @@ class Prompt:
 
     @property
     def label(self) -> str:
-        """What tells it from others: the text, or the last question."""
+        """Its beginning in a list: the text, or the last question."""
         return self.text or self.messages[max(0, len(self.messages) - 2)]["content"]
 
 
@@ -62,7 +63,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What a base is to read, and what that is called."""
+    """Texts for a base to read, and their name."""
 
     prompts: Sequence[Prompt]
     label: str
@@ -99,7 +100,7 @@ def for_calibration() -> list[Prompt]:
 def for_learning() -> list[Prompt]:
     """Return what scales and biases are learned from: `for_calibration`, and what Python's own help says of the language.
 
-    That is prose and code that lies on every machine; with another version of Python it is a little different.
+    Every machine has this prose and code; with another version of Python it is a little different.
     """
     texts: list[str] = []
     with suppress(ModuleNotFoundError):  # some who package Python leave it out
@@ -140,20 +141,15 @@ def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that are not empty, with their numbers."""
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(LINE_BYTES + 1):
-                number += 1
-                if len(line) > LINE_BYTES:
-                    raise FormatError(f"{path.name}:{number} is longer than {LINE_BYTES >> 20} MiB")
-                text = line.removeprefix(BOM_UTF8) if number == 1 else line
-                if stripped := text.strip():
-                    yield number, stripped
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise MissingFileError(f"file not found: {path}") from error
-    except PermissionError as error:
-        raise StoreDeniedError(f"{path} may not be read by this user") from error
+    with opened(path) as file:
+        number = 0
+        while line := file.readline(LINE_BYTES + 1):
+            number += 1
+            if len(line) > LINE_BYTES:
+                raise FormatError(f"{path.name}:{number} is longer than {LINE_BYTES >> 20} MiB")
+            text = line.removeprefix(BOM_UTF8) if number == 1 else line
+            if stripped := text.strip():
+                yield number, stripped
 
 
 def _text(line: bytes, subject: str) -> str:

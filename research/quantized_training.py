@@ -1,7 +1,7 @@
-"""Training for a fuse at the base's own size: through its quantiser, or of what its biases can hold (`grouped_training`).
+"""Train for a fuse at the base's own size: through its quantiser, or an update that its biases can hold.
 
-Through the quantiser a layer computes with quantise(W + BA), which is what a fused model is going to hold.  The gradient goes straight through (Bengio et al., arXiv:1308.3432): A and B get the one that x (W + BA)^T would give them where
-the outputs are those of the quantised sum, and what lies before the layer gets the one through the quantised sum itself.
+Through the quantiser, a layer computes with quantise(W + BA), the weight of the fused model.  The gradient goes straight
+through (Bengio et al., arXiv:1308.3432): A and B get that of x (W + BA)^T, and the layers before that of the quantised sum.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
+
 from fusery.registry.adapters.files import CONFIG
 from fusery.registry.adapters.trained_through import ITS_WEIGHTS, QUANTIZATION_AWARE
 from fusery.registry.errors import BadInputError
@@ -21,8 +24,6 @@ from fusery.registry.recording.trainer import GROUPED, Way
 from fusery.storage.digest import digest_file
 from fusery.storage.jsonfile import read_object
 from fusery.storage.publishing import write_atomically
-
-_WHAT = {"qat": "through the base's quantiser", "qa-lora": "for the base's groups"}
 
 _SAVED = "*adapters.safetensors"
 
@@ -47,10 +48,8 @@ def require_trainable(args: Any, way: Way) -> None:
 def make_layers(args: Any, model: Any, to_lora: Callable[..., None], way: Way = "qat") -> list[Any]:
     """Put LoRA layers into a model that are trained for a fuse at its size, and return them.
 
-    What they are goes into the arguments, from where it comes into the adapter's configuration and the record of the run.
+    Their format goes into the arguments, and so into the adapter's configuration and the record of the run.
     """
-    import mlx.core as mx
-
     mx.random.seed(args.seed)
     model.freeze()
     to_lora(model, args.num_layers, args.lora_parameters)
@@ -103,26 +102,19 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 def _common_format(layers: Iterable[Any], way: Way) -> tuple[int, int, str]:
     inner = map(_inner, layers)
     formats = {(one.bits, one.group_size, one.mode) if hasattr(one, "bits") else None for one in inner}
-    common_format = formats.pop() if len(formats) == 1 else None
-    if common_format is None and not formats:
-        raise BadInputError(
-            f"--{way} trains {_WHAT[way]}, and the layers that are trained have none",
-            hint="train on a quantised base: mlx_lm.convert -q makes one, and fusery base add takes it in",
-        )
+    common_format = next(iter(formats)) if len(formats) == 1 else None
     if common_format is None:
         format_names = ", ".join(sorted(map(_in_words, formats)))
         raise BadInputError(
-            f"--{way} trains for one quantiser, and the layers that are trained are of several kinds: {format_names}",
-            hint="name those of one kind as keys in lora_parameters of the configuration file",
+            f"--{way} trains for one quantised format, and the layers that are trained have {format_names}",
+            hint="train on a quantised base (mlx_lm.convert -q makes one), and name layers of one format as keys in"
+            " lora_parameters of the configuration file",
         )
     return common_format
 
 
 @cache
 def _kinds(way: Way) -> dict[type, type]:
-    """Return mlx-lm's LoRA layers, and those that compute that way."""
-    from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
-
     compute = _straight if way == "qat" else _sharing
 
     def made(kind: type, *names: str) -> type:
@@ -133,17 +125,13 @@ def _kinds(way: Way) -> dict[type, type]:
         return type(f"Trained{kind.__name__}", (kind,), {name: method(name) for name in names})
 
     trained_classes = {kind: made(kind, "__call__") for kind in (LoRALinear, LoRASwitchLinear)}
-    return (
-        trained_classes
-        if way == "qa-lora"
-        else {**trained_classes, LoRAEmbedding: made(LoRAEmbedding, "__call__", "as_linear")}
-    )
+    if way == "qat":
+        trained_classes[LoRAEmbedding] = made(LoRAEmbedding, "__call__", "as_linear")
+    return trained_classes
 
 
 def _straight(layer: Any, plain: Callable[..., Any], name: str, inputs: Any, *rest: Any, **named: Any) -> Any:
     """Return what the quantised layer computes, with the gradient that the plain one has by its own A and B."""
-    import mlx.core as mx
-
     unrounded = plain(mx.stop_gradient(inputs), *rest, **named)
     quantised = getattr(_quantised(layer), name)
     return quantised(inputs, *rest, **named) + (unrounded - mx.stop_gradient(unrounded))
@@ -151,8 +139,6 @@ def _straight(layer: Any, plain: Callable[..., Any], name: str, inputs: Any, *re
 
 def _quantised(layer: Any) -> Any:
     """Return the layer that mlx-lm's `fuse` makes, without the random numbers with which that begins: each would keep the last alive."""
-    import mlx.core as mx
-
     inner = _inner(layer)
     form = {"group_size": inner.group_size, "bits": inner.bits, "mode": inner.mode}
     weight = mx.dequantize(inner.weight, inner.scales, inner.get("biases"), **form)
@@ -184,8 +170,6 @@ def _in_words(layer_format: tuple[int, int, str] | None) -> str:
 
 def begin_grouped(layer: Any) -> None:
     """Give all inputs of a group the row of A that the first of them has."""
-    import mlx.core as mx
-
     rows, axis = _in_groups(layer.lora_a, layer.linear.group_size)
     first = mx.take(rows, mx.array([0]), axis=axis)
     layer.lora_a = mx.broadcast_to(first, rows.shape).reshape(layer.lora_a.shape)
@@ -193,8 +177,6 @@ def begin_grouped(layer: Any) -> None:
 
 def require_grouped(file: Path, size: int) -> None:
     """Refuse weights that training is to go on with, if their updates are not constant within groups of `size` inputs."""
-    import mlx.core as mx
-
     loaded: Any = mx.load(str(file))
     for name, values in loaded.items():
         if name.rpartition(".")[2] == "lora_a" and not _is_constant(values, size):
@@ -205,8 +187,6 @@ def require_grouped(file: Path, size: int) -> None:
 
 
 def _is_constant(values: Any, size: int) -> bool:
-    import mlx.core as mx
-
     if values.ndim not in (2, 3) or values.shape[0 if values.ndim == 2 else -1] % size:
         return False
     rows, axis = _in_groups(values, size)
@@ -215,8 +195,6 @@ def _is_constant(values: Any, size: int) -> bool:
 
 def _sharing(layer: Any, plain: Callable[..., Any], name: str, *given: Any, **named: Any) -> Any:
     """Compute with an A whose gradient is the same for all inputs of a group: what is equal and moves alike stays equal."""
-    import mlx.core as mx
-
     kept = layer.lora_a
     rows, axis = _in_groups(kept, layer.linear.group_size)
     # The mean of equal numbers may differ from them in the last bit: its gradient is taken, and its value is not.

@@ -100,34 +100,23 @@ def probed(
         "samples": probe_report.prompts,
     }
 
-    def made(metric: str, value: float, better: bool) -> MetricValue:
-        return MetricValue(metric=metric, value=_rounded(value), higher_is_better=better, **setting)
-
     values: dict[int, list[MetricValue]] = {}
-    for side, owner, loss in zip(
-        (probe_report.a, probe_report.b), owners, (probe_report.loss_a, probe_report.loss_b), strict=True
-    ):
+
+    def add(owner: int | None, metric: str, value: float, better: bool) -> None:
         if owner is not None:
-            values.setdefault(owner, []).append(
-                made(_metric("probe", _form(side.format), "loss"), loss, False)
-            )
-    first, second = owners
-    if probe_report.a.kind == "adapter" and probe_report.loss_base is not None:
-        if first is not None:
-            values[first].append(made("probe.gain", probe_report.loss_base - probe_report.loss_a, True))
-        # The loss of the base is that of a's.
-        if second not in (None, first) and probe_report.b.kind == "adapter" and one_base:
-            values[second].append(made("probe.gain", probe_report.loss_base - probe_report.loss_b, True))
-    if (
-        first is not None
-        and first == second
-        and (probe_report.a.kind, probe_report.b.kind) == ("adapter", "fused")
-    ):
-        form = _form(probe_report.b.format)
-        values[first].append(made(_metric("probe", form, "kl"), probe_report.kl, False))
-        values[first].append(
-            made(_metric("probe", form, "top1_agreement"), probe_report.top1_agreement, True)
-        )
+            made = MetricValue(metric=metric, value=_rounded(value), higher_is_better=better, **setting)
+            values.setdefault(owner, []).append(made)
+
+    a, b, (first, second) = probe_report.a, probe_report.b, owners
+    add(first, _metric("probe", _form(a.format), "loss"), probe_report.loss_a, False)
+    add(second, _metric("probe", _form(b.format), "loss"), probe_report.loss_b, False)
+    if a.kind == "adapter" and probe_report.loss_base is not None:
+        add(first, "probe.gain", probe_report.loss_base - probe_report.loss_a, True)
+        if second != first and b.kind == "adapter" and one_base:
+            add(second, "probe.gain", probe_report.loss_base - probe_report.loss_b, True)
+    if first == second and (a.kind, b.kind) == ("adapter", "fused"):
+        add(first, _metric("probe", _form(b.format), "kl"), probe_report.kl, False)
+        add(first, _metric("probe", _form(b.format), "top1_agreement"), probe_report.top1_agreement, True)
     return list(values.items())
 
 
@@ -172,7 +161,7 @@ def _losses(
     return (b, a) if kinds[0] == "base" else ([], [])
 
 
-# What is recorded of each form, and whether more of it is better
+# The recorded figures of each form, and whether more is better
 COSTS = {"tokens_per_second": True, "first_token_seconds": False, "load_seconds": False, "peak_bytes": False}
 
 

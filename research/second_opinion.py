@@ -1,8 +1,8 @@
-"""A second opinion on what `auto` is not sure of: the model is asked, where its weights alone cannot say.
+"""A second opinion for `auto`: ask the model where its weights alone do not decide.
 
-By the weights, `auto` takes the base's own size only where hardly anything is written beside the update; much of what it passes
-over answers as base + adapter all the same, and some does not (docs/measurements.md, "The verdict").  Here each of those
-is fused, and asked what the adapter's run kept out of training.
+By the weights, `auto` takes the base's own size only with very little noise; many of the other models answer as base +
+adapter all the same (docs/measurements.md, "The verdict").  Each of those is fused, and asked the held-out data of the
+adapter's run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WITHIN = 600.0  # default seconds for the opinion
 # A model passes that has this share of what the adapter gained, or is off by so many nats: the study's own measure
 KEPT, NEAR = 0.95, 0.02
 
-# an adapter that gains less on the held-out data, in nats, is not told from its base by them
+# with a smaller gain on the held-out data, in nats, they do not distinguish an adapter from its base
 LEAST_GAIN = 0.1
 # the precisions of which one is asked: of those that are larger, the weights are enough to tell
 _OWN_SIZE = ("keep", "dither")
@@ -46,7 +46,7 @@ class _TimeIsUpError(Exception):
 
 
 class _Timed(Reporter):
-    """Passes on what it hears, until the time is up."""
+    """Forwards progress until the time is up."""
 
     def __init__(self, reporter: Reporter, until: float) -> None:
         super().__init__(reporter.say)
@@ -72,11 +72,10 @@ def fuse_asking(
     publish: str | None = None,
     reporter: Reporter = SILENT,
 ) -> Fused:
-    """Fuse as `auto` does, but take the base's own size where the model answers there as base + adapter.
+    """Fuse as `auto` does, but take the base's own size if the model answers there as base + adapter.
 
-    Asked are the models of `keep` and `dither` of which the weights are not sure, with the held-out data of the adapter's run;
-    what they answer is put on record as evaluations, `probe.*`.  Where nothing can be asked, it is `auto`; so it is of what was
-    trained through a quantiser, which base + adapter is not.
+    The models of `keep` and `dither` whose weights do not decide are asked the held-out data of the adapter's run; the results
+    are recorded as evaluations, `probe.*`.  Where nothing can be asked, the choice is that of `auto`.
     """
     if request.precision != "auto" or request.quantize is not None or request.recipe is not None:
         raise BadInputError(
@@ -90,26 +89,21 @@ def fuse_asking(
     if not within > 0:
         raise BadInputError("an opinion takes some time", hint="--probe-within 600")
     request.check()
-    opinions: list[Opinion] = []
-    chosen = _smallest(workspace, reference, request, within, reporter, opinions)
+    chosen, opinions = _smallest(workspace, reference, request, within, reporter)
     reporter.begin("bytes")
     fused = fuse(workspace, reference, chosen, publish=publish, reporter=reporter)
     return replace(fused, opinions=tuple(opinions))
 
 
 def _smallest(
-    workspace: Workspace,
-    reference: str,
-    request: FuseRequest,
-    within: float,
-    reporter: Reporter,
-    opinions: list[Opinion],
-) -> FuseRequest:
-    """Return the request for the smallest model that passes by what it answers, or what was asked for; note each opinion."""
+    workspace: Workspace, reference: str, request: FuseRequest, within: float, reporter: Reporter
+) -> tuple[FuseRequest, list[Opinion]]:
+    """Return the request for the smallest model that passes by its answers, or the given one; and the opinions."""
+    opinions: list[Opinion] = []
     inputs = gather(workspace, reference, base=request.base)
     if (why := _not_asked(workspace, inputs, request)) is not None:
         reporter.say(f"no second opinion: {why}")
-        return request
+        return request, opinions
     timed = _Timed(reporter, time.monotonic() + within)
     try:
         for recipe in _unsure(workspace, inputs, request, timed):
@@ -133,12 +127,12 @@ def _smallest(
                     "text that has nothing to do with the task was not asked; "
                     f"other commands take this with --as {WRITTEN_AS[recipe.precision]}"
                 )
-                return trial
+                return trial, opinions
             if opinion.passed is None:
                 break
     except _TimeIsUpError:
         reporter.say(f"no second opinion: it takes longer than {within:g} s (--probe-within)")
-    return request
+    return request, opinions
 
 
 def _not_asked(workspace: Workspace, inputs: FuseInputs, request: FuseRequest) -> str | None:
@@ -149,7 +143,7 @@ def _not_asked(workspace: Workspace, inputs: FuseInputs, request: FuseRequest) -
     if inputs.aware is not None:
         # Answers are held against base + adapter unrounded, which is not what was trained (decision 37).
         return f"{name} was trained through a quantiser, and is written as it was trained"
-    if not inputs.quantized:
+    if inputs.quantization is None:
         return f"{inputs.base.name} is not quantised, and hardly anything is lost"
     with workspace.database.read() as session:
         held_out_data = held_out(session, inputs.adapter.id)
@@ -164,7 +158,7 @@ def _not_asked(workspace: Workspace, inputs: FuseInputs, request: FuseRequest) -
 def _unsure(
     workspace: Workspace, inputs: FuseInputs, request: FuseRequest, reporter: Reporter
 ) -> Iterator[Recipe]:
-    """Yield the recipes of the base's own size that the weights neither pass nor give up, before the first that they pass."""
+    """Yield the recipes of the base's own size that neither pass by their weights nor fail, before the first that passes."""
     with inputs.opened(reporter.progress) as files:
         for recipe in candidates(request, inputs):
             if recipe.precision not in _OWN_SIZE:

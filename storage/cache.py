@@ -40,7 +40,7 @@ _HELD: ContextVar[ExitStack | None] = ContextVar("held", default=None)
 class FusedCache:
     """Fused models by key, in a folder on this machine."""
 
-    def __init__(self, root: Path, verified: VerifiedFiles | None = None) -> None:
+    def __init__(self, root: Path, verified: VerifiedFiles) -> None:
         """Open the cache in `root`, which need not exist yet; nothing is written."""
         self.root = root.expanduser().resolve()
         self._verified = verified
@@ -109,7 +109,7 @@ class FusedCache:
                     if not self.entry(key).exists():
                         raise
                 else:
-                    self._note(key, manifest, state)
+                    self._verified.record_all(key, manifest.digest, state)
                     self._use(key)
                     if (held := _HELD.get()) is not None:
                         held.enter_context(self.using(key))
@@ -134,8 +134,9 @@ class FusedCache:
                 state = folder_state(path)
                 if state is None:
                     return None
-                if not self._is_verified(key, manifest, state):
-                    self._note(key, manifest, self._require(path, manifest, hashed=False))
+                if not self._verified.has_all(key, manifest.digest, state):
+                    state = self._require(path, manifest, hashed=False)
+                    self._verified.record_all(key, manifest.digest, state)
             except (FileNotFoundError, MissingFileError):
                 # It was evicted meanwhile.
                 return None
@@ -149,19 +150,17 @@ class FusedCache:
         """Tell whether a lookup would serve an entry without hashing it; nothing is changed."""
         with os_failures(f"read the cache {self.root}", near=self.root):
             state = folder_state(self.entry(key))
-        return state is not None and self._is_verified(key, manifest, state)
+        return state is not None and self._verified.has_all(key, manifest.digest, state)
 
     def doubt(self, key: str) -> None:
         """Have an entry hashed when it is looked up next, whatever is known of it."""
-        if self._verified is not None:
-            self._verified.forget(key)
+        self._verified.forget(key)
 
     def quarantine(self, key: str) -> str | None:
         """Take a damaged entry out of the way and keep it for a day; return its new name, None if there was none."""
         name = f"quarantine/{parse_digest(key)}.{time.time_ns()}"
         with os_failures(f"move a damaged entry of the cache {self.root}", near=self.root):
             self._use_path(key).unlink(missing_ok=True)
-            (self.root / "quarantine").mkdir(parents=True, exist_ok=True)
             try:
                 self.entry(key).rename(self.root / name)
             except FileNotFoundError:
@@ -179,11 +178,10 @@ class FusedCache:
     def using(self, key: str) -> Iterator[Path | None]:
         """Yield an entry's folder, *not* verified, None if it is not here; it is not removed until the block ends."""
         path = self.entry(key)
-        with os_failures(f"read the cache {self.root}", near=self.root), ExitStack() as held:
-            enter_context = held.enter_context(shared(path))
-            inside = held.pop_all()
-        with inside:
-            yield path if enter_context else None
+        with ExitStack() as held:
+            with os_failures(f"read the cache {self.root}", near=self.root):
+                is_present = held.enter_context(shared(path))
+            yield path if is_present else None
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -269,7 +267,7 @@ class FusedCache:
                 total -= entry.size
             else:
                 keep.append(entry)
-        return Eviction(tuple(gone), tuple(keep), total <= limit_bytes, self._remove_unused)
+        return Eviction(tuple(gone), tuple(keep), self._remove_unused)
 
     def _remove_unused(self, entry: CacheEntry) -> bool:
         """Remove an entry unless it was used since it was listed; tell whether it is gone."""
@@ -280,8 +278,7 @@ class FusedCache:
 
     def sweep(self, older_than: float = DAY) -> int:
         """Remove leftovers of ended processes, older leftovers, and old notes of verified files; return the bytes freed."""
-        freed = self._verified.sweep(older_than) if self._verified is not None else 0
-        return freed + sweep(self.root, older_than)
+        return self._verified.sweep(older_than) + sweep(self.root, older_than)
 
     def _require(self, folder: Path, manifest: Manifest, *, hashed: bool) -> dict[str, FileState]:
         """Check a folder against its manifest; return its state, which is that of the bytes that were checked."""
@@ -307,13 +304,6 @@ class FusedCache:
         if folder_state(folder) != state:
             raise StorageError(f"{folder} changed while it was read", hint="run the command again")
         return state
-
-    def _is_verified(self, key: str, manifest: Manifest, state: dict[str, FileState]) -> bool:
-        return self._verified is not None and self._verified.has_all(key, manifest.digest, state)
-
-    def _note(self, key: str, manifest: Manifest, state: dict[str, FileState]) -> None:
-        if self._verified is not None:
-            self._verified.record_all(key, manifest.digest, state)
 
     def _use(self, key: str) -> None:
         # In a cache that may only be read nothing is evicted, either.

@@ -34,18 +34,7 @@ class Eviction:
 
     remove: tuple[CacheEntry, ...]
     keep: tuple[CacheEntry, ...]
-    fits: bool
     _remove: Callable[[CacheEntry], bool] = field(repr=False, compare=False)
-
-    @property
-    def freed_bytes(self) -> int:
-        """Bytes that `execute` frees."""
-        return sum(entry.size for entry in self.remove)
-
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes that stay."""
-        return sum(entry.size for entry in self.keep)
 
     def execute(self) -> list[CacheEntry]:
         """Remove the entries, except those used since the plan was made or read at the moment; return what went."""
@@ -149,20 +138,20 @@ def _locked(folder: Path, kind: int) -> int | None:
                 return None
             raise
         try:
-            try:
-                fcntl.flock(fd, kind)
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-            now = os.stat(folder, follow_symlinks=False)
+            _lock(fd, kind)
+            if os.path.samestat(os.fstat(fd), folder.lstat()):
+                return fd
         except FileNotFoundError:
-            os.close(fd)
-            return None
+            pass  # removed, or replaced, while we waited: look again
         except BaseException:
             os.close(fd)
             raise
-        held = os.fstat(fd)
-        if (held.st_dev, held.st_ino) == (now.st_dev, now.st_ino):
-            return fd
-        # It was replaced while we waited: the lock is on something that has no name any more.
         os.close(fd)
+
+
+def _lock(fd: int, kind: int) -> None:
+    try:
+        fcntl.flock(fd, kind)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise

@@ -272,9 +272,8 @@ _FRESH = timedelta(minutes=5)
 def file_system(protocol: str, **options: Any) -> CloudFileSystem:
     """Return the file system of `s3`, `gs` or `az`; raise TypeError for an unknown option."""
     if protocol == "gs":
-        return CloudFileSystem(
-            "gs", {_GCS_NAMES.get(name, name): value for name, value in options.items()}, {}
-        )
+        config = {_GCS_NAMES.get(name, name): value for name, value in options.items()}
+        return CloudFileSystem("gs", config, {})
     return _s3(options) if protocol == "s3" else _azure(options)
 
 

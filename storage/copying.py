@@ -45,18 +45,14 @@ class OpenFile:
     def require_unchanged(self, file_status: os.stat_result | None = None) -> None:
         """Refuse a file that was written to since it was opened."""
         if _stamp(file_status or os.fstat(self.fd)) != self.stamp:
-            raise StorageError(
-                f"{self.path} changed while it was read", hint="run the command again when it is complete"
-            )
+            raise StorageError(f"{self.path} changed while it was read", hint="run the command again")
 
     def require_same_file(self) -> None:
         """Refuse a file whose name now belongs to nothing, to another file, or to other bytes."""
         try:
             file_status = self.path.lstat()
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise StorageError(
-                f"{self.path} was removed while it was read", hint="run the command again when it is complete"
-            ) from error
+            raise StorageError(f"{self.path} was removed while it was read") from error
         self.require_unchanged(file_status)
 
 
@@ -78,9 +74,7 @@ def reading(path: Path) -> Iterator[OpenFile]:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise UnsafePathError(
-                f"{path} is not a regular file", hint="name a file, not a folder or a device"
-            )
+            raise UnsafePathError(f"{path} is not a regular file", hint="name a file")
         yield source_of(path, fd)
     finally:
         os.close(fd)
@@ -93,7 +87,7 @@ def pump(source: int, target: int | None, *, progress: Progress | None = None) -
     """
     if target is not None and clone(source, target):
         source, target = target, None
-    # What is appended meanwhile is not read: a file that grows as fast as it is copied would never end.
+    # Appended bytes are not read: a file that grows as fast as it is copied would never end.
     size = os.fstat(source).st_size - os.lseek(source, 0, os.SEEK_CUR)
     running, total = hashlib.sha256(), 0
     with ExitStack() as stack:
@@ -191,9 +185,7 @@ class Staged:
     def opened(self) -> Iterator[int]:
         """Yield a file descriptor to read the copy by."""
         if not os.path.lexists(self.path):
-            raise StoreUnavailableError(
-                f"{self.path} was removed while it was needed", hint="run the command again"
-            )
+            raise StoreUnavailableError(f"{self.path} was removed", hint="run the command again")
         with reading(self.path) as copy:
             replace(copy, stamp=self.stamp).require_unchanged()
             yield copy.fd
@@ -215,43 +207,29 @@ class Staging(ExitStack):
 
     def take(self, file: Path) -> Path:
         """Copy a file, hashing what is written; return the copy's path."""
+        path = self._folder / staged_name()
         with reading(file) as source, os_failures(f"copy {file} to {self._folder}", near=self._folder):
             self._room(source.size)
-            with self._part() as (path, fd):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self.callback(path.unlink, missing_ok=True)
+            with os.fdopen(fd, "r+b", buffering=0):
                 digest, size = pump(source.fd, fd)
                 source.require_unchanged()
-                self._staged[path] = _staged(path, fd, size, digest)
+                # A later open would not report a write that failed, and some file systems date it only now.
+                sync_file(fd)
+                self._staged[path] = Staged(path, size, digest, source_of(path, fd).stamp)
             self._sources.append(source)
         return path
 
-    @contextmanager
-    def _part(self) -> Iterator[tuple[Path, int]]:
-        """Give a new file, open; its name goes with all others'."""
-        path = self._folder / staged_name()
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self.callback(path.unlink, missing_ok=True)
-        try:
-            yield path, fd
-        finally:
-            os.close(fd)
-
     def copies(self, files: Mapping[str, Path]) -> dict[str, Staged]:
         """Return the copies of files by name; what is no copy yet is taken."""
-        return {
-            name: self._staged[path if path in self._staged else self.take(path)]
-            for name, path in files.items()
-        }
+        taken = {name: path if path in self._staged else self.take(path) for name, path in files.items()}
+        return {name: self._staged[path] for name, path in taken.items()}
 
     def require_unchanged(self) -> None:
         """Refuse files that are no longer what they were when they were copied."""
         for source in self._sources:
             source.require_same_file()
-
-
-def _staged(path: Path, fd: int, size: int, digest: Digest) -> Staged:
-    # A later open would not report a write that failed before, and some file systems date it only now.
-    sync_file(fd)
-    return Staged(path, size, digest, source_of(path, fd).stamp)
 
 
 def manifest_of_staged(copies: Mapping[str, Staged]) -> Manifest:

@@ -20,9 +20,14 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 def parse_digest(text: str) -> Digest:
     """Return `text` as a digest; `str(parse_digest(s)) == s` for every valid `s`."""
-    if not _DIGEST.fullmatch(text):
+    if not is_digest(text):
         raise ValueError(f"not a SHA-256 digest: {text!r}")
     return Digest(text)
+
+
+def is_digest(text: str) -> bool:
+    """Tell whether a text is a digest."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def digest_bytes(data: bytes) -> Digest:
@@ -44,9 +49,7 @@ def digest_file(path: Path, check: Callable[[], None] | None = None) -> tuple[Di
 
 def canonical_json(value: Any) -> bytes:
     """Return the one JSON form of a value: sorted keys, no spaces, ASCII, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def digest_json(value: Any) -> Digest:

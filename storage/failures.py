@@ -11,24 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from . import errors
 from .digest import Digest
-from .errors import (
-    BlobCorruptError,
-    BlobMissingError,
-    MissingFileError,
-    OutOfSpaceError,
-    StorageError,
-    StoreDeniedError,
-    StoreUnavailableError,
-    UnsafePathError,
-)
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
+MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENXIO})
 
 
-class AbsentBlobError(BlobMissingError):
+class AbsentBlobError(errors.BlobMissingError):
     """A blob is not in the store."""
 
     code = "blob_missing"
@@ -41,7 +32,7 @@ class AbsentBlobError(BlobMissingError):
         super().__init__(f"blob {digest}{suffix} is not in {where}", hint="run: fusery audit")
 
 
-class DigestMismatchError(BlobCorruptError):
+class DigestMismatchError(errors.BlobCorruptError):
     """The bytes do not match the expected digest or size."""
 
     code = "blob_corrupt"
@@ -63,18 +54,20 @@ def os_failures(doing: str, *, near: Path) -> Iterator[None]:
         yield
     except OSError as error:
         text = f"cannot {doing}: {(error.strerror or type(error).__name__).lower()}"
-        raised: StorageError = StoreUnavailableError(text)
+        raised: errors.StorageError = errors.StoreUnavailableError(text)
         if error.errno in FULL:
             free = ""
             with suppress(OSError):
                 free = f" ({shutil.disk_usage(existing_folder(near)).free / 1e6:,.1f} MB free)"
-            raised = OutOfSpaceError(f"{text}{free}", hint="free some space, or use another folder")
+            raised = errors.OutOfSpaceError(f"{text}{free}", hint="free some space, or use another folder")
         elif error.errno in DENIED:
-            raised = StoreDeniedError(text, hint=f"check who may read and write {existing_folder(near)}")
+            hint = f"check who may read and write {existing_folder(near)}"
+            raised = errors.StoreDeniedError(text, hint=hint)
         elif error.errno in MISSING:
-            raised = MissingFileError(text, hint="check the path")
+            raised = errors.MissingFileError(text, hint="check the path")
         elif error.errno == errno.ELOOP:
-            raised = UnsafePathError(f"cannot {doing}: it is a symbolic link", hint="name the file itself")
+            problem = f"cannot {doing}: it is a symbolic link"
+            raised = errors.UnsafePathError(problem, hint="name the file itself")
         raise raised from error
 
 
@@ -83,25 +76,15 @@ def existing_folder(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if os.path.exists(place) or place == place.parent)
 
 
-_NO_FILE = frozenset({errno.ENXIO, errno.ENODEV, errno.EISDIR, errno.ELOOP})
-"""What `open` says of a socket, of a device without a driver, of a folder, of a circle of links."""
-
-
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a regular file for reading, through links; a pipe, a device, a socket or a folder is not waited for."""
-    irregular = MissingFileError(f"{path} is not a file that can be read", hint="name a regular file")
     with os_failures(f"read {path}", near=path):
-        try:
-            # Without O_NONBLOCK, opening a pipe waits for a writer.
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno in _NO_FILE:
-                raise irregular from error
-            raise
+        # Without O_NONBLOCK, opening a pipe waits for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise irregular
+                raise errors.MissingFileError(f"{path} is not a regular file", hint="name a file")
             with os.fdopen(fd, "rb", closefd=False) as file:
                 yield file
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import unicodedata
@@ -43,45 +42,31 @@ def scan(root: Path) -> list[SourceFile]:
         repository = top.parent.parent
         if top.parent.name == "snapshots" and repository.name.startswith(("models--", "datasets--")):
             allowed = (top, repository / "blobs")
-        files: list[SourceFile] = []
-        folders = total = 0
+        files, folders = list[SourceFile](), 0
         for path, is_folder in _walk(top, top, DEEPEST):
-            folders += is_folder
-            if folders > MOST_FILES:
-                raise _crowded(top)
             if is_folder:
-                continue
-            file = _source_file(path, top, allowed)
-            files.append(file)
-            total += file.size
-            if len(files) > MOST_FILES:
-                raise _crowded(root)
-            if total > MOST_BYTES:
-                raise UnsafePathError(
-                    f"{root} has more than {MOST_BYTES:,} bytes", hint="is this the right folder?"
-                )
+                folders += 1
+            else:
+                files.append(_source_file(path, top, allowed))
+            if max(folders, len(files)) > MOST_FILES:
+                raise _wrong_folder(root, f"has more than {MOST_FILES:,} files")
+    if sum(file.size for file in files) > MOST_BYTES:
+        raise _wrong_folder(root, f"has more than {MOST_BYTES:,} bytes")
     seen: dict[str, str] = {}
     for file in files:
         # The file systems of a Mac know neither case nor Unicode forms.
         twin = seen.setdefault(unicodedata.normalize("NFC", file.path).casefold(), file.path)
         if twin != file.path:
-            raise UnsafePathError(
-                f"{root} has both {twin!r} and {file.path!r}, which are one name on some systems",
-                hint="rename or remove one of them",
-            )
+            problem = f"{root} has both {twin!r} and {file.path!r}, which are one name on some systems"
+            raise UnsafePathError(problem, hint="rename or remove one of them")
     return sorted(files)
 
 
 def _resolve_root(root: Path) -> Path:
     try:
-        top = root.expanduser().resolve(strict=True)
+        top = Path(os.path.realpath(os.path.expanduser(root), strict=True))
     except FileNotFoundError as error:
         raise MissingFileError(f"folder not found: {root}", hint="check the path") from error
-    except (RuntimeError, OSError) as error:
-        # A circle of links, of which pathlib makes a RuntimeError before Python 3.13, or a `~user` who is unknown.
-        if isinstance(error, OSError) and error.errno != errno.ELOOP:
-            raise
-        raise MissingFileError(f"{root} leads nowhere", hint="check the path") from error
     if not top.is_dir():
         raise MissingFileError(f"{root} is not a folder", hint="name the folder that the file is in")
     return top
@@ -93,22 +78,20 @@ def _walk(folder: Path, top: Path, depth: int) -> Iterator[tuple[Path, bool]]:
         # A folder may hold millions of names: no more of them are taken than may be there.
         children = list(islice(entries, 2 * MOST_FILES + 1))
     if len(children) > 2 * MOST_FILES:
-        raise _crowded(folder)
+        raise _wrong_folder(folder, f"has more than {2 * MOST_FILES:,} files")
     for entry in sorted(children, key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
         path, is_folder = folder / entry.name, entry.is_dir(follow_symlinks=False)
         if is_folder and depth <= 0:
-            raise UnsafePathError(
-                f"the folders of {top} are nested too deep", hint="is this the right folder?"
-            )
+            raise _wrong_folder(top, f"has folders below the level {DEEPEST}")
         yield path, is_folder
         if is_folder:
             yield from _walk(path, top, depth - 1)
 
 
-def _crowded(folder: Path) -> UnsafePathError:
-    return UnsafePathError(f"{folder} has more than {MOST_FILES:,} files", hint="is this the right folder?")
+def _wrong_folder(folder: Path, problem: str) -> UnsafePathError:
+    return UnsafePathError(f"{folder} {problem}", hint="is this the right folder?")
 
 
 def _source_file(path: Path, top: Path, allowed: tuple[Path, ...]) -> SourceFile:
@@ -118,30 +101,21 @@ def _source_file(path: Path, top: Path, allowed: tuple[Path, ...]) -> SourceFile
         real = _target(path, name, allowed)
         file_status = real.lstat()
     if not stat.S_ISREG(file_status.st_mode):
-        raise UnsafePathError(
-            f"{name} in {top} is not a regular file", hint="remove it, or copy the files elsewhere"
-        )
+        raise UnsafePathError(f"{name} in {top} is not a regular file", hint="remove it")
     if not os.access(real, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise StoreDeniedError(
-            f"{name} in {top} may not be read by this user", hint=f"check the mode of {real}"
-        )
+        raise StoreDeniedError(f"cannot read {name} in {top}", hint=f"check the mode of {real}")
     return SourceFile(name, real, file_status.st_size)
 
 
 def _target(path: Path, name: str, allowed: tuple[Path, ...]) -> Path:
     try:
-        real = path.resolve(strict=True)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingFileError(
-            f"{name} in {allowed[0]} is a link to a file that is not there", hint="was the download finished?"
-        ) from error
-    except (RuntimeError, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise UnsafePathError(f"{name} in {allowed[0]} is a link to itself", hint="remove it") from error
+        real = Path(os.path.realpath(path, strict=True))
+    except PermissionError:
+        raise
+    except OSError as error:
+        problem = f"{name} in {allowed[0]} is a link that leads to no file"
+        raise MissingFileError(problem, hint="was the download finished?") from error
     if not any(real.is_relative_to(place) for place in allowed):
-        raise UnsafePathError(
-            f"{name} in {allowed[0]} is a link to a file outside the folder",
-            hint="replace the link by the file itself",
-        )
+        problem = f"{name} in {allowed[0]} is a link to a file outside the folder"
+        raise UnsafePathError(problem, hint="replace the link by the file itself")
     return real

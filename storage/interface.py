@@ -15,24 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from . import layout
 from .copying import Progress, Staged
 from .digest import Digest
 from .errors import StorageError, StoreMismatchError, StoreUnavailableError
 from .failures import AbsentBlobError, DigestMismatchError, os_failures
-from .layout import (
-    BLOBS,
-    FORMAT_NAME,
-    MAX_DOCUMENT_BYTES,
-    MAX_FORMAT_BYTES,
-    QUARANTINE,
-    TMP,
-    blob_name,
-    document_name,
-    is_store_name,
-    parse_blob_name,
-    parse_format,
-    quarantine_name,
-)
 from .manifest import FileEntry, Outgoing
 from .publishing import part_near, write_all
 
@@ -133,38 +120,38 @@ class BlobStore(ABC):
         size = self.size(digest, generation=generation)
         if size is None or self._holds(Blob(digest, size, generation)):
             return None
-        name = quarantine_name(digest, generation)
-        return name if self._move(blob_name(digest, generation), name) else None
+        name = layout.quarantine_name(digest, generation)
+        return name if self._move(layout.blob_name(digest, generation), name) else None
 
     def delete(self, digest: Digest, *, generation: int = 0) -> int:
         """Delete a blob and return the bytes freed: 0 if it was gone already, which is success."""
-        return self._remove(blob_name(digest, generation))
+        return self._remove(layout.blob_name(digest, generation))
 
     def blobs(self) -> Iterator[Blob]:
         """List all blobs, in no order; other names are skipped."""
-        for entry in self._entries(BLOBS):
-            parsed = parse_blob_name(entry.name)
+        for entry in self._entries(layout.BLOBS):
+            parsed = layout.parse_blob_name(entry.name)
             if parsed is not None and entry.size != NOT_A_FILE:
                 yield Blob(parsed[0], entry.size, parsed[1])
 
     def strays(self) -> Iterator[str]:
         """List the names in the store's folder that fusery does not write, in no order."""
         for entry in self._entries(""):
-            if not is_store_name(entry.name) or entry.size == NOT_A_FILE:
+            if not layout.is_store_name(entry.name) or entry.size == NOT_A_FILE:
                 yield entry.name
 
     def quarantined(self) -> Iterator[Leftover]:
         """List blobs in quarantine."""
-        return self._entries(QUARANTINE)
+        return self._entries(layout.QUARANTINE)
 
     def leftovers(self) -> Iterator[Leftover]:
         """List leftovers of interrupted writes, and the part files of writes in progress."""
-        return self._entries(TMP)
+        return self._entries(layout.TMP)
 
     def remove_leftover(self, name: str) -> int:
         """Remove a name from `leftovers` or `quarantined`, and return the bytes freed; raise ValueError for other names."""
         folder, _, rest = name.partition("/")
-        if folder not in (TMP, QUARANTINE) or "/" in rest or rest in ("", ".", ".."):
+        if folder not in (layout.TMP, layout.QUARANTINE) or "/" in rest or rest in ("", ".", ".."):
             raise ValueError(f"not the name of a leftover: {name!r}")
         return self._remove(name)
 
@@ -174,7 +161,7 @@ class BlobStore(ABC):
 
     def read_document(self, name: str) -> bytes | None:
         """Return a document that `write_document` wrote, or None."""
-        data = self._read_small(document_name(name), MAX_DOCUMENT_BYTES + 1)
+        data = self._read_small(layout.document_name(name), layout.MAX_DOCUMENT_BYTES + 1)
         if data is not None:
             self._require_small(name, len(data))
         return data
@@ -205,8 +192,8 @@ class BlobStore(ABC):
 
     def identify(self) -> str | None:
         """Return the store's id, None if it has none yet."""
-        data = self._read_small(FORMAT_NAME, MAX_FORMAT_BYTES)
-        return None if data is None else parse_format(data, self.url)
+        data = self._read_small(layout.FORMAT_NAME, layout.MAX_FORMAT_BYTES)
+        return None if data is None else layout.parse_format(data, self.url)
 
     def read_bytes(self, digest: Digest, *, generation: int = 0, limit: int) -> bytes:
         """Return a blob, verified; raise StorageError if it has more than `limit` bytes."""
@@ -284,10 +271,8 @@ class BlobStore(ABC):
             if got == before or self._readings == 1:
                 raise self._damage(digest, digest, got)
             before = got
-        raise StoreUnavailableError(
-            f"{self._readings} readings of blob {digest} in {self.url} gave as many different answers",
-            hint="check the network between here and the store, then run the command again",
-        )
+        problem = f"each reading of blob {digest} in {self.url} gave other bytes"
+        raise StoreUnavailableError(problem, hint="check the network")
 
     def _holds(self, blob: Blob) -> bool:
         try:
@@ -302,21 +287,12 @@ class BlobStore(ABC):
             raise AbsentBlobError(digest, generation, self.url)
         return size
 
-    def _require(self, digest: Digest, got: str) -> None:
-        if got != digest:
-            raise self._damage(digest, digest, got)
-
     def _damage(self, digest: Digest, expected: str, got: str) -> DigestMismatchError:
-        return DigestMismatchError(
-            f"blob {digest} in {self.url}",
-            digest,
-            expected,
-            got,
-            hint="run: fusery audit, then add its source again",
-        )
+        hint = "run: fusery audit, then add its source again"
+        return DigestMismatchError(f"blob {digest} in {self.url}", digest, expected, got, hint=hint)
 
     def _require_small(self, name: str, size: int) -> None:
-        if size > MAX_DOCUMENT_BYTES:
+        if size > layout.MAX_DOCUMENT_BYTES:
             raise StorageError(f"{name} in {self.url} is too large for what it should be: {size} bytes")
 
     def _check_identity(self, store_id: str) -> bool:

@@ -81,12 +81,12 @@ def parse_json(
         raise FormatError(f"{subject} is not JSON: {error.msg} at line {error.lineno}") from error
     except RecursionError as error:
         raise FormatError(f"{subject} is nested too deep") from error
-    if sum(1 for _ in _layers(value)) > deepest + 1:
+    if sum(1 for _ in layers(value)) > deepest + 1:
         raise FormatError(f"{subject} is nested too deep")
     return value
 
 
-def _layers(value: Any) -> Iterator[list[Any]]:
+def layers(value: Any) -> Iterator[list[Any]]:
     """Yield the values of a document by their depth."""
     layer = [value]
     while layer:
@@ -101,23 +101,18 @@ def _layers(value: Any) -> Iterator[list[Any]]:
 
 def count_values(value: Any) -> int:
     """Return the number of values in a document, itself included."""
-    return sum(map(len, _layers(value)))
-
-
-def read_json(path: Path, *, limit: int = MAX_BYTES, most: int = MAX_VALUES, constants: bool = False) -> Any:
-    """Read a JSON file of at most `limit` bytes, 16 MiB by default; `most` and `constants` as in `parse_json`."""
-    with opened(path) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise FormatError(f"{path.name} is larger than {limit >> 20} MiB")
-    return parse_json(data, path.name, most=most, constants=constants)
+    return sum(map(len, layers(value)))
 
 
 def read_object(
     path: Path, *, limit: int = MAX_BYTES, most: int = MAX_VALUES, constants: bool = False
 ) -> dict[str, Any]:
-    """Read a JSON file whose top level is an object; its arguments are those of `read_json`."""
-    value = read_json(path, limit=limit, most=most, constants=constants)
+    """Read a JSON object from a file of at most `limit` bytes; `most` and `constants` as in `parse_json`."""
+    with opened(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise FormatError(f"{path.name} is larger than {limit >> 20} MiB")
+    value = parse_json(data, path.name, most=most, constants=constants)
     if not isinstance(value, dict):
         raise FormatError(f"{path.name} is not a JSON object")
     return value

@@ -92,12 +92,8 @@ def parse_format(data: bytes, where: str) -> str:
     layout = document.get("layout") if isinstance(document, dict) else None
     store_id = document.get("store") if isinstance(document, dict) else None
     if type(layout) is not int or not isinstance(store_id, str) or not _STORE_ID.fullmatch(store_id):
-        raise StoreMismatchError(
-            f"{FORMAT_NAME} of {where} does not describe a fusery store", hint="check the store's URL"
-        )
+        raise StoreMismatchError(f"not a fusery store: {where}", hint="check the store's URL")
     if layout != LAYOUT:
-        raise StoreMismatchError(
-            f"the store {where} has layout {layout}, this version knows only {LAYOUT}",
-            hint="upgrade fusery on this machine",
-        )
+        problem = f"the store {where} has layout {layout}, this version knows only {LAYOUT}"
+        raise StoreMismatchError(problem, hint="upgrade fusery on this machine")
     return store_id

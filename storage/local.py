@@ -11,36 +11,17 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from . import layout, publishing
 from .copying import Progress, Staged, pump, reading
 from .digest import CHUNK, Digest, digest_bytes
-from .errors import StoreUnavailableError
+from .errors import MissingFileError, StoreUnavailableError, UnsafePathError
 from .failures import AbsentBlobError, opened, os_failures
 from .interface import NOT_A_FILE, Blob, BlobStore, Capabilities, Leftover
-from .layout import (
-    BLOBS,
-    FORMAT_NAME,
-    QUARANTINE,
-    TMP,
-    blob_name,
-    document_name,
-    format_document,
-    quarantine_name,
-)
 from .manifest import FileEntry, require_expected, require_size
-from .publishing import (
-    link_exclusive,
-    make_folders,
-    new_part,
-    open_as_folder,
-    part_near,
-    sync_file,
-    sync_folder,
-    write_all,
-)
 
 ATTEMPTS = 5
 """How often a write starts again because somebody else changed the same name meanwhile."""
@@ -90,12 +71,12 @@ class LocalStore(BlobStore):
     def staging_folder(self) -> Path:
         """The folder of part files: a copy there gets its blob's name by a link."""
         with os_failures(f"write to {self.root}", near=self.root):
-            make_folders(self.root / TMP)
-        return self.root / TMP
+            publishing.make_folders(self.root / layout.TMP)
+        return self.root / layout.TMP
 
     def put_staged(self, staged: Staged, *, generation: int = 0) -> Blob:
         """Store a private copy; see `BlobStore.put_staged`.  One in `staging_folder` is not read again."""
-        if staged.path.parent != self.root / TMP:
+        if staged.path.parent != self.root / layout.TMP:
             return super().put_staged(staged, generation=generation)
         blob = Blob(staged.sha256, staged.size, generation)
         with os_failures(f"store a copy in {self.root}", near=self.root):
@@ -109,7 +90,7 @@ class LocalStore(BlobStore):
     def put_bytes(self, data: bytes, *, generation: int = 0) -> Blob:
         """Store bytes that are in memory; see `BlobStore.put_bytes`."""
         blob = Blob(digest_bytes(data), len(data), generation)
-        return self._put_new(blob, lambda fd: write_all(fd, data))
+        return self._put_new(blob, lambda fd: publishing.write_all(fd, data))
 
     def put_poured(
         self, origin: BlobStore, blob: Blob, *, generation: int = 0, progress: Progress | None = None
@@ -141,12 +122,13 @@ class LocalStore(BlobStore):
         with (
             self._reading(digest, generation) as source,
             os_failures(f"write {destination}", near=destination.parent),
-            part_near(destination) as (part, fd),
+            publishing.part_near(destination) as (part, fd),
         ):
             if size not in (None, actual_size := os.fstat(source).st_size):
                 raise self._damage(digest, f"{size} bytes", f"{actual_size} bytes")
             got, written = pump(source, fd, progress=progress)
-            self._require(digest, got)
+            if got != digest:
+                raise self._damage(digest, digest, got)
             part.replace(destination)
         return written
 
@@ -170,32 +152,32 @@ class LocalStore(BlobStore):
 
     def initialise(self, store_id: str) -> None:
         """Make the folder and give the store its id; see `BlobStore.initialise`."""
-        document = format_document(store_id)
+        document = layout.format_document(store_id)
         with os_failures(f"write to {self.root}", near=self.root):
-            for folder in (BLOBS, TMP, QUARANTINE):
-                make_folders(self.root / folder)
+            for folder in (layout.BLOBS, layout.TMP, layout.QUARANTINE):
+                publishing.make_folders(self.root / folder)
             if self._check_identity(store_id):
                 return
             with self._part() as (part, fd):
-                write_all(fd, document)
-                open_as_folder(fd, 0o644, self.root)
-                sync_file(fd)
+                publishing.write_all(fd, document)
+                publishing.open_as_folder(fd, 0o644, self.root)
+                publishing.sync_file(fd)
                 try:
-                    link_exclusive(part, self.root / FORMAT_NAME)
+                    publishing.link_exclusive(part, self.root / layout.FORMAT_NAME)
                 except FileExistsError:
                     self._check_identity(store_id)
-                sync_folder(self.root)
+                publishing.sync_folder(self.root)
 
     def write_document(self, name: str, data: bytes) -> None:
         """Write a document beside the blobs; see `BlobStore.write_document`."""
         self._require_small(name, len(data))
-        path = self.root / document_name(name)
+        path = self.root / layout.document_name(name)
         with os_failures(f"write {path}", near=self.root), self._part() as (part, fd):
-            write_all(fd, data)
-            open_as_folder(fd, 0o644, self.root)
-            sync_file(fd)
+            publishing.write_all(fd, data)
+            publishing.open_as_folder(fd, 0o644, self.root)
+            publishing.sync_file(fd)
             part.replace(path)
-            sync_folder(self.root)
+            publishing.sync_folder(self.root)
 
     def _read_small(self, name: str, limit: int) -> bytes | None:
         """Return the beginning of a file beside the blobs, None if it is not there; a pipe is not waited for."""
@@ -214,75 +196,62 @@ class LocalStore(BlobStore):
             while start < stop:
                 piece = os.pread(source, min(CHUNK, stop - start), start)
                 if not piece:
-                    raise StoreUnavailableError(
-                        f"blob {blob.digest} in {self.url} ends before its {blob.size} bytes",
-                        hint="fusery audit",
-                    )
+                    problem = f"blob {blob.digest} in {self.url} ends before its {blob.size} bytes"
+                    raise StoreUnavailableError(problem, hint="fusery audit")
                 start += len(piece)
                 yield piece
 
     @contextmanager
     def _reading(self, digest: Digest, generation: int) -> Iterator[int]:
-        path = self._path(digest, generation)
-        with os_failures(f"read {path}", near=path):
+        with ExitStack() as held:
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            except (FileNotFoundError, NotADirectoryError) as error:
+                source = held.enter_context(reading(self._path(digest, generation)))
+            except MissingFileError as error:
                 raise AbsentBlobError(digest, generation, self.url) from error
-            except OSError as error:
-                if path.is_symlink():
-                    raise self._damage(digest, "a regular file", "a symbolic link") from error
-                raise
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise self._damage(digest, "a regular file", "something else")
-            yield fd
-        finally:
-            os.close(fd)
+            except UnsafePathError as error:
+                raise self._damage(digest, "a regular file", "something else") from error
+            yield source.fd
 
     def _path(self, digest: Digest, generation: int) -> Path:
-        return self.root / blob_name(digest, generation)
+        return self.root / layout.blob_name(digest, generation)
 
     @contextmanager
     def _part(self) -> Iterator[tuple[Path, int]]:
-        make_folders(self.root / TMP)
-        with new_part(self.root / TMP / f"{uuid.uuid4().hex}.part", 0o600) as part:
+        publishing.make_folders(self.root / layout.TMP)
+        with publishing.new_part(self.root / layout.TMP / f"{uuid.uuid4().hex}.part", 0o600) as part:
             yield part
 
     def _publish(self, part: Path, fd: int, blob: Blob) -> None:
         """Give a complete part file its blob's name, durably."""
         final = self._path(blob.digest, blob.generation)
-        make_folders(final.parent)
-        open_as_folder(fd, 0o444, final.parent)
-        sync_file(fd)
+        publishing.make_folders(final.parent)
+        publishing.open_as_folder(fd, 0o444, final.parent)
+        publishing.sync_file(fd)
         for _ in range(ATTEMPTS):
             try:
-                link_exclusive(part, final)
+                publishing.link_exclusive(part, final)
                 break
             except FileExistsError:
                 if self._holds(blob) or self._replace(part, final, blob):
                     break
             except FileNotFoundError as error:
-                raise StoreUnavailableError(
-                    f"{part} was removed while it was written", hint="run the command again"
-                ) from error
+                raise StoreUnavailableError(f"{part} was removed", hint="run the command again") from error
         else:
-            raise StoreUnavailableError(
-                f"{final} keeps changing while it is written", hint="run the command again"
-            )
+            raise StoreUnavailableError(f"{final} keeps changing", hint="run the command again")
         self._sync_name(blob)
 
     def _sync_name(self, blob: Blob) -> None:
         # Also for a blob that was there: the process that linked it may not have come to this line yet.
         folder = self._path(blob.digest, blob.generation).parent
-        sync_folder(folder)
-        sync_folder(folder.parent)
+        publishing.sync_folder(folder)
+        publishing.sync_folder(folder.parent)
 
     def _replace(self, part: Path, final: Path, blob: Blob) -> bool:
         """Put a good part file over a damaged blob, which stays in quarantine; the name is never free between."""
-        make_folders(self.root / QUARANTINE)
+        publishing.make_folders(self.root / layout.QUARANTINE)
         try:
-            os.link(final, self.root / quarantine_name(blob.digest, blob.generation), follow_symlinks=False)
+            kept = self.root / layout.quarantine_name(blob.digest, blob.generation)
+            os.link(final, kept, follow_symlinks=False)
             part.replace(final)
         except OSError:
             # A folder or a file system without links: move it away, and try again with the name free.
@@ -292,7 +261,7 @@ class LocalStore(BlobStore):
 
     def _move(self, name: str, target: str) -> bool:
         with os_failures(f"move a damaged blob in {self.root}", near=self.root):
-            make_folders((self.root / target).parent)
+            publishing.make_folders((self.root / target).parent)
             try:
                 (self.root / name).rename(self.root / target)
             except FileNotFoundError:
@@ -328,5 +297,5 @@ class LocalStore(BlobStore):
                     size = file_status.st_size if stat.S_ISREG(file_status.st_mode) else NOT_A_FILE
                     age = max(0.0, time.time() - max(file_status.st_mtime, file_status.st_ctime))
                     yield Leftover(name, size, age)
-                elif folder not in (TMP, QUARANTINE):
+                elif folder not in (layout.TMP, layout.QUARANTINE):
                     waiting.append(Path(entry.path))

@@ -132,9 +132,7 @@ def local_path(url: str) -> Path | None:
         return None
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost") or not parts.path:
-        raise StoreUrlError(
-            "a file URL names no host: it has three slashes", hint="use file:///absolute/path"
-        )
+        raise StoreUrlError("a file URL has no host", hint="use file:///absolute/path")
     return Path(unquote(parts.path))
 
 
@@ -164,25 +162,16 @@ def display_url(url: str) -> str:
 
 
 def _require_plain(url: str) -> None:
-    if not url.strip():
-        raise StoreUrlError(
-            "the store's URL is empty", hint="set FUSERY_STORE_URL to a folder or an s3:// URL"
-        )
-    if "::" in url:
-        raise StoreUrlError(
-            "the store's URL has '::' in it, and chains are not for stores", hint="name one place"
-        )
-    if not url.isprintable():
-        raise StoreUrlError("the store's URL has a control character in it")
+    if not url.strip() or "::" in url or not url.isprintable():
+        problem = "the store's URL is empty, or has '::' or a control character in it"
+        raise StoreUrlError(problem, hint="set FUSERY_STORE_URL to a folder or an s3:// URL")
 
 
 def _bucket_and_prefix(scheme: str, protocol: Protocol, rest: str) -> str:
     if "@" in rest or "?" in rest or "#" in rest:
         # Nothing of the URL is repeated: what stands there may be a secret.
-        raise StoreUrlError(
-            f"the {scheme} URL of the store has a user, a query or a fragment in it",
-            hint="give credentials by the provider's own environment variables or by FUSERY_STORE_OPTIONS",
-        )
+        problem = f"the {scheme} URL of the store has a user, a query or a fragment in it"
+        raise StoreUrlError(problem, hint="give credentials in FUSERY_STORE_OPTIONS")
     parts = rest.strip("/").split("/")
     first = (_HOST if protocol.has_host else _PART).fullmatch(parts[0])
     if (
@@ -193,10 +182,8 @@ def _bucket_and_prefix(scheme: str, protocol: Protocol, rest: str) -> str:
         or not all(map(_PART.fullmatch, parts[1:]))
     ):
         form = "HOST/FOLDER" if protocol.has_host else "NAME/PREFIX"
-        raise StoreUrlError(
-            f"{scheme}://{rest[:80]} is not the URL of a store",
-            hint=f"use {scheme}://{form} with letters, digits, dots, dashes and underscores",
-        )
+        hint = f"use {scheme}://{form} with letters, digits, dots, dashes and underscores"
+        raise StoreUrlError(f"{scheme}://{rest[:80]} is not the URL of a store", hint=hint)
     return "/".join(parts)
 
 
@@ -211,8 +198,9 @@ def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str, P
     if match is None or protocol is None:
         from .plugins import plugins
 
-        known = ", ".join(dict.fromkeys(["file", *PROTOCOLS, *(plugin.name for plugin in plugins(_GROUP))]))
-        raise StoreUrlError(f"no store speaks {scheme[:20]!r}", hint=f"use a path or one of: {known}")
+        names = dict.fromkeys(["file", *PROTOCOLS, *(plugin.name for plugin in plugins(_GROUP))])
+        hint = f"use a path or one of: {', '.join(names)}"
+        raise StoreUrlError(f"unknown kind of store: {scheme[:20]!r}", hint=hint)
     place = _bucket_and_prefix(scheme, protocol, match["rest"])
     remember(options)
     _require_endpoint(options)
@@ -221,20 +209,17 @@ def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str, P
 
         file_system = _file_system(scheme, protocol, place, options)
     except ImportError as error:
-        raise StorageError(
-            f"a store at {scheme}:// needs the package {protocol.package}", hint=f"run: {protocol.install}"
-        ) from error
+        problem = f"a store at {scheme}:// needs the package {protocol.package}"
+        raise StorageError(problem, hint=f"run: {protocol.install}") from error
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         # The text of the error may repeat an option, and an option may be a secret.
-        raise StorageError(
-            f"the options for the {scheme} store are not acceptable to {protocol.package}",
-            hint="check FUSERY_STORE_OPTIONS; --debug shows what it said",
-        ) from without_secrets(error)
+        problem = f"invalid options for the {scheme} store"
+        hint = "check FUSERY_STORE_OPTIONS; --debug shows the error of its package"
+        raise StorageError(problem, hint=hint) from without_secrets(error)
     except foreign_errors() as error:
-        raise StoreUnavailableError(
-            f"the store {scheme}://{place} cannot be opened: {describe(error)}",
-            hint="check the credentials in the environment, and FUSERY_STORE_OPTIONS",
-        ) from without_secrets(error)
+        problem = f"cannot open the store {scheme}://{place}: {describe(error)}"
+        hint = "check the credentials in the environment, and FUSERY_STORE_OPTIONS"
+        raise StoreUnavailableError(problem, hint=hint) from without_secrets(error)
     prefix = place.partition("/")[2] if protocol.has_host else place
     return file_system, prefix, f"{scheme}://{place}", protocol.plugin
 
@@ -274,7 +259,5 @@ def _require_endpoint(options: Mapping[str, Any]) -> None:
         except (ValueError, TypeError, AttributeError):  # an invalid port, half of an address, no text
             good = False
         if not good:
-            raise StoreUrlError(
-                "the endpoint_url in the options of the store is not the URL of a server",
-                hint="write it as https://HOST or http://HOST:PORT, with a port from 1 to 65535",
-            )
+            hint = "write it as https://HOST or http://HOST:PORT, with a port from 1 to 65535"
+            raise StoreUrlError("invalid endpoint_url in the options of the store", hint=hint)

@@ -96,9 +96,8 @@ def manifest_of(files: Mapping[str, Path]) -> Manifest:
 def require_size(subject: Path, expected: FileEntry | None, size: int) -> None:
     """Refuse a file whose size is not what was promised, before its bytes are read: there may be no end of them."""
     if expected is not None and size != expected.size:
-        raise DigestMismatchError(
-            str(subject), expected.sha256, f"{expected.size} bytes", f"{size} bytes", hint=_CHANGED
-        )
+        sizes = f"{expected.size} bytes", f"{size} bytes"
+        raise DigestMismatchError(str(subject), expected.sha256, *sizes, hint=_CHANGED)
 
 
 _CHANGED = "the file changed since it was looked at; run the command again"

@@ -33,9 +33,6 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """Errors that Python raises for invalid metadata."""
 
-_MOST_MESSAGE = 200
-"""Characters of what an error of a plugin says."""
-
 
 class PluginError(FuseryError):
     """A plugin cannot be imported, has the wrong type for its group, failed, or has the name of another plugin."""
@@ -59,7 +56,7 @@ class Plugin:
 
     @property
     def kind(self) -> str:
-        """What it is, in a word or two."""
+        """The kind of plugin, in words."""
         return _KINDS[self.group]
 
     def wrong(self, what: str) -> PluginError:
@@ -101,10 +98,8 @@ def load_plugin(plugin: Plugin, *, own: Collection[str] = ()) -> Any:
 
     if plugin.name in own:
         raise plugin.wrong("has the name of one of fusery's own")
-    if not _NAME.fullmatch(plugin.name):
-        raise plugin.wrong("has a name that is not of small letters, digits, and + . _ -, 32 at most")
-    if plugin.group == "fusery.backends" and not _SCHEME.fullmatch(plugin.name):
-        raise plugin.wrong("has a name with _ in it, which no URL begins with")
+    if not (_SCHEME if plugin.group == "fusery.backends" else _NAME).fullmatch(plugin.name):
+        raise plugin.wrong("has an invalid name (small letters, digits, + . - and, unless a scheme, _)")
     with blaming(plugin, "cannot be imported"):
         return EntryPoint(plugin.name, plugin.value, plugin.group).load()
 
@@ -121,33 +116,12 @@ def blaming(
         with printing_to_stderr():
             yield
     except BaseException as error:  # of some libraries, not all are an Exception
-        if _stays(error) or isinstance(error, besides):
+        if isinstance(error, (FuseryError, KeyboardInterrupt, *besides)):
             raise
         from .secrets import redact  # it costs a short command a tenth of its time
 
-        message = redact(_text(error))[:_MOST_MESSAGE]
+        message = redact(" ".join(str(error).split()))[:200]
         raise plugin.wrong(f"{what}: {type(error).__name__}{f': {message}' if message else ''}") from error
-
-
-def _stays(error: BaseException) -> bool:
-    """Tell whether what was raised is for the user as it is: a sentence of its own, Ctrl-C, or SIGTERM, which is one too."""
-    if isinstance(error, FuseryError):
-        error_attributes = vars(error)  # a class of a plugin's may have made neither
-        return isinstance(error_attributes.get("message"), str) and isinstance(
-            error_attributes.get("hint"), str | None
-        )
-    # Python 3.11 wraps whatever is raised while a class is being made, the user's Ctrl-C too.
-    return isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
-
-
-def _text(error: BaseException) -> str:
-    """Return what an error says, on one line; nothing where it cannot even say that."""
-    try:
-        return " ".join(str(error).split())
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # noqa: BLE001 - the message has the name of its type
-        return ""
 
 
 @cache
@@ -159,9 +133,8 @@ def _installed(path: tuple[str, ...]) -> list[Plugin]:
         installed = entry_points()
         return sorted(_plugin(group, entry) for group in GROUPS for entry in installed.select(group=group))
     except _UNREADABLE as error:
-        raise PluginError(
-            f"the packages that are installed here cannot be listed: {type(error).__name__}", hint="pip check"
-        ) from error
+        problem = f"cannot list the installed packages: {type(error).__name__}"
+        raise PluginError(problem, hint="pip check") from error
 
 
 def _plugin(group: Group, entry: EntryPoint) -> Plugin:

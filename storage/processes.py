@@ -94,14 +94,6 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def make_temporary(purpose: str) -> Path:
-    """Make such a folder that its user removes; killed, he leaves it to the next who makes one."""
-    import tempfile
-
-    sweep_temporary()
-    return Path(tempfile.mkdtemp(prefix=_prefix(purpose)))
-
-
 def sweep_temporary() -> int:
     """Remove this user's temporary folders whose processes have ended; return the bytes freed."""
     import tempfile
@@ -127,5 +119,8 @@ class Scratch:
     """A temporary folder that lasts as long as somebody holds this."""
 
     def __init__(self) -> None:
-        self.path = make_temporary("form")
+        import tempfile
+
+        sweep_temporary()
+        self.path = Path(tempfile.mkdtemp(prefix=_prefix("form")))
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)

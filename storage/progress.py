@@ -58,10 +58,10 @@ def tally(progress: Callable[[int, int], None] | None, total: int) -> Callable[[
         return None
     done, lock = 0, Lock()
 
-    def told(number: int) -> None:
+    def add(number: int) -> None:
         nonlocal done
         with lock:
             done += number
             progress(done, max(total, done))
 
-    return told
+    return add

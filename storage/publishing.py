@@ -121,9 +121,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 def publish_folder(temp: Path, destination: Path, *, replace: bool = False) -> Path:
     """Give a finished folder its final name, in one step; with `replace`, what has that name is removed afterwards."""
-    taken = StorageError(
-        f"{destination} exists already", hint="choose another place, or replace it with --force"
-    )
+    taken = StorageError(f"{destination} exists already", hint="choose another place, or --force")
     with os_failures(f"write {destination}", near=destination.parent):
         if os.path.lexists(destination):
             if not replace:

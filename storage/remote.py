@@ -229,10 +229,8 @@ class FsspecStore(RemotePlace, BlobStore):
                 if len(piece) != wanted:
                     # Some servers ignore the range, others cut the reply short without a word.  That says nothing
                     # about the blob, which must not be put aside for it.
-                    raise StoreUnavailableError(
-                        f"the store {self.url} sent {len(piece)} bytes where {wanted} were asked for",
-                        hint="run the command again; does something between here and the store change replies?",
-                    )
+                    problem = f"the store {self.url} sent {len(piece)} bytes instead of {wanted}"
+                    raise StoreUnavailableError(problem, hint="run the command again; check proxies")
                 yield piece
         except RemoteError as error:
             raise AbsentBlobError(blob.digest, blob.generation, self.url) from error
@@ -266,10 +264,8 @@ class FsspecStore(RemotePlace, BlobStore):
 
 def not_kept(url: str) -> StoreUnavailableError:
     """Return the error for what could not be written, however often it was tried."""
-    return StoreUnavailableError(
-        f"the store {url} does not keep what is written to it",
-        hint="find out who changes objects or aborts uploads there, such as a rule of the bucket",
-    )
+    hint = "check what changes objects or aborts uploads there, such as a rule of the bucket"
+    return StoreUnavailableError(f"the store {url} does not keep what is written to it", hint=hint)
 
 
 def read_parts(source: OpenFile, digest: Digest, size: int) -> Iterator[bytes]:
@@ -306,9 +302,8 @@ class RemoteTree(RemotePlace):
                 parts = read_parts(source, entry.sha256, self._objects.part_size(entry.size))
                 with suppress(RemoteError):  # somebody aborted the upload
                     if entry.size > SMALL:
-                        self._objects.upload(
-                            entry.path, parts, entry.size, exclusive=False, progress=progress
-                        )
+                        size = entry.size
+                        self._objects.upload(entry.path, parts, size, exclusive=False, progress=progress)
                     else:
                         self._objects.write(entry.path, b"".join(parts), exclusive=False)
                         if progress:
@@ -333,9 +328,7 @@ class RemoteTree(RemotePlace):
         with suppress(RemoteError), path.open("xb") as file:
             read = sum(file.write(piece) for _, piece in self._objects.pieces(name, size))
         if read != size:
-            raise StoreUnavailableError(
-                f"{self.url}/{name} changed while it was read", hint="is it still being written? try again"
-            )
+            raise StoreUnavailableError(f"{self.url}/{name} changed while it was read", hint="try again")
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is gone is fine."""

@@ -170,10 +170,8 @@ class RemoteCalls:
 
     def _silence(self, reason: str) -> StoreSilentError:
         self._silent = True
-        return StoreSilentError(
-            f"the store {self.where} did not answer: {reason}",
-            hint="check the network and the store's URL, then run the command again",
-        )
+        hint = "check the network and the store's URL, then run the command again"
+        return StoreSilentError(f"the store {self.where} did not answer: {reason}", hint=hint)
 
 
 def age(stamp: object) -> float:
@@ -279,12 +277,7 @@ def foreign_errors() -> tuple[type[BaseException], ...]:
     """Return every class of exception that a call to a file system may raise."""
     loaded = [getattr(sys.modules.get(module), name, None) for module, name, _ in _CLASSES]
     # obstore raises a plain ValueError for some options.
-    return (
-        OSError,
-        asyncio.TimeoutError,
-        ValueError,
-        *(error_class for error_class in loaded if error_class is not None),
-    )
+    return (OSError, asyncio.TimeoutError, ValueError, *filter(None, loaded))
 
 
 def classify(error: BaseException) -> FailureKind:
@@ -318,18 +311,14 @@ def describe(error: BaseException | None) -> str:
 def failure(kind: FailureKind, error: BaseException, where: str) -> StorageError:
     """Return the storage error for a failure that no retry mends."""
     if kind is FailureKind.DENIED:
-        return StoreDeniedError(
-            f"the store {where} refused permission: {describe(error)}",
-            hint="check the credentials in the environment, and what they allow",
-        )
+        problem = f"the store {where} refused permission: {describe(error)}"
+        return StoreDeniedError(problem, hint="check the credentials in the environment, and what they allow")
     code = _code(error)
     if code in _PLACES:
         return NoPlaceError(where, _PLACES[code], code)
     if _WRONG_REGION in str(error):
-        return StoreUnavailableError(
-            f"the bucket of the store {where} is in another region",
-            hint="set AWS_REGION to the bucket's region",
-        )
+        problem = f"the bucket of the store {where} is in another region"
+        return StoreUnavailableError(problem, hint="set AWS_REGION to the bucket's region")
     text = f"the store {where} failed: {describe(error)}"
     if kind is FailureKind.FULL:
         return OutOfSpaceError(text, hint="free some space in the store")

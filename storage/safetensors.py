@@ -143,12 +143,8 @@ def _read(file: BinaryIO, limit: int) -> Header:
         raise _Problem("its header is said to be longer than the file")
     if length > limit:
         raise _Problem(f"its header of {length} bytes is over the limit of {limit}")
-    # Systems that know no blocks, or keep files elsewhere, may say zero: what is of a usual size is not asked about.
-    if (
-        limit <= ADAPTER_HEADER_LIMIT
-        and size > HOLLOW
-        and getattr(file_status, "st_blocks", size) * 512 < size // 16
-    ):
+    # File systems without blocks may report zero: files of a usual size are not checked.
+    if limit <= ADAPTER_HEADER_LIMIT and size > HOLLOW and file_status.st_blocks * 512 < size // 16:
         raise _Problem(f"of its {size:,} bytes nearly all are holes (was the download finished?)")
     text = file.read(length)
     if len(text) < length:
@@ -200,10 +196,8 @@ def _check_entry(name: str, entry: Any, data_start: int) -> Tensor:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
         raise _Problem(f"{_shown(name)} has the unknown dtype {str(dtype)[:40]!r}")
-    if not isinstance(shape, list) or not _are_counts(shape):
-        raise _Problem(f"the shape of {_shown(name)} is not a list of whole numbers")
-    if len(shape) > MAX_DIMENSIONS:
-        raise _Problem(f"{_shown(name)} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
+    if not isinstance(shape, list) or not _are_counts(shape) or len(shape) > MAX_DIMENSIONS:
+        raise _Problem(f"the shape of {_shown(name)} is not a list of up to {MAX_DIMENSIONS} whole numbers")
     if prod(size for size in shape if size) >= _COUNT_LIMIT:
         raise _Problem(f"the shape of {_shown(name)} is beyond any memory")
     if not isinstance(offsets, list) or len(offsets) != 2 or not _are_counts(offsets):
@@ -218,16 +212,11 @@ def _check_extent(tensors: list[Tensor], data_start: int, size: int) -> None:
     position = data_start
     for tensor in tensors:
         if tensor.begin != position:
-            kind = (
-                "overlaps another tensor" if tensor.begin < position else "does not follow the one before it"
-            )
-            raise _Problem(f"{_shown(tensor.name)} {kind}")
+            raise _Problem(f"{_shown(tensor.name)} does not begin where the tensor before it ends")
         position = tensor.end
     if position != size:
-        raise _Problem(
-            f"its tensors end at byte {position}, the file at byte {size}"
-            + (" (was it cut short?)" if position > size else "")
-        )
+        hint = " (was it cut short?)" if position > size else ""
+        raise _Problem(f"its tensors end at byte {position}, the file at byte {size}{hint}")
 
 
 def _are_counts(values: list[Any]) -> bool:

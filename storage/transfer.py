@@ -98,9 +98,8 @@ def require_rooms(needs: Iterable[Need], *, hint: str = "free some space, or ask
         file_system.free += need.taken
     for one in systems.values():
         if one.needed > one.free:
-            raise OutOfSpaceError(
-                f"{one.needed:,} bytes must be free in {one.folder}, and {one.free:,} are", hint=hint
-            )
+            problem = f"{one.needed:,} bytes must be free in {one.folder}, and {one.free:,} are"
+            raise OutOfSpaceError(problem, hint=hint)
 
 
 @dataclass(slots=True)

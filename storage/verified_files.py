@@ -180,9 +180,8 @@ class Watch:
     def require_unchanged(self) -> None:
         """Refuse a file that was written to or replaced since."""
         if changed := self.changed():
-            raise StorageError(
-                f"{self._paths[changed[0]]} changed while it was read", hint="run the command again"
-            )
+            problem = f"{self._paths[changed[0]]} changed while it was read"
+            raise StorageError(problem, hint="run the command again")
 
 
 @contextmanager
@@ -208,6 +207,5 @@ def require_digests(paths: Mapping[str, Path], manifest: Manifest) -> None:
         with reading(paths[entry.path].resolve()) as source:
             digest, _ = pump(source.fd, None)
         if digest != entry.sha256:
-            raise DigestMismatchError(
-                entry.path, entry.sha256, entry.sha256, digest, hint="run: fusery audit"
-            )
+            hint = "run: fusery audit"
+            raise DigestMismatchError(entry.path, entry.sha256, entry.sha256, digest, hint=hint)

@@ -19,4 +19,4 @@ except ModuleNotFoundError as error:
 _SUITES = ("rules", "sources", "store_bytes", "stores", "targets")
 
 # Before they are imported, so that an assertion that fails shows its values.
-pytest.register_assert_rewrite(*(f"{__name__}.{each}" for each in _SUITES))
+pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in _SUITES))

@@ -39,7 +39,7 @@ class RuleContract:
     bad: Mapping[str, Spoil]
 
     declared = Submission(task="sample", dataset="samples")
-    """What is declared of the good adapter."""
+    """The declared values of the good adapter."""
 
     @pytest.fixture
     def base(self, tmp_path: Path) -> Path:

@@ -20,7 +20,7 @@ from fusery.storage.digest import digest_file
 from fusery.storage.manifest import FileEntry, Manifest
 
 NAME = "sample_v1_20260115"
-"""What the sources of bundles are called."""
+"""The name of the sources of bundles."""
 
 _LAYERS, _HIDDEN, _INNER, _VOCABULARY = 2, 64, 128, 320
 _SHAPES = {
@@ -81,13 +81,7 @@ def _tokenizer() -> dict[str, object]:
     letters = {byte: chr(byte) for byte in shown} | {byte: chr(256 + n) for n, byte in enumerate(others)}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     vocabulary = {letters[byte]: byte for byte in range(256)}
-    model: dict[str, object] = {
-        "type": "BPE",
-        "vocab": vocabulary,
-        "merges": [],
-        "unk_token": None,
-        "byte_fallback": False,
-    }
+    model: dict[str, object] = {"type": "BPE", "vocab": vocabulary, "merges": [], "byte_fallback": False}
     absent = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor"))
     own = {"pre_tokenizer": level, "decoder": level, "model": model}
     return {"version": "1.0", "added_tokens": [], **absent, **own}
@@ -105,12 +99,8 @@ def make_adapter(folder: Path, *, rank: int = 4, seed: int = 1, **config: Any) -
             tensors[f"{path}.lora_b"] = numbers.normal(0, 0.05, (rank, rows)).astype(np.float32)
     save_file(tensors, folder / WEIGHTS)
     parameters = {"rank": rank, "scale": 20.0, "dropout": 0.0}
-    adapter_config = {
-        "fine_tune_type": "lora",
-        "num_layers": _LAYERS,
-        "lora_parameters": parameters,
-        **config,
-    }
+    own = {"fine_tune_type": "lora", "num_layers": _LAYERS, "lora_parameters": parameters}
+    adapter_config = {**own, **config}
     (folder / CONFIG).write_text(json.dumps(adapter_config), encoding="utf-8")
     return folder
 

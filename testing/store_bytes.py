@@ -116,11 +116,11 @@ class BytesContract:
         assert backend.read(name_of(blob.digest, 2)) == data
         assert list(backend.store.leftovers()) == []
 
-    @pytest.mark.parametrize("known", [False, True])
+    @pytest.mark.parametrize("is_stored", [False, True])
     def test_another_file_than_expected_is_refused(
-        self, backend: Backend, tmp_path: Path, known: bool
+        self, backend: Backend, tmp_path: Path, is_stored: bool
     ) -> None:
-        if known:
+        if is_stored:
             backend.store.put_bytes(HELLO)
         before, got = backend.names(), digest_bytes(_DAMAGED)
         for entry, generation, wrong in (
@@ -132,7 +132,7 @@ class BytesContract:
                 backend.store.put_file(file_with(tmp_path, _DAMAGED), expected=entry, generation=generation)
             assert (caught.value.expected, caught.value.got) == wrong
         assert backend.names() == before
-        assert not known or backend.read(name_of(HELLO_DIGEST)) == HELLO
+        assert not is_stored or backend.read(name_of(HELLO_DIGEST)) == HELLO
 
     @pytest.mark.parametrize("damage", [_DAMAGED, HELLO[:-1]], ids=["flipped", "short"])
     def test_damaged_blob_is_replaced_and_kept(self, backend: Backend, tmp_path: Path, damage: bytes) -> None:

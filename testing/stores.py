@@ -32,16 +32,8 @@ from .store_bytes import (
 )
 
 __all__ = [
-    "HELLO",
-    "HELLO_DIGEST",
-    "LARGE",
-    "NOWHERE",
-    "Backend",
-    "StoreContract",
-    "check_tree",
-    "file_with",
-    "name_of",
-]
+    "HELLO", "HELLO_DIGEST", "LARGE", "NOWHERE", "Backend", "StoreContract", "check_tree", "file_with", "name_of",
+]  # fmt: skip
 
 
 class StoreContract(BytesContract):
@@ -99,9 +91,8 @@ class StoreContract(BytesContract):
     def test_all_blobs_are_listed(self, backend: Backend) -> None:
         for listing in (backend.store.blobs, backend.store.leftovers, backend.store.quarantined):
             assert list(listing()) == []
-        wanted = {
-            backend.store.put_bytes(bytes([number]) * number, generation=number % 3) for number in range(20)
-        }
+        put = backend.store.put_bytes
+        wanted = {put(bytes([number]) * number, generation=number % 3) for number in range(20)}
         assert set(backend.store.blobs()) == wanted
 
     def test_names_that_are_not_ours_are_passed_over(self, backend: Backend) -> None:
@@ -259,7 +250,7 @@ def check_tree(tree: RemoteTree, folder: Path) -> None:
 
 
 def _put(tree: RemoteTree, folder: Path, name: str, data: bytes) -> FileEntry:
-    """Put a file with these bytes, and return what it is listed as."""
+    """Put a file with these bytes, and return its entry."""
     entry = FileEntry(name, len(data), digest_bytes(data))
     tree.put(file_with(folder, data), entry)
     return entry

@@ -19,9 +19,10 @@ import numpy as np
 from fusery.storage.errors import FuseryError
 from fusery.storage.safetensors import Header, Tensor, read_header
 
-from ..engine.affine import Grid, pack_rows, unpack_rows
+from ..engine.affine import Grid
 from ..engine.arithmetic import FORMATS, decode, encode
 from ..engine.base import Base, Source, read_sources
+from ..engine.grids import requantized
 from ..engine.matrices import StoredMatrix, matrix_of
 from ..models.libraries import HEAD, every_name
 from .files import CONFIG, PEFT_WEIGHTS
@@ -206,8 +207,8 @@ def likenesses(
         sources = {name: Source(_OWN, tensor) for name, tensor in read_header(weights).tensors.items()}
     except FuseryError:
         return {}
-    base = Base(files, config, tensors, known=False)
-    own = Base({_OWN: weights}, {}, sources, known=False)
+    base = Base(files, config, tensors, all_linear=False)
+    own = Base({_OWN: weights}, {}, sources, all_linear=False)
     copies = {}
     for name in names:
         with suppress(OSError, FuseryError):
@@ -233,7 +234,8 @@ def _likeness(copy: StoredMatrix, name: str, base: Base) -> str | None:
         if own.grid is not None:
             if not np.array_equal(decode(encode(values, own.form), own.form), values):
                 return None  # the base was quantised from other numbers than these, which have more bits
-            values = unpack_rows(pack_rows(values.reshape(-1, own.grid.group_size), own.grid), own.grid)
+            groups = np.ascontiguousarray(values.reshape(-1, own.grid.group_size).T)
+            values = requantized(groups, own.grid, own.form).T
         if not np.array_equal(values.reshape(expected.shape), expected):
             return None
     return COPY if own.grid is None else QUANTISED_COPY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -47,7 +47,7 @@ class Register(Protocol):
 
 
 class Combination(Record):
-    """What was computed from adapters, or would be.
+    """An adapter that was computed from others, or would be.
 
     Shares and errors are of the weighted sum of their updates, S, over all modules or in one: for `shrink`, S is the update.
     """
@@ -157,15 +157,9 @@ def _compute(
             for adapter, row, config in zip(opened, sources, configs, strict=True)
         ]
         made = plan(adapters, asked)
-        recipe = CombinationRecipe(
-            method=made.choice.method,
-            sources=tuple(source.digest for source in sources),
-            weights=made.choice.weights,
-            density=made.choice.density,
-            seed=made.choice.seed,
-            rank=made.rank,
-            fusery=version("fusery"),
-        )
+        digests = tuple(source.digest for source in sources)
+        options = {**asdict(made.choice), "rank": made.rank}
+        recipe = CombinationRecipe(sources=digests, **options, fusery=version("fusery"))
         if dry_run:
             return _result(made, recipe, names, measure(adapters, made), None)
         folder = scratch / "new"
@@ -225,13 +219,10 @@ def _tokenizer_entries(adapter: tables.AdapterRow) -> set[FileEntry]:
 def _require_lora(adapter: tables.AdapterRow) -> None:
     require_factors_alone(adapter, "which are no sum of updates")
     require_usable_unfused(adapter.name, adapter.method, adapter.training, "combined or shrunk")
-    if adapter.method == "dora":
-        raise BadInputError(
-            f"{adapter.name} is a DoRA, whose magnitudes are no sum of updates",
-            hint=f"fusery fuse {adapter.name}  makes a model of it",
-        )
     if adapter.method != "lora":
+        is_dora = adapter.method == "dora"
+        what = "a DoRA, whose magnitudes" if is_dora else "the result of full fine-tuning, whose tensors"
         raise BadInputError(
-            f"{adapter.name} is the result of full fine-tuning, which has no factors",
+            f"{adapter.name} is {what} are no sum of updates",
             hint=f"fusery fuse {adapter.name}  makes a model of it",
         )

@@ -1,28 +1,24 @@
-"""Comparing two low-rank updates through matrices as small as their ranks.
+"""Compare two low-rank updates through matrices as small as their ranks.
 
-An update is U = scale * A B with A (m, r) and B (r, n).  Everything asked of it lives in the spaces that the columns
-of A and the rows of B span, so an m x n matrix is never made.
-
-Norms and inner products come from the Gram matrices of the factors, in float64, unless too much cancels there.
-Singular values and angles come from QR decompositions, which lose nothing and take twenty times as long.
+An update is U = scale * A B with A (m, r) and B (r, n); the m x n matrix is never computed.  Norms and inner products
+come from the Gram matrices of the factors, in float64, unless too much cancels there.  Singular values and angles come
+from QR decompositions, which lose nothing and take twenty times as long.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from ..engine.arithmetic import Array, NotFiniteError
 
 RANK_TOLERANCE = 1e-6
-"""A direction counts as one of the update's if its singular value is more than this share of the largest: numbers
-that were rounded to float32 leave 6e-8 in directions that mean nothing."""
+"""Share of the largest singular value above which a direction counts; rounding to float32 leaves 6e-8 in others."""
 
 
 def singular_values(matrix: Array) -> Array:
@@ -39,10 +35,9 @@ def spaces(core: Array) -> tuple[Array, Array]:
 
 
 def angles_between(ours: Array, theirs: Array) -> Array:
-    """Return the principal angles between two orthonormal bases, small ones by their sines.
+    """Return the principal angles between two orthonormal bases, small ones by their sines, which lose no digits.
 
-    Source: Bjorck and Golub, "Numerical methods for computing angles between linear subspaces" (1973), which loses
-    no digits where an arc cosine would.
+    Source: Bjorck and Golub, "Numerical methods for computing angles between linear subspaces" (1973).
     """
     if ours.shape[1] < theirs.shape[1]:
         ours, theirs = theirs, ours
@@ -61,11 +56,10 @@ def numerical_rank(spectrum: Sequence[float] | Array) -> int:
 
 
 def effective_rank(spectrum: Sequence[float]) -> float:
-    """Return how many directions an update really uses: exp of the entropy of its energy over the directions.
+    """Return exp of the entropy of an update's energy over its directions: 1 for one, r for r equal ones, 0 for zero.
 
-    1 for one direction, r for r equal ones, 0 for zero.  The shares are those of the squared singular values, which
-    sum to the squared norm.  Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality"
-    (EUSIPCO 2007), there with the values themselves in place of their squares.
+    Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality" (EUSIPCO 2007), here with squared
+    singular values, which sum to the squared norm.
     """
     largest = max(spectrum, default=0.0)
     if not largest:
@@ -76,10 +70,9 @@ def effective_rank(spectrum: Sequence[float]) -> float:
 
 
 def overlap(angles: Sequence[float]) -> float | None:
-    """Return the share of the smaller subspace that lies within the larger one, 0 to 1; None without any direction.
+    """Return the mean squared cosine of the principal angles, 0 to 1; None without any direction.
 
-    The mean of the squared cosines of the principal angles.  Source: Hu et al., "LoRA" (2021), section 7.2, where it
-    is called the normalised subspace similarity.
+    Source: Hu et al., "LoRA" (2021), section 7.2: the normalised subspace similarity.
     """
     return float(np.square(np.cos(angles)).mean()) if len(angles) else None
 
@@ -94,41 +87,28 @@ _CANCELLED = 1e-7
 class Gram:
     """The Gram matrices of columns of length 1, and the lengths that were taken out.
 
-    With columns of length 1 the loss does not depend on how the numbers are spread over A and B, or over the rank.
-
-    Attributes:
-        left: the scalar products of the a_k, each with length 1.
+    So the loss does not depend on how the numbers are spread over A and B, or over the rank.
     """
 
-    left: Array
+    left: Array  # scalar products of the a_k, each with length 1
     right: Array
     lengths: Array
-    columns: Array
+    columns: Array  # lengths of the a_k
 
     @classmethod
     def of(cls, lefts: Sequence[Array], rights: Sequence[Array]) -> Gram:
-        """Take the terms of several updates together.
-
-        Args:
-            lefts: (m, r) each, their columns are the a_k; numbers that float32 has, or differences of such.
-            rights: (r, n) each, their rows are the b_k.
-        """
+        """Return the Gram matrices of all terms of updates, from their A (m, r) and B (r, n)."""
         # Squares of float32 numbers and their sums are far within float64: nothing finite overflows or vanishes.
         with np.errstate(invalid="ignore"):
-            grams = _gram(lefts), _gram([right.T for right in rights])
+            grams = scalar_products(lefts), scalar_products([right.T for right in rights])
         if not all(np.isfinite(gram).all() for gram in grams):
-            raise ValueError("not finite")
+            raise NotFiniteError
         lengths = [np.sqrt(np.diag(gram)) for gram in grams]
         unit = []
         for gram, length in zip(grams, lengths, strict=True):
             divisor = np.where(length > 0, length, 1.0)
             unit.append(gram / divisor / divisor[:, None])
         return cls(unit[0], unit[1], lengths[0] * lengths[1], lengths[0])
-
-    @property
-    def size(self) -> int:
-        """The number of terms."""
-        return len(self.lengths)
 
     def product(self, ours: Array, theirs: Array) -> float:
         """Return the inner product of two sums."""
@@ -142,14 +122,14 @@ class Gram:
         return math.sqrt(square) if square > _CANCELLED * terms else None
 
 
-def _gram(columns: Sequence[Array]) -> Array:
-    """Return the scalar products of all columns with all, block by block of rows that stay in the processor's cache."""
+def scalar_products(columns: Sequence[Array], dtype: type = np.float64) -> Array:
+    """Return the scalar products of all columns with all, float64: blocks of rows stay in the processor's cache."""
     ends = np.cumsum([part.shape[1] for part in columns]).tolist()
     rows = columns[0].shape[0]
     total: Array = np.zeros((ends[-1], ends[-1]))
-    # Rows of B lie one behind the other, columns of A do not: the block is laid out as they are.
+    # Rows of B are contiguous, columns of A are not: the block is laid out as they are.
     across = columns[0].flags.f_contiguous and not columns[0].flags.c_contiguous
-    block: Array = np.empty((ends[-1], _BLOCK)).T if across else np.empty((_BLOCK, ends[-1]))
+    block: Array = np.empty((ends[-1], _BLOCK), dtype).T if across else np.empty((_BLOCK, ends[-1]), dtype)
     for start in range(0, rows, _BLOCK):
         height = min(_BLOCK, rows - start)
         for part, end in zip(columns, ends, strict=True):
@@ -183,22 +163,17 @@ class LowRank:
 
 @dataclass(frozen=True, slots=True)
 class UpdateComparison:
-    """What two updates of one module have to do with each other.
+    """The comparison of two updates of one module; a missing one counts as zero."""
 
-    Attributes:
-        norm_a: Frobenius norm of the first, 0 if there is none.
-        product: Frobenius inner product of the two.
-        spectrum_a: singular values of the first, falling, as many as its rank; right to 1e-7 of the norm.
-        angles_in: principal angles in radians, rising, between the column spaces of the two: what they read from,
-            for a layer that multiplies x A B; right to 1e-6.
-    """
-
-    norm_a: float
+    norm_a: float  # Frobenius norms
     norm_b: float
-    product: float
-    change: float
-    spectrum_a: tuple[float, ...] = ()
+    product: float  # Frobenius inner product
+    change: float  # norm of the difference
+    spectrum_a: tuple[
+        float, ...
+    ] = ()  # singular values, falling, as many as the rank; right to 1e-7 of the norm
     spectrum_b: tuple[float, ...] = ()
+    # Principal angles in radians, rising, between the column spaces (inputs) and the row spaces; right to 1e-6.
     angles_in: tuple[float, ...] = ()
     angles_out: tuple[float, ...] = ()
 
@@ -216,18 +191,23 @@ class UpdateComparison:
             return 0.0
         return self.change / self.norm_a if self.norm_a else None
 
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """The figures that `diff --weights` has of a module and of all."""
+        names = ("norm_a", "norm_b", "cosine", "relative_change")
+        return {name: getattr(self, name) for name in names}
+
 
 def compare(a: LowRank | None, b: LowRank | None, *, shapes: bool = True) -> UpdateComparison:
     """Compare two updates of one module, of which one may be missing; their ranks may differ."""
-    if a is None or b is None or a.same(b):
-        return _one(a, b, shapes=shapes)
-    if a.shape != b.shape:
-        raise ValueError(f"updates of {a.shape} and {b.shape}")
-    terms, rank = _Terms(a, b), a.a.shape[1]
-    ours, theirs = np.zeros(terms.size), np.zeros(terms.size)
-    ours[:rank], theirs[rank:] = a.scale, b.scale
-    norms = terms.norm(ours), terms.norm(theirs)
-    change = terms.norm(ours - theirs)
+    if a is not None and b is not None and a.same(b):
+        b = a
+    updates = [update for update in ((a,) if a is b else (a, b)) if update is not None]
+    if len({update.shape for update in updates}) != 1:
+        raise ValueError(f"updates of {[update.shape for update in updates]}")
+    terms = _Terms(*updates)
+    ours, theirs = (terms.weights(update) for update in (a, b))
+    norms, change = (terms.norm(ours), terms.norm(theirs)), terms.norm(ours - theirs)
     comparison = UpdateComparison(*norms, terms.product(ours, theirs), change)
     if not shapes:
         return comparison
@@ -241,25 +221,9 @@ def compare(a: LowRank | None, b: LowRank | None, *, shapes: bool = True) -> Upd
     )
 
 
-def _one(a: LowRank | None, b: LowRank | None, *, shapes: bool) -> UpdateComparison:
-    one = a if a is not None else b
-    if one is None:
-        raise ValueError("nothing to compare")
-    terms = _Terms(one)
-    weights = np.full(terms.size, one.scale)
-    norm = terms.norm(weights)
-    spectrum = _fitted(singular_values(terms.cores.core(weights)), one) if shapes else ()
-    if b is None:
-        return UpdateComparison(norm, 0.0, 0.0, norm, spectrum_a=spectrum)
-    if a is None:
-        return UpdateComparison(0.0, norm, 0.0, norm, spectrum_b=spectrum)
-    angles = (0.0,) * numerical_rank(spectrum)
-    return UpdateComparison(norm, norm, norm * norm, 0.0, spectrum, spectrum, angles, angles)
-
-
-def _fitted(spectrum: Array, update: LowRank) -> tuple[float, ...]:
-    values = spectrum.tolist()[: min(update.a.shape[1], *update.shape)]
-    return (*values, *[0.0] * (min(update.a.shape[1], *update.shape) - len(values)))
+def _fitted(spectrum: Array, update: LowRank | None) -> tuple[float, ...]:
+    """Return as many singular values as the update can have."""
+    return () if update is None else tuple(spectrum.tolist()[: min(update.a.shape[1], *update.shape)])
 
 
 class _Terms:
@@ -267,7 +231,12 @@ class _Terms:
 
     def __init__(self, *updates: LowRank) -> None:
         self._updates = updates
-        self.size = sum(update.a.shape[1] for update in updates)
+
+    def weights(self, update: LowRank | None) -> Array:
+        """Return the weights of the terms that add up to one of the updates; None stands for zero."""
+        return np.concatenate(
+            [np.full(part.a.shape[1], part.scale * (part is update)) for part in self._updates]
+        )
 
     @cached_property
     def gram(self) -> Gram:
@@ -342,10 +311,7 @@ def _triangle(columns: Array) -> Array:
 
 
 def joined(parts: Sequence[UpdateComparison]) -> UpdateComparison:
-    """Return the comparison of whole modules whose parts, experts say, share no numbers.
-
-    It is that of matrices with the parts along their diagonal: squares add, spectra and angles are put together.
-    """
+    """Return the comparison of block-diagonal updates: squares add, spectra and angles are put together."""
     if len(parts) == 1:
         return parts[0]
     return UpdateComparison(

@@ -1,7 +1,7 @@
 """Files of results: what lm-evaluation-harness and lighteval write, or a plain map of metrics to values.
 
 lm-evaluation-harness 0.4 (`lm_eval/result_schema.py`, `lm_eval/loggers/evaluation_tracker.py`): `results` has for each task
-values named `METRIC,FILTER`, such as `acc,none`, with `METRIC_stderr,FILTER`, which is the text `N/A` where there is none;
+values named `METRIC,FILTER`, such as `acc,none`, with `METRIC_stderr,FILTER`, or the text `N/A`;
 `higher_is_better`, `versions`, `n-shot`, `n-samples` and `configs` have more about each task, `config` about the model and
 the seeds.  Versions before 0.4 wrote the metric's name alone.
 
@@ -9,7 +9,7 @@ lighteval (`src/lighteval/logging/evaluation_tracker.py`, `info_loggers.py`): `c
 `TASK|SHOTS`, earlier `SUITE|TASK|SHOTS`, with `METRIC` and `METRIC_stderr`; `config_tasks` says which splits. `all` is a mean over
 whatever ran together, and is not read.
 
-A metric is called `TASK.METRIC` here, or `TASK.METRIC.FILTER` where the filter is not `none`.
+A metric is called `TASK.METRIC` here, or `TASK.METRIC.FILTER` if the filter is not `none`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..names import is_hub_id
 from ..records.evaluation import LONGEST, key_of, parse_metric, range_problem
 
 MOST_METRICS = 2_000  # In one file
-MEASURED = "what was measured"  # What messages call results that are from no file
+MEASURED = "what was measured"  # the name of results that are from no file, in messages
 LM_EVAL, LIGHTEVAL = "lm-eval", "lighteval"
 Form = Literal["lm-eval", "lighteval", "plain"]
 
@@ -61,14 +61,10 @@ class MetricValue:
     seed: int | None = None
     samples: int | None = None
 
-    def values(self) -> Mapping[str, Any]:
-        """Return it as columns of the table."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a file of results says."""
+    """The contents of a file of results."""
 
     form: Form
     measured: tuple[MetricValue, ...]
@@ -109,7 +105,7 @@ def results_of(document: Mapping[str, Any], name: str) -> Results:
     measured: dict[tuple[Any, ...], MetricValue] = {}
     for value in values:
         _require_possible(value, name)  # a client has no tables
-        if measured.setdefault(key_of(value.values()), value) is not value:
+        if measured.setdefault(key_of(asdict(value)), value) is not value:
             raise reader.problem(f"has two values of {value.metric}")
         if len(measured) > MOST_METRICS:
             raise reader.problem(f"has more than {MOST_METRICS:,} metrics")
@@ -123,7 +119,7 @@ def require_measured(value: MetricValue, name: str) -> None:
     from .. import tables
     from ..tables.bounds import problem_of
 
-    problem = problem_of(tables.metadata.tables["evaluation"], value.values())
+    problem = problem_of(tables.metadata.tables["evaluation"], asdict(value))
     _require_possible(value, name, problem and problem.replace(" in evaluation.", " of "))
 
 
@@ -197,10 +193,8 @@ class _ResultsReader:
                 yield self._made([task, metric], value, stderr, better.get(metric), own)
 
     def plain(self, document: Mapping[str, Any]) -> Iterator[MetricValue]:
-        given = {name: document.get(name) for name in _ABOUT}
-        own: Mapping[str, Any] = {
-            name: value for name, value in given.items() if value is not None and str(value).strip()
-        }
+        given: Mapping[str, Any] = {name: document.get(name) for name in _ABOUT}
+        own = {name: value for name, value in given.items() if value is not None and str(value).strip()}
         self._note_model(*(document.get(name) for name in _MODEL))
         for name, value in document.items():
             if name in (*_ABOUT, *_MODEL):
@@ -299,13 +293,11 @@ def _is_none(value: Any) -> bool:
 
 
 def _task(key: str) -> tuple[str, int | None]:
-    parts = key.split("|")
-    if len(parts) == 1:
-        return key, None
-    if len(parts) == 2 and parts[1].isdecimal():
-        return parts[0], int(parts[1][:6])
-    shots = parts[2] if len(parts) > 2 and parts[2].isdecimal() else None
-    return parts[1], None if shots is None else int(shots[:6])
+    task, *rest = key.split("|")
+    if len(rest) > 1:
+        task, *rest = rest
+    shots = rest[0] if rest else ""
+    return task, int(shots[:6]) if shots.isdecimal() else None
 
 
 def _directions(metrics: Any) -> Iterator[tuple[str, Any]]:

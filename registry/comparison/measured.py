@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -90,7 +90,7 @@ def evaluation_rows(
     """Return rows of values, each with the digest of the file that said it."""
     at = workspace.database.utcnow(session)
     return [
-        tables.EvaluationRow(**measurement.values(), source=source, at=at, by=workspace.actor)
+        tables.EvaluationRow(**asdict(measurement), source=source, at=at, by=workspace.actor)
         for measurement, source in measured
     ]
 
@@ -147,10 +147,8 @@ def list_evaluations(
 def _missing(
     adapter: tables.AdapterRow, measured: Sequence[MetricValue]
 ) -> tuple[list[MetricValue], list[str]]:
-    own = {key_of(measurement.values()): measurement for measurement in measured}
-    new, recorded_metrics, others = missing_evaluations(
-        adapter, [measurement.values() for measurement in measured]
-    )
+    own = {key_of(asdict(measurement)): measurement for measurement in measured}
+    new, recorded_metrics, others = missing_evaluations(adapter, map(asdict, measured))
     if others:
         row = others[0]
         on = setting_of(row)
@@ -225,10 +223,8 @@ def put_own(
     workspace: Workspace, session: Session, adapter: tables.AdapterRow, measured: Sequence[MetricValue]
 ) -> tuple[list[tables.EvaluationRow], list[str]]:
     """Record values of an adapter, in the caller's write transaction; return the new rows, and the metrics that were known."""
-    own = {key_of(measurement.values()): measurement for measurement in measured}
-    new, recorded_metrics, others = missing_evaluations(
-        adapter, [measurement.values() for measurement in own.values()]
-    )
+    own = {key_of(asdict(measurement)): measurement for measurement in measured}
+    new, recorded_metrics, others = missing_evaluations(adapter, map(asdict, own.values()))
     keys = [key_of(values) for values in new] + [key_of(row) for row in others]
     if not keys or len(adapter.evaluations) + len(keys) > EVALUATIONS:
         return [], recorded_metrics

@@ -1,4 +1,4 @@
-"""The arithmetic of combining the low-rank updates of one module: PEFT's methods, and truncation without large matrices.
+"""Combine the low-rank updates of one module: PEFT's methods, and truncation without large matrices.
 
 An update is U = s A B with A (m, r) and B (r, n), as mlx-lm has them; PEFT's `lora_A` is A transposed, its `lora_B` is B
 transposed, its `scaling` is s.  The names are those of `combination_type` in `LoraModel.add_weighted_adapter` of PEFT
@@ -17,14 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .cores import Gram, LowRank
+from ..engine.arithmetic import Array, NotFiniteError
+from .cores import Gram, LowRank, scalar_products
 
-Array = NDArray[Any]
 Method = Literal["svd", "cat", "linear", "ties", "dare"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -33,7 +32,6 @@ OF_ONE_RANK = ("linear", "ties", "dare")  # Methods that add up factors, which m
 
 # From the number of an update, the name of its factor (`lora_a`, `lora_b`) and its shape to what DARE keeps, as booleans
 Mask = Callable[[int, str, tuple[int, ...]], Array]
-_ROWS = 1024  # Rows that are multiplied at once: they stay in the processor's cache
 
 # Multiplications in a product of matrices up to which OpenBLAS uses one thread (its interface/gemm.c)
 _ALONE = 1 << 18
@@ -58,21 +56,13 @@ class WeightedUpdate:
 
 @dataclass(frozen=True, slots=True)
 class CombinedUpdate:
-    """What a combination of one module is, and what it holds of the weighted sum of the updates, S.
+    """A combined update of one module, and its share of the weighted sum of the updates, S."""
 
-    Attributes:
-        norm: squared Frobenius norm of S.
-        product: Frobenius inner product of the new update with S.
-        square: squared norm of the new update.
-        a: (m, rank), float32; None where only the figures were asked for.
-        b: (rank, n), float32; the new update is their product.
-    """
-
-    norm: float
-    product: float
-    square: float
-    a: Array | None = None
-    b: Array | None = None
+    norm: float  # squared Frobenius norm of S
+    product: float  # Frobenius inner product of the new update with S
+    square: float  # squared norm of the new update
+    a: Array | None = None  # (m, rank), float32; None of several modules
+    b: Array | None = None  # (rank, n), float32
 
     @classmethod
     def joined(cls, parts: Sequence[CombinedUpdate]) -> CombinedUpdate:
@@ -101,12 +91,11 @@ def combine(
     density: float = 1.0,
     mask: Mask | None = None,
 ) -> CombinedUpdate:
-    """Combine the updates of one module.
+    """Combine the updates of one module, all of one shape (m, n); for methods of `OF_ONE_RANK` also of one rank.
 
     Args:
-        parts: at least one, all of one shape (m, n); for methods of `OF_ONE_RANK` also of one rank.
-        density: share of the numbers of each factor that `ties` and `dare` keep, over 0 to 1.
-        mask: for `dare`, what it keeps where the density is under 1.
+        density: share of the numbers of each factor that `ties` and `dare` keep.
+        mask: for `dare` with a density under 1, the numbers that it keeps.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         if method in ("svd", "cat"):
@@ -118,9 +107,8 @@ def combine(
 
 
 def _terms(parts: Sequence[WeightedUpdate]) -> tuple[Gram, Array]:
-    return Gram.of([part.update.a for part in parts], [part.update.b for part in parts]), _factor_of_terms(
-        parts
-    )
+    gram = Gram.of([part.update.a for part in parts], [part.update.b for part in parts])
+    return gram, _factor_of_terms(parts)
 
 
 def _factor_of_terms(parts: Sequence[WeightedUpdate]) -> Array:
@@ -265,11 +253,11 @@ def _elected(tensors: Sequence[Array], weights: Sequence[np.float32]) -> Array:
 def _measured(parts: Sequence[WeightedUpdate], a: Array, b: Array) -> CombinedUpdate:
     """Return new factors with what their product has in common with the sum of the updates, right to 1e-5 or so."""
     factors = _factor_of_terms(parts)
-    lefts = _products([*(part.update.a for part in parts), a])
-    rights = _products([*(part.update.b.T for part in parts), b.T])
+    lefts = scalar_products([*(part.update.a for part in parts), a], np.float32)
+    rights = scalar_products([*(part.update.b.T for part in parts), b.T], np.float32)
     own = len(factors)
     if not (np.isfinite(lefts[:own, :own]).all() and np.isfinite(rights[:own, :own]).all()):
-        raise ValueError("not finite")
+        raise NotFiniteError
     if not (np.isfinite(lefts).all() and np.isfinite(rights).all()):
         return CombinedUpdate(math.nan, math.nan, math.nan, a, b)
     sums, made = np.zeros(len(lefts)), np.zeros(len(lefts))
@@ -277,18 +265,6 @@ def _measured(parts: Sequence[WeightedUpdate], a: Array, b: Array) -> CombinedUp
     both = lefts * rights
     norm, square = (max(0.0, float(coefficients @ both @ coefficients)) for coefficients in (sums, made))
     return CombinedUpdate(norm, float(sums @ both @ made), square, a, b)
-
-
-def _products(columns: Sequence[Array]) -> Array:
-    """Return the scalar products of all columns with all: in float32 by block of rows, summed in float64."""
-    width, rows = sum(column.shape[1] for column in columns), columns[0].shape[0]
-    total: Array = np.zeros((width, width))
-    for start in range(0, rows, _ROWS):
-        block = np.concatenate(
-            [column[start : start + _ROWS] for column in columns], axis=1, dtype=np.float32
-        )
-        total += block.T @ block
-    return total
 
 
 def _padded(factor: Array, axis: int, rank: int) -> Array:

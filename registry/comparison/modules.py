@@ -20,21 +20,13 @@ from fusery.storage.verified_files import Watch
 
 from ..adapters.files import WEIGHTS
 from ..charts.text import natural
-from ..engine.adapter import FULL, LORA, Factors, read_adapter
-from ..engine.arithmetic import FORMATS, decode
-from ..engine.files import open_input, read_all
+from ..engine.adapter import FULL, LORA, Factors, read_adapter, read_stored
+from ..engine.arithmetic import FORMATS, NotFiniteError, decode
+from ..engine.files import open_input
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.bases import blob_generations
 from ..records.renderings import fetch_form
-from .cores import (
-    LowRank,
-    UpdateComparison,
-    compare,
-    effective_rank,
-    joined,
-    numerical_rank,
-    overlap,
-)
+from .cores import LowRank, UpdateComparison, compare, effective_rank, joined, numerical_rank, overlap
 
 if TYPE_CHECKING:
     from .. import tables
@@ -52,9 +44,8 @@ WORKERS = 2
 class OpenAdapter:
     """An adapter whose tensors can be read.
 
-    mlx-lm's form has one rank and one scale for all modules: what was rendered from PEFT's is padded with zeros, and has
-    other scales multiplied into `lora_b`.  With PEFT's `config`, the factors are PEFT's own: what adds up factors, or keeps a
-    share of their numbers, needs those.
+    mlx-lm's form has one rank and one scale: adapters rendered from PEFT's are padded with zeros, and have other scales
+    multiplied into `lora_b`.  With PEFT's `config`, the factors are PEFT's own, as methods that add up factors need them.
     """
 
     name: str
@@ -103,15 +94,7 @@ class OpenAdapter:
         return None if m is None else self._tensor(m).astype(np.float64)
 
     def _tensor(self, tensor: Tensor, part: int | None = None) -> Array:
-        size, begin, shape = tensor.size, tensor.begin, tensor.shape
-        if part is not None:
-            size, shape = size // shape[0], shape[1:]
-            begin += part * size
-        data = np.empty(size, np.uint8)
-        read_all(self.file, data.data, begin)
-        form = FORMATS[tensor.dtype]
-        stored: Array = data.view(form.stored).reshape(shape)
-        return stored if stored.dtype == np.float32 else decode(stored, form)
+        return decode(read_stored(tensor, self.file, part), FORMATS[tensor.dtype])
 
 
 @contextmanager
@@ -133,7 +116,7 @@ def open_adapter(path: Path, scale: float, *, method: str = LORA, name: str = ""
 
 @dataclass(frozen=True, slots=True)
 class ModuleChange:
-    """What differs in one module."""
+    """The differences in one module."""
 
     module: str
     rank_a: int
@@ -150,10 +133,7 @@ class ModuleChange:
             module=self.module,
             rank_a=self.rank_a,
             rank_b=self.rank_b,
-            norm_a=updates.norm_a,
-            norm_b=updates.norm_b,
-            cosine=updates.cosine,
-            relative_change=updates.relative_change,
+            **updates.figures,
             effective_rank_a=effective_rank(updates.spectrum_a) if self.rank_a else None,
             effective_rank_b=effective_rank(updates.spectrum_b) if self.rank_b else None,
             numerical_rank_a=numerical_rank(updates.spectrum_a),
@@ -178,24 +158,41 @@ def compare_adapters(a: OpenAdapter, b: OpenAdapter) -> list[ModuleChange]:
 def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool = True) -> ModuleChange:
     """Compare one module; see `compare_adapters`."""
     both = [adapter for adapter in (a, b) if module in adapter.factors]
-    sizes = {adapter.name: adapter.shape(module) for adapter in both}
-    if len(set(sizes.values())) > 1:
-        shapes_text = " and ".join(f"{' x '.join(map(str, size))} in {name}" for name, size in sizes.items())
-        raise BadInputError(f"{module} is {shapes_text}: the two were not trained on one base")
-    try:
+    count, _, _ = common_shape(both, module)
+    with finite_updates(both, module):
         parts = [
             compare(
                 *(adapter.read(module, part) if adapter in both else None for adapter in (a, b)),
                 shapes=shapes,
             )
-            for part in range(both[0].shape(module)[0])
+            for part in range(count)
         ]
-    except ValueError:
-        raise FusionUnsupportedError(
-            f"an update of {module} in {' or '.join(adapter.name for adapter in both)} holds numbers that are not finite"
-        ) from None
     magnitudes = _magnitudes(a.magnitudes(module), b.magnitudes(module))
     return ModuleChange(module, a.rank(module), b.rank(module), joined(parts), magnitudes)
+
+
+def common_shape(adapters: Sequence[OpenAdapter], module: str) -> tuple[int, int, int]:
+    """Return the shape that a module has in adapters; refuse adapters of different bases."""
+    names = {adapter.shape(module): adapter.name for adapter in adapters}
+    if len(names) > 1:
+        shapes = " and ".join(f"{' x '.join(map(str, shape))} in {name}" for shape, name in names.items())
+        raise BadInputError(
+            f"{module} is {shapes}: they were not trained on one base",
+            hint=f"fusery diff {' '.join(list(names.values())[:2])}",
+        )
+    return next(iter(names))
+
+
+@contextmanager
+def finite_updates(adapters: Sequence[OpenAdapter], module: str) -> Iterator[None]:
+    """Name the module and the adapters where an update is not finite."""
+    try:
+        yield
+    except NotFiniteError:
+        names = " or ".join(adapter.name for adapter in adapters)
+        raise FusionUnsupportedError(
+            f"an update of {module} in {names} holds numbers that are not finite"
+        ) from None
 
 
 LARGEST = 64 << 20  # Bytes of a factor from which `shared_modules` passes a module over
@@ -214,9 +211,9 @@ def shared_modules(ours: OpenAdapter, theirs: OpenAdapter) -> list[str]:
 
 
 def cosine(ours: OpenAdapter, theirs: OpenAdapter, modules: Sequence[str]) -> float | None:
-    """Return the cosine between two adapters over some modules; None where one is zero, or there are none."""
+    """Return the cosine between two adapters over some modules; None if one is zero, or without modules."""
     changes = [compare_module(ours, theirs, module, shapes=False) for module in modules]
-    return joined([change.updates for change in changes]).cosine if changes else None
+    return joined([change.updates for change in changes]).cosine
 
 
 def _magnitudes(ours: Array | None, theirs: Array | None) -> Magnitudes | None:
@@ -239,9 +236,7 @@ def _magnitudes(ours: Array | None, theirs: Array | None) -> Magnitudes | None:
 
 def overall(changes: Sequence[ModuleChange]) -> WholeDifference:
     """Return what two adapters have in common over all modules."""
-    whole = (
-        joined([change.updates for change in changes]) if changes else UpdateComparison(0.0, 0.0, 0.0, 0.0)
-    )
+    whole = joined([change.updates for change in changes])
     squares = [(change.updates.norm_a**2, change.updates.norm_b**2) for change in changes]
     ranks = [
         (effective_rank(change.updates.spectrum_a), effective_rank(change.updates.spectrum_b))
@@ -253,10 +248,7 @@ def overall(changes: Sequence[ModuleChange]) -> WholeDifference:
         modules=len(changes),
         only_a=sum(not change.rank_b for change in changes),
         only_b=sum(not change.rank_a for change in changes),
-        norm_a=whole.norm_a,
-        norm_b=whole.norm_b,
-        cosine=whole.cosine,
-        relative_change=whole.relative_change,
+        **whole.figures,
         effective_rank_a=_mean([rank[0] for rank in ranks], [square[0] for square in squares]),
         effective_rank_b=_mean([rank[1] for rank in ranks], [square[1] for square in squares]),
         overlap_in=overlap(whole.angles_in),

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -15,21 +16,12 @@ from fusery.storage.safetensors import build_header
 from fusery.storage.transfer import in_order
 
 from ..charts.text import natural
-from ..errors import BadInputError, FusionUnsupportedError
+from ..engine.arithmetic import Array
+from ..errors import BadInputError
 from ..parsing import plural
 from ..records.withdrawals import SHRINK
-from .methods import (
-    METHODS,
-    OF_ONE_RANK,
-    SPARSE,
-    Array,
-    CombinedUpdate,
-    Mask,
-    Method,
-    WeightedUpdate,
-    combine,
-)
-from .modules import WORKERS, OpenAdapter
+from .methods import METHODS, OF_ONE_RANK, SPARSE, CombinedUpdate, Mask, Method, WeightedUpdate, combine
+from .modules import WORKERS, OpenAdapter, common_shape, finite_updates
 
 MOST = 64  # Adapters that are combined at once: each is an open file
 _MOST_WEIGHT = 1e6
@@ -50,8 +42,7 @@ class CombineOptions:
     @property
     def arithmetic(self) -> Method:
         """The method of `methods.combine` that does it."""
-        default_method: Method = "svd"
-        return next((method for method in METHODS if method == self.method), default_method)
+        return "svd" if self.method == SHRINK else cast(Method, self.method)
 
 
 def choice(
@@ -62,66 +53,42 @@ def choice(
     seed: int | None,
     rank: int | None,
 ) -> CombineOptions:
-    """Return what was asked for, if it makes sense."""
+    """Return the options, if they are valid."""
     factors = tuple(map(_weight, weights)) if weights is not None else (1.0,) * len(names)
-    sparse = method in SPARSE
-    for is_wrong, message, hint in (
-        (method not in METHODS, f"there is no method {method[:40]!r}", f"--method {'|'.join(METHODS)}"),
-        (
-            not 2 <= len(names) <= MOST,
-            f"{plural(len(names), 'adapter')} cannot be combined (2 to {MOST})",
-            "name another; fusery combine REF --rank R"
-            if len(names) < 2
-            else f"combine {MOST} of them first",
-        ),
-        (
-            len(factors) != len(names),
-            f"{plural(len(factors), 'weight')} for {plural(len(names), 'adapter')}: each needs one",
-            f"--weights {','.join(['1'] * min(len(names), MOST))}",
-        ),
-        (
-            (density is not None) != sparse,
-            f"{method} keeps {'a share of the numbers: give its density' if sparse else 'every number, and has no density'}",
-            "--density 0.5" if sparse else "--method ties --density 0.5",
-        ),
-        (
-            density is not None and not _LEAST_DENSITY <= density <= 1,
-            f"invalid density: {density} ({_LEAST_DENSITY:.6f} to 1)",
-            "--density 0.5",
-        ),
-        (
-            seed is not None and not (method == "dare" and _is_whole(seed) and 0 <= seed < _MOST_SEED),
-            f"invalid seed: {seed} (a whole number, for dare)",
-            "--method dare --seed 0",
-        ),
-        (
-            rank is not None and method != "svd",
-            f"the rank of what {method} makes follows from the adapters",
-            f"--method svd --rank {rank}",
-        ),
-    ):
-        if is_wrong:
-            raise BadInputError(message, hint=hint)
-    if method == "dare" and seed is None:
-        seed = 0
-    return CombineOptions(method, factors, density, seed, rank)
+    seed = 0 if method == "dare" and seed is None else seed
+    options = CombineOptions(method, factors, density, seed, rank)
+    for message, hint in _faults(names, options):
+        raise BadInputError(message, hint=hint)
+    return options
 
 
-def _weight(raw_weight: object) -> float:
-    try:
-        weight = float(raw_weight)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        weight = math.nan
+def _faults(names: Sequence[str], options: CombineOptions) -> Iterator[tuple[str, str]]:
+    method, density, seed = options.method, options.density, options.seed
+    if method not in METHODS:
+        yield f"unknown method {method[:40]!r}", f"--method {'|'.join(METHODS)}"
+    if not 2 <= len(names) <= MOST:
+        count = plural(len(names), "adapter")
+        yield f"{count} cannot be combined (2 to {MOST})", "of one adapter: fusery combine REF --rank R"
+    if len(options.weights) != len(names):
+        counts = f"{plural(len(options.weights), 'weight')} for {plural(len(names), 'adapter')}"
+        yield f"{counts}: each needs one", f"--weights {','.join(['1'] * len(names))}"
+    if (density is not None) != (method in SPARSE):
+        yield f"--density goes with {' and '.join(SPARSE)}, which need it", "--method ties --density 0.5"
+    if density is not None and not _LEAST_DENSITY <= density <= 1:
+        yield f"invalid density: {density} ({_LEAST_DENSITY:.6f} to 1)", "--density 0.5"
+    if seed is not None and not (method == "dare" and 0 <= seed < _MOST_SEED):
+        yield f"invalid seed: {seed} (a whole number, for dare)", "--method dare --seed 0"
+    if options.rank is not None and method != "svd":
+        yield f"the rank of {method} follows from the adapters", f"--method svd --rank {options.rank}"
+
+
+def _weight(weight: float) -> float:
     if weight != 0 and not 1 / _MOST_WEIGHT <= abs(weight) <= _MOST_WEIGHT:
         raise BadInputError(
-            f"{str(raw_weight)[:40]} is no weight",
+            f"invalid weight: {str(weight)[:40]}",
             hint="weights are 0, or numbers such as 0.5, from a millionth to a million",
         )
-    return weight
-
-
-def _is_whole(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool)
+    return float(weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +105,7 @@ class NewModule:
 
 @dataclass(frozen=True, slots=True)
 class CombinePlan:
-    """What is to be made: how, of which rank, with which modules in which order."""
+    """The method, the rank, and the modules in their order."""
 
     choice: CombineOptions
     rank: int
@@ -172,7 +139,7 @@ def plan(adapters: Sequence[OpenAdapter], choice: CombineOptions) -> CombinePlan
     if choice.method == "cat":
         return CombinePlan(choice, sum(ranks), modules)
     rank = choice.rank if choice.rank is not None else max(ranks)
-    if not _is_whole(rank) or rank < 1:
+    if rank < 1:
         # A rank is not larger than the adapters', and a smaller one is what `shrink` is for.
         lower = max(1, ranks[0] // 2) if choice.method == SHRINK else max(ranks)
         raise BadInputError(f"invalid rank: {rank} (1 or more)", hint=f"--rank {lower}")
@@ -190,14 +157,7 @@ def plan(adapters: Sequence[OpenAdapter], choice: CombineOptions) -> CombinePlan
 
 def _module(adapters: Sequence[OpenAdapter], path: str) -> NewModule:
     holders = [number for number, adapter in enumerate(adapters) if path in adapter.factors]
-    shapes = {adapters[number].shape(path): adapters[number].name for number in holders}
-    if len(shapes) > 1:
-        shapes_text = " and ".join(f"{' x '.join(map(str, size))} in {name}" for size, name in shapes.items())
-        raise BadInputError(
-            f"{path} is {shapes_text}: they were not trained on one base",
-            hint=f"fusery diff {' '.join(list(shapes.values())[:2])}",
-        )
-    [(parts, rows, columns)] = shapes
+    parts, rows, columns = common_shape([adapters[number] for number in holders], path)
     switch = adapters[holders[0]].factors[path].switch
     return NewModule(path, parts, switch, rows, columns, tuple(holders))
 
@@ -231,10 +191,7 @@ def write(
         file.write(build_header(entries))
         for module, made in _updates(adapters, plan):
             figures[module.path] = CombinedUpdate.joined(made)
-            for factor in (
-                *(combined_update.a for combined_update in made),
-                *(combined_update.b for combined_update in made),
-            ):
+            for factor in (*(part.a for part in made), *(part.b for part in made)):
                 assert factor is not None
                 # An expert's factors stand the other way round than those of a linear layer.
                 laid = np.ascontiguousarray(factor.T if module.switch else factor, dtype="<f4")
@@ -249,8 +206,7 @@ def _updates(
     adapters: Sequence[OpenAdapter], plan: CombinePlan
 ) -> Iterator[tuple[NewModule, list[CombinedUpdate]]]:
     def make(module: NewModule) -> tuple[NewModule, list[CombinedUpdate]]:
-        parts = range(module.parts)
-        return module, [_make(adapters, plan, module, part) for part in parts]
+        return module, [_make(adapters, plan, module, part) for part in range(module.parts)]
 
     yield from in_order(make, plan.modules, WORKERS)
 
@@ -261,21 +217,10 @@ def _make(adapters: Sequence[OpenAdapter], plan: CombinePlan, module: NewModule,
         WeightedUpdate(number, adapters[number].read(module.path, part), choice.weights[number])
         for number in module.holders
     ]
-    try:
-        made = combine(
-            updates,
-            choice.arithmetic,
-            rank=plan.rank,
-            density=1.0 if choice.density is None else choice.density,
-            mask=mask_of(choice.seed or 0, digests, choice.density or 1.0, f"{module.path}#{part}"),
-        )
-    except ValueError as error:
-        if error.args != ("not finite",):
-            raise
-        names = " or ".join(adapters[number].name for number in module.holders)
-        raise FusionUnsupportedError(
-            f"an update of {module.path} in {names} holds numbers that are not finite"
-        ) from None
+    density = choice.density or 1.0
+    mask = mask_of(choice.seed or 0, digests, density, f"{module.path}#{part}")
+    with finite_updates([adapters[number] for number in module.holders], module.path):
+        made = combine(updates, choice.arithmetic, rank=plan.rank, density=density, mask=mask)
     if not all(np.isfinite(factor).all() for factor in (made.a, made.b) if factor is not None):
         raise BadInputError(
             f"numbers of {module.path} are too large for float32", hint="--weights with smaller ones"
@@ -284,10 +229,10 @@ def _make(adapters: Sequence[OpenAdapter], plan: CombinePlan, module: NewModule,
 
 
 def mask_of(seed: int, digests: Sequence[str], density: float, module: str) -> Mask:
-    """Return what says which numbers DARE keeps: each on its own with the probability `density`.
+    """Return the mask of the numbers that DARE keeps, each with the probability `density`.
 
-    What is kept follows from the seed, the adapter's digest and place among the others, and the tensor's name alone, through
-    SHA-256 and Philox 4x64, whose stream is the same with every NumPy and on every machine.
+    It follows from the seed, the adapter's digest and place, and the tensor's name alone, through SHA-256 and Philox 4x64,
+    whose stream is the same with every NumPy.
     """
     bound = np.uint32(min(round(density * 2**32), 2**32 - 1))
 

@@ -17,7 +17,7 @@ Kind = Literal["base", "adapter", "resident", "fused"]
 
 
 class Held(Record):
-    """What a fused model holds of what its adapter learned."""
+    """The fidelity of a fused model."""
 
     verdict: str = described("`PASS`, `DEGRADED` or `LOST`")
     retained: float | None = described(
@@ -26,7 +26,7 @@ class Held(Record):
 
 
 class FormCost(Record):
-    """What one form of an adapter costs: medians over the rounds, None where it could not be measured."""
+    """The costs of one form of an adapter: medians over the rounds, None if they could not be measured."""
 
     kind: Kind = described(
         "`base`; `adapter`: base with the adapter put on; `resident`: the same with more adapters in memory; `fused`"
@@ -48,7 +48,7 @@ class FormCost(Record):
 
 
 class Machine(Record):
-    """What the numbers of a measurement depend on."""
+    """The machine of a measurement."""
 
     system: str = described("system of the machine, such as `Linux`")
     processor: str = described("model name of the processor")
@@ -58,7 +58,7 @@ class Machine(Record):
 
 
 class BenchReport(Record):
-    """What was measured, and what follows from it."""
+    """The measurements of a benchmark, and a recommendation."""
 
     adapter: str = described("its name")
     base: str = described("name of its base")
@@ -81,7 +81,7 @@ Origin = Literal["built-in", "file", "held-out"]  # Where prompts come from
 
 
 class ProbePrompts(Record, kw_only=False):
-    """What the prompts are to the adapter: of its task, or about something else.
+    """Whether the prompts belong to the adapter's task.
 
     An adapter makes texts like those that it was trained on more likely than its base does.  Where it does not, what was
     measured says nothing of the task.
@@ -114,7 +114,7 @@ class ProbePrompts(Record, kw_only=False):
 
     @property
     def note(self) -> str | None:
-        """What has to be known of them, in a sentence; None where all is well."""
+        """A warning about the prompts, in a sentence; None without any."""
         if self.gain is None or (self._helps and (self.origin == "held-out" or not self._far)):
             return None
         if not self._helps:
@@ -182,7 +182,7 @@ class ProbedModel(Record, kw_only=False):
 
 
 class PromptScores(Record, kw_only=False):
-    """What was found on one prompt."""
+    """The scores of one prompt."""
 
     prompt: str = described("the beginning of it")
     tokens: int = described("how many were scored")
@@ -195,7 +195,7 @@ class PromptScores(Record, kw_only=False):
 
 
 class ProbeReport(Record, kw_only=False):
-    """What a probe found.
+    """The results of a probe.
 
     Attributes:
         about_prompts: what the prompts are to the adapter.
@@ -246,7 +246,7 @@ class ProbeReport(Record, kw_only=False):
 
     @property
     def conclusion(self) -> str:
-        """What it means, in a sentence or two, and what has to be known of the prompts."""
+        """The meaning of the figures, in a sentence or two, and the warning about the prompts."""
         note = self.about_prompts.note
         return f"{self._figures} {note}" if note else self._figures
 
@@ -257,17 +257,16 @@ class ProbeReport(Record, kw_only=False):
             fused = ", fused," if self.a.kind == "fused" else ""
             return f"The adapter{fused} {self._change}: {numbers}.{self._losses}"
         if not (self.b.kind == "fused" and self.a.kind == "adapter" and self.a.name == self.b.name):
-            return f"{self._better} {self._difference}: {numbers}."
-        kept = (
-            f" It keeps {100 * self.gain_kept:.1f} % of the adapter's gain."
-            if self.gain_kept is not None
-            else ""
-        )
-        return f"The fused model {self._likeness} base + adapter: {numbers}.{self._losses}{kept}"
+            difference = self._by_distance("alike", "nearly alike", "differently")
+            return f"{self._better} They answer {difference}: {numbers}."
+        kept = ""
+        if self.gain_kept is not None:
+            kept = f" It keeps {100 * self.gain_kept:.1f} % of the adapter's gain."
+        likeness = self._by_distance("answers as", "answers nearly as", "does not answer as")
+        return f"The fused model {likeness} base + adapter: {numbers}.{self._losses}{kept}"
 
     @property
     def _better(self) -> str:
-        """Return which of two models has the lower loss, with both losses."""
         (low, better), (high, other) = sorted(((self.loss_a, str(self.a)), (self.loss_b, str(self.b))))
         base = f"; base alone {short(self.loss_base)}" if self.loss_base is not None else ""
         if short(low) == short(high):
@@ -275,16 +274,11 @@ class ProbeReport(Record, kw_only=False):
         return f"{better} is better. Loss: {better} {short(low)}; {other} {short(high)}{base}."
 
     @property
-    def _difference(self) -> str:
-        if self.kl <= SAME:
-            return "They answer alike"
-        return "They answer nearly alike" if self.kl <= NEAR else "They answer differently"
+    def _of_base(self) -> str:
+        return f", of the base {short(self.loss_base)}" if self.loss_base is not None else ""
 
-    @property
-    def _likeness(self) -> str:
-        if self.kl <= SAME:
-            return "answers as"
-        return "answers nearly as" if self.kl <= NEAR else "does not answer as"
+    def _by_distance(self, same: str, near: str, far: str) -> str:
+        return same if self.kl <= SAME else near if self.kl <= NEAR else far
 
     @property
     def _change(self) -> str:
@@ -294,13 +288,13 @@ class ProbeReport(Record, kw_only=False):
 
     @property
     def _losses(self) -> str:
-        base = f", of the base {short(self.loss_base)}" if self.loss_base is not None else ""
+        loss = f"{short(self.loss_b)} against {short(self.loss_a)}"
         if self.b.kind == "base" != self.a.kind:
-            return f" The loss is {short(self.loss_a)}{base}."
-        return f" The loss is {short(self.loss_b)} against {short(self.loss_a)}{base}."
+            loss = short(self.loss_a)
+        return f" The loss is {loss}{self._of_base}."
 
 
-ACTION = "adapter.benched"  # What the log calls a measurement
+ACTION = "adapter.benched"  # the action of a measurement in the log
 
 
 def last_bench(workspace: Workspace, reference: str) -> BenchReport | None:

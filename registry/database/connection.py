@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import random
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,17 +24,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
-from ..errors import (
-    BadInputError,
-    DatabaseReadOnlyError,
-    DatabaseUnavailableError,
-    MissingExtraError,
-    SchemaError,
-    UnreadableRecordError,
-)
+from .. import errors
 from . import engine as engines
 from .engine import explain, is_outage, is_transient
-from .files import Aside, network_file_system
 
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
@@ -39,13 +34,18 @@ T = TypeVar("T")
 _URL_HINT = "write it as sqlite:////path/to/fusery.db or postgresql://user@host/database"
 _ATTEMPTS = 4
 _SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
+_NETWORK = re.compile(
+    r"9p|acfs|afpfs|afs|beegfs|ceph|cifs|coda|davfs|drvfs|fuse(\..*)?|gfs2?|glusterfs|gpfs|lustre|ncpfs|nfs4?|ocfs2"
+    r"|orangefs|pvfs2|smb[23]|smbfs|vboxsf|webdav"
+)
+_MOUNTS = Path("/proc/self/mountinfo")
 
 
 class Database:
     """One SQLite file or PostgreSQL database.  Nothing is connected, and no file made, before the first transaction."""
 
-    def __init__(self, engine: Engine, *, timeout: float, snapshot: Aside | None = None) -> None:
-        self._engine, self._aside = engine, snapshot
+    def __init__(self, engine: Engine, *, timeout: float, read_only: bool = False) -> None:
+        self._engine, self._read_only = engine, read_only
         self._timeout = timeout
         self._answered = False
         self.outage_seconds = timeout  # how long a transaction waits for a server that stopped answering
@@ -57,28 +57,25 @@ class Database:
     @classmethod
     def open(cls, url: str, *, timeout: float = 30.0) -> Database:
         """Open the database that an SQLAlchemy URL names; `timeout` is in seconds, to wait for another writer."""
-        parsed, snapshot = _parse(url), None
+        parsed, connect = _parse(url), None
         if parsed.get_backend_name() == "sqlite":
             file = Path(str(parsed.database))
             # "WAL does not work over a network filesystem", https://www.sqlite.org/wal.html; and file locks there may
             # succeed for everybody at once.
             if (kind := network_file_system(file)) is not None:
-                raise DatabaseUnavailableError(
-                    f"an SQLite database cannot be used safely over the network file system {kind}, where {file} lies",
-                    hint="use PostgreSQL for several machines, or put the database on a local disk",
-                )
+                problem = f"SQLite is not safe on the network file system {kind} of {file}"
+                hint = "use PostgreSQL for several machines, or put the database on a local disk"
+                raise errors.DatabaseUnavailableError(problem, hint=hint)
             # A read-only disk, or another user's folder.
-            is_fixed = file.is_file() and os.access(file, os.R_OK) and not os.access(file.parent, os.W_OK)
-            snapshot = Aside(file) if is_fixed else None
+            if file.is_file() and os.access(file, os.R_OK) and not os.access(file.parent, os.W_OK):
+                connect = partial(connect_read_only, file)
         try:
-            engine = engines.make_engine(
-                parsed, timeout=timeout, connect=snapshot.connect if snapshot else None
-            )
+            engine = engines.make_engine(parsed, timeout=timeout, connect=connect)
         except ArgumentError as error:
-            raise BadInputError("an option in the database URL is not acceptable", hint=_URL_HINT) from error
+            raise errors.BadInputError("invalid option in the database URL", hint=_URL_HINT) from error
         except ImportError as error:
-            raise MissingExtraError("a PostgreSQL database", "postgres") from error
-        return cls(engine, timeout=timeout, snapshot=snapshot)
+            raise errors.MissingExtraError("a PostgreSQL database", "postgres") from error
+        return cls(engine, timeout=timeout, read_only=connect is not None)
 
     @property
     def display_url(self) -> str:
@@ -94,10 +91,9 @@ class Database:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DatabaseUnavailableError(
-                f"cannot make the folder of the database {self.path}: {error.strerror}",
-                hint="set FUSERY_REGISTRY to a folder of yours",
-            ) from error
+            problem = f"cannot make the folder of the database {self.path}: {error.strerror}"
+            hint = "set FUSERY_REGISTRY to a folder of yours"
+            raise errors.DatabaseUnavailableError(problem, hint=hint) from error
 
     def read(self) -> contextlib.AbstractContextManager[Session]:
         """Yield a session that sees one state of the database and cannot change it."""
@@ -114,9 +110,8 @@ class Database:
             query = text("SELECT has_table_privilege('event', 'INSERT') AND NOT pg_is_in_recovery()")
             with self.read() as session:
                 if not session.scalar(query):
-                    raise DatabaseReadOnlyError(
-                        f"the database {self.shown} may only be read by this user", hint="ask its owner"
-                    )
+                    problem = f"the database {self.shown} may only be read by this user"
+                    raise errors.DatabaseReadOnlyError(problem, hint="ask its owner")
 
     def repeat(self, work: Callable[[Session], T]) -> T:
         """Run work in a write transaction; again as a whole if the connection is lost in it, or the server asks for it.
@@ -146,7 +141,7 @@ class Database:
             if self.dialect == "sqlite":
                 broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
                 if broken is not None:
-                    raise SchemaError(f"the change would leave rows of {broken[0]} pointing at nothing")
+                    raise errors.SchemaError(f"the change would break references of {broken[0]}")
 
     @staticmethod
     def clock() -> FunctionElement[float]:
@@ -167,8 +162,6 @@ class Database:
     def close(self) -> None:
         """Close all connections.  The database may be used again afterwards."""
         self._engine.dispose()
-        if self._aside is not None:
-            self._aside.close()
 
     @contextlib.contextmanager
     def _session(self, purpose: str) -> Iterator[Session]:
@@ -181,12 +174,11 @@ class Database:
                 session.commit()
 
     def _require_allowed(self, purpose: str) -> None:
-        """Refuse to write what may only be read, before SQLite writes to a copy."""
-        if self._aside is not None and purpose != "read":
-            raise DatabaseReadOnlyError(
-                f"the database {self.shown} may only be read here: {self._aside.path.parent} cannot be written",
-                hint="run it where the registry may be written; list, show, diff and audit work here",
-            )
+        """Refuse to write what may only be read."""
+        if self._read_only and purpose != "read":
+            problem = f"the database {self.shown} may only be read here: its folder cannot be written"
+            hint = "run it where the registry may be written; list, show, diff and audit work here"
+            raise errors.DatabaseReadOnlyError(problem, hint=hint)
 
     def _commit(self, session: Session) -> None:
         from .events import conclude  # the tables: who only looks at the schema needs none
@@ -211,26 +203,19 @@ class Database:
 
     def _start(self, begin: Callable[[], T]) -> T:
         """Begin a transaction; retry that for `timeout` seconds, or `outage_seconds` while the server does not answer."""
-        started = time.monotonic()
-        try:
-            begun = begin()
-        except DBAPIError as error:
-            most = min(self.outage_seconds, self._timeout) if is_outage(error) else self._timeout
-            remaining = most - (time.monotonic() - started)
-            if remaining <= 0 or not self._may_pass(error):
-                raise
-        else:
-            self._answered = True
-            return begun
-        import tenacity  # 30 ms, and hardly ever needed
-
-        again = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(self._may_pass),
-            wait=tenacity.wait_random_exponential(multiplier=0.02, max=0.5),
-            stop=tenacity.stop_after_delay(remaining),
-            reraise=True,
-        )
-        return again(begin)
+        started, pause = time.monotonic(), 0.02
+        while True:
+            try:
+                begun = begin()
+            except DBAPIError as error:
+                most = min(self.outage_seconds, self._timeout) if is_outage(error) else self._timeout
+                if time.monotonic() - started >= most or not self._may_pass(error):
+                    raise
+            else:
+                self._answered = True
+                return begun
+            time.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, 0.5)
 
     def _may_pass(self, error: BaseException) -> bool:
         """Tell whether to try again; a server that never answered is rather named wrongly than starting."""
@@ -251,24 +236,53 @@ class Database:
 
             if not isinstance(error, UnreadableValueError):
                 raise
-            raise UnreadableRecordError(str(error), hint="fusery audit  # names the record") from error
+            raise errors.UnreadableRecordError(str(error), hint="fusery audit  # names the record") from error
 
 
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise BadInputError("invalid database URL", hint=_URL_HINT) from error
-    except ValueError as error:  # SQLAlchemy reads the port by int()
-        raise BadInputError("invalid port in the database URL", hint=_URL_HINT) from error
+    except (ArgumentError, ValueError) as error:  # SQLAlchemy reads the port by int()
+        raise errors.BadInputError("invalid database URL", hint=_URL_HINT) from error
     if parsed.port is not None and not 0 < parsed.port < 65536:
-        raise BadInputError("invalid port in the database URL (1 to 65535)", hint=_URL_HINT)
+        raise errors.BadInputError("invalid port in the database URL (1 to 65535)", hint=_URL_HINT)
     if parsed.drivername in _POSTGRESQL:
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in _SQLITE:
-        raise BadInputError(
-            f"fusery works with SQLite and PostgreSQL, not with {parsed.drivername[:40]!r}", hint=_URL_HINT
-        )
+        problem = f"unsupported database: {parsed.drivername[:40]!r} (SQLite or PostgreSQL)"
+        raise errors.BadInputError(problem, hint=_URL_HINT)
     if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
-        raise BadInputError("an SQLite database must be a file that other processes can open", hint=_URL_HINT)
+        raise errors.BadInputError("an SQLite database must be a file", hint=_URL_HINT)
     return parsed.set(database=str(Path(str(parsed.database)).absolute()))
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Connect to an SQLite file in a folder that cannot be written: SQLite makes files there even to read it."""
+    # Without these files, no process has the database open to write it.
+    is_open = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
+    mode = "mode=ro" if is_open else "immutable=1"
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False)
+
+
+def network_file_system(path: Path) -> str | None:
+    """Return the name of the network file system that `path` lies on, or None for a local or an unknown one (as on macOS)."""
+    resolved = path.resolve()
+    existing = next((part for part in (resolved, *resolved.parents) if part.exists()), resolved)
+    try:
+        name = file_system_in(_MOUNTS.read_text(errors="replace"), existing)
+    except OSError:
+        return None
+    return name if _NETWORK.fullmatch(name) else None
+
+
+def file_system_in(mounts: str, path: Path) -> str:
+    """Return the type of the file system that holds an absolute path, from the text of `/proc/self/mountinfo`."""
+    # proc_pid_mountinfo(5): the fifth field is the mount point, and the type follows the `-`; a later mount covers an
+    # earlier one on the same point.
+    depth, kind = -1, ""
+    for line in mounts.splitlines():
+        fields, _, rest = line.partition(" - ")
+        point = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4]))
+        if path.is_relative_to(point) and len(point.parts) >= depth:
+            depth, kind = len(point.parts), rest.split(" ", 1)[0]
+    return kind

@@ -1,7 +1,7 @@
 """Engines whose every connection has the same rules of transactions, and what their drivers' failures mean.
 
-The drivers' defaults lose updates silently on both databases (docs/internals/database.md).  Here every transaction says what it is for through
-the execution option `purpose`:
+The drivers' defaults lose updates silently on both databases (docs/internals/database.md).  Here every transaction has the execution
+option `purpose`:
 
 - `read` sees one snapshot and cannot write;
 - `write` waits for, and then is, the only writer;
@@ -11,7 +11,6 @@ the execution option `purpose`:
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -50,7 +49,7 @@ def make_engine(
     common: dict[str, Any] = {"hide_parameters": True, "json_serializer": _document_text}
     if url.get_backend_name() == "sqlite":
         if connect is not None:
-            # A transaction each: the next one may read another copy.
+            # A transaction each: the next one may have to open the file in another mode.
             common |= {"creator": connect, "poolclass": NullPool}
         engine = create_engine(url, **common)
         _prepare_sqlite(engine, timeout)
@@ -193,7 +192,7 @@ _BUSY, _LOCKED, _PERM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _AUTH, _NO
 
 # SQLSTATEs, https://www.postgresql.org/docs/current/errcodes-appendix.html
 _LOCK_NOT_AVAILABLE, _SERIALIZATION, _DEADLOCK, _STARTING = "55P03", "40001", "40P01", "57P03"
-_DENIED, _READ_ONLY, _DISK_FULL, _IDLE, _TOO_LONG = "42501", "25006", "53100", "25P03", "57014"
+_DENIED, _READ_ONLY, _IDLE, _TOO_LONG = "42501", "25006", "25P03", "57014"
 _CORRUPTED = ("XX001", "XX002")
 
 
@@ -244,10 +243,8 @@ def _first_line(error: DBAPIError) -> str:
 
 
 def _locked(name: str, timeout: float) -> DatabaseUnavailableError:
-    return DatabaseUnavailableError(
-        f"the database {name} is locked: another process has been writing for more than {timeout:g} s",
-        hint="try again when it has finished",
-    )
+    problem = f"the database {name} is locked: another process has been writing for more than {timeout:g} s"
+    return DatabaseUnavailableError(problem, hint="try again when it has finished")
 
 
 def _explain_sqlite(
@@ -256,34 +253,17 @@ def _explain_sqlite(
     if code in (_BUSY, _LOCKED):
         return _locked(str(path), timeout)
     if code == _CANTOPEN and not path.parent.is_dir():
-        return DatabaseUnavailableError(
-            f"cannot open the database {path}: there is no such folder", hint="fusery base add MODEL"
-        )
-    if code == _READONLY and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-        # Where the system does not let SQLite open a file for writing, SQLite opens it for reading.
-        return DatabaseUnavailableError(
-            f"the database {path} could be opened for reading only",
-            hint="is the disk full, or mounted for reading only?  Run the command again",
-        )
-    denied = f"cannot use the database {path}: permission denied", "check who owns it and its folder"
-    messages = {
-        _CANTOPEN: (
-            f"cannot open the database {path}: permission denied, or it is not a file",
-            "check who owns it",
-        ),
-        _READONLY: denied,
-        _PERM: denied,
-        _AUTH: denied,
-        _FULL: (f"no space left for the database {path}", "free some space and run the command again"),
-        _IOERR: (
-            f"the database {path} cannot be read or written: {reason}",
-            "check the disk and its free space",
-        ),
-        _CORRUPT: (f"the database {path} is damaged: {reason}", "restore it from a backup"),
-        _NOTADB: (f"{path} is not an SQLite database", "restore it from a backup, or name another file"),
-    }
-    message, hint = messages.get(code or 0, (None, None))
-    return DatabaseUnavailableError(message, hint=hint) if message else None
+        problem = f"cannot open the database {path}: there is no such folder"
+        return DatabaseUnavailableError(problem, hint="fusery base add MODEL")
+    if code in (_CORRUPT, _NOTADB):
+        problem = f"the database {path} is damaged, or not an SQLite database: {reason}"
+        return DatabaseUnavailableError(problem, hint="restore it from a backup, or name another file")
+    if code in (_CANTOPEN, _READONLY, _PERM, _AUTH, _FULL, _IOERR):
+        # SQLite opens a file for reading where the system does not let it open it for writing.
+        problem = f"cannot use the database {path}: {reason}"
+        hint = "check who owns it and its folder, the disk, and its free space; run the command again"
+        return DatabaseUnavailableError(problem, hint=hint)
+    return None
 
 
 def _explain_postgresql(error: DBAPIError, name: str, timeout: float) -> DatabaseUnavailableError | None:
@@ -291,22 +271,17 @@ def _explain_postgresql(error: DBAPIError, name: str, timeout: float) -> Databas
     if state == _LOCK_NOT_AVAILABLE:
         return _locked(name, timeout)
     if state in (_DENIED, _READ_ONLY):
-        return DatabaseReadOnlyError(
-            f"the database {name} refuses: {_first_line(error)}", hint="ask its owner"
-        )
+        problem = f"the database {name} refuses: {_first_line(error)}"
+        return DatabaseReadOnlyError(problem, hint="ask its owner")
     if state == _TOO_LONG:
-        return DatabaseUnavailableError(
-            f"the database {name} took too long for one statement", hint="ask its owner to stop it"
-        )
-    if state == _DISK_FULL:
-        return DatabaseUnavailableError(f"there is no space left for the database {name}")
+        problem = f"the database {name} took too long for one statement"
+        return DatabaseUnavailableError(problem, hint="ask its owner to stop it")
     if state in _CORRUPTED:
         return DatabaseUnavailableError(f"the database {name} is damaged", hint="restore it from a backup")
     if error.connection_invalidated or state == _IDLE or (state or "").startswith("57P"):
-        return DatabaseUnavailableError(
-            f"lost the connection to the database {name}: what was being written is either there whole or not at all",
-            hint="run the command again; what is already done is found",
-        )
+        problem = f"lost the connection to the database {name}: the transaction is there whole or not at all"
+        hint = "run the command again; what is already done is found"
+        return DatabaseUnavailableError(problem, hint=hint)
     if state is None or state[:2] in ("08", "28", "3D", "40", "53"):
         reason = _first_line(error).rpartition("FATAL:")[2].strip()
         return DatabaseUnavailableError(f"cannot use the database {name}: {reason}")

@@ -1,6 +1,6 @@
 """The append-only log: one entry for everything that changed, each bound to the one before by a hash.
 
-What is hashed, exactly: the canonical JSON (`storage.digest.canonical_json`: sorted keys, no spaces, ASCII) of one
+The hash covers the canonical JSON (`storage.digest.canonical_json`: sorted keys, no spaces, ASCII) of one
 object with the keys
 
     action, actor, at, detail, previous, seals, seq, subject, subject_kind
@@ -11,7 +11,7 @@ key), and `previous` the hash of the entry with `seq - 1`,
 64 zeros for the first.  The hash is the SHA-256 of those bytes, in hex.
 
 So an entry that is changed, removed from the middle or put in shows up at once.  A log whose end was cut off, or that
-was written anew as a whole, shows up only against a hash that was noted down elsewhere: `last` gives it.
+was replaced as a whole, shows up only against a hash that was noted down elsewhere: `last` gives it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def record(
     actor: str | None = None,
     at: datetime | None = None,
 ) -> EventRow:
-    """Append an entry in the transaction that does what it tells of, by default by the database's actor and clock."""
+    """Append an entry in the transaction of the change, by default by the database's actor and clock."""
     if action not in ACTIONS:
         raise ValueError(f"the action {action!r} is not declared in `fusery.registry.database.events`")
     entry = EventRow(

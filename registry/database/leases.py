@@ -6,7 +6,7 @@ the thing is there, build, and publish in the same transaction that gives the le
 fence, and only the newest fence can publish, so a process that slept through its time can neither publish nor harm.
 
 An intent says which blobs a command reads or stores, so that the collector spares them (docs/internals/collection.md).
-It binds nobody else, and one that a dead process leaves expires.
+Others may ignore it, and that of a dead process expires.
 """
 
 from __future__ import annotations
@@ -104,10 +104,8 @@ class Lease:
 
     def _loss(self) -> LeaseLostError:
         self._lost = True
-        return LeaseLostError(
-            f"the right to build {self.key[:12]} was lost to another process, or ran out; nothing was published",
-            hint="run the command again",
-        )
+        problem = f"the lease on {self.key[:12]} was lost, or ran out; nothing was published"
+        return LeaseLostError(problem, hint="run the command again")
 
 
 @contextlib.contextmanager
@@ -199,7 +197,7 @@ def _now() -> float:
 LONGEST = 86400.0  # seconds after which every claim and every lease has ended, unless it is extended
 
 INTENT_TTL = 3600.0
-"""Seconds that an intent lasts without being renewed: generous, since it costs nobody anything but disk space."""
+"""Seconds that an intent lasts without being renewed: generous, since it costs only disk space."""
 
 
 class Intents:
@@ -247,10 +245,8 @@ def claim(session: Session, digests: Iterable[Digest], owner: str, ttl: float) -
     end = Database.clock() + ttl
     for batch in batches(digests):
         rows = [{"digest": digest, "owner": owner, "expires": end} for digest in batch]
-        statement = insert(session, IntentRow).values(rows)
-        session.execute(
-            statement.on_conflict_do_update(index_elements=["digest", "owner"], set_={"expires": end})
-        )
+        key, statement = ["digest", "owner"], insert(session, IntentRow).values(rows)
+        session.execute(statement.on_conflict_do_update(index_elements=key, set_={"expires": end}))
 
 
 def release(session: Session, digests: Iterable[Digest], owner: str) -> None:

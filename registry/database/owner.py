@@ -6,11 +6,11 @@ import getpass
 import os
 import re
 import socket
-import subprocess
-import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+
+from fusery.storage.processes import boot_id
 
 _FORM = re.compile(
     r"(?P<user>[^:@]*)@(?P<host>[^:@]*):(?P<pid>\d+):(?P<started>\d*)/(?P<boot>[^:/]*)/(?P<namespace>[^:/]*)"
@@ -95,13 +95,4 @@ def _place() -> tuple[str, str]:
         namespace = str(Path("/proc/self/ns/pid").readlink()).removeprefix("pid:").strip("[]")
     except OSError:
         namespace = ""
-    try:
-        if sys.platform == "darwin":
-            command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
-            boot = done.stdout.strip()
-        else:
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except (OSError, subprocess.SubprocessError):
-        boot = ""
-    return _plain(boot, 36), _plain(namespace, 12)
+    return _plain(boot_id(), 36), _plain(namespace, 12)

@@ -175,20 +175,15 @@ def _require_ours(schema_state: SchemaState, database: Database) -> None:
 
 
 def _refusal(schema_state: SchemaState, database: Database) -> SchemaError:
-    name = database.shown
-    at = f"the database is at {schema_state.current}, this program knows up to {schema_state.head}"
+    problem = f"the database is at {schema_state.current}, this version of fusery needs {schema_state.head}"
     match schema_state.status:
         case "empty":
             hint = "fusery admin init" if database.path is None else "fusery base add MODEL"
-            return SchemaError(f"there is no registry in {name} yet", hint=hint)
+            return SchemaError(f"there is no registry in {database.shown} yet", hint=hint)
         case "older":
-            message = (
-                f"the database is at {schema_state.current}, this version of fusery needs {schema_state.head}"
-            )
-            return SchemaError(message, hint="fusery admin db upgrade")
+            return SchemaError(problem, hint="fusery admin db upgrade")
         case "newer":
-            return SchemaError(at, hint="upgrade fusery: pip install --upgrade fusery")
-    return SchemaError(
-        f"{name} is not a registry of fusery's: {at if schema_state.current else 'no version in it'}",
-        hint="name another database with FUSERY_DATABASE_URL",
-    )
+            return SchemaError(problem, hint="upgrade fusery: pip install --upgrade fusery")
+    hint = "name another database with FUSERY_DATABASE_URL"
+    problem = f"{database.shown} is not a registry of fusery's: its revision is {schema_state.current}"
+    return SchemaError(problem, hint=hint)

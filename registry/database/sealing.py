@@ -1,7 +1,7 @@
 """Seals: a digest of every record, written into the log by the transaction that writes the record.
 
 A row of an audited table belongs to one record: its own, or that of the row it is a part of, as a tag is a part of its
-adapter.  What is hashed, exactly: the canonical JSON (`storage.digest.canonical_json`) of an object with a list of
+adapter.  The digest covers the canonical JSON (`storage.digest.canonical_json`) of an object with a list of
 rows by table, each an object of its columns in the form of `tables.record`, without those that are null, and the lists
 by primary key.  So a column that a later version adds, null in what there is, changes no seal.
 

@@ -1,4 +1,4 @@
-"""The part of an adapter that a fuse is made from: which modules it changes, with which factors and which scale."""
+"""Read an adapter for a fuse: the modules that it changes, their factors and the scale."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
 from ..errors import FusionUnsupportedError
-from .arithmetic import FORMATS
+from .arithmetic import FORMATS, Array
+from .files import read_all
 
 LORA, DORA, FULL = "lora", "dora", "full"
-_KINDS = (LORA, DORA, FULL)
 _NAMES = {LORA: "LoRA", DORA: "DoRA", FULL: "full fine-tuning"}
 _FACTOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
 
@@ -24,9 +26,7 @@ _FACTOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
 class Factors:
     """The tensors of one module."""
 
-    # `lora_a`: (in, rank) of a linear layer, (rows, rank) of an embedding, (experts, rank, in) of a switch
-    # layer.
-    a: Tensor
+    a: Tensor  # `lora_a`: (in, rank), of an embedding (rows, rank), of a switch layer (experts, rank, in)
     b: Tensor  # `lora_b`: (rank, out), (rank, columns), or (experts, out, rank)
     m: Tensor | None = None  # DoRA's magnitudes, one for each row of the weight; None for LoRA
 
@@ -55,9 +55,8 @@ class TrainedAdapter:
     path: Path
     kind: str
     scale: float
-    num_layers: int  # how many blocks from the end it was trained on; 0 and less is all of them
-    # paths of the adapted modules within a block or from the model's root; None for every linear layer.
-    keys: tuple[str, ...] | None
+    num_layers: int  # the number of adapted blocks from the end; 0 and less is all of them
+    keys: tuple[str, ...] | None  # paths within a block or from the model's root; None for every linear layer
     factors: Mapping[str, Factors]  # by module path; none of a full fine-tune
     tensors: Mapping[str, Tensor]  # of a full fine-tune, by the name of the base's tensor that each replaces
 
@@ -65,7 +64,7 @@ class TrainedAdapter:
 def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = None) -> TrainedAdapter:
     """Read an adapter's configuration and the header of its tensors; `scale` replaces that of the configuration."""
     kind = config.get("fine_tune_type", LORA)
-    if kind not in _KINDS:
+    if kind not in (LORA, DORA, FULL):
         raise FusionUnsupportedError(f"there is no kind of adapter {str(kind)[:40]!r} in mlx-lm")
     if kind == LORA and config.get("use_dora"):
         raise FusionUnsupportedError(
@@ -89,9 +88,9 @@ def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = No
             )
     scale = scale if scale is not None else parameters.get("scale")
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
-        reason = "has no scale" if scale is None else f"has the scale {str(scale)[:40]!r}"
-        alpha = ", alpha is something else in mlx-lm" if "alpha" in parameters and scale is None else ""
-        raise FusionUnsupportedError(f"the adapter's configuration {reason}{alpha}")
+        raise FusionUnsupportedError(
+            f"invalid scale in the adapter's configuration: {str(scale)[:40]} (a finite number; mlx-lm reads no alpha)"
+        )
     number, keys = config.get("num_layers"), parameters.get("keys")
     if type(number) is not int:
         raise FusionUnsupportedError(
@@ -101,6 +100,17 @@ def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = No
         raise FusionUnsupportedError("the keys in the adapter's configuration are not a list of paths")
     paths = None if keys is None else tuple(keys)
     return TrainedAdapter(path, kind, float(scale), number, paths, factors, {})
+
+
+def read_stored(tensor: Tensor, file: int, expert: int | None = None) -> Array:
+    """Read a tensor of an open adapter file, or one expert's part of it, as stored."""
+    size, begin, shape = tensor.size, tensor.begin, tensor.shape
+    if expert is not None:
+        size, shape = size // shape[0], shape[1:]
+        begin += expert * size
+    data = np.empty(size, np.uint8)
+    read_all(file, data.data, begin)
+    return data.view(FORMATS[tensor.dtype].stored).reshape(shape)
 
 
 def require_linear(adapters: Sequence[tuple[TrainedAdapter, float]], *, whole: bool, scaled: bool) -> None:

@@ -1,11 +1,10 @@
 """MLX's affine quantisation, bit for bit that of `mx.quantize` and `mx.dequantize` on a CPU.
 
-A row of numbers is cut into groups of 32, 64 or 128.  A group has a scale and a bias in the format of the weights,
+A row is cut into groups of 32, 64 or 128 numbers.  A group has a scale and a bias in the format of the weights,
 and one code of 2, 3, 4, 5, 6 or 8 bits per number; the codes of a row are one little-endian stream of bits.
 Sources: mlx/backend/cpu/quantized.cpp (`quantize`) and mlx/ops.cpp (`affine_dequantize`), MLX 0.32.
 
-Blocks are computed with the groups side by side: the array of a block has the shape (group size, groups), so that
-scales and biases, one per column, meet whole vectors, and minimum and maximum run down the columns.
+The array of a block has the shape (group size, groups), so that scales and biases, one per column, meet whole vectors.
 """
 
 from __future__ import annotations
@@ -56,15 +55,6 @@ class Grid(Packing):
     def stored(self) -> np.dtype[Any]:
         """The NumPy dtype of stored scales."""
         return self.form.stored
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A block of quantised rows: words, uint32 (groups, words per group), and scales and biases as stored, (groups,)."""
-
-    words: Array
-    scales: Array
-    biases: Array
 
 
 def unpack(words: Array, grid: Packing, codes: Array) -> None:
@@ -119,24 +109,6 @@ def fit(values: Array, grid: Grid) -> tuple[Array, Array]:
     """Return the scales and biases that `quantize` would give to finite numbers: float32 of the grid's format."""
     scales, biases = _fit(values.max(axis=0), values.min(axis=0), np.float32(grid.top))
     return decode(encode(scales, grid.form), grid.form), biases
-
-
-def unpack_rows(packed: Packed, grid: Grid) -> Array:
-    """Return the dequantised numbers of a block as new float32 (groups, group size), the exact way."""
-    codes = np.empty((grid.group_size, len(packed.words)), np.uint32)
-    values = np.empty(codes.shape, np.float32)
-    unpack(packed.words, grid, codes)
-    scales, biases = decode(packed.scales, grid.form), decode(packed.biases, grid.form)
-    dequantize(codes, scales, biases, grid.form, values, np.empty_like(values))
-    return np.ascontiguousarray(values.T)
-
-
-def pack_rows(values: Array, grid: Grid) -> Packed:
-    """Return finite float32 numbers (groups, group size) quantised."""
-    columns = np.ascontiguousarray(values.T)
-    codes = np.empty(columns.shape, np.uint32)
-    scales, biases = quantize(columns, grid, np.empty_like(columns), codes)
-    return Packed(pack(codes, grid), encode(scales, grid.form), encode(biases, grid.form))
 
 
 def _fit(highest: Array, lowest: Array, top: np.float32) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ from ..errors import FusionUnsupportedError, MissingExtraError
 
 @dataclass(frozen=True, slots=True)
 class TensorNames:
-    """What mlx-lm does to the tensors of one `model_type` when loading it."""
+    """The changes that mlx-lm makes to the tensors of one `model_type` when loading it."""
 
     drops: tuple[str, ...] = ()  # a tensor whose name holds one of these is dropped
     drops_prefix: str | None = None  # a tensor whose name begins so is dropped
@@ -44,8 +44,7 @@ _BY_NAME: Final = TensorNames()
 _HEAD_IF_TIED: Final = TensorNames(tied=True)
 _ROTARY_AND_HEAD: Final = TensorNames(_ROTARY, tied=True)
 
-# Model types whose tensors may be taken by name in any layout. In all of them every matrix of a layer is
-# linear.
+# Model types whose tensors may be taken by name in any layout; every matrix of their layers is linear.
 TABLE: Final[Mapping[str, TensorNames]] = {
     "gemma3_text": _BY_NAME,
     "glm": _ROTARY_AND_HEAD,
@@ -77,15 +76,13 @@ TABLE: Final[Mapping[str, TensorNames]] = {
 )
 # Model types that mlx-lm loads with the class of another one.
 REMAPPED: Final[Mapping[str, str]] = {"mistral": "llama", "iquestcoder": "llama", "xverse": "llama"}
-# Not even bases written by mlx-lm can be taken by name: weights change at every load, or layers are not
-# linear.
+# Not even bases of mlx-lm can be taken by name: weights change at every load, or layers are not linear.
 CHANGED_BY_LOADING: Final = frozenset({"baichuan_m1", "afm7", "bitnet"})
 
 # Model types of the table whose class says for each layer how to quantise it (`quant_predicate`).
 OWN_QUANTISATION: Final = frozenset({"granite"})
 
-# Model types of mlx-lm that transformers reads only with code from the hub, which a fused model never
-# contains.
+# Model types of mlx-lm that transformers reads only with code from the hub, which fused models lack.
 NOT_IN_TRANSFORMERS: Final = frozenset(
     (
         *("Klear", "afm7", "baichuan_m1", "bailing_moe", "bailing_moe_linear", "bailing_moe_v3"),
@@ -121,7 +118,7 @@ def taken_by_name(
     except NeedsModelClassError:
         return False
     except FusionUnsupportedError:
-        return True  # nobody can fuse it, which is said when it is tried
+        return True  # it cannot be fused at all, which the fuse reports
     return True
 
 

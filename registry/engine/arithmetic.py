@@ -1,18 +1,17 @@
 """Exact arithmetic on bfloat16, float16 and float32 in NumPy, bit for bit that of MLX on a CPU.
 
-Every step is one IEEE 754 binary32 operation in a fixed order: no BLAS, no fused multiply-add, no reassociation, so the
-bits are the same on every platform, and those of `mlx_lm.fuse` on Linux x86-64.  Numbers are stored as they lie in the file
-(BF16 and F16 as uint16, F32 as float32) and computed as float32.
+Every step is one IEEE 754 binary32 operation in a fixed order: no BLAS, no fused multiply-add, no reassociation.  The
+bits are the same on every platform, and those of `mlx_lm.fuse` on Linux x86-64.  Numbers are stored as in the file (BF16
+and F16 as uint16, F32 as float32) and computed as float32.
 
 DoRA: mlx-lm adds the low-rank update to the weight in the weight's format, W1, and writes `(m / norm(W1))[:, None] * W1`.
-MLX 0.32.4 rounds each square to the format of W1; the sum of a row runs in float32, strictly from the first column to the
-last, and is rounded once, as is its square root; quotient and product are in the format that MLX promotes `m` and W1 to.
-On Apple's processors MLX adds in several lanes (mlx/backend/cpu/reduce.cpp, simd.h); here are the bits of x86-64 everywhere.
+MLX 0.32.4 rounds each square to the format of W1; the sum of a row runs in float32, from the first column to the last,
+and is rounded once, as is its square root; quotient and product are in the format that MLX promotes `m` and W1 to.
 A row of zeros has no direction: 0 / 0 and m / 0 times 0 are NaN, here as in MLX.
 
-Rounding at random (`dither`): a change D moves a code of the base's grid by D / scale steps; it moves to the next step with a
-probability equal to the fraction (stochastic rounding, Gupta et al., arXiv:1502.02551).  Thresholds come from a counter-based
-generator: a number depends on the seed, the module, the row and the column, and on nothing else.
+Rounding at random (`dither`): a change D moves a code of the base's grid by D / scale steps, to the next step with a
+probability equal to the fraction (stochastic rounding, Gupta et al., arXiv:1502.02551).  A threshold depends on the seed,
+the module, the row and the column alone.
 """
 
 from __future__ import annotations
@@ -98,8 +97,9 @@ def round_to(values: Array, form: Format, scratch: Array, out: Array) -> None:
 class Update:
     """One module's low-rank update, ready to be multiplied out."""
 
-    # float32 (rank, rows): `scale * lora_b` of a linear layer, `scale * lora_a.T` of an embedding.
-    left: Array
+    left: (
+        Array  # float32 (rank, rows): `scale * lora_b` of a linear layer, `scale * lora_a.T` of an embedding
+    )
     right: Array  # float32 (rank, columns): `lora_a.T`, or `lora_b`
     form: Format  # format in which MLX holds the product
 
@@ -115,7 +115,7 @@ class Update:
         right = decode(other, b_form if embedding else a_form)
         left, right = (left.T, right) if embedding else (left, right.T)
         if not (np.isfinite(left).all() and np.isfinite(right).all()):
-            raise NotFiniteError("not finite")
+            raise NotFiniteError
         form = a_form if a_form is b_form else F32
         return cls(np.ascontiguousarray(left), np.ascontiguousarray(right), form)
 
@@ -128,8 +128,8 @@ class Update:
 
 def multiply_out(left: Array, right: Array, out: Array, scratch: Array) -> None:
     """Write the sum over the rank of left[k] * right[k] to `out`, in float32 and in order."""
-    # This is the loop of the reference BLAS that MLX uses on Linux x86-64, and of MLX's own loop for 16-bit formats:
-    # starting from +0, one product and one sum at a time.
+    # The loop of the reference BLAS of MLX on Linux x86-64, and of MLX's own for 16-bit formats: from +0, one product and
+    # one sum at a time.
     np.multiply(left[0], right[0], out=out)
     for k in range(1, len(left)):
         np.multiply(left[k], right[k], out=scratch)

@@ -1,8 +1,8 @@
-"""A base model as a fuse sees it: its tensors by name, which of them mlx-lm would drop, and how they are quantised.
+"""A base model's tensors by name, and the layout in which a fuse writes them.
 
-Also decides whether tensors may be taken by their names on disk at all (docs/internals/arithmetic.md).  mlx-lm stacks the
-experts of a base in transformers' layout, and drops the vision tower; transformers cannot read mlx-lm's names.  Such a base
-is fused under its own names: adapted modules replace the base's, every other tensor is copied.
+mlx-lm stacks the experts of a base in transformers' layout, and drops the vision tower; transformers cannot read mlx-lm's
+names.  Such a base is fused under its own names: adapted modules replace the base's, every other tensor is copied.
+Whether tensors may be taken by their names on disk: docs/internals/arithmetic.md.
 """
 
 from __future__ import annotations
@@ -46,12 +46,11 @@ class Source:
 class OwnLayout:
     """The layout that a base has on disk."""
 
-    # for each of mlx-lm's tensors, the tensors on disk whose bytes it holds, in order.
-    names: Mapping[str, Sequence[Tensor]]
-    # tensors on disk that `names` lacks: mlx-lm drops them or computes others from them.
-    copied: Mapping[str, Source]
-    # names of tensors that the model needs and mlx-lm drops; if empty, mlx-lm's layout is complete, too.
-    dropped: Collection[str]
+    names: Mapping[
+        str, Sequence[Tensor]
+    ]  # for each of mlx-lm's tensors, those on disk that it holds, in order
+    copied: Mapping[str, Source]  # the other tensors on disk: mlx-lm drops them or computes others from them
+    dropped: Collection[str]  # tensors that the model needs and mlx-lm drops
 
     def entries(
         self, name: str, dtype: str, shape: tuple[int, ...]
@@ -75,20 +74,16 @@ class Base:
     files: Mapping[str, Path]
     config: Mapping[str, Any]
     tensors: Mapping[str, Source]  # those that mlx-lm keeps, by name, in the order of the files
-    known: bool  # every matrix of a block is known to be a linear layer
-    # what mlx-lm's class says of each module that can be adapted, `linear`, `embedding` or `switch`; None
-    # where the class was not asked.
-    kinds: Mapping[str, str] | None = None
-    # paths of the layers of each block, from the class; None where it was not asked.
-    blocks: Sequence[Sequence[str]] | None = None
-    # how each quantised module is quantised, from the class; None where it was not asked.
-    formats: Mapping[str, Mapping[str, Any]] | None = None
-    # what can be quantised, from the class: True, or parameters for `quantization`, or False.
-    quantizable: Mapping[str, Any] | None = None
-    # modules whose numbers an adapter replaced, which are not rounded any further.
-    kept_plain: frozenset[str] = frozenset()
-    # the layout on disk, where mlx-lm's class renames, stacks or drops tensors; None for mlx-lm's.
-    own: OwnLayout | None = None
+    all_linear: bool  # every matrix of a block is known to be a linear layer
+    # From mlx-lm's class of the model, None if it was not loaded:
+    kinds: Mapping[str, str] | None = (
+        None  # of modules that can be adapted: `linear`, `embedding` or `switch`
+    )
+    blocks: Sequence[Sequence[str]] | None = None  # paths of the layers of each block
+    formats: Mapping[str, Mapping[str, Any]] | None = None  # of the quantised modules
+    quantizable: Mapping[str, Any] | None = None  # by module: True, parameters for `quantization`, or False
+    kept_plain: frozenset[str] = frozenset()  # modules that an adapter replaced, which are not rounded again
+    own: OwnLayout | None = None  # the layout on disk, if mlx-lm's class renames, stacks or drops tensors
 
     def with_tensors(self, file: str, path: Path, tensors: Mapping[str, Tensor]) -> Base:
         """Return the base with some of its tensors taken from another file, as after full fine-tuning."""

@@ -28,7 +28,7 @@ from .arithmetic import (
     spare_size,
 )
 from .fidelity import Sums, measure, measure_exactly
-from .grids import AnyGrid
+from .grids import AnyGrid, requantized
 from .rows import Arrays, Change, RowsFormat, StoredRows, rows_per_block, to_groups, to_rows
 
 
@@ -100,7 +100,7 @@ def fuse_rows(
         _write(kind, block, out, work)
     own = kind.grid and (type(kind.grid), kind.grid.bits, kind.grid.group_size)
     if intended is not None and aware is not None and own != (type(aware), aware.bits, aware.group_size):
-        # Measured from the base on the grid; a base that lies on one of that kind is taken as it is.
+        # Measured from the base on the grid; a base on a grid of that kind is taken as it is.
         np.copyto(block.base, _on_grid(block.base, kind, aware))
         np.subtract(intended, block.base, out=block.delta)
     return block.measure(grouped=group is not None, strict=target.dither) if change is not None else Sums()
@@ -253,25 +253,16 @@ def _write_dithered(
 
 def _on_grid(values: Array, kind: RowsFormat, grid: AnyGrid) -> Array:
     """Return the numbers of a block, laid out as they are, quantised to a grid and back."""
-    rows = values.copy()
-    if kind.group is not None:
-        rows = np.empty((values.size // kind.columns, kind.columns), np.float32)
-        to_rows(values, rows)
+    rows = np.empty((values.size // kind.columns, kind.columns), np.float32)
     groups = np.empty((grid.group_size, values.size // grid.group_size), np.float32)
-    to_groups(rows, groups)
-    codes = np.empty(groups.shape, np.uint32)
-    if isinstance(grid, Grid):
-        scratch = np.empty_like(groups)
-        scales, biases = quantize(groups, grid, scratch, codes)
-        dequantize(codes, scales, biases, grid.form, groups, scratch)
-    else:
-        grid.dequantize(codes, grid.quantize(groups, codes, kind.target.form), groups)
     if kind.group is None:
-        to_rows(groups, rows)
+        np.copyto(rows, values)
+    else:
+        to_rows(values, rows)
+    to_groups(rows, groups)
+    to_rows(requantized(groups, grid, kind.target.form), rows)
+    if kind.group is None:
         return rows
-    if kind.group == grid.group_size:
-        return groups
-    to_rows(groups, rows)
     regrouped = np.empty_like(values)
     to_groups(rows, regrouped)
     return regrouped

@@ -1,8 +1,8 @@
-"""Calibration files: what goes into a base's linear layers, so that rounding can keep clear of it.
+"""Calibration files: statistics of the inputs of a base's linear layers, by which rounding is shaped.
 
 For an input x of n numbers, H is the mean of x x^T over some tokens.  A file holds H as a few directions and a rest,
 H ~ U U^T + diag(rest), where the columns of U are eigenvectors of H times the roots of their eigenvalues, the largest first.
-Modules that multiply one and the same input share one set.  The format is safetensors.  Of each input, called `id` here,
+Modules that multiply the same input share one set.  The format is safetensors.  Of each input, called `id` here,
 
     {id}.directions   BF16 (K, n)   U^T
     {id}.rest         F32  (n,)     max(diag(H) - diag(U U^T), 0)
@@ -11,11 +11,10 @@ Modules that multiply one and the same input share one set.  The format is safet
 where no number of diag(U U^T), the rest or the mean is more than 1e30.  The metadata are `format` ("fusery.calibration.v1"),
 `modules` (a JSON object, module path to id), `base` (digest), `tokens` (how many, as text) and `prompts` (digest of the texts).
 
-A calibration for one adapter ("fusery.calibration.v2") also has what the scales and biases of its fused model were learned to
-be, for the codes that `dither` chooses by the rest of the file and a seed.  Of each module that has them, by an id of its own,
+A calibration for one adapter ("fusery.calibration.v2") also has the learned scales and biases of its fused model, for the
+codes that `dither` chooses by the rest of the file and a seed.  Of each such module, by an id of its own,
 
-    {id}.scales       (rows, groups)   in the format in which the base has them: BF16, F16 or F32
-    {id}.biases       the same
+    {id}.scales, {id}.biases   (rows, groups)   in the base's format: BF16, F16 or F32
 
 and in the metadata `learned`, a JSON object of `modules` (module path to that id), `adapter` (digest), `seed`, `steps`, `tokens`
 and `prompts`.
@@ -36,7 +35,7 @@ from fusery.storage.digest import Digest, canonical_json, parse_digest
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.failures import os_failures
 from fusery.storage.jsonfile import parse_json
-from fusery.storage.safetensors import Header, Tensor, build_header, read_header
+from fusery.storage.safetensors import Header, build_header, read_header
 
 from .arithmetic import BF16, FORMATS, Format, decode, encode
 
@@ -45,10 +44,8 @@ Floats = NDArray[np.float32]
 FORMAT = "fusery.calibration.v1"
 FOR_ADAPTER = "fusery.calibration.v2"
 MAX_DIRECTIONS = 256
-MAX_INPUTS = 1 << 20  # How many numbers an input may have
-# Mean square of a number that goes in, at most: what rounding makes of it in float32 would be infinite.
-# Models have some 1e4.
-MOST_ENERGY = 1e30
+MAX_INPUTS = 1 << 20  # numbers of an input
+MOST_ENERGY = 1e30  # mean square of an input: with more, float32 would overflow; models have some 1e4
 _KEYS = {"format", "modules", "base", "tokens", "prompts"}
 _LEARNED = "learned"
 _LEARNED_KEYS = {"modules", "adapter", "seed", "steps", "tokens", "prompts"}
@@ -61,16 +58,16 @@ _COUNT = re.compile(r"[1-9][0-9]{0,14}")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Directions:
-    """What one input is made of."""
+    """The metric of one input."""
 
     directions: Floats  # float32 (K, n), U^T
-    rest: Floats  # float32 (n,), what the diagonal of H has besides; nowhere negative
+    rest: Floats  # float32 (n,), the rest of the diagonal of H; nowhere negative
     mean: float  # mean of the diagonal of H
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What the scales and biases of one adapter's fused model were learned to be, but for the numbers."""
+    """The origin of learned scales and biases."""
 
     adapter: Digest
     seed: int  # of the codes that they go with
@@ -109,15 +106,10 @@ class CalibrationFile:
         directions, rest, mean = (
             self._numbers(f"{module}.{part}") for part in ("directions", "rest", "mean")
         )
-        along = np.square(directions, dtype=np.float64).sum(axis=0)
-        problem = None
-        if (rest < 0).any() or mean[0] < 0:
-            problem = "has a negative square"
-        elif max(mean[0], *(part.max(initial=0) for part in (along, rest))) > MOST_ENERGY:
-            problem = f"has a square of more than {MOST_ENERGY:.0e}"
-        if problem is not None:
+        squares = (np.square(directions, dtype=np.float64).sum(axis=0), rest, mean)
+        if any((part < 0).any() or (part > MOST_ENERGY).any() for part in squares):
             raise FormatError(
-                f"{self.path.name}: the input {module!r} {problem}",
+                f"{self.path.name}: the input {module!r} has a mean square that is not from 0 to {MOST_ENERGY:.0e}",
                 hint="fusery base calibrate BASE makes one that can be used",
             )
         return Directions(directions, rest, float(mean[0]))
@@ -128,7 +120,7 @@ class CalibrationFile:
         return None if module is None else self._header.tensors[f"{module}.rest"].shape[0]
 
     def scales_of(self, module_path: str, form: Format, shape: tuple[int, int]) -> Stored | None:
-        """Return the scales and biases that were learned for a module, read from the file now; None where there are none."""
+        """Return the scales and biases that were learned for a module, read from the file now; None without any."""
         module_id = self._learned.get(module_path)
         if module_id is None:
             return None
@@ -191,8 +183,7 @@ def write_calibration(
     learned: tuple[Learned, Mapping[str, Stored]] | None = None,
 ) -> None:
     """Write a calibration file; the same arguments give the same bytes."""
-    # The law: `read_calibration(path)` has the arguments, and gives each module its input with the directions rounded
-    # to bfloat16 (`rounded`) and everything else as it is.
+    # `read_calibration(path)` returns the arguments again, with the directions rounded to bfloat16 (`rounded`).
     metadata = {
         "format": FORMAT if learned is None else FOR_ADAPTER,
         "modules": canonical_json(_modules(modules)).decode("ascii"),
@@ -240,11 +231,10 @@ def _learned(text: str) -> tuple[Learned, dict[str, str]]:
     value = parse_json(text.encode(), "what was learned")
     if not isinstance(value, dict) or value.keys() != _LEARNED_KEYS:
         raise FormatError("the learned scales do not have the form of the format")
-    numbers = [value[key] for key in ("seed", "steps", "tokens")]
-    most = (_SEEDS, _MOST_COUNT, _MOST_COUNT)
-    if not all(type(number) is int and 0 <= number < end for number, end in zip(numbers, most, strict=True)):
-        raise FormatError("the learned scales contain NaN or infinity")
-    seed, steps, tokens = numbers
+    ends = {"seed": _SEEDS, "steps": _MOST_COUNT, "tokens": _MOST_COUNT}
+    if not all(type(value[key]) is int and 0 <= value[key] < end for key, end in ends.items()):
+        raise FormatError("invalid seed, steps or tokens of the learned scales")
+    seed, steps, tokens = (value[key] for key in ends)
     about = Learned(_digest(value, "adapter"), seed, steps, tokens, _digest(value, "prompts"))
     return about, _modules(value["modules"])
 
@@ -256,12 +246,12 @@ def _modules(value: object) -> dict[str, str]:
         if not isinstance(path, str) or not 1 <= len(path) <= _MAX_PATH:
             raise FormatError("a module path in it is empty or too long")
         if not isinstance(input_id, str) or not _ID.fullmatch(input_id):
-            raise FormatError(f"the input of {path[:80]!r} has an id that is not one")
+            raise FormatError(f"invalid id of the input of {path[:80]!r}")
     return dict(value)
 
 
 def _check_tensors(header: Header, ids: set[str], learned: set[str]) -> None:
-    """Hold the tensors against the ids: three for each input and two for each learned module, of shapes that fit, and no others."""
+    """Require three tensors for each input and two for each learned module, of shapes that fit, and no others."""
     expected = {f"{input_id}.{part}" for input_id in ids for part in ("directions", "rest", "mean")}
     expected |= {f"{module_id}.{part}" for module_id in learned for part in ("scales", "biases")}
     if stray := header.tensors.keys() ^ expected:
@@ -271,22 +261,16 @@ def _check_tensors(header: Header, ids: set[str], learned: set[str]) -> None:
         directions, rest, mean = (
             header.tensors[f"{input_id}.{part}"] for part in ("directions", "rest", "mean")
         )
-        if not _fit(directions, rest, mean):
+        count, width = directions.shape if len(directions.shape) == 2 else (0, 0)
+        fits = (directions.dtype, rest.dtype, mean.dtype) == ("BF16", "F32", "F32")
+        fits &= 1 <= count <= MAX_DIRECTIONS and 1 <= width <= MAX_INPUTS
+        if not fits or (rest.shape, mean.shape) != ((width,), (1,)):
             raise FormatError(f"the tensors of the input {input_id!r} do not fit each other")
     for module_id in learned:
         scales, biases = (header.tensors[f"{module_id}.{part}"] for part in ("scales", "biases"))
         same = scales.dtype == biases.dtype and scales.shape == biases.shape
         if not (same and scales.dtype in FORMATS and len(scales.shape) == 2):
             raise FormatError(f"the scales and biases of {module_id!r} do not fit each other")
-
-
-def _fit(directions: Tensor, rest: Tensor, mean: Tensor) -> bool:
-    kinds = (directions.dtype, rest.dtype, mean.dtype)
-    if kinds != ("BF16", "F32", "F32") or len(directions.shape) != 2:
-        return False
-    count, width = directions.shape
-    within = 1 <= count <= MAX_DIRECTIONS and 1 <= width <= MAX_INPUTS
-    return within and rest.shape == (width,) and mean.shape == (1,)
 
 
 def _digest(meta: Mapping[str, Any], key: str) -> Digest:

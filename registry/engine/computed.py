@@ -1,4 +1,4 @@
-"""The tensors that mlx-lm computes when it loads a base: watched, and written one at a time, into one scratch file."""
+"""The tensors that mlx-lm computes when it loads a base, written one at a time into one scratch file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from fusery.storage.failures import os_failures
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, build_header, read_header, tensor_bytes
 from fusery.storage.transfer import Need, require_rooms
 
 from ..errors import FusionUnsupportedError
 from .base import Source
-from .files import create_output, open_input, read_all, translated_failures, write_all
+from .files import create_output, open_input, read_all, write_all
 
 # The name of the scratch file among the base's files; no file on disk has it.
 COMPUTED: Final = "mlx-lm:computed"
@@ -37,15 +38,14 @@ class Computed:
 
     dtype: Any
     shape: tuple[int, ...]
-    # what its bytes are put together from, in order: a `Source` is copied, a lazy mlx array is evaluated.
-    # Emptied while it is written, so that each piece is freed before the next.
+    # the parts of its bytes, in order: a `Source` is copied, a lazy mlx array is evaluated.  Each is freed once it is written.
     pieces: list[Any]
 
 
 def write_computed(
     mx: ModuleType, wanted: Mapping[str, Computed], files: Mapping[str, Path], scratch: Path
 ) -> tuple[dict[str, Source], dict[str, Path]]:
-    """Evaluate tensors piece by piece and write them; return where each lies, and the scratch file by its name."""
+    """Evaluate tensors piece by piece and write them; return the place of each, and the scratch file by its name."""
     if not wanted:
         return {}, {}
     entries = [(name, dtype_of(name, tensor.dtype), tensor.shape) for name, tensor in wanted.items()]
@@ -53,7 +53,7 @@ def write_computed(
     size = len(header) + sum(tensor_bytes(dtype, shape) for _, dtype, shape in entries)
     path = scratch / "computed.safetensors"
     require_rooms([Need(scratch, [size])], hint="fusery admin cache prune")
-    with translated_failures(scratch):
+    with os_failures(f"write to {scratch}", near=scratch):
         output = create_output(path, header, size)
         try:
             position = len(header)
@@ -95,7 +95,6 @@ def _copied(source: Source, path: Path) -> Iterator[memoryview]:
 
 
 def _evaluated(mx: ModuleType, array: Any) -> memoryview:
-    """Return the bytes of an array in row order."""
     if array.size == 0:
         return memoryview(b"")
     with mx.stream(mx.cpu):
@@ -120,21 +119,19 @@ _IN_PLACE = (
 
 @dataclass(slots=True)
 class ArrayWatch:
-    """What was seen while a model sanitised its tensors, without evaluating one.
+    """The lazy arrays that a model loads, joins and changes in place while it sanitises its tensors.
 
-    `mlx.core.stack` and `concatenate` are watched, so that experts that are only put one behind the other can be written
-    one by one: a layer's experts (gigabytes) need never be held together.  The in-place operators are watched because
-    `x *= 2` changes an array and leaves the object the same.
+    `mlx.core.stack` and `concatenate` are watched so that joined experts (gigabytes a layer) can be written one by one, the
+    in-place operators because `x *= 2` changes an array and leaves the object the same.
     """
 
-    # the arrays as they came from the files, by name on disk.
-    loaded: dict[str, object] = field(default_factory=dict)
-    # arrays put together along the first axis, by identity: the array itself, and its parts.
+    loaded: dict[str, object] = field(default_factory=dict)  # by name on disk
+    # arrays joined along the first axis, by identity: the array itself, and its parts.
     joined: dict[int, tuple[Any, Sequence[Any]]] = field(default_factory=dict)
-    changed: dict[int, Any] = field(default_factory=dict)  # identities of arrays that were changed in place
+    changed: dict[int, Any] = field(default_factory=dict)  # by identity
 
     def forget(self) -> None:
-        """Let go of every array."""
+        """Release every array."""
         self.loaded, self.joined, self.changed = {}, {}, {}
 
     @contextlib.contextmanager

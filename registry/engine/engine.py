@@ -1,12 +1,10 @@
-"""Carrying out a plan: streaming, on a few threads, with SHA-256 over the bytes as they come to lie in the files.
+"""Carry out a plan: streaming, on a few threads, with SHA-256 over the bytes of the files.
 
-Memory does not grow with the model: a thread holds a few blocks, and the page cache holds the rest.  Bytes do not
-depend on the number of threads, nor do the fidelity figures.
+A thread holds a few blocks, whatever the size of the model.  Neither bytes nor fidelity depend on the number of threads.
 """
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import os
 import time
@@ -19,15 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from fusery.storage.digest import Digest, digest_bytes, digest_file
+from fusery.storage.copying import pump
+from fusery.storage.digest import digest_bytes, digest_file
 from fusery.storage.errors import BlobCorruptError
+from fusery.storage.failures import os_failures
 from fusery.storage.manifest import FileEntry
 from fusery.storage.transfer import Need, require_rooms
 
 from .affine import Grid
 from .config import weight_names
 from .fidelity import FuseFidelity, Sums
-from .files import OpenFiles, create_output, open_input, read_all, translated_failures
+from .files import OpenFiles, create_output, open_input, read_all
 from .grids import AFFINE, AnyGrid
 from .plan import ComputeStep, FusePlan
 from .recipe import OWN
@@ -36,14 +36,13 @@ from .schedule import CHUNK, Chain, Hash, Schedule
 from .work import Block, Worker
 
 _BUFFER = 512
-_CHECK_BYTES = 32 << 20
 _CHECK_SECONDS = 0.5
 _WAIT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class FuseResult:
-    """What a fuse wrote: every file of the folder, sorted by path, and how much of the adapter's update is in the weights."""
+    """The files of the folder, sorted by path, and the fidelity of the weights."""
 
     files: tuple[FileEntry, ...]
     fidelity: FuseFidelity
@@ -65,7 +64,7 @@ def fuse(
     started = time.monotonic()
     expected = expected or {}
     require_rooms([Need(folder, plan.sizes)], hint="fusery admin cache prune")
-    with translated_failures(folder):
+    with os_failures(f"write to {folder}", near=folder):
         files, fidelity = _write_weights(plan, folder, threads, expected, _Watch(progress, check))
         for name, data in plan.documents.items():
             (folder / name).write_bytes(data)
@@ -106,16 +105,14 @@ def _write_weights(
 
 
 class _Watch:
-    """Calls back from the main thread, often enough and not too often."""
+    """Calls back from the main thread, twice a second."""
 
     def __init__(self, progress: Callable[[int], None] | None, check: Callable[[], None] | None) -> None:
-        self._progress, self._check = progress, check
-        self._bytes, self._time = 0, time.monotonic()
+        self._progress, self._check, self._next = progress, check, 0.0
 
     def look(self, written: int) -> None:
-        now = time.monotonic()
-        if written - self._bytes >= _CHECK_BYTES or now - self._time >= _CHECK_SECONDS:
-            self._bytes, self._time = written, now
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _CHECK_SECONDS
             self.call(written)
 
     def call(self, written: int) -> None:
@@ -126,14 +123,11 @@ class _Watch:
 
 
 class _Threads:
-    """The threads at work on one schedule."""
-
     def __init__(self, schedule: Schedule, worker: Worker) -> None:
         self._schedule, self._worker = schedule, worker
         self._sums: dict[tuple[str, int], Sums] = {}
 
     def all(self, threads: int, watch: _Watch) -> None:
-        """Do everything with this thread and `threads - 1` more; the first failure is raised here."""
         with ThreadPoolExecutor(max(threads - 1, 1), "fuse") as pool:
             helpers = [pool.submit(self._help) for _ in range(threads - 1)]
             try:
@@ -193,14 +187,10 @@ def numpy_tuned() -> Iterator[None]:
 
 
 def _copy_file(source: Path, folder: Path, name: str, expected: str | None) -> FileEntry:
-    running, size = hashlib.sha256(), 0
     target = folder / name
     target.parent.mkdir(exist_ok=True)
-    with os.fdopen(open_input(source), "rb") as reader, target.open("xb") as writer:
-        while chunk := reader.read(CHUNK):
-            running.update(chunk)
-            size += writer.write(chunk)
-    digest = Digest(running.hexdigest())
+    with os.fdopen(open_input(source), "rb") as reader, target.open("x+b") as writer:
+        digest, size = pump(reader.fileno(), writer.fileno())
     if expected is not None:
         _require(name, digest, expected)
     return FileEntry(name, size, digest)
@@ -254,13 +244,12 @@ _NOISE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What a recipe would give."""
+    """An estimate of a recipe's model."""
 
-    fidelity: FuseFidelity  # what each module retains
+    fidelity: FuseFidelity
     size: int
-    sizes: Mapping[str, int]  # bytes that each touched module takes of them
-    # what a recipe calls the format that the base has of each, by `own_bits`.
-    own: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int]  # bytes of each touched module
+    own: Mapping[str, int] = field(default_factory=dict)  # `own_bits` of each touched module
 
 
 def own_bits(grid: AnyGrid | None, quantization: Mapping[str, Any] | None) -> int:
@@ -273,11 +262,10 @@ def own_bits(grid: AnyGrid | None, quantization: Mapping[str, Any] | None) -> in
 
 def allocate(samples: Mapping[int, Sampled], room: float) -> dict[str, int]:
     """Return the bits of every touched module: where another byte brings back most of the update, as far as there is room."""
-    # A module lacks the squared norm of the part of its update that is not there, |D|^2 (1 - retained)^2, and
-    # a hundredth of the noise that came with it: behaviour follows the first (docs/measurements.md). Steps to more
-    # bits, also over several widths at once, are taken in the order of what they bring per byte, as in the greedy
-    # solution of the knapsack problem; one that does not fit is passed over. `samples` are what each number of bits
-    # would give if all modules had it; under `OWN`, where they start, as the base has them.
+    # A module lacks the squared norm of the missing part of its update, |D|^2 (1 - retained)^2, and a hundredth of its
+    # noise: behaviour follows the first (docs/measurements.md). Steps to more bits, also over several widths at once,
+    # are taken in the order of their gain per byte (the greedy solution of the knapsack problem), if they fit.
+    # `samples` has all modules at each number of bits; under `OWN`, where they start, as the base has them.
     levels = sorted(samples)
     kept = samples[OWN]
     sizes = {path: [samples[bits].sizes[path] for bits in levels] for path in kept.sizes}

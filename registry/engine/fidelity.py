@@ -50,7 +50,7 @@ class Sums:
 
     @property
     def noise(self) -> float:
-        """What was written beside the update, |R - D| / |W|."""
+        """The noise beside the update, |R - D| / |W|."""
         return _digits(math.sqrt(self.error / self.weight)) if self.weight > 0 else 0.0
 
     @property
@@ -61,7 +61,7 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class ModuleShare:
-    """What one module retained."""
+    """The fidelity of one module."""
 
     module: str
     norm: float  # Frobenius norm of the intended update
@@ -90,7 +90,7 @@ class ModuleShare:
 
 @dataclass(frozen=True, slots=True)
 class FuseFidelity:
-    """What a fused model retained of an adapter."""
+    """The fidelity of a fused model."""
 
     verdict: str
     norm: float
@@ -157,7 +157,6 @@ def _total_of_rows(values: Array) -> float:
 
 
 def _total_of_groups(values: Array) -> float:
-    """Add up (group size, groups), overwriting it."""
     half = len(values) // 2
     while half >= _LANES:
         np.add(values[:half], values[half : 2 * half], out=values[:half])

@@ -1,24 +1,16 @@
-"""Reading and writing whole ranges of open files, with the system's failures turned into fusery's errors."""
+"""Read and write whole ranges of open files."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
-from fusery.storage.errors import (
-    BlobCorruptError,
-    MissingFileError,
-    OutOfSpaceError,
-    StorageError,
-    StoreDeniedError,
-)
+from fusery.storage.errors import BlobCorruptError, MissingFileError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def open_input(path: Path) -> int:
@@ -57,20 +49,18 @@ def create_output(path: Path, header: bytes, size: int) -> int:
 
 def read_all(descriptor: int, buffer: memoryview, offset: int) -> None:
     """Fill a buffer of bytes from a file."""
-    view = buffer
-    while view:
-        count = os.preadv(descriptor, [view], offset)
+    while buffer:
+        count = os.preadv(descriptor, [buffer], offset)
         if not count:
             raise BlobCorruptError("a file became shorter while it was being read")
-        view, offset = view[count:], offset + count
+        buffer, offset = buffer[count:], offset + count
 
 
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     """Write bytes to a place in a file."""
-    view = data
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
 
 
 def copy_range(source: int, target: int, offset: int, place: int, size: int) -> bool:
@@ -87,19 +77,8 @@ def copy_range(source: int, target: int, offset: int, place: int, size: int) -> 
                 return False
             raise
         if not count:
-            # Some file systems of the kernel's own answer 0 for "cannot": reading tells a short file from those.
-            return False
+            return (
+                False  # some file systems of the kernel answer 0 for "cannot": reading detects a short file
+            )
         done += count
     return True
-
-
-@contextmanager
-def translated_failures(folder: Path) -> Iterator[None]:
-    """Turn a failure of the system while writing to `folder` into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise OutOfSpaceError(f"no space is left in {folder}", hint="fusery admin cache prune") from error
-        kind = StoreDeniedError if error.errno in _DENIED else StorageError
-        raise kind(f"cannot write to {folder}: {error.strerror or error}") from error

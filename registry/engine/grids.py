@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ..errors import FusionUnsupportedError
-from .affine import BITS, GROUP_SIZES, Grid
+from .affine import BITS, GROUP_SIZES, Grid, dequantize, quantize
 from .architectures import NeedsModelClassError
-from .arithmetic import FORMATS
+from .arithmetic import FORMATS, Array, Format
 from .base import Base, Source
 from .microscaling import MODES, FloatGrid
 
@@ -17,6 +19,17 @@ AnyGrid = Grid | FloatGrid
 AFFINE = "affine"
 _PLAIN = {"bits": 4, "group_size": 64, "mode": AFFINE}
 _BY_SHAPE = {(grid.bits, grid.group_size): mode for mode, grid in MODES.items()}
+
+
+def requantized(groups: Array, grid: AnyGrid, form: Format) -> Array:
+    """Return finite float32 numbers of a format, (group size, groups), quantised to a grid and back."""
+    codes, values = np.empty(groups.shape, np.uint32), np.empty_like(groups)
+    if isinstance(grid, Grid):
+        scales, biases = quantize(groups, grid, values, codes)
+        dequantize(codes, scales, biases, grid.form, values, np.empty_like(groups))
+    else:
+        grid.dequantize(codes, grid.quantize(groups, codes, form), values)
+    return values
 
 
 def grid_of(base: Base, module: str, columns: int | None = None) -> AnyGrid:
@@ -52,7 +65,7 @@ def grid_of(base: Base, module: str, columns: int | None = None) -> AnyGrid:
 
 
 def bits_of(base: Base, module: str) -> int:
-    """Return the bits per number of a packed module, as far as they can be told: for counting only."""
+    """Return the bits per number of a packed module, or a guess where its shapes fit several: for counting only."""
     own = (base.formats or base.quantization).get(module)
     if isinstance(own, Mapping) and type(own.get("bits")) is int:
         return int(own["bits"])
@@ -117,7 +130,7 @@ def _columns(base: Base, weight: Source, scales: Source) -> set[int]:
     packed, groups = weight.shape[-1] * 32, scales.shape[-1]
     choices = {groups * size for bits in BITS for size in GROUP_SIZES if bits * size * groups == packed}
     usual = groups * int(_default(base)["group_size"])
-    likely = choices & _widths(base) if base.known else set()
+    likely = choices & _widths(base) if base.all_linear else set()
     candidates = likely or choices
     return {usual} if usual in candidates else candidates
 

@@ -15,7 +15,7 @@ from fusery.storage.errors import FormatError, FuseryError
 from fusery.storage.failures import opened
 
 from ..errors import FusionUnsupportedError
-from .affine import Grid, Packed, unpack, unpack_rows
+from .affine import Grid, dequantize, unpack
 from .arithmetic import FORMATS, Array, Format, decode, encode
 from .base import Base, Source, read_base
 from .grids import AnyGrid, grid_of
@@ -34,7 +34,7 @@ class StoredMatrix:
     name: str
     shape: tuple[int, ...]  # logical shape, unpacked
     form: Format  # a format that holds all of its numbers exactly
-    parts: tuple[Source, ...]  # where they lie: the tensor itself, or words, scales and biases
+    parts: tuple[Source, ...]  # the tensor itself, or words, scales and biases
     grid: AnyGrid | None  # how they are quantised, None if they are not
     files: Mapping[str, Path]
 
@@ -49,15 +49,15 @@ class StoredMatrix:
         if self.grid is None:
             return words.reshape(count, self.width)
         words = words.reshape(-1, self.grid.words_per_group)
+        codes = np.empty((self.grid.group_size, len(words)), np.uint32)
+        columns = np.empty(codes.shape, np.float32)
+        unpack(words, self.grid, codes)
         if isinstance(self.grid, Grid):
-            values = unpack_rows(Packed(words, *rest), self.grid)
+            scales, biases = (decode(part, self.form) for part in rest)
+            dequantize(codes, scales, biases, self.form, columns, np.empty_like(columns))
         else:
-            codes = np.empty((self.grid.group_size, len(words)), np.uint32)
-            columns = np.empty(codes.shape, np.float32)
-            unpack(words, self.grid, codes)
             self.grid.dequantize(codes, rest[0], columns)
-            values = np.ascontiguousarray(columns.T)
-        return encode(values, self.form).reshape(count, -1)
+        return encode(columns.T, self.form).reshape(count, -1)
 
     def numbers(self, first: int, count: int) -> Array:
         """Return some rows as float32, (count, width)."""

@@ -36,8 +36,6 @@ _SMALLEST_NORMAL = _F32(2.0**-126)
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
-    """A format of small numbers."""
-
     mantissa: int
     lowest: int  # exponent of the smallest normal number
     top: np.float32
@@ -134,8 +132,8 @@ class FloatGrid(Packing):
 
     def dither(self, codes: Array, scales: Array, delta: Array, thresholds: Array) -> None:
         """Move each code so that its number changes by `delta` on average, in place."""
-        # The sum of number and change lies between two numbers of the format; it becomes the one of larger magnitude
-        # with a probability equal to where it lies between them. Beyond the ends of the format it becomes the end.
+        # The sum of number and change is between two numbers of the format; it becomes the one of larger magnitude
+        # with a probability equal to its place between them. Beyond the ends of the format it becomes the end.
         # Codes stay where the change is zero, and where code or scale mean nothing (NaN, a scale of 0 or infinity).
         factors = self._factors()[scales]
         np.copyto(factors, np.inf, where=factors == 0)
@@ -210,7 +208,7 @@ def _decode_8(codes: Array, out: Array) -> None:
 
 
 def _encode_4(values: Array, magnitudes: Array, codes: Array) -> None:
-    """Write e2m1 codes: how many ties lie below the magnitude, and the sign of what is not zero."""
+    """Write e2m1 codes: the number of ties below the magnitude, and the sign of what is not zero."""
     passed = np.empty(codes.shape, np.bool_)
     counts = np.zeros(codes.shape, np.uint8)
     for tie in _TIES:

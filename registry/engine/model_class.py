@@ -1,11 +1,8 @@
-"""A base as mlx-lm's own class of the model sees it, for where the names on disk are not the names of the modules.
+"""Load a base through mlx-lm's class of the model, if the names on disk are not the names of its modules.
 
 mlx-lm loads lazily: `load_model` builds the class, lets its `sanitize` rename, drop and compute tensors, and exchanges
-the layers of a quantised base, all without reading a tensor.  Then the objects tell what happened.  A tensor that is
-still the very object that was read from a file is a range of that file's bytes, under whatever name.  Any other is
-computed, one at a time, into a scratch file.
-
-Everything runs on the CPU, whatever the device.
+the layers of a quantised base, all without reading a tensor.  An array that is still the object that was read from a
+file is a range of that file's bytes.  Any other is computed, one at a time, into a scratch file, on the CPU.
 """
 
 from __future__ import annotations
@@ -37,7 +34,7 @@ _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_expert
 _COUNT_LIMIT = 4096
 _REASON_LIMIT = 240
 _RENAMED = {"F8_E4M3": "U8", "F8_E8M0": "U8"}  # MLX has no such numbers; it reads and writes their bytes
-# What a model class raises on a configuration or on tensors that it was not made for; olmo without its package exits.
+# The errors of a model class on a configuration or on tensors of another model; olmo without its package exits.
 _REFUSALS = (
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError),
     *(ImportError, FileNotFoundError, SystemExit),
@@ -46,7 +43,7 @@ _REFUSALS = (
 
 @dataclass(slots=True)
 class _Opened:
-    """A model that was loaded lazily: where its tensors lie, who wrote them, its configuration, and what was watched."""
+    """A model that was loaded lazily: its tensors in files, its configuration, and the watched arrays."""
 
     sources: Mapping[str, Source]
     written_by_mlx: bool
@@ -119,7 +116,7 @@ def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch:
         files={**files, **scratch_files},
         config=opened.config,
         tensors={**kept, **tensors},
-        known=True,
+        all_linear=True,
         kinds=kinds,
         blocks=blocks,
         formats=formats,
@@ -130,7 +127,7 @@ def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch:
 
 def describe_by_class(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors that mlx-lm's class of a base has, by the names of its modules; no weight is read."""
-    # Offsets mean nothing: where a tensor lies is left out.
+    # Offsets mean nothing: the place of a tensor is left out.
     opened = _Opened.of(files, config)
     tensors = {
         name: Tensor(name, dtype_of(name, array.dtype), tuple(array.shape), 0, array.nbytes)
@@ -256,7 +253,7 @@ def _pieces(array: Any, watch: ArrayWatch, sources_by_id: Mapping[int, Source]) 
     if id(array) in sources_by_id:
         return [sources_by_id[id(array)]]
     _, parts = watch.joined.get(id(array), (None, ()))
-    # What was changed in place may have been changed after it was joined.
+    # An array may have been changed in place after it was joined.
     plain = all(part.dtype == array.dtype and id(part) not in watch.changed for part in parts)
     if not parts or not plain or id(array) in watch.changed:
         return [array]

@@ -1,8 +1,8 @@
-"""Which modules of a base a fuse computes, and how: the meeting of a base, adapters and a policy.
+"""The modules of a base that a fuse computes, by the adapters and the policy.
 
-What mlx-lm wraps follows from the adapter's configuration and not from its tensors: `num_layers` blocks from the end,
-in them the `keys`, and each key once more as a path from the model's root (docs/internals/arithmetic.md).  A module that is
-wrapped and has no tensors goes through `W + 0` and, where it is quantised, through quantisation once more.
+mlx-lm wraps modules by the adapter's configuration and not by its tensors: in `num_layers` blocks from the end the `keys`,
+and each key also as a path from the model's root (docs/internals/arithmetic.md).  A wrapped module without tensors
+becomes `W + 0` and, if it is quantised, is quantised again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .arithmetic import BF16, F16, F32, FORMATS, result_form
 from .base import OTHER_BASE, Base, Source
 from .grids import AFFINE, AnyGrid, grid_of
 from .policy import Quantize, WritePolicy, quantized_target
-from .recipe import ONCE
+from .recipe import DEQUANTIZE, ONCE
 from .rows import RowsFormat
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleUpdate:
-    """What one adapter adds to a module."""
+    """The update of one adapter to a module."""
 
     path: Path
     factors: Factors
@@ -43,8 +43,7 @@ class PlannedModule(RowsFormat):
 
     path: str
     rows: int
-    # how many parts of equal size the rows are in, each with factors of its own; 1 of other layers.
-    experts: int
+    experts: int  # parts of the rows with factors of their own; 1 of other layers
     weight: Source
     scales: Source | None  # the base's, None if dense
     biases: Source | None
@@ -79,6 +78,7 @@ def computed_modules(
 ) -> dict[str, PlannedModule]:
     """Return the modules to compute, by path, in the order of the base's tensors."""
     touched = set().union(*(_touched(base, adapter) for adapter, _ in adapters))
+    rewritten = policy.precision == DEQUANTIZE or policy.quantize is not None
     modules = {}
     for name in base.tensors:
         path = name.removesuffix(".weight")
@@ -91,7 +91,7 @@ def computed_modules(
                 if path in adapter.factors
             )
             modules[path] = _touched_module(base, path, parts, policy, dora=adapters[0][0].kind == DORA)
-        elif base.is_quantized(path) and policy.rewrites:
+        elif base.is_quantized(path) and rewritten:
             modules[path] = _module(base, path, grid_of(base, path), policy)
         elif policy.quantize is not None and _quantize(base, path, policy.quantize) is not None:
             module = _module(base, path, None, policy)
@@ -123,7 +123,7 @@ def _touched(base: Base, adapter: TrainedAdapter) -> set[str]:
             f"the adapter holds tensors for {unexpected[0]}, which {fault}", hint=OTHER_BASE
         )
     missing = sorted(wrapped - adapter.factors.keys())
-    if missing and adapter.keys is None and not base.known:
+    if missing and adapter.keys is None and not base.all_linear:
         raise NeedsModelClassError(f"whether mlx-lm adapts {missing[0]} is unknown from its name")
     # DoRA starts as the identity: mlx-lm would write W / |W| * |W|, in float32.
     return wrapped - set(missing) if adapter.kind == DORA else wrapped
@@ -133,7 +133,7 @@ def _wrapped(base: Base, adapter: TrainedAdapter) -> set[str]:
     roots = {key for key in adapter.keys or () if f"{key}.weight" in base.tensors}
     within = None if adapter.keys is None else set(adapter.keys) - roots
     if within is not None and not within:
-        return roots  # nothing within a block, so the blocks need not be told
+        return roots  # nothing within a block, so the blocks do not matter
     blocks = base.layer_modules(adapter.factors)[-max(adapter.num_layers, 0) :]
     paths = {path for block in blocks for path in block}
     if within is None:
@@ -222,7 +222,7 @@ def _module(
         )
     aware = None
     if parts and policy.aware is not None and columns % policy.aware.group_size == 0:
-        # What has no groups of that size was not trained through it.
+        # A module without groups of that size was not trained through it.
         aware = policy.aware.grid(target.grid.form if isinstance(target.grid, Grid) else target.form)
     return PlannedModule(
         columns=columns,

@@ -1,4 +1,4 @@
-"""What a fuse will write: every output file, and for each range of its bytes where they come from."""
+"""Plan the output files of a fuse, and the source of each range of their bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fusery.storage.safetensors import build_header, tensor_bytes
 
 from ..errors import MissingExtraError
 from ..runtime.mlx_keys import with_mlx_keys, written_config
-from .adapter import TrainedAdapter, read_adapter, require_linear
+from .adapter import read_adapter, require_linear
 from .affine import Grid
 from .architectures import NeedsModelClassError
 from .base import REPLACED, Base, Source, in_own_layout, read_base
@@ -24,6 +24,7 @@ from .fidelity import Sums
 from .grids import bits_of
 from .modules import PlannedModule, computed_modules
 from .policy import Quantize, WritePolicy
+from .recipe import DEQUANTIZE, MIXED
 from .whole import ReplacedTensors
 
 # Bytes of tensors in one weight file at most, unless a single tensor is larger: what mlx-lm writes.
@@ -138,9 +139,19 @@ def make_plan(
     adapters = [(read_adapter(adapter_file, adapter_config, scale), weight)]
     adapters += [(read_adapter(extra.file, extra.config), extra.weight) for extra in extras]
     require_linear(adapters, whole=whole is not None, scaled=scale is not None)
-    try:
-        base, replaced = _with_replaced(read_base(base_files, config), adapters, whole)
+
+    def planned(base: Base) -> FusePlan:
+        replaced: Mapping[str, Sums] = {}
+        adapter = adapters[0][0]
+        if whole is not None:
+            base, replaced = whole.put_on(base)
+        elif adapter.tensors:
+            base = base.with_tensors(REPLACED, adapter.path, adapter.tensors)
         modules = computed_modules(base, adapters, policy)
+        return replace(_plan(base, policy, modules, metadata or {}, shard), replaced=replaced)
+
+    try:
+        return planned(read_base(base_files, config))
     except NeedsModelClassError as reason:
         if scratch is None:
             raise
@@ -150,18 +161,7 @@ def make_plan(
             loaded = load_by_class(base_files, config, scratch)
         except MissingExtraError as missing:
             raise MissingExtraError(f"{reason.message}; fusing it", "mlx") from missing
-        base, replaced = _with_replaced(loaded, adapters, whole)
-        modules = computed_modules(base, adapters, policy)
-    return replace(_plan(base, policy, modules, metadata or {}, shard), replaced=replaced)
-
-
-def _with_replaced(
-    base: Base, adapters: Sequence[tuple[TrainedAdapter, float]], whole: ReplacedTensors | None
-) -> tuple[Base, Mapping[str, Sums]]:
-    if whole is not None:
-        return whole.put_on(base)
-    adapter = adapters[0][0]
-    return base.with_tensors(REPLACED, adapter.path, adapter.tensors) if adapter.tensors else base, {}
+        return planned(loaded)
 
 
 def _plan(
@@ -184,7 +184,7 @@ def _plan(
             written_config(base.config),
             generation,
             quantization=quantization,
-            dequantized=policy.dequantizes,
+            dequantized=policy.precision == DEQUANTIZE and policy.quantize is None,
             keep_vision=has_vision(base.tensors),
         ),
         INDEX: weight_index(layout.where, size, _count(layout, modules)),
@@ -209,15 +209,13 @@ def _quantization(
     own = {
         path: Quantize(grid.bits, grid.group_size).to_dict()
         for path, module in modules.items()
-        if policy.mixes and isinstance(grid := module.target.grid, Grid)
+        if policy.precision == MIXED and isinstance(grid := module.target.grid, Grid)
     }
     return {**base.config["quantization"], **own}
 
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """A tensor to write, and what it is made from."""
-
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -305,7 +303,6 @@ class _Layout:
 
 
 def _count(layout: _Layout, modules: Mapping[str, PlannedModule]) -> int:
-    """Count parameters as mlx-lm does."""
     # Packed weights count unpacked, scales and biases of a grid not at all, nor what a module holds beside its parts
     # (the attention sinks of gpt_oss).
     paths = {tensor.name.rpartition(".")[0] for tensor in layout.tensors}

@@ -1,4 +1,4 @@
-"""What the written weights look like: for each module a target, plain numbers or a grid.
+"""The format of the written weights: for each module a target, plain numbers or a grid.
 
 - `keep` writes the base's own format with fresh scales, as `mlx_lm.fuse` does; with `biases` codes and scales stay as they
   are where an update is constant within each group, which a bias can take up whole (QA-LoRA, Xu et al., arXiv:2309.14717);
@@ -6,7 +6,7 @@
   calibration codes are chosen instead, and `fitted` moves scales and biases a little after them;
 - `mixed` writes the touched modules with more bits and leaves the others as they are;
 - `dequantize` writes plain numbers, as `mlx_lm.fuse --dequantize` does;
-- with `quantize` every layer is quantised anew, as `mlx_lm.convert -q` does afterwards.
+- with `quantize` every layer is requantised, as `mlx_lm.convert -q` does afterwards.
 
 DoRA's rescaling has two ways.  `mlx_lm.fuse` rounds the sum, each square, the norm and the quotient to the weight's format,
 and writes float32.  Rounded `once`, all of it runs in float32, as at run time, and the result has the weight's format.
@@ -33,15 +33,14 @@ _LEAST = min(GROUP_SIZES)  # MLX has no smaller affine groups; those of nvfp4 ar
 
 @dataclass(frozen=True, slots=True)
 class WriteTarget:
-    """What is written of a module."""
+    """The format in which a module is written, and how its numbers are rounded."""
 
-    grid: AnyGrid | None  # how it is quantised, None for plain numbers
-    form: Format  # format of plain numbers, or of what is quantised
+    grid: AnyGrid | None  # None for plain numbers
+    form: Format  # the format of the numbers, before they are quantised
     dither: bool = False  # codes move on the base's own scales; at random, unless they are shaped
-    shaped: bool = False  # they are rounded so that the error is small for the inputs of a calibration
-    biases: bool = False  # where the update is constant within each group, only the biases move
-    # with `dither` and `shaped`, scales and biases move a little once the codes are chosen.
-    fitted: bool = False
+    shaped: bool = False  # codes are rounded so that the error is small for the inputs of a calibration
+    biases: bool = False  # if the update is constant within each group, only the biases move
+    fitted: bool = False  # with `dither` and `shaped`: scales and biases move a little after the codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,30 +88,12 @@ class WritePolicy:
     fitted: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise FusionUnsupportedError(
-                f"the precision {self.precision[:40]!r} is not known to this version"
-            )
-        if self.rounding not in (None, ONCE):
-            raise FusionUnsupportedError(f"the rounding {self.rounding[:40]!r} is not known to this version")
+        if self.precision not in PRECISIONS or self.rounding not in (None, ONCE):
+            unknown = f"{self.precision[:40]!r}, rounding {str(self.rounding)[:40]!r}"
+            raise FusionUnsupportedError(f"this version does not know the precision {unknown}")
         for bits in self.bits.values():
             if bits != OWN:
                 Quantize(bits, _LEAST)  # raises where mlx has no such width
-
-    @property
-    def dequantizes(self) -> bool:
-        """Whether the result has plain numbers."""
-        return self.precision == DEQUANTIZE and self.quantize is None
-
-    @property
-    def mixes(self) -> bool:
-        """Whether modules may have more bits than the base's."""
-        return self.precision == MIXED
-
-    @property
-    def rewrites(self) -> bool:
-        """Whether quantised modules that no adapter touches are written anew."""
-        return self.precision == DEQUANTIZE or self.quantize is not None
 
     def target(
         self,
@@ -147,7 +128,6 @@ class WritePolicy:
         return WriteTarget(Grid(grid.bits, grid.group_size, plain), plain, biases=biases)
 
     def _knows(self, path: str, columns: int, *, switch: bool) -> bool:
-        """Tell whether the calibration knows what goes into a module, and refuse one that knows it of another."""
         width = None if self.calibration is None else self.calibration.width_of(path)
         if width is None:
             return False
@@ -163,7 +143,7 @@ class WritePolicy:
 def quantized_target(
     quantize: Quantize | None, form: Format, plain: Format, columns: int, asked: Quantize
 ) -> WriteTarget:
-    """Return what is written of a module when all are quantised anew, this one by `quantize` (None: it stays plain)."""
+    """Return the target of a module when all are requantised, this one by `quantize` (None: it stays plain)."""
     if quantize is None or columns % asked.group_size or columns % quantize.group_size:
         return WriteTarget(None, plain)
     return WriteTarget(quantize.grid(form), form)

@@ -8,20 +8,18 @@ from typing import Any, Final, Literal
 
 from fusery.storage.digest import Digest, digest_json
 
-# The arithmetic of this package; the number goes up when the same inputs would give other bytes.
-ENGINE = "canonical-1"
-# The same on a base with a `vision_config`: it used to be lost beside most towers, so the bytes are others
-# now.
-SEEING = "canonical-2"
-# The same on a base whose tensors mlx-lm renames or stacks, and that is written under its own names.
-BY_CLASS = "canonical-3"
-# Follows the engine's name if keys are added to the configuration; the number goes up when the keys change.
-KEYS = "mlx-keys-2"
+ENGINE = "canonical-1"  # the arithmetic of this package; the number goes up when the bytes change
+SEEING = "canonical-2"  # the same on a base with a `vision_config`
+BY_CLASS = (
+    "canonical-3"  # the same on a base whose tensors mlx-lm renames or stacks, written under its own names
+)
+KEYS = "mlx-keys-2"  # follows the engine's name if keys are added to the configuration
 FORMAT = "fusery.key.v1"
 
-USUAL_SEED = 0  # Of random rounding, if nobody says
-# Among the bits of `mixed`: the base's own format, where that has no whole number of bits (mxfp4, nvfp4).
-OWN = 0
+USUAL_SEED = 0  # the default seed of random rounding
+OWN = (
+    0  # among the bits of `mixed`: the base's own format, if that has no whole number of bits (mxfp4, nvfp4)
+)
 ONCE = "once"  # The rounding of DoRA that is not `mlx_lm.fuse`'s
 
 
@@ -30,27 +28,24 @@ class Recipe:
     """How a base and adapters become a fused artifact."""
 
     precision: Precision  # `keep`, `dither`, `mixed` or `dequantize`, resolved: never `auto`
-    engine: str = ENGINE  # name and version of the arithmetic, and what else the bits depend on
-    # MLX's parameters of a requantisation of every layer, None for none.
-    quantization: Mapping[str, Any] | None = None
-    scale: float | None = None  # overrides the adapter's own scale, None to keep it
-    seed: int | None = None  # of random rounding, None where nothing is random
-    # with `mixed`, of each touched module by path; under "" of all others; `OWN` where it keeps the base's
-    # format.
+    engine: str = ENGINE  # name and version of the arithmetic, and of libraries that the bits depend on
+    quantization: Mapping[str, Any] | None = None  # MLX's parameters of a requantisation of every layer
+    scale: float | None = None  # overrides the adapter's own scale
+    seed: int | None = None  # of random rounding
+    # with `mixed`, of each touched module by path; under "" of all others; `OWN` to keep the base's format.
     bits: Mapping[str, int] = field(default_factory=dict)
-    # digest of the statistics that shape the rounding of `dither`; None for rounding at random.
-    calibration: str | None = None
-    # of DoRA: `once`, at the end; None as `mlx_lm.fuse` does, after each step (and of all else).
-    rounding: str | None = None
-    # with `keep`, an update that is constant within the base's groups (QA-LoRA) moves their biases alone.
-    biases: bool = False
-    # with `dither` and a calibration, scales and biases are fitted to what the codes are still off by.
-    fitted: bool = False
-    # the format that the adapter was trained through, as MLX writes it: what is written is measured against
-    # the sum in that format; None against the sum itself.
-    aware: Mapping[str, Any] | None = None
-    # further adapters of a linear combination: digest and weight of each, in order.
-    extras: tuple[tuple[str, float], ...] = ()
+    calibration: str | None = (
+        None  # digest of the statistics that shape the rounding; None for random rounding
+    )
+    rounding: str | None = None  # of DoRA: `once`, at the end; None as `mlx_lm.fuse` does, after each step
+    biases: bool = (
+        False  # with `keep`, an update that is constant within the base's groups moves biases alone
+    )
+    fitted: bool = False  # with `dither` and a calibration, scales and biases follow the codes
+    aware: Mapping[str, Any] | None = (
+        None  # the format that the adapter was trained through, as MLX writes it
+    )
+    extras: tuple[tuple[str, float], ...] = ()  # digests and weights of further adapters of a sum, in order
 
     @classmethod
     def from_dict(cls, form: Mapping[str, Any]) -> Recipe:

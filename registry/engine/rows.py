@@ -1,6 +1,6 @@
 """Rows of a weight, what is done to them, and two ways to lay a block of them out, in arrays that a thread uses again and again.
 
-Blocks lie row by row, or with the groups of a grid side by side.  In the second, an array has the shape (group size, groups):
+Blocks are laid out row by row, or with the groups of a grid side by side.  In the second, an array has the shape (group size, groups):
 scales and biases, one per column, meet whole vectors.  The groups of a row follow one another, the rows too.
 """
 
@@ -50,7 +50,7 @@ class RowsFormat:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is to be added to a module, ready for its blocks."""
+    """The change of a module, ready for its blocks."""
 
     update: Update
     magnitudes: Array | None = None
@@ -106,17 +106,14 @@ class Arrays:
 
     def floats(self, shape: tuple[int, int], *names: str) -> list[Array]:
         """Return a float32 array of a shape for each name, with old contents."""
-        return [self._take(name, shape).view(np.float32) for name in names]
-
-    def words(self, shape: tuple[int, int], name: str) -> Array:
-        """Return a uint32 array of a shape, with old contents."""
-        return self._take(name, shape)
+        return [self.words(shape, name).view(np.float32) for name in names]
 
     def bytes(self, size: int, name: str) -> Array:
         """Return an array of `size` bytes, with old contents."""
-        return self._take(name, (1, -(-size // 4))).reshape(-1).view(np.uint8)[:size]
+        return self.words((1, -(-size // 4)), name).reshape(-1).view(np.uint8)[:size]
 
-    def _take(self, name: str, shape: tuple[int, int]) -> Array:
+    def words(self, shape: tuple[int, int], name: str) -> Array:
+        """Return a uint32 array of a shape, with old contents."""
         size = shape[0] * shape[1]
         held = self._arrays.get(name)
         if held is None or held.size < size:

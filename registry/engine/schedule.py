@@ -1,8 +1,7 @@
-"""Who does what next: blocks to write in any order, and files to hash, each in order, shared by a few threads.
+"""The order of work: blocks to write in any order, and files to hash, each in order, shared by a few threads.
 
-SHA-256 of a file is one long chain, so a file that is being written can only be hashed as far as it is complete.  To
-finish at the earliest, whoever is free takes the longest chain that can go on, unless more work is left in blocks;
-then a thread is never left alone with a chain at the end.  What is done when has no influence on any byte.
+A file that is being written can only be hashed as far as it is complete.  A free thread takes the longest chain that can
+go on, unless more work is left in blocks, so that no chain is left at the end.  The order changes no byte.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ class Schedule:
 
     @property
     def finished(self) -> bool:
-        """Nothing is left to do, or somebody gave up."""
+        """Nothing is left to do, or a thread gave up."""
         return self._stopped or (
             self._next is None and not self._flying and not any(chain.left for chain in self._chains)
         )
@@ -120,7 +119,7 @@ class Schedule:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Hand out nothing any more."""
+        """Hand out no more tasks."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

@@ -1,8 +1,7 @@
 """A block of scattered rows of a quantised module, rounded by a `shaping.Shaper`: unpack, round, pack, measure.
 
-Scales and biases can be fitted to what the codes of a block are still off by, where it would be heard: codes move by
-whole steps, scales and biases by a few hundredths of one (bfloat16's next number), and there are two of them for each
-group.  For a row whose codes are chosen, with an error r that is still wanted, they change by the x that minimises
+Scales and biases can be fitted to the error that the codes leave: codes move by whole steps, scales and biases by a few
+hundredths of one (bfloat16's next number).  For a row with chosen codes and an error r, they change by the x that minimises
 
     (r - A x) H (r - A x)^T + ridge * diag(A H A^T) x x,      H = diag(d) + U U^T
 
@@ -29,9 +28,7 @@ from .fidelity import Sums, measure, measure_exactly
 from .rows import RowsFormat, StoredRows, to_groups, to_rows
 from .shaping import Shaper
 
-# Steps of the grid by which what was learned may move a number from where the fit has it, the rounding to 16
-# bits included.
-MOST_LEARNED = 1.5
+MOST_LEARNED = 1.5  # steps of the grid by which learned scales may move a number from its fitted value
 
 
 def shape_rows(
@@ -98,7 +95,7 @@ def shape_rows(
 
 
 def _learned(learned: Stored, chosen: Array, scales: Array, biases: Array, top: int) -> tuple[Array, Array]:
-    """Return what was learned for some rows, which is near what was fitted: nobody's file writes a model of its own."""
+    """Return the learned numbers of some rows; refuse a file that would write another model than the fuse."""
     own_scales, own_biases = (
         decode(np.ascontiguousarray(part[chosen]).reshape(-1), learned.form)
         for part in (learned.scales, learned.biases)
@@ -156,12 +153,10 @@ def _as_codes(values: Array, grid: Grid) -> Array:
     return codes.astype(np.int32).view(np.uint32)
 
 
-# Added to the diagonal of A H A^T, as a share of it: codes that are all the same tell a scale from a
-# bias by nothing.
-RIDGE = 1e-3
-# A scale changes at most by this share of itself, or stays as it is: the codes were chosen for about that
-# step.
-MOST = 0.5
+RIDGE = 1e-3  # share added to the diagonal of A H A^T: equal codes do not distinguish a scale from a bias
+MOST = (
+    0.5  # share of itself by which a scale may change, or else it stays: the codes were chosen for its step
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Rounding on the base's own grid so that the error is small where it would be heard.
+"""Round on the base's own grid so that the error is small in the directions of the inputs.
 
-Rounding at random (`dither`) keeps an update on average, and adds noise of every direction.  With what is known of the
-inputs that a layer gets, the noise can be moved to directions in which inputs hardly ever point.  Two feedbacks:
+Rounding at random (`dither`) keeps an update on average, and adds noise of every direction.  With a calibration, the
+noise can be moved to directions in which inputs hardly ever point.  Two feedbacks:
 
 1. Along the columns, in the order of falling energy of the inputs: what one column is off by is made up for in the
    columns after it, so that the error e of a row is small in e (diag(d) + U U^T) e^T.  U holds the main directions of
@@ -10,7 +10,7 @@ inputs that a layer gets, the noise can be moved to directions in which inputs h
    v = U^T e of the columns done, the best shift of column j is -(P_j u_j / d_j) v, where
    P_j = (I + sum over i >= j of u_i u_i^T / d_i)^-1, found from the last column to the first.
 2. Along the rows, block by block: rounding to nearest suppresses small changes in all rows alike, which adds up in the
-   directions of `lora_b` over the outputs.  What those directions are still owed goes into the next block's target.
+   directions of `lora_b` over the outputs.  The missing sum in those directions goes into the next block's target.
 
 No random numbers, no BLAS: sums run in a written order, so that codes are the same on every platform.
 """
@@ -25,12 +25,12 @@ from . import kernel
 from .arithmetic import Array, Update, mixed
 from .calibration import Directions
 
-DAMPING = 0.1  # What is added to d, as a share of the mean energy of the inputs
-UPDATE_WEIGHT = 100.0  # How much more the adapter's own directions count than the damping
-RIDGE = 0.05  # Keeps the second feedback calm where a block has next to no rows in some direction of `lora_b`
-ROWS = 64  # Rows of a block, between two of which the second feedback acts
-# Root mean square of an update in steps of the base's grid, below which rounding at random keeps more: there
-# are too few codes to move for errors to make up for one another (the verdict study's smallest updates).
+DAMPING = 0.1  # added to d, as a share of the mean energy of the inputs
+UPDATE_WEIGHT = 100.0  # how much more the adapter's own directions count than the damping
+RIDGE = 0.05  # keeps the second feedback small if a block has next to no rows in some direction of `lora_b`
+ROWS = 64  # rows of a block, after which the second feedback acts
+# Root mean square of an update in steps of the base's grid, below which rounding at random keeps more: too few codes move
+# for errors to make up for one another.
 LEAST_STEPS = 0.02
 _HALF = np.float32(0.5)
 
@@ -116,8 +116,8 @@ class Shaper:
         return new
 
     def choose(self, codes: Array, steps: Array, delta: Array, rows: Array, top: int) -> tuple[Array, Array]:
-        """Return the new codes of a block, and the change that they aim at: the intended one and what is owed."""
-        # The arguments are those of `round`; `settle` says then what was written.
+        """Return the new codes of a block, and their target: the intended change and the missing sum."""
+        # The arguments are those of `round`; `settle` follows.
         outputs = self._shape.outputs[rows]
         wanted = delta - self._still_owed(outputs).astype(np.float32)
         order = self._shape.order

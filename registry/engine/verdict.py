@@ -11,22 +11,19 @@ DEGRADED = "DEGRADED"
 LOST = "LOST"
 
 VERDICTS = (LOST, DEGRADED, PASS)  # From the worst to the best
-# Closeness from which a fuse passes: nine tenths and more of what the adapter gained were left.
-PASS_FROM = 0.8
-# Closeness below which the adapter counts as lost: less than half of what it gained was left.
-DEGRADED_FROM = 0.3
-NOISE_TO = 0.12  # Noise up to which a fuse passes, whatever it retained: with more, the model itself suffers
-# Noise up to which `auto` takes an output: answers to other questions stayed as they were (KL below 0.04).
+PASS_FROM = 0.8  # closeness from which a fuse passes: nine tenths and more of the adapter's gain were left
+DEGRADED_FROM = 0.3  # closeness below which the adapter is lost: less than half of its gain was left
+NOISE_TO = 0.12  # noise up to which a fuse passes: with more, the model itself suffers
+# `auto` takes an output up to this noise: answers to other questions did not change (KL below 0.04).
 QUIET_TO = 0.025
-# The same of `mixed` that a calibration shapes: there is more noise, in directions that inputs hardly have
-# (KL below 0.04 as well).
-QUIET_SHAPED_TO = 0.035
-# Closeness from which `auto` takes an output: between this and `PASS_FROM`, three of the four quiet ones in
-# the study had lost 6 to 12 % of the gain.
+QUIET_SHAPED_TO = (
+    0.035  # the same of `mixed` with a calibration: its noise is in directions that inputs hardly have
+)
+# `auto` takes an output from this closeness: below, three of four quiet ones had lost 6 to 12 % of the gain.
 WHOLE_FROM = 0.9
-# Cosine from which `auto` takes an output. Below, the update is lost in what was written beside it, however
-# quiet that is: a few percent of the gain went, which the share retained does not show.
-CLEAR_FROM = 0.1
+CLEAR_FROM = (
+    0.1  # `auto` takes an output from this cosine: below, a few percent of the gain were lost in noise
+)
 
 
 def closeness(retained: float | None) -> float:

@@ -1,6 +1,6 @@
 """Whole tensors and rows that replace the base's, in the format of the base's numbers: written once, and measured.
 
-A module that was quantised is written in plain numbers: mlx-lm takes a module to be quantised where it finds scales of it.
+Of a quantised module, plain numbers are written without scales: mlx-lm takes a module with scales to be quantised.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fusery.storage.failures import os_failures
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, build_header, read_header, tensor_bytes
 from fusery.storage.transfer import Need, require_rooms
 
@@ -20,7 +21,7 @@ from ..errors import FusionUnsupportedError
 from .arithmetic import FORMATS, Array, decode, encode
 from .base import OTHER_BASE, REPLACED, Base, Source
 from .fidelity import Sums, measure_exactly
-from .files import OpenFiles, create_output, open_input, read_all, translated_failures, write_all
+from .files import OpenFiles, create_output, open_input, read_all, write_all
 from .matrices import StoredMatrix, matrix_of
 from .rows import rows_per_block
 
@@ -29,14 +30,13 @@ _PARTS = ("weight", "scales", "biases")
 
 @dataclass(slots=True)
 class ReplacedTensors:
-    """What an adapter replaces in its base."""
+    """The tensors and rows that an adapter replaces in its base, by the names of the base's tensors."""
 
     file: Path
-    tensors: Mapping[str, Tensor]  # in it, by the name of the base's tensor that each replaces
-    # in it, with the number of each row, by the name of the base's tensor that they are of.
-    rows: Mapping[str, tuple[tuple[int, ...], Tensor]]
+    tensors: Mapping[str, Tensor]
+    rows: Mapping[str, tuple[tuple[int, ...], Tensor]]  # the numbers of the rows, and the rows
     untied: str | None  # the name of an embedding that was the head as well, and is not any more
-    vocabulary: int | None  # how many tokens there are then, if another number than before
+    vocabulary: int | None  # the new number of tokens, if it changes
     place: Path  # a file that the replaced tensors are written to when they are first needed
     _sums: dict[str, Sums] = field(default_factory=dict)
 
@@ -86,7 +86,7 @@ class ReplacedTensors:
         sizes = [tensor_bytes(homes[name].form.name, shape) for name, shape in shapes.items()]
         require_rooms([Need(self.place.parent, [len(header), *sizes])], hint="fusery admin cache prune")
         part = self.place.with_suffix(".part")
-        with translated_failures(part.parent), OpenFiles() as stack:
+        with os_failures(f"write to {part.parent}", near=part.parent), OpenFiles() as stack:
             adapter = stack.hold(open_input(self.file))
             part.unlink(missing_ok=True)
             out, offset = stack.hold(create_output(part, header, len(header) + sum(sizes))), len(header)
@@ -110,10 +110,10 @@ class ReplacedTensors:
         size = rows_per_block(columns)
         for first in range(0, count, size):
             rows = min(size, count - first)
-            before = _rows_before(home, first, rows, columns)
-            wanted = before.copy()
-            if whole is not None:
-                wanted = _read(whole, first, rows, columns, adapter)
+            before = np.zeros((rows, columns), np.float32)  # rows that the base does not have are zero
+            if (shared := min(rows, home.shape[0] - first)) > 0:
+                before[:shared] = home.numbers(first, shared)
+            wanted = before.copy() if whole is None else _read(whole, first, rows, columns, adapter)
             for row in range(rows):
                 if trained is not None and first + row in places:
                     wanted[row] = _read(trained, places[first + row], 1, columns, adapter)
@@ -130,19 +130,9 @@ def _home(base: Base, name: str, untied: str | None) -> StoredMatrix:
     home = untied if untied is not None and name not in base.tensors else name
     if home not in base.tensors:
         raise FusionUnsupportedError(
-            f"the adapter holds the tensor {name}, which the base does not have",
-            hint=OTHER_BASE,
+            f"the adapter holds the tensor {name}, which the base does not have", hint=OTHER_BASE
         )
     return matrix_of(base, home)
-
-
-def _rows_before(home: StoredMatrix, first: int, rows: int, columns: int) -> Array:
-    """Return some rows of the base as float32; those that it does not have are zero."""
-    result = np.zeros((rows, columns), np.float32)
-    row_count = max(0, min(rows, home.shape[0] - first))
-    if row_count:
-        result[:row_count] = home.numbers(first, row_count)
-    return result
 
 
 def _read(tensor: Tensor, first: int, rows: int, columns: int, file: int) -> Array:

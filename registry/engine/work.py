@@ -15,13 +15,14 @@ from fusery.storage.safetensors import Tensor
 
 from ..errors import FusionUnsupportedError
 from . import kernel
+from .adapter import read_stored
 from .affine import Grid
 from .arithmetic import F32, FORMATS, Array, NotFiniteError, Thresholds, Update, decode
 from .blocks import fuse_rows
 from .fidelity import Sums
 from .files import copy_range, read_all, write_all
 from .modules import PlannedModule
-from .plan import ComputeStep, CopyStep, FusePlan, OutputPlace, Step
+from .plan import ComputeStep, CopyStep, OutputPlace, Step
 from .policy import WritePolicy
 from .rows import Arrays, Change, StoredRows, constant_in_groups, rows_per_block
 from .shaped import Fit, shape_rows
@@ -88,24 +89,15 @@ def _cut(whole: Block, size: int) -> Iterator[Block]:
 
 def cost(step: Step) -> float:
     """Return the rough nanoseconds that a step takes."""
-    if isinstance(step, ComputeStep) and step.module.target.shaped:
-        count = _DIRECTIONS + step.module.rank
-        cost_per_number = (
-            _SHAPED + _BY_DIRECTION * count + (_FITTED * count**2 if step.module.target.fitted else 0)
-        )
-        return step.module.rows * step.module.columns * cost_per_number
-    return cost_unshaped(step)
-
-
-def cost_unshaped(step: Step) -> float:
-    """Return what a step would take if no calibration shaped its rounding."""
     if isinstance(step, CopyStep):
         return step.size * 0.3
-    module = step.module
-    cost_per_number = (
-        1.5 + 0.25 * module.rank + (1.5 if module.grid else 0) + (2.5 if module.target.grid else 0)
-    )
-    return module.rows * module.columns * cost_per_number
+    module, target = step.module, step.module.target
+    if target.shaped:
+        count = _DIRECTIONS + module.rank
+        per_number = _SHAPED + _BY_DIRECTION * count + (_FITTED * count**2 if target.fitted else 0)
+    else:
+        per_number = 1.5 + 0.25 * module.rank + (1.5 if module.grid else 0) + (2.5 if target.grid else 0)
+    return module.rows * module.columns * per_number
 
 
 def _rows(module: PlannedModule) -> int:
@@ -131,7 +123,7 @@ class Worker:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Leave off what takes long; nobody wants the result any more."""
+        """Stop shaping: the fuse was given up."""
         self._stopped.set()
 
     def run(self, block: Block, work: Arrays) -> tuple[list[Span], Sums | None]:
@@ -249,7 +241,6 @@ class Worker:
         return Span(place.output, begin, begin + data.nbytes)
 
     def _change(self, module: PlannedModule, expert: int) -> Change:
-        """Return a module's change, made once; blocks come in order, so that a few modules are in use at a time."""
         with self._lock:
             change = self._changes.get((module.path, expert))
             if change is None:
@@ -289,16 +280,6 @@ def _array(work: Arrays, name: str, rows: int, columns: int, stored: np.dtype[An
     return work.bytes(rows * columns * stored.itemsize, name).view(stored).reshape(rows, columns)
 
 
-def slowly(plan: FusePlan) -> str | None:
-    """Return a sentence for a fuse that takes more than twice what `keep` takes; None for any other."""
-    whole, kept = (sum(map(estimate, plan.steps)) for estimate in (cost, cost_unshaped))
-    if whole <= 2 * kept:
-        return None
-    seconds = whole / 1e9
-    duration = f"some {seconds:.0f} s" if seconds >= 1 else "less than a second"
-    return f"rounding by the base's calibration takes {duration} of a processor, about {whole / kept:.0f} times what keep takes"
-
-
 def read_update(module: PlannedModule, expert: int, files: Mapping[Path, int]) -> Update:
     """Return the update of a module or of one of its experts; one that changes nothing where there are no tensors."""
     # Several adapters make one update, whose rank is the sum of theirs: what `mlx_lm.fuse` makes of an adapter whose
@@ -309,7 +290,7 @@ def read_update(module: PlannedModule, expert: int, files: Mapping[Path, int]) -
     for part in module.parts:
         factors = part.factors
         number = expert if factors.switch else None
-        a, b = (_read(tensor, files[part.path], number) for tensor in (factors.a, factors.b))
+        a, b = (read_stored(tensor, files[part.path], number) for tensor in (factors.a, factors.b))
         if factors.switch:  # an expert's factors stand the other way round than those of a linear layer
             a, b = a.T, b.T
         forms = FORMATS[factors.a.dtype], FORMATS[factors.b.dtype]
@@ -329,20 +310,9 @@ def read_magnitudes(module: PlannedModule, files: Mapping[Path, int]) -> Array |
     m = module.parts[0].factors.m if module.parts else None
     if m is None:
         return None
-    values = decode(_read(m, files[module.parts[0].path]), FORMATS[m.dtype])
+    values = decode(read_stored(m, files[module.parts[0].path]), FORMATS[m.dtype])
     if not np.isfinite(values).all():
         raise FusionUnsupportedError(
             f"the adapter's magnitudes of {module.path} hold numbers that are not finite"
         )
     return values
-
-
-def _read(tensor: Tensor, file: int, expert: int | None = None) -> Array:
-    """Read a tensor of an adapter, or one expert's part of it, as stored."""
-    size, begin, shape = tensor.size, tensor.begin, tensor.shape
-    if expert is not None:
-        size, shape = size // shape[0], shape[1:]
-        begin += expert * size
-    data = np.empty(size, np.uint8)
-    read_all(file, data.data, begin)
-    return data.view(FORMATS[tensor.dtype].stored).reshape(shape)

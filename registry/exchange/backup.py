@@ -67,21 +67,17 @@ def backup(
     only the missing blobs.  `verify` replaces damaged blobs, and proves that the rows can be restored.
     """
     place = open_place(workspace, destination, store_options)
-    lease = leases.wait(
-        workspace.database,
-        LEASE,
-        workspace.owner(),
-        on_busy=lambda busy: reporter.say(
-            f"being backed up by {busy.owner.description if busy.owner else 'another process'}, waiting"
-        ),
-    )
+
+    def report_busy(busy: leases.Busy) -> None:
+        holder = busy.owner.description if busy.owner else "another process"
+        reporter.say(f"being backed up by {holder}, waiting")
+
+    lease = leases.wait(workspace.database, LEASE, workspace.owner(), on_busy=report_busy)
     with lease.keep(), temporary_folder("backup") as folder:
         store_id = workspace.store.identify()
         if place.identify() is None and (name := next(place.strays(), None)) is not None:
-            raise BadInputError(
-                f"the destination is not empty and not a backup: {display_url(place.url)} (it has {name})",
-                hint="give an empty folder or a new one, such as fusery admin backup NEW_FOLDER",
-            )
+            problem = f"the destination has {name}, and is not a backup: {display_url(place.url)}"
+            raise BadInputError(problem, hint="give an empty folder or a new one")
         place.initialise(f"backup.{store_id}")
         # Only the holder of the lease writes to the backup: these are of backups that were killed.
         for left in list(place.leftovers()):
@@ -101,9 +97,8 @@ def backup(
                 if _claim(workspace.database, intents, missing):
                     break
             else:
-                raise StoreUnavailableError(
-                    "cannot claim the blobs: a concurrent gc removes them", hint="run the command again"
-                )
+                problem = "cannot claim the blobs: a concurrent gc removes them"
+                raise StoreUnavailableError(problem, hint="run the command again")
             with intents.kept():
                 coming = [blob.size for blob in missing if present_sizes.get(blob.digest) != blob.size]
                 require_room(place, [*coming, *(member.size for member in made.members)])
@@ -159,15 +154,10 @@ def _take_snapshot(workspace: Workspace, store: str, folder: Path) -> tuple[Cont
             write_member(folder, f"documents/{kind}.ndjson", map(encode, documents))
             for kind, documents in all_documents(session)
         ]
-        members += [
-            write_member(
-                folder,
-                f"rows/{table.name}.ndjson",
-                table_rows(session, table),
-                {column.name: kind_of(column) for column in table.columns},
-            )
-            for table in all_tables()
-        ]
+        for table in all_tables():
+            kinds = {column.name: kind_of(column) for column in table.columns}
+            rows = table_rows(session, table)
+            members.append(write_member(folder, f"rows/{table.name}.ndjson", rows, kinds))
         blobs = list(needed_blobs(session))
         made = Contents(
             registry=store,
@@ -199,9 +189,8 @@ def _copy(
         try:
             transfer(store, place, blob, progress=total_progress)
         except BlobCorruptError as error:
-            raise BlobCorruptError(
-                f"blob {blob.digest} in {display_url(store.url)} is damaged", hint="fusery audit --repair"
-            ) from error
+            problem = f"blob {blob.digest} in {display_url(store.url)} is damaged"
+            raise BlobCorruptError(problem, hint="fusery audit --repair") from error
         return blob.size
 
     copied = [size for size in in_order(copy, missing, JOBS) if size is not None]

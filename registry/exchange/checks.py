@@ -59,10 +59,8 @@ def check_documents(documents: Iterable[Item]) -> None:
     now = datetime.now(UTC)
     for document in documents:
         validate(document, now)
-        _refuse_if(
-            document.kept == "absent" and document.kind != "fused",
-            f"the files of {document.name} are not in the store",
-        )
+        is_lost = document.kept == "absent" and document.kind != "fused"
+        _refuse_if(is_lost, f"the files of {document.name} are not in the store")
         _refuse_if(
             document.digest != document.manifest.digest,
             f"the digest of {document.name} ({document.digest[:12]}) does not match its files",
@@ -97,10 +95,8 @@ def _check_adapter(document: AdapterDocument, now: datetime) -> None:
     require_within(name, "yanks", YANKS, document.yanks)
     require_within(name, "evaluations", EVALUATIONS, document.evaluations)
     require_fitting(document)
-    _refuse_if(
-        (document.parent is None) != (document.parent_digest is None),
-        f"invalid parent of {name}: name or digest is missing",
-    )
+    is_half = (document.parent is None) != (document.parent_digest is None)
+    _refuse_if(is_half, f"invalid parent of {name}: name or digest is missing")
     day = parse_date(first_state(document)["date"])
     require_past(f"date of {name}", day, now=now)
     expected = str(AdapterName(document.task, document.version, day))
@@ -116,10 +112,8 @@ def _check_adapter(document: AdapterDocument, now: datetime) -> None:
         moments.append(("date of an evaluation", created, value.at))
         moments.append(("withdrawal of an evaluation", value.at, value.withdrawn_at or value.at))
     for what, earlier, later in moments:
-        _refuse_if(
-            later < earlier - CLOCK_SKEW,
-            f"invalid {what} of {name}: {later:%Y-%m-%d} is before {earlier:%Y-%m-%d}",
-        )
+        problem = f"invalid {what} of {name}: {later:%Y-%m-%d} is before {earlier:%Y-%m-%d}"
+        _refuse_if(later < earlier - CLOCK_SKEW, problem)
     _check_evaluations(document)
     _check_curve(document)
     _require_kept(document, lambda path: path in _ADAPTER_FILES or is_tokenizer_file(path))
@@ -133,10 +127,8 @@ def _check_evaluations(document: AdapterDocument) -> None:
     _refuse_if(len(set(keys)) < len(keys), f"duplicate evaluation of {document.name}")
     for evaluation in document.evaluations:
         parse_metric(evaluation.metric)
-        withdrawn = {
-            value is None
-            for value in (evaluation.withdrawn_at, evaluation.withdrawn_by, evaluation.withdrawn_reason)
-        }
+        end = (evaluation.withdrawn_at, evaluation.withdrawn_by, evaluation.withdrawn_reason)
+        withdrawn = {value is None for value in end}
         _refuse_if(
             len(withdrawn) > 1
             or len(evaluation.withdrawn_reason or "") > LIMITS["note"]
@@ -149,15 +141,13 @@ def _check_evaluations(document: AdapterDocument) -> None:
 
 def _check_curve(document: AdapterDocument) -> None:
     numbers = [point.iteration for point in document.curve]
-    wrong = len(numbers) > MOST_POINTS or len(set(numbers)) < len(numbers)
-    _refuse_if(
-        wrong or any((point.learning_rate or 0) < 0 for point in document.curve),
-        f"invalid training curve of {document.name}",
-    )
     end = document.training_run.checkpoint if document.training_run is not None else None
     _refuse_if(
-        end is not None and max(numbers, default=0) > end,
-        f"the training curve of {document.name} ends at {max(numbers, default=0)}, after its last iteration {end}",
+        len(numbers) > MOST_POINTS
+        or len(set(numbers)) < len(numbers)
+        or any((point.learning_rate or 0) < 0 for point in document.curve)
+        or (end is not None and max(numbers, default=0) > end),
+        f"invalid training curve of {document.name}",
     )
 
 
@@ -205,47 +195,42 @@ _COMPUTED = frozenset({"findings", "log"})
 def validate(document: Document, now: datetime) -> None:
     """Refuse a document with invalid values or edited log entries."""
     name = visible(document.name[:200])
-    if (problem := _problem(document, About(), now)) is not None:
-        raise BadInputError(f"invalid {document.kind} {name}: {problem}", hint=_HINT)
-    if len(document.log) > MOST_EVENTS:
-        raise BadInputError(f"too many log entries of {name} (at most {MOST_EVENTS})")
+    problem = _problem(document, About(), now)
+    _refuse_if(problem, f"invalid {document.kind} {name}: {problem}")
+    require_count(name, "log entries", MOST_EVENTS, len(document.log))
     for entry in document.log:
-        if not is_entry_of(entry, document.kind, document.subject):
-            raise BadInputError(f"the log of {name} was changed after it was written", hint=_HINT)
+        is_intact = is_entry_of(entry, document.kind, document.subject)
+        _refuse_if(not is_intact, f"the log of {name} was changed after it was written")
         try:
             problem = _problem(datetime.fromisoformat(entry["at"]), About(), now)
         except (ValueError, TypeError, KeyError):
             problem = "not a date and time"
-        if problem is not None:
-            raise BadInputError(f"invalid date of a log entry of {name}: {problem}", hint=_HINT)
+        _refuse_if(problem, f"invalid date of a log entry of {name}: {problem}")
 
 
 def _problem(value: Any, about: About, now: datetime) -> str | None:
     """Return the problem with a value, after its path; None if it is valid."""
-    problem = None
     if isinstance(value, FileEntry):
-        problem = None if value.size <= LARGE else "too large"
-    elif is_dataclass(value):
+        return None if value.size <= LARGE else "too large"
+    if is_dataclass(value):
         parts = parts_of(type(value))  # type: ignore[arg-type]
         for name, part in parts.items():
-            if name not in _COMPUTED and (part_problem := _problem(getattr(value, name), part.about, now)):
-                return f"{part.key}: {part_problem}"
+            if name not in _COMPUTED and (problem := _problem(getattr(value, name), part.about, now)):
+                return f"{part.key}: {problem}"
     elif isinstance(value, tuple):
-        problem = next(filter(None, (_problem(member, about, now) for member in value)), None)
+        return next(filter(None, (_problem(member, about, now) for member in value)), None)
     elif isinstance(value, Mapping | list):
-        problem = json_problem(value)
+        return json_problem(value)
     elif isinstance(value, datetime):
-        if not is_moment(value):
-            problem = "a time without a time zone"
-        elif value > now + CLOCK_SKEW:
-            problem = f"{value:%Y-%m-%d} is in the future"
+        if not is_moment(value) or value > now + CLOCK_SKEW:
+            return "a time in the future, or without a time zone"
     elif isinstance(value, str):
-        problem = _text_problem(value, about)
+        return _text_problem(value, about)
     elif isinstance(value, float):
-        problem = None if math.isfinite(value) else "not finite"
+        return None if math.isfinite(value) else "not finite"
     elif isinstance(value, int) and not about.least <= value <= _most(about, 2**31 - 1):
-        problem = f"{value} is not from {about.least} to {_most(about, 2**31 - 1)}"
-    return problem
+        return f"{value} is not from {about.least} to {_most(about, 2**31 - 1)}"
+    return None
 
 
 def _most(about: About, default: int) -> int:

@@ -6,9 +6,10 @@ unreferenced blobs; the next push copies the rest.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypedDict, Unpack
 
 from sqlalchemy import select
@@ -16,6 +17,7 @@ from sqlalchemy import select
 from fusery.storage.errors import FuseryError
 from fusery.storage.locate import open_store
 from fusery.storage.progress import SILENT, Reporter
+from fusery.storage.publishing import write_atomically
 
 from .. import tables
 from ..catalog.yanks import lift
@@ -79,13 +81,11 @@ def copy(
     registry, done = destination.plan(package)
     if not dry_run:
         done = destination.take(package, origin, done, reporter)
-    items = []
-    for moved, document, withdrawal in zip(
-        done, package.documents, destination.withdrawals(package, done), strict=True
-    ):
-        recorded = document.withdrawals if isinstance(document, AdapterDocument | FusedDocument) else ()
-        by_relation = {(notice.adapter, notice.relation): notice for notice in (*recorded, *withdrawal)}
-        items.append(moved.with_withdrawals(tuple(by_relation.values())))
+    items, withdrawals = list[Moved](), destination.withdrawals(package, done)
+    for moved, document, own in zip(done, package.documents, withdrawals, strict=True):
+        sent = document.withdrawals if isinstance(document, AdapterDocument | FusedDocument) else ()
+        by_relation = {(notice.adapter, notice.relation): notice for notice in (*sent, *own)}
+        items.append(replace(moved, withdrawals=tuple(by_relation.values())))
     sides = origin.side(package.registry), destination.side(registry)
     return Exchanged(reference, *sides, dry_run, tuple(items))
 
@@ -119,10 +119,8 @@ def pull(
     """Copy from another registry to this one; `own` if this one is its local replica; see `copy`."""
     with opened as other:
         if isinstance(other, LocalRegistry) and other.workspace.is_unmade:
-            raise SchemaError(
-                f"registry not found in {other.workspace.settings.home}",
-                hint="name the home folder of a registry, the folder of a backup, or the URL of a server",
-            )
+            hint = "name the home folder of a registry, the folder of a backup, or the URL of a server"
+            raise SchemaError(f"registry not found in {other.workspace.settings.home}", hint=hint)
         return copy(other, LocalRegistry(workspace, workspace, own), reference, **options)
 
 
@@ -179,10 +177,9 @@ def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
             store.initialise(registry)
         workspace.ensure()
     if workspace.identity != registry:
-        raise ServerRefusedError(
-            f"{server.url} now has another registry than the local replica in {workspace.settings.home}",
-            hint=f"remove {workspace.settings.home}, and run the command again",
-        )
+        home = workspace.settings.home
+        problem = f"{server.url} now has another registry than the local replica in {home}"
+        raise ServerRefusedError(problem, hint=f"remove {home}, and run the command again")
 
 
 def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Callable[[str], None]) -> None:
@@ -198,21 +195,21 @@ def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Ca
             elif row.subject_kind in _MADE and not row.action.endswith(_FROM_SERVER):
                 subjects[row.subject] = row.subject_kind
     refused: FuseryError | None = None
-    for subject, kind in subjects.items():
+
+    def send(kind: str, work: Callable[[], object]) -> None:
+        nonlocal refused
         try:
-            push(workspace, subject, reached(server), reporter=reporter)
+            work()
         except ServerUnavailableError:
             raise
         except FuseryError as error:
             refused = refused or (error if kind in ("adapter", "base") else None)
             say(f"not recorded at {server.url}: {error.message}")
+
+    for subject, kind in subjects.items():
+        send(kind, partial(push, workspace, subject, reached(server), reporter=reporter))
     for bundle in bundles:
-        try:
-            server.ask("bundles/record", {"bundle": bundle}, bool, writes=True)
-        except ServerUnavailableError:
-            raise
-        except FuseryError as error:
-            say(f"not recorded at {server.url}: {error.message}")
+        send("bundle", partial(server.ask, "bundles/record", {"bundle": bundle}, bool, writes=True))
     _note_sent(workspace, newest)
     if refused is not None:
         raise refused
@@ -225,7 +222,4 @@ def _sent_up_to(workspace: Workspace) -> int:
 
 def _note_sent(workspace: Workspace, seq: int) -> None:
     if seq > _sent_up_to(workspace):
-        noted = workspace.settings.home / _SENT
-        part = noted.with_name(f".{_SENT}.{os.getpid()}")
-        part.write_text(str(seq))
-        part.replace(noted)
+        write_atomically(workspace.settings.home / _SENT, str(seq).encode())

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.manifest import FileEntry, Manifest
 
-from .. import tables
+from .. import documents, tables
 from ..adapters.files import METADATA
 from ..adapters.render import FORMS, Form
 from ..adapters.tokenizer_files import own_tokenizer
@@ -25,15 +26,6 @@ from ..bundles.rendering import render, resource
 from ..bundles.source import Files
 from ..bundles.sources import computed_facts
 from ..bundles.writing import BundleFolder
-from ..documents import (
-    CHECKSUM,
-    FORMAT,
-    KEY,
-    checksum_of_metadata,
-    document_bytes,
-    measured_without_people,
-    without_people,
-)
 from ..errors import BadInputError
 from ..names import parse_date
 from ..record import Record, described, parts_of
@@ -125,9 +117,8 @@ def export_adapter(
             say(f"writing {place.name}")
             return _fill(BundleFolder(folder), facts, files, rendering)
 
-        manifest, existed = deliver(
-            place, fill, force=force, before_replacing=lambda: note_replaced(workspace, place.text)
-        )
+        before = partial(note_replaced, workspace, place.text)
+        manifest, existed = deliver(place, fill, force=force, before_replacing=before)
     with workspace.database.write() as session:
         adapter = session.get_one(tables.AdapterRow, facts.adapter.id)
         if facts.rendered:
@@ -195,7 +186,7 @@ def _fill(
     bundle.write("README.md", card)
     bundle.write(".gitattributes", resource("gitattributes.txt"))
     metadata = _metadata(facts, rendering, files.get(METADATA), bundle.manifest(), tokenizer.manifest)
-    bundle.write(METADATA, document_bytes(metadata))
+    bundle.write(METADATA, documents.document_bytes(metadata))
     return bundle.manifest()
 
 
@@ -213,11 +204,11 @@ def _metadata(
     document["training_date"] = parse_date(view["date"]).isoformat()
     trained_on = {"name": view["trained_on"], "digest": view["trained_on_digest"]}
     recorded: dict[str, Any] = {key: view[key] for key in (*_FACTS, "tags")}
-    recorded["amendments"] = without_people(view["amendments"])
+    recorded["amendments"] = documents.without_people(view["amendments"])
     if facts.evaluations:
-        recorded["evaluations"] = measured_without_people(facts.evaluations)
+        recorded["evaluations"] = documents.measured_without_people(facts.evaluations)
     inner = {
-        "format": FORMAT,
+        "format": documents.FORMAT,
         "name": view["name"],
         "digest": view["digest"],
         "form": facts.form,
@@ -233,6 +224,6 @@ def _metadata(
     }
     if carried := [entry.to_dict() for entry in tokenizer]:
         inner["tokenizer"] = carried
-    document[KEY] = inner
-    inner[CHECKSUM] = checksum_of_metadata(document)
+    document[documents.KEY] = inner
+    inner[documents.CHECKSUM] = documents.checksum_of_metadata(document)
     return document

@@ -6,25 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Connection,
-    Date,
-    Double,
-    Integer,
-    String,
-    Table,
-    cast,
-    delete,
-    exists,
-    func,
-    insert,
-    inspect,
-    select,
-    sql,
-    types,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, selectinload
@@ -52,6 +34,9 @@ _EMPTY, _TIMES = 4 << 20, 4
 """Bytes of an empty database, and bytes per byte of rows as text, both with the write-ahead log."""
 
 
+HINT = "restore into an empty one: name another FUSERY_REGISTRY, or other URLs"
+
+
 class NotEmptyError(RegistryError):
     """The target registry of a restore is not empty."""
 
@@ -71,10 +56,10 @@ def database_size(rows: Iterable[Member]) -> int:
     return _EMPTY + _TIMES * sum(member.size for member in rows)
 
 
-def _entry_beyond(connection: Connection) -> str | None:
+def _entry_beyond(connection: sa.Connection) -> str | None:
     """Return the action of a log entry that shows that a registry is not empty; None if it is empty."""
     event = tables.EventRow
-    return connection.scalar(select(event.action).where(event.action != "registry.made").limit(1))
+    return connection.scalar(sa.select(event.action).where(event.action != "registry.made").limit(1))
 
 
 def require_empty(database: Database) -> str | None:
@@ -84,10 +69,8 @@ def require_empty(database: Database) -> str | None:
     require(database, may_create=False)
     with database.read() as session:
         if (action := _entry_beyond(session.connection())) is not None:
-            raise NotEmptyError(
-                f"the registry in {database.shown} is not empty: its log has {action}",
-                hint="restore into an empty one: name another FUSERY_REGISTRY, or other URLs",
-            )
+            problem = f"the registry in {database.shown} is not empty: its log has {action}"
+            raise NotEmptyError(problem, hint=HINT)
         row = session.get(tables.RegistryRow, 1)
         return row.store_id if row else None
 
@@ -105,10 +88,8 @@ def restored_store(database: Database, contents: Contents) -> str | None:
             return None
         for member in contents.within("rows"):
             table = tables.metadata.tables.get(member.stem)
-            if member.stem not in own and (
-                table is None
-                or write_member(folder, member.name, table_rows(session, table)).sha256 != member.sha256
-            ):
+            rows = table_rows(session, table) if table is not None else iter(())
+            if member.stem not in own and write_member(folder, member.name, rows).sha256 != member.sha256:
                 return None
         row = session.get(tables.RegistryRow, 1)
         return row.store_id if row else None
@@ -131,24 +112,23 @@ def make_ready(workspace: Workspace) -> None:
 
 
 def fill(
-    connection: Connection, backup: Container, *, store_id: str, generations: Mapping[Digest, int]
+    connection: sa.Connection, backup: Container, *, store_id: str, generations: Mapping[Digest, int]
 ) -> None:
     """Insert all rows; columns that the backup's older schema revision does not have are null.
 
     The connection is that of a schema change, which is the only writer; the rows have been fetched.  `generations`
     has the generation of each blob in the store with the id `store_id`; 0 if missing.
     """
-    if inspect(connection).has_table(tables.RegistryRow.__tablename__):  # the initial rows of a new registry
+    if sa.inspect(connection).has_table(
+        tables.RegistryRow.__tablename__
+    ):  # the initial rows of a new registry
         if (action := _entry_beyond(connection)) is not None:
-            raise NotEmptyError(
-                f"the registry is no longer empty: its log has {action}",
-                hint="restore into an empty registry",
-            )
+            raise NotEmptyError(f"the registry is no longer empty: its log has {action}", hint=HINT)
         for table in reversed(all_tables()):
-            connection.execute(delete(table))
+            connection.execute(sa.delete(table))
     else:
         create(connection)
-    present = set(inspect(connection).get_table_names()) - {VERSION_TABLE}
+    present = set(sa.inspect(connection).get_table_names()) - {VERSION_TABLE}
     named = {member.stem for member in backup.contents.within("rows")}
     if strange := sorted(named - present):
         raise backup.refuse(f"rows/{strange[0]}.ndjson", "belongs to no table")
@@ -162,8 +142,8 @@ def fill(
             rows = ({**row, "store_id": store_id} for row in rows)
         try:
             # Columns of the member, not of the current schema.
-            columns = [sql.column(name, _TYPES[kind]()) for name, kind in member.columns.items()]
-            target = insert(sql.table(member.stem, *columns))
+            columns = [sa.sql.column(name, _TYPES[kind]()) for name, kind in member.columns.items()]
+            target = sa.insert(sa.sql.table(member.stem, *columns))
             while batch := list(itertools.islice(rows, _BATCH)):
                 connection.execute(target, batch)
         except (DBAPIError, LookupError) as error:
@@ -174,55 +154,44 @@ def fill(
             for _, message in events.verify_chain(session):
                 raise backup.refuse("rows/event.ndjson", f"breaks the chain of the log: {message}")
             if backup.contents.last_event != Position.newest(session):
-                raise backup.refuse(
-                    "rows/event.ndjson", "does not end with the last entry named in the backup"
-                )
+                raise backup.refuse("rows/event.ndjson", "does not end with the last entry of package.json")
             _require_manifests(session, backup)
             file, blob = tables.ManifestFileRow, tables.BlobRow
-            needed = set(session.scalars(select(file.blob).where(file.blob.is_not(None)).distinct()))
-            if needed != set(session.scalars(select(blob.digest).where(blob.state != "absent"))):
+            needed = set(session.scalars(sa.select(file.blob).where(file.blob.is_not(None)).distinct()))
+            if needed != set(session.scalars(sa.select(blob.digest).where(blob.state != "absent"))):
                 raise backup.refuse("rows/blob.ndjson", "does not list the blobs that the manifests refer to")
     except (DBAPIError, ValueError, TypeError, LookupError) as error:
         raise backup.refuse("package.json", "lists files with invalid rows") from error
 
 
-def _continue_numbers(connection: Connection) -> None:
+def _continue_numbers(connection: sa.Connection) -> None:
     """Set PostgreSQL's sequences to the largest ids; SQLite does so itself."""
     if connection.dialect.name != "postgresql":
         return
     for table in all_tables():
         for column in table.primary_key.columns:
-            if isinstance(column.type, Integer):
-                sequence = cast(func.pg_get_serial_sequence(table.name, column.name), REGCLASS)
-                largest = func.max(column)
-                connection.execute(
-                    select(func.setval(sequence, func.coalesce(largest, 1), largest.is_not(None)))
-                )
+            if isinstance(column.type, sa.Integer):
+                sequence = sa.cast(sa.func.pg_get_serial_sequence(table.name, column.name), REGCLASS)
+                newest = sa.func.max(column)
+                next_id = sa.func.setval(sequence, sa.func.coalesce(newest, 1), newest.is_not(None))
+                connection.execute(sa.select(next_id))
 
 
 def _require_manifests(session: Session, backup: Container) -> None:
     """Check the digest of each manifest, and that each record has the digest of its manifest."""
     manifest = tables.ManifestRow
-    query = select(manifest).options(selectinload(manifest.files)).execution_options(yield_per=_BATCH)
+    query = sa.select(manifest).options(selectinload(manifest.files)).execution_options(yield_per=_BATCH)
     for row in session.scalars(query):
         try:
             same = row.value.digest == row.digest
         except (UnsafePathError, FormatError):
             same = False
         if not same:
-            raise backup.refuse(
-                "rows/manifest_file.ndjson",
-                f"has files of manifest {row.digest[:12]} that do not have its digest",
-            )
-    records = (
-        tables.BaseModelRow,
-        tables.CalibrationRow,
-        tables.AdapterRow,
-        tables.AdapterRenderingRow,
-        tables.FusedRow,
-    )
-    for table in records:
-        others = select(table.digest).join(manifest, table.manifest_id == manifest.id)
+            problem = f"has files of manifest {row.digest[:12]} that do not have its digest"
+            raise backup.refuse("rows/manifest_file.ndjson", problem)
+    models = (tables.BaseModelRow, tables.CalibrationRow, tables.FusedRow)
+    for table in (*models, tables.AdapterRow, tables.AdapterRenderingRow):
+        others = sa.select(table.digest).join(manifest, table.manifest_id == manifest.id)
         if (digest := session.scalar(others.where(table.digest != manifest.digest).limit(1))) is not None:
             name = f"rows/{table.__tablename__}.ndjson"
             raise backup.refuse(name, f"has a record whose digest {digest[:12]} is not that of its manifest")
@@ -233,24 +202,24 @@ Row = dict[str, Any]
 LEASE = "backup"
 """The key of the lease that prevents two concurrent backups of one registry; backups do not include it."""
 
-_TYPES: Mapping[str, Callable[[], types.TypeEngine[Any]]] = {
+_TYPES: Mapping[str, Callable[[], sa.types.TypeEngine[Any]]] = {
     "moment": UtcDateTime,
-    "boolean": Boolean,
-    "integer": BigInteger,
-    "number": Double,
-    "date": Date,
+    "boolean": sa.Boolean,
+    "integer": sa.BigInteger,
+    "number": sa.Double,
+    "date": sa.Date,
     "document": lambda: DOCUMENT,
-    "text": String,
+    "text": sa.String,
 }
 KINDS = frozenset(_TYPES)
 
 
-def all_tables() -> list[Table]:
+def all_tables() -> list[sa.Table]:
     """Return the tables of the schema, each after those that it references."""
     return list(tables.metadata.sorted_tables)
 
 
-def table_rows(session: Session, source: Table) -> Iterator[Row]:
+def table_rows(session: Session, source: sa.Table) -> Iterator[Row]:
     """Yield the rows of a table as JSON values, ordered by primary key.
 
     - Intents are omitted: they belong to running commands.
@@ -262,14 +231,15 @@ def table_rows(session: Session, source: Table) -> Iterator[Row]:
     kinds = {column.name: kind_of(column) for column in source.columns}
     # By default, PostgreSQL orders strings by the server's locale.
     plain, key = session.get_bind().dialect.name == "postgresql", source.primary_key.columns
-    order = [collate(column, "C") if plain and isinstance(column.type, String) else column for column in key]
-    found = session.execute(select(source).order_by(*order).execution_options(yield_per=_BATCH)).mappings()
-    rows = ({name: to_json(kind, row[name]) for name, kind in kinds.items()} for row in found)
+    order = [collate(one, "C") if plain and isinstance(one.type, sa.String) else one for one in key]
+    query = sa.select(source).order_by(*order).execution_options(yield_per=_BATCH)
+    stored = session.execute(query).mappings()
+    rows = ({name: to_json(kind, row[name]) for name, kind in kinds.items()} for row in stored)
     if source.name == tables.LeaseRow.__tablename__:
         yield from ({**row, "owner": "", "expires": 0.0} for row in rows if row["key"] != LEASE)
     elif source.name == tables.BlobRow.__tablename__:
         blob = tables.ManifestFileRow.blob
-        referenced = set(session.scalars(select(blob).where(blob.is_not(None)).distinct()))
+        referenced = set(session.scalars(sa.select(blob).where(blob.is_not(None)).distinct()))
         for row in rows:
             state = row["state"] if row["digest"] in referenced else "absent"
             yield {**row, "state": state, "tomb_expires": None}
@@ -280,7 +250,8 @@ def table_rows(session: Session, source: Table) -> Iterator[Row]:
 def needed_blobs(session: Session) -> Iterator[Blob]:
     """Yield the blobs that files of manifests refer to."""
     file, blob = tables.ManifestFileRow, tables.BlobRow
-    query = select(blob.digest, blob.size, blob.generation).where(exists().where(file.blob == blob.digest))
+    is_needed = sa.exists().where(file.blob == blob.digest)
+    query = sa.select(blob.digest, blob.size, blob.generation).where(is_needed)
     for row in session.execute(query.order_by(blob.digest).execution_options(yield_per=_BATCH)):
         yield Blob(Digest(row.digest), row.size, row.generation)
 

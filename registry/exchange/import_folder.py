@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,7 @@ from ..adapters.tokenizer_files import is_tokenizer_file
 from ..documents import FORMAT, KEY
 from ..errors import BadInputError, UnknownReferenceError
 from ..records.adapter import Registered
-from ..records.references import load_adapters, resolve_adapter, resolve_base
-from ..records.renderings import recorded_digest
+from ..records.references import resolve_adapter, resolve_base
 from ..records.views import adapter_records
 from ..remote.documents import AdapterDocument, Item, read_document
 from ..wire import decode
@@ -63,7 +62,7 @@ class _Exported:
     files: tuple[FileEntry, ...]
     base: _Pinned
     facts: Mapping[str, Any]
-    created_at: datetime | None = None
+    created_at: datetime
     parent: _Pinned | None = None
     trained_on: _Pinned | None = None
     tokenizer: tuple[FileEntry, ...] = ()
@@ -88,13 +87,14 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
     """
     paths = {file.path: file.real for file in scan(folder)}
     if METADATA not in paths:
-        raise MissingFileError(
-            f"{folder.name} has no {METADATA}", hint="give a folder that fusery get wrote, adapters_NAME"
-        )
+        hint = "give a folder that fusery get wrote, adapters_NAME"
+        raise MissingFileError(f"{folder.name} has no {METADATA}", hint=hint)
     exported = _read_metadata(read_object(paths[METADATA]), folder)
     files = _own_files(paths, exported, folder)
     if exported.rendered:
-        return _already_here(workspace, exported, files, folder)
+        problem = f"{folder.name} was computed from {exported.name}, and has another digest"
+        hint = f"get it without --format, or remove {METADATA} to register this form as an adapter of its own"
+        raise BadInputError(problem, hint=hint)
     with workspace.cache.scratch() as scratch:
         copied = scratch / "adapter"
         for name, path in files.items():
@@ -116,18 +116,15 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
 def _read_metadata(document: Mapping[str, Any], folder: Path) -> _Exported:
     inner = document.get(KEY)
     if not isinstance(inner, Mapping) or inner.get("format") != FORMAT:
-        raise BadInputError(
-            f"{folder.name} was not exported by fusery: {METADATA} has no entry {KEY!r} with the format {FORMAT}",
-            hint=f"fusery register {typed(folder)} --base NAME --task TASK",
-        )
+        problem = f"{folder.name} was not exported by fusery: {METADATA} has no {KEY!r} of {FORMAT}"
+        raise BadInputError(problem, hint=f"fusery register {typed(folder)} --base NAME --task TASK")
     try:
         exported: _Exported = decode(_Exported, inner)
         if not is_keepable(exported.metadata or ""):
             raise ValueError("metadata: invalid characters")
     except (ValueError, TypeError, RecursionError) as error:
-        raise BadInputError(
-            f"{METADATA}: invalid entry {KEY!r}: {visible(str(error)[:200])}", hint="export it again"
-        ) from error
+        problem = f"{METADATA}: invalid entry {KEY!r}: {visible(str(error)[:200])}"
+        raise BadInputError(problem, hint="export it again") from error
     return exported
 
 
@@ -137,9 +134,7 @@ def _own_files(paths: Mapping[str, Path], exported: _Exported, folder: Path) -> 
     files = {}
     for name in (*FORM_FILES[exported.form], *tokenizer):
         if name not in paths:
-            raise MissingFileError(
-                f"{folder.name} has no {name}", hint="export it again, or restore the file"
-            )
+            raise MissingFileError(f"{folder.name} has no {name}", hint="restore the file")
         files[name] = paths[name]
         with paths[name].open("rb") as file:
             if file.read(len(_POINTER)) == _POINTER:
@@ -147,29 +142,9 @@ def _own_files(paths: Mapping[str, Path], exported: _Exported, folder: Path) -> 
     recorded = {file.path: file.sha256 for file in (*exported.files, *exported.tokenizer)}
     for entry in manifest_of(files):
         if recorded.get(entry.path) != entry.sha256:
-            raise BadInputError(
-                f"{entry.path} in {folder.name} was changed after the export",
-                hint="restore the file, or register a new adapter: fusery register",
-            )
+            problem = f"{entry.path} in {folder.name} was changed after the export"
+            raise BadInputError(problem, hint="restore the file, or register a new adapter")
     return files
-
-
-def _already_here(
-    workspace: Workspace, exported: _Exported, files: Mapping[str, Path], folder: Path
-) -> Registered:
-    """Return the adapter that a rendering belongs to; a rendering alone does not have the adapter's digest."""
-    digest = manifest_of({name: files[name] for name in FORM_FILES[exported.form]}).digest
-    with workspace.database.read() as session:
-        query = (
-            load_adapters().where(tables.AdapterRow.digest == exported.digest).order_by(tables.AdapterRow.id)
-        )
-        for adapter in session.scalars(query):
-            if recorded_digest(adapter, exported.form) == digest:
-                return Registered.extending(adapter_records(session, [adapter])[0], created=False)
-    raise BadInputError(
-        f"{folder.name} holds a form that was computed from {exported.name}, and {exported.name} itself is not registered here",
-        hint=f"get it without --format, or remove {METADATA} to register this form as an adapter of its own",
-    )
 
 
 def _document(
@@ -182,16 +157,11 @@ def _document(
     parent = _parent(workspace, exported.parent) if exported.parent is not None else None
     try:
         amendments = [{**fact, "since": fact["at"], "by": by} for fact in facts["amendments"]]
-        measured = [
-            {**evaluation, "adapter": exported.name, "by": by} for evaluation in facts.get("evaluations", ())
-        ]
+        added = {"adapter": exported.name, "by": by}
+        measured = [{**evaluation, **added} for evaluation in facts.get("evaluations", ())]
     except (KeyError, TypeError) as error:
-        raise BadInputError(
-            f"{METADATA}: invalid amendments or evaluations", hint="export it again"
-        ) from error
-    # Folders without the time of registration: amendments and evaluations are not earlier.
-    earliest = min((record["at"] for record in (*facts["amendments"], *measured)), default=None)
-    registered = exported.created_at.isoformat() if exported.created_at else earliest
+        problem = f"{METADATA}: invalid amendments or evaluations"
+        raise BadInputError(problem, hint="export it again") from error
     values = {
         **{key: [] for key in ("aliases", "withdrawals", "findings")},
         **dict.fromkeys(("total_parameters", "trainable_percent"), 0),
@@ -209,7 +179,7 @@ def _document(
         "parent_digest": exported.parent.digest if exported.parent and parent else None,
         "training": folder.raw_config,
         "yanked": False,
-        "created_at": registered or datetime.now(UTC).isoformat(),
+        "created_at": exported.created_at.isoformat(),
         "created_by": by,
         "amendments": amendments,
         "evaluations": measured,
@@ -232,18 +202,11 @@ def _base(workspace: Workspace, exported: _Exported, base: str | None) -> _Pinne
             same |= row.content == pinned.content
         if (base_row := session.scalars(select(row).where(same).order_by(row.id)).first()) is not None:
             return _Pinned(base_row.name, Digest(base_row.digest))
-        other = session.scalar(
-            select(tables.BaseNameRow.name).where(tables.BaseNameRow.folded == pinned.name.casefold())
-        )
-    if other is not None:
-        raise UnknownReferenceError(
-            f"{name} needs {pinned.name} with the digest {pinned.digest[:12]}, and {other} in this registry is another",
-            hint=f"if it fits all the same: --base {other}",
-        )
-    raise UnknownReferenceError(
-        f"{name} needs the base {pinned.name} ({pinned.digest[:12]}), which is not in this registry",
-        hint=f"fusery base add SOURCE --name {pinned.name}",
-    )
+        named = tables.BaseNameRow
+        other = session.scalar(select(named.name).where(named.folded == pinned.name.casefold()))
+    hint = f"if {other} fits: --base {other}" if other else f"fusery base add SOURCE --name {pinned.name}"
+    problem = f"{name} needs the base {pinned.name} ({pinned.digest[:12]}), which is not in this registry"
+    raise UnknownReferenceError(problem, hint=hint)
 
 
 def _parent(workspace: Workspace, parent: _Pinned) -> str | None:

@@ -82,9 +82,8 @@ def tracked_runs(
         return read(source, experiments=experiments, runs=runs)
     plugin = find_plugin(_GROUP, tracker)
     if plugin is None:
-        raise BadInputError(
-            f"unknown tracker {tracker[:40]!r}", hint=f"choose from {', '.join(source_names())}"
-        )
+        hint = f"choose from {', '.join(source_names())}"
+        raise BadInputError(f"unknown tracker {tracker[:40]!r}", hint=hint)
     return _runs_of(plugin, source_of(plugin), source, experiments, runs)
 
 
@@ -160,26 +159,21 @@ def import_runs(
             if dry_run:
                 yield _imported(run, tracked_adapter)
                 continue
+            done = None
             try:
                 done = _register(workspace, register, run, tracked_adapter, tracker, base, task)
+                chosen, problem = _chosen(run.metrics, metrics)
+                if chosen:
+                    record(done.name, chosen, harness=tracker)
             except PluginError:
                 raise  # it concerns all runs
             except FuseryError as error:
-                yield _imported(run, tracked_adapter, error=error)
-                continue
-            chosen, problem = _chosen(run.metrics, metrics)
-            try:
-                if chosen:
-                    record(done.name, chosen, harness=tracker)
-            except (BadInputError, AlreadyExistsError) as error:
                 yield _imported(run, tracked_adapter, done, error=error)
-                continue
-            yield _imported(run, tracked_adapter, done, chosen, problem)
+            else:
+                yield _imported(run, tracked_adapter, done, chosen, problem)
     if empty:
-        raise BadInputError(
-            f"no adapter found in {plural(seen, 'run')} of {tracker}",
-            hint=f"an adapter is a folder of a run's artifacts with {CONFIG} and {WEIGHTS} or {PEFT_WEIGHTS}",
-        )
+        hint = f"an adapter is a folder of a run's artifacts with {CONFIG} and {WEIGHTS} or {PEFT_WEIGHTS}"
+        raise BadInputError(f"no adapter found in {plural(seen, 'run')} of {tracker}", hint=hint)
 
 
 def _imported(
@@ -238,18 +232,15 @@ def _task(project: str) -> str:
     try:
         return parse_task(re.sub(r"\.\.+", ".", name))
     except BadInputError as error:
-        raise BadInputError(
-            f"cannot derive a task name from project {project[:60]!r}", hint="give --task"
-        ) from error
+        problem = f"cannot derive a task name from project {project[:60]!r}"
+        raise BadInputError(problem, hint="give --task") from error
 
 
 def _chosen(
     metrics: Mapping[str, float], patterns: Sequence[str]
 ) -> tuple[dict[str, float], BadInputError | None]:
     """Return the requested metrics under names of evaluations, and the problem of others."""
-    chosen_metrics: dict[str, float] = {}
-    names: dict[str, str] = {}
-    problem = None
+    chosen_metrics, problem = dict[str, float](), None
     for name, value in sorted(metrics.items()):
         if not math.isfinite(value) or not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             continue
@@ -260,8 +251,7 @@ def _chosen(
             problem = BadInputError(f"invalid metric name: {name[:60]!r}")
             continue
         if key in chosen_metrics:
-            message = f"metrics {names[key][:60]!r} and {name[:60]!r} would have the same name: {key}"
-            problem = BadInputError(message, hint="select one of them with --metric")
+            problem = BadInputError(f"two metrics are called {key[:60]!r}", hint="select one with --metric")
             continue
-        chosen_metrics[key], names[key] = value, name
+        chosen_metrics[key] = value
     return chosen_metrics, problem

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from fusery.storage.locate import display_url
 from fusery.storage.progress import Reporter, tally
 from fusery.storage.transfer import Need, needs_of, require_rooms
 
 from .. import tables
+from ..database import Database
 from ..errors import BadInputError
 from ..record import Record, described
 from ..records.adapter import Withdrawals
 from ..records.transfer import Moved
 from ..records.withdrawals import of_adapters, of_fused
-from ..remote.documents import Item, Package, read_document
+from ..remote.documents import KINDS, Item, Package, read_document
 from ..remote.reading import MOST_ADAPTERS, read_documents
 from ..wire import encode
 from ..workspace.settings import Settings
@@ -60,27 +62,20 @@ class LocalRegistry:
 
     def side(self, registry: str | None) -> Side:
         """Return its description."""
-        from fusery.storage.locate import display_url
-
-        from ..database import Database
-
         settings = self.workspace.settings
         place = Database.open(settings.database).display_url if settings.database_url else str(settings.home)
         return Side(registry=registry, place=place, store=display_url(settings.store))
 
     def carrier(self, destination: Workspace, *, own: bool, progress: Progress | None) -> Carrier:
         """Return the carrier of its files to a registry."""
-        del destination
         return Carrier(self.workspace.store, origin=self.workspace, own=own, progress=progress)
 
     def plan(self, package: Package) -> tuple[str | None, list[Moved]]:
         """Return its id, and the planned state of each document."""
         registry = None if self.workspace.is_unmade else self.workspace.identity
         if (registry == package.registry) is not self.own:
-            raise BadInputError(
-                "the other registry has the same id as this one",
-                hint="give another folder, server or database",
-            )
+            problem = "the other registry has the same id as this one"
+            raise BadInputError(problem, hint="give another folder, server or database")
         return registry, plan(self.workspace, package.documents, package.registry)
 
     def take(
@@ -101,7 +96,6 @@ class LocalRegistry:
 
     def withdrawals(self, package: Package, moved: Sequence[Moved]) -> list[Withdrawals]:
         """Return the yanks in this registry that concern each document."""
-        del moved
         if self.workspace.is_unmade:
             return [() for _ in package.documents]
         return withdrawals_of(self.workspace, package)
@@ -128,24 +122,18 @@ def package_of(workspace: Workspace, reference: str, *, fused: bool, most: int =
 
 def package_with(registry: str, documents: Sequence[Item]) -> Package:
     """Return the package of documents of a registry."""
-    kinds: dict[str, list[Item]] = {}
-    for document in documents:
-        kinds.setdefault(document.kind, []).append(document)
-    parts = {kind: tuple(kind_documents) for kind, kind_documents in kinds.items()}
+    parts = {kind: tuple(each for each in documents if each.kind == kind) for kind in KINDS}
     tool = f"fusery {version('fusery')}"
     return Package(tool=tool, registry=registry, made_at=datetime.now(UTC), **parts)  # type: ignore[arg-type]
 
 
 def withdrawals_of(workspace: Workspace, package: Package) -> list[Withdrawals]:
     """Return the yanks in a registry that concern each document of a package."""
+    adapter, fused = tables.AdapterRow, tables.FusedRow
     with workspace.database.read() as session:
         rows = [find(session, document, package.registry) for document in package.documents]
-        adapters = of_adapters(session, [row.id for row in rows if isinstance(row, tables.AdapterRow)])
-        fused = of_fused(session, [row.id for row in rows if isinstance(row, tables.FusedRow)])
-    withdrawals = list[Withdrawals]()
-    for row in rows:
-        withdrawals_by_id = adapters if isinstance(row, tables.AdapterRow) else fused
-        withdrawals.append(
-            withdrawals_by_id.get(row.id, ()) if isinstance(row, tables.AdapterRow | tables.FusedRow) else ()
-        )
-    return withdrawals
+        by_kind: dict[type[Any], Mapping[int, Withdrawals]] = {
+            adapter: of_adapters(session, [row.id for row in rows if isinstance(row, adapter)]),
+            fused: of_fused(session, [row.id for row in rows if isinstance(row, fused)]),
+        }
+    return [by_kind[type(row)].get(row.id, ()) if type(row) in by_kind else () for row in rows]  # type: ignore[union-attr]

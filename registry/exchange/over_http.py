@@ -18,7 +18,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry
 from fusery.storage.progress import Reporter, tally
 
-from ..errors import BadInputError, ServerRefusedError
+from ..errors import BadInputError
 from ..records.adapter import Withdrawals
 from ..records.transfer import Arrived, Moved, PackagePlan, PackageTaken
 from ..remote.blobs import download, in_parallel, upload
@@ -60,7 +60,6 @@ class ServerRegistry:
 
     def carrier(self, destination: Workspace, *, own: bool, progress: Progress | None) -> Carrier:
         """Return the carrier of its files to a registry."""
-        del own
         return _ServerCarrier(self.server, destination, progress)
 
     def plan(self, package: Package) -> tuple[str | None, list[Moved]]:
@@ -73,19 +72,13 @@ class ServerRegistry:
         self, package: Package, origin: Origin, planned: Sequence[Moved], reporter: Reporter
     ) -> list[Moved]:
         """Upload the blobs that the server lacks, and have the documents recorded."""
-        places = {
-            entry.sha256: (source_document, entry)
-            for source_document in package.documents
-            for entry in source_document.files
-        }
+        files = [(document, entry) for document in package.documents for entry in document.files]
+        places = {entry.sha256: (document, entry) for document, entry in files}
         for document, moved in zip(package.documents, planned, strict=True):
             if moved.state == "copied":
                 reporter.say(f"copying {document.kind} {document.name}")
-        wanted = [
-            (*places[Digest(blob.digest)], blob.bytes)
-            for blob in self.blobs
-            if not blob.complete and blob.digest in places
-        ]
+        missing = [blob for blob in self.blobs if not blob.complete and blob.digest in places]
+        wanted = [(*places[Digest(blob.digest)], blob.bytes) for blob in missing]
         progress = tally(reporter.progress, sum(entry.size - offset for _, entry, offset in wanted))
         if not isinstance(origin, LocalRegistry):
             raise BadInputError("cannot copy from one server to another", hint="pull from one, then push")
@@ -108,18 +101,15 @@ class ServerRegistry:
 
     def withdrawals(self, package: Package, moved: Sequence[Moved]) -> list[Withdrawals]:
         """Return the yanks at the server that concern each document."""
-        del package
-        return [moved_document.withdrawals for moved_document in moved]
+        return [each.withdrawals for each in moved]
 
     def _sent(self, kind: type[Any], path: str, package: Package) -> Any:
         # The files of a base model kept by reference are sent.
-        base = tuple(replace(base_document, kept="store") for base_document in package.base)
+        base = tuple(replace(document, kept="store") for document in package.base)
         data = package_bytes(replace(package, base=base))
         response = self.server.decoded(kind, self.server.request("POST", f"{API}/{path}", data, timeout=LONG))
         if len(response.items_) != len(package.documents):
-            raise ServerRefusedError(
-                f"invalid response of {self.server.url}: {len(response.items_)} items (expected {len(package.documents)})"
-            )
+            raise self.server.strange()
         return response
 
 
@@ -127,10 +117,8 @@ def package_bytes(package: Package) -> bytes:
     """Return an encoded package."""
     data = json.dumps(encode(package), separators=(",", ":"), allow_nan=False).encode()
     if len(data) > MOST_BYTES:
-        raise BadInputError(
-            f"package too large: {len(data):,} bytes (at most {MOST_BYTES:,})",
-            hint="copy versions one by one",
-        )
+        problem = f"package too large: {len(data):,} bytes (at most {MOST_BYTES:,})"
+        raise BadInputError(problem, hint="copy versions one by one")
     return data
 
 
@@ -149,5 +137,4 @@ class _ServerCarrier(Carrier):
         in_parallel(self._server, fetch, blobs)
 
     def _fetch(self, entry: FileEntry, generation: int, place: Path) -> None:
-        del generation
         download(self._server, entry, place, self._parts, self._received)

@@ -36,17 +36,13 @@ def plan(destination: Workspace, documents: Sequence[Item], origin: str) -> list
     counted: set[str] = set()
     if destination.is_unmade:
         return [
-            moved_as(
-                source_document, source_document.name, "copied", _missing_bytes((), source_document, counted)
-            )
-            for source_document in documents
+            moved_as(document, document.name, "copied", _missing_bytes((), document, counted))
+            for document in documents
         ]
     with destination.database.read() as session:
         blob, ready = tables.BlobRow, set[str]()
-        wanted = (
-            entry.sha256 for document in documents if document.kept != "absent" for entry in document.files
-        )
-        for some in batches(wanted):
+        present = [document for document in documents if document.kept != "absent"]
+        for some in batches(entry.sha256 for document in present for entry in document.files):
             query = select(blob.digest).where(blob.digest.in_(some), blob.state == "ready")
             ready |= set(session.scalars(query))
 
@@ -72,7 +68,7 @@ def plan(destination: Workspace, documents: Sequence[Item], origin: str) -> list
                 require_allowed(destination, session, row, updates)
             return moved_as(document, name, "completed", _missing_bytes(ready, document, counted), kept)
 
-        return [planned(source_document) for source_document in documents]
+        return list(map(planned, documents))
 
 
 def _obstacle(destination: Workspace, session: Session, document: Item, origin: str) -> str | None:
@@ -132,15 +128,10 @@ def find_base(session: Session, digest: str) -> tables.BaseModelRow | None:
     The content that a document claims does not count: only the files tell, and the log remembers what they told.
     """
     base = tables.BaseModelRow
-    base_row = session.scalar(select(base).where(base.digest == digest))
-    if base_row is not None:
-        return base_row
-    recognition_events = events.history(session, kind="base", subject=digest, action=RECOGNISED, limit=1)
-    return (
-        with_content(session, json.loads(recognition_events[0].detail)["content"])
-        if recognition_events
-        else None
-    )
+    if (row := session.scalar(select(base).where(base.digest == digest))) is not None:
+        return row
+    recognised = events.history(session, kind="base", subject=digest, action=RECOGNISED, limit=1)
+    return with_content(session, json.loads(recognised[0].detail)["content"]) if recognised else None
 
 
 def with_content(session: Session, content: str) -> tables.BaseModelRow | None:
@@ -157,10 +148,9 @@ def free_names(session: Session, document: BaseDocument, content: str | None) ->
     for holder in holders:
         del folded[holder.folded]
     if not folded and not any(holder.base.content in (content, None) for holder in holders):
-        raise AlreadyExistsError(
-            f"the name {document.name!r} belongs to a base model with other bytes there",
-            hint=f"give it another name first: fusery base add SOURCE --name OTHER ({document.digest[:12]})",
-        )
+        problem = f"the name {document.name!r} belongs to another base model there"
+        hint = f"give it another name first: fusery base add SOURCE --name OTHER ({document.digest[:12]})"
+        raise AlreadyExistsError(problem, hint=hint)
     return list(folded.values())
 
 
@@ -183,7 +173,7 @@ def find_adapter(session: Session, document: AdapterDocument) -> tables.AdapterR
         return named
     of_task = select(adapter).join(adapter.task).where(tables.TaskRow.name == document.task)
     same = session.scalars(of_task.where(adapter.digest == document.digest).order_by(adapter.id)).all()
-    if same and not any(declared_yank.lifted_at is None for declared_yank in document.yanks):
+    if same and all(sent.lifted_at is not None for sent in document.yanks):
         query = select(yank.adapter_id).where(yank.adapter_id.in_([row.id for row in same]), stands_at())
         yanked = set(session.scalars(query))
         same = [row for row in same if row.id not in yanked]
@@ -194,11 +184,8 @@ def find_adapter(session: Session, document: AdapterDocument) -> tables.AdapterR
     taken = named or session.scalar(of_task.where(adapter.version == version))
     if taken is not None:
         again = next_version(session, taken.task)
-        raise AlreadyExistsError(
-            f"{taken.name} is there with other bytes, registered by {taken.created_by} on "
-            f"{taken.created_at:%Y-%m-%d}: {document.name} cannot take version {version} of {document.task}",
-            hint=f"export it, and register it there with --version {again}",
-        )
+        problem = f"{taken.name} is there with other bytes, registered by {taken.created_by}"
+        raise AlreadyExistsError(problem, hint=f"export it, and register it there with --version {again}")
     return None
 
 
@@ -206,7 +193,7 @@ def required_base(session: Session, digest: str, name: str) -> tables.BaseModelR
     """Return the base model that a document needs."""
     row = find_base(session, digest)
     if row is None:
-        raise BadInputError(f"{name}, which this needs, is not on record", hint="run the command again")
+        raise _missing(name)
     return row
 
 
@@ -215,8 +202,12 @@ def required_adapter(session: Session, name: str, digest: str) -> tables.Adapter
     adapter, task = tables.AdapterRow, name.rpartition("_v")[0]
     rows = session.scalars(select(adapter).where(adapter.digest == digest).order_by(adapter.id)).all()
     if not rows:
-        raise BadInputError(f"{name}, which this needs, is not on record", hint="run the command again")
+        raise _missing(name)
     return min(rows, key=lambda row: (row.name != name, row.task.name != task))
+
+
+def _missing(name: str) -> BadInputError:
+    return BadInputError(f"{name}, which this needs, is not on record", hint="run the command again")
 
 
 def is_complete(row: Row, document: Item) -> bool:

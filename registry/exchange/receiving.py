@@ -14,15 +14,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
+from fusery.storage import errors
 from fusery.storage.copying import copy_file
 from fusery.storage.digest import Digest
-from fusery.storage.errors import (
-    BlobCorruptError,
-    FuseryError,
-    MissingFileError,
-    OutOfSpaceError,
-    StoreUnavailableError,
-)
 from fusery.storage.interface import BlobStore
 from fusery.storage.layout import MAX_GENERATION
 from fusery.storage.manifest import FileEntry, Manifest, manifest_of
@@ -57,7 +51,8 @@ _MOST = 32
 _MOST_BYTES = 64 << 20
 """Maximum size of their files, which are temporarily on this machine."""
 
-_UNREACHABLE = (DatabaseUnavailableError, ServerUnavailableError, StoreUnavailableError, OutOfSpaceError)
+_STORE_FAILURES = (errors.StoreUnavailableError, errors.OutOfSpaceError)
+_UNREACHABLE = (DatabaseUnavailableError, ServerUnavailableError, *_STORE_FAILURES)
 
 _HINT = "fusery audit, on the other registry"
 
@@ -86,7 +81,7 @@ class Receiver:
                         done = self._take(new)
                     except _UNREACHABLE:
                         raise
-                    except FuseryError:
+                    except errors.FuseryError:
                         if len(new) == 1:
                             raise
                         # One of them is refused: record those before it.
@@ -112,20 +107,16 @@ class Receiver:
     def _take(self, pairs: Sequence[tuple[Item, Moved]]) -> list[Moved]:
         """Fetch documents in parallel, examine them one by one, and record them in one transaction."""
         with self.here.cache.scratch() as scratch:
-            folders = [scratch / str(number) for number in range(len(pairs))]
-            fetch_targets = [
-                (document, folder / "arrived")
-                for (document, _), folder in zip(pairs, folders, strict=True)
-                if document.kept != "absent"
-            ]
-            for folder in folders:
+            targets = [(document, scratch / str(number)) for number, (document, _) in enumerate(pairs)]
+            for _, folder in targets:
                 folder.mkdir()
-            coming = iter(self.carrier.fetch(fetch_targets))
+            wanted = [(document, folder / "arrived") for document, folder in targets]
+            coming = iter(self.carrier.fetch([target for target in wanted if _is_present(target[0])]))
             arrived, context = list[ExaminedDocument](), self._context(pairs[0][0])
-            for (document, moved), folder in zip(pairs, folders, strict=True):
+            for (document, folder), (_, moved) in zip(targets, pairs, strict=True):
                 self.say(f"copying {document.kind} {document.name}")
                 one = ExaminedDocument(document, moved)
-                if document.kept != "absent":
+                if _is_present(document):
                     one = self._examined(replace(one, paths=next(coming)), folder, context)
                 arrived.append(one)
             # The transaction that records the files makes them visible.
@@ -173,9 +164,8 @@ class Receiver:
                 architecture = recorded_architecture(base) if base is not None else None
             (path,) = paths.values()
             _require_same(document, paths)
-            values = calibration_facts(
-                path, document.name, document.base_digest, document.adapter, architecture
-            )
+            base_digest, adapter = document.base_digest, document.adapter
+            values = calibration_facts(path, document.name, base_digest, adapter, architecture)
         return replace(one, values=values, corrected=differing(dict(document), values))
 
     def _other_forms(self, document: Item) -> Sequence[tuple[Form, Manifest]]:
@@ -214,16 +204,17 @@ def _goes_with(document: Item, batch: list[Item]) -> bool:
         return False
     needed = {document.parent_digest, *(source.digest for source in document.sources)}
     alike = (document.task, document.base_digest) == (first.task, first.base_digest)
-    return (
-        alike and len(batch) < _MOST and not any(batch_document.digest in needed for batch_document in batch)
-    )
+    return alike and len(batch) < _MOST and needed.isdisjoint(earlier.digest for earlier in batch)
+
+
+def _is_present(document: Item) -> bool:
+    return document.kept != "absent"
 
 
 def _require_same(document: Item, paths: Mapping[str, Path]) -> None:
     if manifest_of(paths) != document.manifest:
-        raise BlobCorruptError(
-            f"wrong digest of the files of {document.name} (expected {document.digest[:12]})", hint=_HINT
-        )
+        problem = f"wrong digest of the files of {document.name} (expected {document.digest[:12]})"
+        raise errors.BlobCorruptError(problem, hint=_HINT)
 
 
 def _require_key(document: FusedDocument, paths: Mapping[str, Path]) -> None:
@@ -234,10 +225,8 @@ def _require_key(document: FusedDocument, paths: Mapping[str, Path]) -> None:
             continue
         key = read_header(path, limit=BASE_HEADER_LIMIT).metadata.get("fusery.key")
         if key != document.key:
-            raise BadInputError(
-                f"wrong fusery.key in {name} of {document.name}: {str(key)[:12]} (expected {document.key[:12]})",
-                hint=_HINT,
-            )
+            problem = f"wrong fusery.key in {name} of {document.name}: {str(key)[:12]}"
+            raise BadInputError(problem, hint=_HINT)
 
 
 Progress = Callable[[int], None]
@@ -264,13 +253,8 @@ class Carrier:
         """
         first = dict[Digest, tuple[FileEntry, Path]]()
         places = list[dict[str, Path]]()
-        stored = [
-            entry
-            for stored_document, _ in wanted
-            if stored_document.kept == "store"
-            for entry in stored_document.files
-        ]
-        generations = self._generations(entry.sha256 for entry in stored)
+        stored = [document for document, _ in wanted if document.kept == "store"]
+        generations = self._generations(entry.sha256 for document in stored for entry in document.files)
         for document, folder in wanted:
             if document.kept != "store":
                 places.append(self._referenced(document))
@@ -324,20 +308,17 @@ class Carrier:
     def _referenced(self, document: Item) -> dict[str, Path]:
         """Return the paths of a base model that the origin keeps by reference."""
         if self._origin is None or not self._own or document.kind != "base":
-            raise BadInputError(
-                "the other registry keeps the base model by reference, and its folder must not be read",
-                hint="add it to this registry, then pull again: fusery base add FOLDER --name NAME",
-            )
+            problem = "the other registry keeps the base model by reference"
+            hint = "add it to this registry, then pull again: fusery base add FOLDER --name NAME"
+            raise BadInputError(problem, hint=hint)
         base = tables.BaseModelRow
         with self._origin.database.read() as session:
             location = session.scalar(select(base.location).where(base.digest == document.digest))
         paths = {entry.path: Path(location or "") / entry.path for entry in document.files}
         for path in paths.values():
             if not path.is_file():
-                raise MissingFileError(
-                    f"the base model is kept by reference, and {path} is not on this machine",
-                    hint="run it where the folder is, or add the base to the store: fusery base add SOURCE",
-                )
+                problem = f"the base model is kept by reference, and {path} is not on this machine"
+                raise errors.MissingFileError(problem, hint="run it where the folder is")
         return {name: path.resolve() for name, path in paths.items()}
 
     def _generations(self, digests: Iterable[Digest]) -> Generations:

@@ -34,16 +34,7 @@ from ..registration.add_base import base_row
 from ..registration.new_adapter import Examined, add_adapter
 from ..registration.recorded import amendment_rows
 from ..remote.documents import AdapterDocument, BaseDocument, CalibrationDocument, FusedDocument, Item
-from .planning import (
-    RECOGNISED,
-    Row,
-    find,
-    free_names,
-    moved_as,
-    required_adapter,
-    required_base,
-    with_content,
-)
+from . import planning
 from .updates import (
     find_updates,
     missing_signatures,
@@ -91,13 +82,12 @@ class Recorder:
                     deposit.settle(session)
                 now, done = Database.utcnow(session), list[Moved]()
                 for one in arrived:
-                    row = find(session, one.document, self.origin)
+                    row = planning.find(session, one.document, self.origin)
                     try:
                         done.append(self._recorded(session, one, row, deposit, now))
                     except IntegrityError as error:
-                        raise BadInputError(
-                            f"invalid values in the record of {one.document.name}", hint=_HINT
-                        ) from error
+                        problem = f"invalid values in the record of {one.document.name}"
+                        raise BadInputError(problem, hint=_HINT) from error
                 if deposit is not None:
                     deposit.finish(session)
             return done
@@ -106,7 +96,12 @@ class Recorder:
                 deposit.abandon()
 
     def _recorded(
-        self, session: Session, one: ExaminedDocument, row: Row | None, deposit: Deposit | None, now: datetime
+        self,
+        session: Session,
+        one: ExaminedDocument,
+        row: planning.Row | None,
+        deposit: Deposit | None,
+        now: datetime,
     ) -> Moved:
         workspace, document = self.destination, with_sender(self.destination, one.document)
         if workspace.authenticated and self.origin == workspace.identity and row is None:
@@ -116,10 +111,10 @@ class Recorder:
                 document = replace(document, created_at=now)
         if isinstance(document, BaseDocument) and row is None and one.values is not None:
             content = one.values["content"]
-            if (row := with_content(session, content)) is not None:
+            if (row := planning.with_content(session, content)) is not None:
                 same = {"name": document.name, "content": content, "same_as": row.digest}
                 detail = {**same, "origin": {"registry": self.origin}}
-                events.record(session, RECOGNISED, "base", document.digest, detail)
+                events.record(session, planning.RECOGNISED, "base", document.digest, detail)
         added = ["record"] if row is None else []
         if row is None or (isinstance(document, FusedDocument) and one.paths is not None):
             if row is not None and one.moved.state == "completed":
@@ -135,7 +130,7 @@ class Recorder:
             self._log(session, one, document, row, added, now)
         if not added:  # recorded meanwhile, or known in other files
             name = row.name if isinstance(row, tables.BaseModelRow) else one.moved.there
-            return moved_as(document, name, "present", 0)
+            return planning.moved_as(document, name, "present", 0)
         if one.corrected:
             facts = ", ".join(one.corrected)
             return replace(one.moved, reason=f"recorded from its files instead of as declared: {facts}")
@@ -148,8 +143,9 @@ class Recorder:
         document: Item,
         files: tables.ManifestRow,
         now: datetime,
-    ) -> Row:
-        row: Row
+    ) -> planning.Row:
+        row: planning.Row
+        created = document.created_at
         if isinstance(document, AdapterDocument):
             assert one.adapter is not None
             require_version(session, document.task, document.version)
@@ -163,21 +159,17 @@ class Recorder:
             )
             return adapter
         if isinstance(document, BaseDocument):
-            names = free_names(session, document, "")
+            names = planning.free_names(session, document, "")
             assert one.values is not None
-            row = base_row(one.values, files, None, document.created_at, document.created_by)
-            row.names = [
-                tables.BaseNameRow(name=name, folded=name.casefold(), created_at=document.created_at)
-                for name in names
-            ]
+            name_row, revision = tables.BaseNameRow, tables.BaseRevisionRow
+            row = base_row(one.values, files, None, created, document.created_by)
+            row.names = [name_row(name=name, folded=name.casefold(), created_at=created) for name in names]
             row.revisions = [
-                tables.BaseRevisionRow(
-                    source=source.source, revision=source.revision or "", created_at=document.created_at
-                )
+                revision(source=source.source, revision=source.revision or "", created_at=created)
                 for source in document.sources
             ]
         elif isinstance(document, CalibrationDocument):
-            base = required_base(session, document.base_digest, document.base)
+            base = planning.required_base(session, document.base_digest, document.base)
             require_count(base.name, "calibrations", CALIBRATIONS, len(base.calibrations) + 1)
             values = {**column_values(document, tables.CalibrationRow.__table__), **(one.values or {})}
             row = tables.CalibrationRow(**values, manifest_id=files.id, base_id=base.id)
@@ -188,35 +180,38 @@ class Recorder:
 
     def _claim(self, session: Session, document: FusedDocument, files: tables.ManifestRow) -> tables.FusedRow:
         """Return the record of a fused model: this registry's own, or a claim under another key."""
-        fused = tables.FusedRow
-        adapter = required_adapter(session, document.adapter.name, document.adapter.digest)
+        fused, module_row, extra_row = tables.FusedRow, tables.ModuleFidelityRow, tables.FusedExtraRow
+        adapter = planning.required_adapter(session, document.adapter.name, document.adapter.digest)
         values = column_values(document, fused.__table__)
         if self.origin != self.destination.identity or not is_trusted(self.destination):
             counted = select(func.count()).where(fused.adapter_id == adapter.id, fused.origin.is_not(None))
             require_count(adapter.name, "claims of fused models", CLAIMS, (session.scalar(counted) or 0) + 1)
             values |= {"key": foreign_key(self.origin, document.key), "origin": self.origin}
         weights = [weight for _, weight in Recipe.from_dict(document.recipe).extras]
+        extras = [planning.required_adapter(session, extra.name, extra.digest) for extra in document.extras]
         return fused(
             **values,
             manifest_id=files.id,
-            base_id=required_base(session, document.base_digest, "its base model").id,
+            base_id=planning.required_base(session, document.base_digest, "its base model").id,
             adapter_id=adapter.id,
             modules=[
-                tables.ModuleFidelityRow(**column_values(module, tables.ModuleFidelityRow.__table__))
-                for module in document.modules
+                module_row(**column_values(module, module_row.__table__)) for module in document.modules
             ],
             extras=[
-                tables.FusedExtraRow(
-                    position=position,
-                    weight=weight,
-                    adapter_id=required_adapter(session, extra.name, extra.digest).id,
-                )
-                for position, (extra, weight) in enumerate(zip(document.extras, weights, strict=True))
+                extra_row(position=position, weight=weight, adapter_id=extra.id)
+                for position, (extra, weight) in enumerate(zip(extras, weights, strict=True))
             ],
         )
 
     def _attach(
-        self, session: Session, row: Row, one: ExaminedDocument, document: Item, now: datetime, *, new: bool
+        self,
+        session: Session,
+        row: planning.Row,
+        one: ExaminedDocument,
+        document: Item,
+        now: datetime,
+        *,
+        new: bool,
     ) -> list[str]:
         """Add parts that are newer than the record, and return their names."""
         added = []
@@ -239,27 +234,17 @@ class Recorder:
         session: Session,
         one: ExaminedDocument,
         document: Item,
-        row: Row,
+        row: planning.Row,
         added: list[str],
         now: datetime,
     ) -> None:
         """Log the added parts and their origin."""
         kind, subject = document.kind, row.digest
-        if (
-            isinstance(row, tables.BaseModelRow)
-            and self.destination.role  # a server acts for a client
-            and self.origin == self.destination.identity
-            and "record" in added
-        ):
+        is_of_client = bool(self.destination.role) and self.origin == self.destination.identity
+        if isinstance(row, tables.BaseModelRow) and is_of_client and "record" in added:
             source = row.revisions[-1].source if row.revisions else None
-            events.record(
-                session,
-                "base.added",  # by a client of this registry
-                kind,
-                subject,
-                {"name": row.name, "source": source, "reference": False, "created": True},
-                at=now,
-            )
+            detail = {"name": row.name, "source": source, "reference": False, "created": True}
+            events.record(session, "base.added", kind, subject, detail, at=now)
             return
         if isinstance(row, tables.AdapterRow | tables.FusedRow):
             subject = row.name if isinstance(row, tables.AdapterRow) else row.key
@@ -268,22 +253,17 @@ class Recorder:
             for entry in events.history(session, kind=kind, subject=subject, action=f"{kind}.{RECEIVED}"):
                 recorded_hashes |= set(json.loads(entry.detail)["origin"].get("events", ()))
         hashes = [str(entry["hash"]) for entry in document.log]
-        events.record(
-            session,
-            f"{kind}.{RECEIVED}",
-            kind,
-            subject,
-            {
-                "digest": document.digest,
-                "added": added,
-                **({"corrected": list(one.corrected)} if one.corrected else {}),
-                **({"plugins": others} if kind == "adapter" and (others := took_part()) else {}),
-                "origin": {
-                    "registry": self.origin,
-                    "name": document.name,
-                    "event": hashes[-1] if hashes else None,
-                    "events": [event_hash for event_hash in hashes if event_hash not in recorded_hashes],
-                },
+        others = took_part() if kind == "adapter" else None
+        content = {
+            "digest": document.digest,
+            "added": added,
+            **({"corrected": list(one.corrected)} if one.corrected else {}),
+            **({"plugins": others} if others else {}),
+            "origin": {
+                "registry": self.origin,
+                "name": document.name,
+                "event": hashes[-1] if hashes else None,
+                "events": [event_hash for event_hash in hashes if event_hash not in recorded_hashes],
             },
-            at=now,
-        )
+        }
+        events.record(session, f"{kind}.{RECEIVED}", kind, subject, content, at=now)

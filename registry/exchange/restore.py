@@ -22,17 +22,7 @@ from ..database.schema import HEAD
 from ..errors import BadInputError, SchemaError
 from ..parsing import plural
 from ..remote.container import BackupError, Container, Contents
-from .filling import (
-    NotEmptyError,
-    Restored,
-    database_size,
-    fill,
-    make_ready,
-    missing_sizes,
-    read_blobs,
-    require_empty,
-    restored_store,
-)
+from . import filling
 from .stored import open_place
 
 if TYPE_CHECKING:
@@ -49,7 +39,7 @@ def restore(
     own: bool = False,
     store_options: str | None = None,
     reporter: Reporter = SILENT,
-) -> Restored:
+) -> filling.Restored:
     """Restore the user's `own` backup into an empty registry on any database and store.
 
     Members, blobs, manifests and the chain of the log are verified first; names, ids, seals and the log stay the same.
@@ -61,27 +51,23 @@ def restore(
         backup = Container(open_place(workspace, source, store_options), folder, own=True)
         contents, rows = backup.contents, backup.contents.within("rows")
         if not own:
-            raise BadInputError(
-                "a backup is restored as it is, with all keys, tokens and aliases in it",
-                hint=f"give --own if it is yours; else fusery pull '*' --from {backup.where}",
-            )
+            problem = "a backup is restored as it is, with all keys, tokens and aliases in it"
+            hint = f"give --own if it is yours; else fusery pull '*' --from {backup.where}"
+            raise BadInputError(problem, hint=hint)
         if contents.schema > HEAD:
-            raise SchemaError(
-                f"the backup has schema {contents.schema}; this fusery supports up to {HEAD}",
-                hint="upgrade fusery: pip install --upgrade fusery",
-            )
-        restored = restored_store(database, contents)
-        present = restored or require_empty(database)
+            problem = f"the backup has schema {contents.schema}; this fusery supports up to {HEAD}"
+            raise SchemaError(problem, hint="upgrade fusery: pip install --upgrade fusery")
+        restored = filling.restored_store(database, contents)
+        present = restored or filling.require_empty(database)
         reporter.say("reading the backup")
         backup.fetch(rows)
         store = open_store(settings.store, options=settings.store_options)
-        store_id = _take_over(
-            store, present, contents.registry, {blob.digest for blob, _ in read_blobs(backup)}
-        )
+        digests = {blob.digest for blob, _ in filling.read_blobs(backup)}
+        store_id = _take_over(store, present, contents.registry, digests)
         generations, blobs = _in_generations(backup, store)
-        needs = [backup.need(rows), *needs_of(store, missing_sizes(store, blobs))]
+        needs = [backup.need(rows), *needs_of(store, filling.missing_sizes(store, blobs))]
         if database.path is not None:
-            needs.append(Need(database.path, [database_size(rows)]))
+            needs.append(Need(database.path, [filling.database_size(rows)]))
         require_rooms(needs, hint="free some space")
         reporter.say(f"copying {plural(len(blobs), 'blob')}")
         _copy(backup, store, blobs, reporter.progress)
@@ -89,10 +75,10 @@ def restore(
             reporter.say("writing the database")
             database.make_folder()
             with database.schema_change() as connection:
-                fill(connection, backup, store_id=store_id, generations=generations)
-    make_ready(workspace)
+                filling.fill(connection, backup, store_id=store_id, generations=generations)
+    filling.make_ready(workspace)
     counts = {member.stem: member.lines for member in rows}
-    return Restored(backup.where, contents.made_at, counts, contents.blobs, contents.last_event)
+    return filling.Restored(backup.where, contents.made_at, counts, contents.blobs, contents.last_event)
 
 
 def require_restorable(place: BlobStore, contents: Contents, folder: Path) -> None:
@@ -100,15 +86,13 @@ def require_restorable(place: BlobStore, contents: Contents, folder: Path) -> No
     backup, rows = Container(place, folder, own=True, contents=contents), contents.within("rows")
     try:
         backup.fetch(rows)
-        require_rooms([backup.need(rows, database_size(rows))])
+        require_rooms([backup.need(rows, filling.database_size(rows))])
         url = f"sqlite:///{folder / 'rows.db'}"
         with closing(Database.open(url)) as database, database.schema_change() as connection:
-            fill(connection, backup, store_id=contents.registry, generations={})
+            filling.fill(connection, backup, store_id=contents.registry, generations={})
     except BackupError as error:
-        raise BackupError(
-            f"the new backup cannot be restored: {error.message}",
-            hint="fusery audit; the previous backup is kept",
-        ) from error
+        problem = f"the new backup cannot be restored: {error.message}"
+        raise BackupError(problem, hint="fusery audit; the previous backup is kept") from error
 
 
 def _take_over(store: BlobStore, present: str | None, wanted: str, digests: Collection[Digest]) -> str:
@@ -117,14 +101,10 @@ def _take_over(store: BlobStore, present: str | None, wanted: str, digests: Coll
     if store_id is None and present is None:
         store.initialise(wanted)
         return wanted
-    if store_id is None or (
-        store_id != wanted
-        and (store_id != present or any(blob.digest not in digests for blob in store.blobs()))
-    ):
-        raise NotEmptyError(
-            f"the store {display_url(store.url)} is not empty, or belongs to another registry",
-            hint="restore into an empty one: name another FUSERY_REGISTRY, or other URLs",
-        )
+    is_foreign = store_id != present or any(blob.digest not in digests for blob in store.blobs())
+    if store_id is None or (store_id != wanted and is_foreign):
+        problem = f"the store {display_url(store.url)} is not empty, or belongs to another registry"
+        raise filling.NotEmptyError(problem, hint=filling.HINT)
     return store_id
 
 
@@ -134,7 +114,7 @@ def _in_generations(backup: Container, store: BlobStore) -> tuple[dict[Digest, i
     for blob in store.blobs():
         store_generations[blob.digest] = max(blob.generation, store_generations.get(blob.digest, 0))
     generations, blobs = dict[Digest, int](), list[Blob]()
-    for blob, stored in read_blobs(backup):
+    for blob, stored in filling.read_blobs(backup):
         newest = max(blob.generation, store_generations.get(blob.digest, 0))
         generations[blob.digest] = newest + (1 if store_generations and not stored else 0)
         if stored:

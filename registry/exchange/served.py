@@ -6,6 +6,7 @@ A package from a client is validated before it is used.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -81,10 +82,8 @@ def take_package(
     uploads = Uploads(workspace, limits)
     missing = [upload for upload in uploads.arrived(digests) if not upload.complete] if digests else []
     if missing:
-        raise BlobsMissingError(
-            f"{plural(len(missing), 'file')} of the package not uploaded, such as {missing[0].digest[:12]}",
-            hint="upload them first",
-        )
+        problem = f"{plural(len(missing), 'file')} not uploaded, such as {missing[0].digest[:12]}"
+        raise BlobsMissingError(problem, hint="upload them first")
     require_rooms(workspace.notes)
     # The bytes are already in this registry's store; folders that a client names are not read.
     carrier = Carrier(workspace.store, origin=workspace)
@@ -92,9 +91,7 @@ def take_package(
     if digests:
         uploads.release(digests)
     withdrawals = withdrawals_of(workspace, package)
-    items = tuple(
-        moved.with_withdrawals(withdrawal) for moved, withdrawal in zip(done, withdrawals, strict=True)
-    )
+    items = tuple(replace(moved, withdrawals=yanks) for moved, yanks in zip(done, withdrawals, strict=True))
     return PackageTaken(workspace.identity, items)
 
 
@@ -109,10 +106,10 @@ def _checked(data: bytes) -> Package:
 
 def _digests(documents: Sequence[Item], planned: Sequence[Moved]) -> list[Digest]:
     """Return the distinct blobs that must be uploaded."""
-    nones: dict[Digest, None] = {}
+    digests: dict[Digest, None] = {}
     for document, moved in zip(documents, planned, strict=True):
         # Of recorded documents, only fused models can lack files.
         is_uploaded = moved.state == "copied" or (moved.state == "completed" and document.kind == "fused")
         if is_uploaded and document.kept == "store":
-            nones |= {entry.sha256: None for entry in document.files}
-    return list(nones)
+            digests |= {entry.sha256: None for entry in document.files}
+    return list(digests)

@@ -50,10 +50,8 @@ def open_place(workspace: Workspace, url: str, options: str | None = None) -> Bl
     place = open_store(url, options=given)
     own = open_store(settings.store, options=settings.store_options)
     if f"{place.url}/".startswith(f"{own.url}/") or f"{own.url}/".startswith(f"{place.url}/"):
-        raise BadInputError(
-            f"the package's location overlaps the store of this registry: {display_url(place.url)}",
-            hint="give another location",
-        )
+        problem = f"the package's location overlaps the store of this registry: {display_url(place.url)}"
+        raise BadInputError(problem, hint="give another location")
     return place
 
 
@@ -79,7 +77,6 @@ class StoredPackage(Container):
 
     def carrier(self, destination: Workspace, *, own: bool, progress: Progress | None) -> Carrier:
         """Return what brings its files to a registry."""
-        del destination, own
         return Carrier(self.place, progress=progress)
 
     @cached_property
@@ -101,18 +98,14 @@ class StoredPackage(Container):
 
     def package(self, reference: str, *, fused: bool) -> Package:
         """Return the documents of what a reference names, `*` for all, and of all that it needs; `fused` adds what was fused from it."""
-        wanted = {_key(named_document) for named_document in self._named(reference.strip().casefold())}
+        wanted = set(map(_key, self._named(reference.strip().casefold())))
         if not wanted:
-            raise UnknownReferenceError(
-                f"{reference} not found in the package in {self.where}",
-                hint="give a name, TASK@VERSION or a digest",
-            )
+            problem = f"{reference} not found in the package in {self.where}"
+            raise UnknownReferenceError(problem, hint="give a name, TASK@VERSION or a digest")
         if fused:
-            made = (document for document in self.documents if isinstance(document, FusedDocument))
-            wanted |= {
-                fused_document.key for fused_document in made if fused_document.adapter.digest in wanted
-            }
-        # What a document needs comes before it.
+            made = [document for document in self.documents if isinstance(document, FusedDocument)]
+            wanted |= {document.key for document in made if document.adapter.digest in wanted}
+        # A document comes after those that it needs.
         for document in reversed(self.documents):
             if _key(document) in wanted:
                 wanted |= set(needed_by(document))
@@ -162,4 +155,4 @@ def needed_by(document: Item) -> Iterator[str]:
         if document.parent_digest is not None:
             yield document.parent_digest
     elif isinstance(document, FusedDocument):
-        yield from (pinned_adapter.digest for pinned_adapter in (document.adapter, *document.extras))
+        yield from (pinned.digest for pinned in (document.adapter, *document.extras))

@@ -69,16 +69,13 @@ def find_updates(session: Session, row: tables.AdapterRow, document: AdapterDocu
     _find_evaluations(row, document, updates)
     if any(yank.lifted_at is None for yank in document.yanks):
         rows = session.scalars(select(tables.YankRow).where(tables.YankRow.adapter_id == row.id)).all()
-        recorded_yanks = {(yank.at, yank.reason) for yank in rows}
+        recorded = {(yank.at, yank.reason) for yank in rows}
         standing = {yank.reason for yank in rows if yank.lifted_at is None}
         for yank in document.yanks:
             # This registry may have registered the adapter later, so yanks are compared by their reasons.
             at = max(yank.at, row.created_at)
-            if (
-                yank.lifted_at is None
-                and (at, yank.reason) not in recorded_yanks
-                and yank.reason not in standing
-            ):
+            is_new = yank.reason not in standing and (at, yank.reason) not in recorded
+            if yank.lifted_at is None and is_new:
                 standing.add(yank.reason)
                 updates.yanks.append(replace(yank, at=at))
     return updates
@@ -87,7 +84,7 @@ def find_updates(session: Session, row: tables.AdapterRow, document: AdapterDocu
 def record_updates(session: Session, row: tables.AdapterRow, updates: Updates, now: datetime) -> None:
     """Record updates, effective from now."""
     if updates.amendments:
-        since = max([now, *(known.since for known in row.amendments)])
+        since = max([now, *(amendment.since for amendment in row.amendments)])
         for amendment in updates.amendments:
             amendment.at, amendment.since = min(amendment.at, now), since
         require_few_amendments(row.name, [*row.amendments, *updates.amendments])
@@ -95,15 +92,13 @@ def record_updates(session: Session, row: tables.AdapterRow, updates: Updates, n
         require_count(row.name, "tags", TAGS, len(row.tags))
     if updates.yanks:
         yanks = [tables.YankRow(adapter_id=row.id, **column_values(yank, _YANK)) for yank in updates.yanks]
-        recorded_yanks = session.scalars(
-            select(tables.YankRow).where(tables.YankRow.adapter_id == row.id)
-        ).all()
-        require_within(row.name, "yanks", YANKS, [*recorded_yanks, *yanks])
+        recorded = session.scalars(select(tables.YankRow).where(tables.YankRow.adapter_id == row.id))
+        require_within(row.name, "yanks", YANKS, [*recorded, *yanks])
         session.add_all(yanks)
-    for known, end in updates.withdrawn:
+    for standing, end in updates.withdrawn:
         assert end.withdrawn_at is not None
-        known.withdrawn_at = min(end.withdrawn_at, now)
-        known.withdrawn_by, known.withdrawn_reason = end.withdrawn_by, end.withdrawn_reason
+        standing.withdrawn_at = min(end.withdrawn_at, now)
+        standing.withdrawn_by, standing.withdrawn_reason = end.withdrawn_by, end.withdrawn_reason
     for evaluation in updates.evaluations:
         values = column_values(evaluation, _EVALUATION)
         for name in ("at", "withdrawn_at"):  # between the creation of this record and now
@@ -115,6 +110,7 @@ def record_updates(session: Session, row: tables.AdapterRow, updates: Updates, n
 
 
 _YANK, _EVALUATION = tables.YankRow.__table__, tables.EvaluationRow.__table__
+_SIGNATURE = tables.SignatureRow.__table__
 
 
 def _find_amendments(row: tables.AdapterRow, document: AdapterDocument, updates: Updates) -> None:
@@ -135,8 +131,8 @@ def _find_amendments(row: tables.AdapterRow, document: AdapterDocument, updates:
         elif state.get(amendment.field) != will:
             kept.add(amendment.field)
     if state["dataset"] is None and any(state[name] is not None for name in DATASET):
-        kept |= {each.field for each in fitting if each.field in DATASET}
-        fitting = [each for each in fitting if each.field not in DATASET]
+        kept |= {amendment.field for amendment in fitting if amendment.field in DATASET}
+        fitting = [amendment for amendment in fitting if amendment.field not in DATASET]
     updates.amendments.extend(fitting)
     updates.kept.extend(sorted(kept))
 
@@ -145,55 +141,35 @@ def _find_evaluations(row: tables.AdapterRow, document: AdapterDocument, updates
     """Find missing evaluations and withdrawals; values withdrawn in either registry stay withdrawn."""
 
     def same(measurement: EvaluationDocument | tables.EvaluationRow) -> tuple[Any, ...]:
-        values = (
-            column_values(measurement, _EVALUATION)
-            if isinstance(measurement, EvaluationDocument)
-            else measurement
-        )
+        is_sent = isinstance(measurement, EvaluationDocument)
+        values = column_values(measurement, _EVALUATION) if is_sent else measurement  # type: ignore[arg-type]
         return *key_of(values), measurement.value
 
-    ended = [
-        (evaluation, evaluation.withdrawn_at)
-        for evaluation in document.evaluations
-        if evaluation.withdrawn_at is not None
-    ]
-    ended.sort(key=lambda pair: pair[1])
-    package_ends = {same(ended_evaluation): (ended_evaluation, at) for ended_evaluation, at in ended}
-    ended_here = {
-        same(evaluation): evaluation.withdrawn_at
-        for evaluation in row.evaluations
-        if evaluation.withdrawn_at is not None
-    }
-    recorded_ends = {
-        (*same(evaluation), evaluation.withdrawn_reason)
-        for evaluation in row.evaluations
-        if not stands(evaluation)
-    }
-    standing: dict[Any, tables.EvaluationRow] = {}
-    for recorded_evaluation in filter(stands, row.evaluations):
-        end = package_ends.get(same(recorded_evaluation))
-        if end is not None and recorded_evaluation.at <= end[1]:
-            updates.withdrawn.append((recorded_evaluation, end[0]))
-            recorded_ends.add((*same(recorded_evaluation), end[0].withdrawn_reason))
-        else:
-            standing[same(recorded_evaluation)[:-1]] = recorded_evaluation
-    metrics = set()
-    for measurement in document.evaluations:
-        if measurement.withdrawn_at is not None:
-            continue
-        own, withdrawn = standing.get(same(measurement)[:-1]), ended_here.get(same(measurement))
-        if own is not None:
-            metrics |= {own.metric} if own.value != measurement.value else set()
-        elif withdrawn is None or measurement.at > withdrawn:
-            updates.evaluations.append(measurement)
+    dated = [(sent, sent.withdrawn_at) for sent in document.evaluations if sent.withdrawn_at is not None]
+    ended = [sent for sent, _ in sorted(dated, key=lambda pair: pair[1])]
+    sent_ends = {same(sent): sent for sent in ended}
+    own_ends = {same(own): own.withdrawn_at for own in row.evaluations if own.withdrawn_at is not None}
     # Withdrawals are compared by value and reason: their dates may have been in the future.
-    ends = {
-        (*same(ended_evaluation), ended_evaluation.withdrawn_reason): ended_evaluation
-        for ended_evaluation, _ in ended
-    }
-    updates.evaluations.extend(
-        ended_evaluation for end, ended_evaluation in ends.items() if end not in recorded_ends
-    )
+    recorded_ends = {(*same(own), own.withdrawn_reason) for own in row.evaluations if not stands(own)}
+    standing: dict[Any, tables.EvaluationRow] = {}
+    for own in filter(stands, row.evaluations):
+        end = sent_ends.get(same(own))
+        if end is not None and end.withdrawn_at is not None and own.at <= end.withdrawn_at:
+            updates.withdrawn.append((own, end))
+            recorded_ends.add((*same(own), end.withdrawn_reason))
+        else:
+            standing[same(own)[:-1]] = own
+    metrics = set()
+    for sent in document.evaluations:
+        if sent.withdrawn_at is not None:
+            continue
+        own_standing, withdrawn = standing.get(same(sent)[:-1]), own_ends.get(same(sent))
+        if own_standing is not None:
+            metrics |= {own_standing.metric} if own_standing.value != sent.value else set()
+        elif withdrawn is None or sent.at > withdrawn:
+            updates.evaluations.append(sent)
+    ends = {(*same(sent), sent.withdrawn_reason): sent for sent in ended}
+    updates.evaluations.extend(sent for end, sent in ends.items() if end not in recorded_ends)
     updates.kept.extend(sorted(metrics))
 
 
@@ -204,20 +180,14 @@ def require_allowed(workspace: Workspace, session: Session, row: tables.AdapterR
     role, sender = parse_role(workspace.role), person(workspace.actor)
     own = person(owner_of(session, row)) == sender
     changed = [("yank", own) for _ in updates.yanks]
-    changed += [
-        ("note or tag" if is_free(amendment.field) else "amendment", own) for amendment in updates.amendments
-    ]
+    changed += [("note or tag" if is_free(row.field) else "amendment", own) for row in updates.amendments]
     changed += [("evaluation", own) for _ in updates.evaluations]
-    changed += [
-        ("withdrawn evaluation", person(evaluation.by) == sender) for evaluation, _ in updates.withdrawn
-    ]
+    changed += [("withdrawn evaluation", person(row.by) == sender) for row, _ in updates.withdrawn]
     for part, is_own in changed:
         needed = PARTS[part][0 if is_own else 1]
         if not allows(role, needed):
-            raise RoleError(
-                f"the role {needed} is needed for a new {part} of {row.name}; {workspace.actor} has the role {role}",
-                hint=f"ask a user with the role {needed} to push it",
-            )
+            problem = f"a new {part} of {row.name} needs the role {needed}; {workspace.actor} is {role}"
+            raise RoleError(problem, hint=f"ask a user with the role {needed} to push it")
 
 
 def with_sender(workspace: Workspace, document: Item) -> Item:
@@ -226,22 +196,14 @@ def with_sender(workspace: Workspace, document: Item) -> Item:
         return document
     document = replace(document, created_by=name_sender(workspace.actor, document.created_by))
 
-    def sent(rows: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(
-            replace(
-                row,
-                **{
-                    name: name_sender(workspace.actor, getattr(row, name))
-                    for name in ("by", "lifted_by", "withdrawn_by")
-                    if getattr(row, name, None) is not None
-                },
-            )
-            for row in rows
-        )
+    def sent(row: Any) -> Any:
+        authors = {name: getattr(row, name, None) for name in ("by", "lifted_by", "withdrawn_by")}
+        given = {name: by for name, by in authors.items() if by is not None}
+        return replace(row, **{name: name_sender(workspace.actor, by) for name, by in given.items()})
 
     parts = ("signatures", "yanks", "amendments", "evaluations")
-    changed: Any = {name: sent(getattr(document, name)) for name in parts if hasattr(document, name)}
-    return replace(document, **changed)
+    changed: Any = {name: tuple(map(sent, getattr(document, name, ()))) for name in parts}
+    return replace(document, **{name: rows for name, rows in changed.items() if rows})
 
 
 def missing_signatures(
@@ -249,34 +211,26 @@ def missing_signatures(
 ) -> tuple[list[SignatureDocument], str | None]:
     """Return the signatures to record, and the reason why others are left out.
 
-    Signatures by trusted keys are verified at once.  Other
-    signatures are claims, verified when their keys are trusted; on existing records they need a role.
+    Signatures by trusted keys are verified at once.  Other signatures are claims, verified when their keys are trusted;
+    on existing records they need a role.
     """
     if not isinstance(document, AdapterDocument | FusedDocument):  # other documents have no signatures
         return [], None
     key = tables.TrustedKeyRow
     wanted = [signature.key_id for signature in document.signatures if signature.scheme == SCHEME]
-    trusted = {
-        trusted_key.key_id: trusted_key
-        for trusted_key in session.scalars(select(key).where(key.key_id.in_(wanted)))
-    }
+    keys = session.scalars(select(key).where(key.key_id.in_(wanted)))
+    trusted = {trusted_key.key_id: trusted_key for trusted_key in keys}
     missing = []
     for signature in document.signatures:
         public = trusted[signature.key_id].public_key if signature.key_id in trusted else None
-        known = _recorded_signature(session, document, signature)
-        if _is_claimable(session, _signature(document, signature), public) and (
-            known is None or (public is not None and not _is_by(session, known, public))
-        ):
+        own = _recorded_signature(session, document, signature)
+        is_unknown = own is None or (public is not None and not _is_by(session, own, public))
+        if is_unknown and _is_claimable(session, _signature(document, signature), public):
             missing.append(signature)
     if not missing or row is None or may_change(workspace, session, "signature", row):
         return missing, None
-    allowed = [
-        signature_document
-        for signature_document in missing
-        if signature_document.scheme == SCHEME
-        and signature_document.key_id in trusted
-        and trusted[signature_document.key_id].revoked_at is None
-    ]
+    valid = {key_id for key_id, trusted_key in trusted.items() if trusted_key.revoked_at is None}
+    allowed = [signature for signature in missing if signature.key_id in valid]
     if len(allowed) == len(missing):
         return allowed, None
     return allowed, "signatures by untrusted keys are left out; an approver may push them"
@@ -284,35 +238,30 @@ def missing_signatures(
 
 def record_signatures(session: Session, document: Item, missing: Sequence[SignatureDocument]) -> None:
     """Record signatures that are missing."""
-    for signature_document in missing:
-        signature = _recorded_signature(session, document, signature_document)
-        if signature is None:
-            session.add(_signature(document, signature_document))
+    for signature in missing:
+        row = _recorded_signature(session, document, signature)
+        if row is None:
+            session.add(_signature(document, signature))
         else:
-            for name, value in column_values(signature_document, tables.SignatureRow.__table__).items():
-                setattr(signature, name, value)
+            for name, value in column_values(signature, _SIGNATURE).items():
+                setattr(row, name, value)
     if missing:
         session.flush()
         query = select(tables.SignatureRow).where(tables.SignatureRow.subject_digest == document.digest)
         require_within(document.name, "signatures", SIGNATURES, session.scalars(query).all())
 
 
-def _signature(document: Item, signature_document: SignatureDocument) -> tables.SignatureRow:
-    values = column_values(signature_document, tables.SignatureRow.__table__)
+def _signature(document: Item, signature: SignatureDocument) -> tables.SignatureRow:
+    values = column_values(signature, _SIGNATURE)
     return tables.SignatureRow(subject_kind=document.kind, subject_digest=document.digest, **values)
 
 
 def _recorded_signature(
-    session: Session, document: Item, signature_document: SignatureDocument
+    session: Session, document: Item, signature: SignatureDocument
 ) -> tables.SignatureRow | None:
-    signature = tables.SignatureRow
-    return session.scalar(
-        select(signature).where(
-            signature.subject_digest == document.digest,
-            signature.key_id == signature_document.key_id,
-            signature.scheme == signature_document.scheme,
-        )
-    )
+    row = tables.SignatureRow
+    by_key = (row.key_id == signature.key_id) & (row.scheme == signature.scheme)
+    return session.scalar(select(row).where(row.subject_digest == document.digest, by_key))
 
 
 def _is_claimable(session: Session, row: tables.SignatureRow, public: str | None) -> bool:

@@ -71,10 +71,9 @@ class Uploads:
     def begin(self, digest: Digest, size: int, offset: int) -> Upload | None:
         """Begin or resume an upload; return None if the store has the blob."""
         if size > self._limits.largest:
-            raise UploadTooLargeError(
-                f"blob too large: {size:,} bytes (at most {self._limits.largest:,})",
-                hint="ask the server's administrator to raise the limit: fusery server --largest-blob BYTES",
-            )
+            problem = f"blob too large: {size:,} bytes (at most {self._limits.largest:,})"
+            hint = "ask the server's administrator to raise the limit: fusery server --largest-blob BYTES"
+            raise UploadTooLargeError(problem, hint=hint)
         if digest in self._claimed([digest]):
             return None
         try:
@@ -85,9 +84,8 @@ class Uploads:
             with os_failures(f"write {path}", near=folder):
                 fd = open_locked(path, os.O_CREAT)
             if fd is None:
-                raise UploadBusyError(
-                    "this blob is being sent under the same name", hint="run the command again"
-                )
+                problem = "this blob is being sent under the same name"
+                raise UploadBusyError(problem, hint="run the command again")
             return Upload(self._workspace, self.owner, path, fd, digest, size, offset)
         except BaseException:
             # Claims on blobs that are never sent would fill the database.
@@ -157,9 +155,7 @@ class Uploads:
             count, total = count - 1, total - bytes_
             self.release([Digest(path.name.split(".")[1])])
         if count >= self._limits.parts or total > self._limits.bytes:
-            raise BadInputError(
-                "too many unfinished uploads", hint="finish them, or wait a day until they expire"
-            )
+            raise BadInputError("too many unfinished uploads", hint="finish them, or wait a day")
 
 
 class Upload:
@@ -178,10 +174,8 @@ class Upload:
         self._come = os.lseek(fd, 0, os.SEEK_END)
         if self._come != offset:
             self.close()
-            raise UploadOffsetError(
-                f"wrong offset of the upload: {offset:,} (expected {self._come:,})",
-                hint=f"resume at offset {self._come}",
-            )
+            problem = f"wrong offset of the upload: {offset:,} (expected {self._come:,})"
+            raise UploadOffsetError(problem, hint=f"resume at offset {self._come}")
 
     @property
     def missing(self) -> int:
@@ -208,9 +202,8 @@ class Upload:
             digest, _ = pump(self._fd, None)
         if digest != self._digest:
             self.discard()
-            raise BlobCorruptError(
-                f"wrong digest of the uploaded blob {self._digest[:12]}", hint="upload it again from offset 0"
-            )
+            problem = f"wrong digest of the uploaded blob {self._digest[:12]}"
+            raise BlobCorruptError(problem, hint="upload it again from offset 0")
         staged = Staged(self._path, self._size, self._digest, source_of(self._path, self._fd).stamp)
         deposit = Deposit(self._workspace.database, self._workspace.store, self._workspace.owner())
         manifest = Manifest.of([FileEntry("blob", self._size, self._digest)])

@@ -31,58 +31,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AdapterPart:
-    """An adapter and its weight in the sum; `rendering` is what its files become in mlx-lm's form, if they are PEFT's.
-
-    `method` is `lora`, `dora` or `full`; `group` of QA-LoRA how many neighbouring inputs have one update, None of any other.
-    `aware` is the format that it was trained through, as MLX writes it, and `target_modules` are the paths within a layer that it adapts.
-    """
+    """An adapter and its weight in the sum."""
 
     id: int
     name: str
     digest: Digest
     files: tuple[FileEntry, ...]
     weight: float
-    rendering: Digest | None = None
-    method: str = "lora"
-    group: int | None = None
-    aware: Mapping[str, Any] | None = None
-    target_modules: frozenset[str] = frozenset()
+    rendering: Digest | None = None  # of its files in mlx-lm's form, if they are PEFT's
+    method: str = "lora"  # `lora`, `dora` or `full`
+    group: int | None = None  # of QA-LoRA: neighbouring inputs that share one update
+    aware: Mapping[str, Any] | None = None  # the format that it was trained through, as MLX writes it
+    target_modules: frozenset[str] = frozenset()  # paths within a layer
 
 
 def part_of(adapter: tables.AdapterRow, weight: float) -> AdapterPart:
     """Return an adapter as a part of a sum."""
-    files = tuple(file.entry for file in adapter.manifest.files)
-    rendering = recorded_digest(adapter, "mlx")
     return AdapterPart(
-        adapter.id,
-        adapter.name,
-        Digest(adapter.digest),
-        files,
-        weight,
-        rendering,
-        adapter.method,
-        group_of(adapter.training),
-        aware_of(adapter.method, adapter.training),
-        frozenset(adapter.target_modules),
+        id=adapter.id,
+        name=adapter.name,
+        digest=Digest(adapter.digest),
+        files=tuple(file.entry for file in adapter.manifest.files),
+        weight=weight,
+        rendering=recorded_digest(adapter, "mlx"),
+        method=adapter.method,
+        group=group_of(adapter.training),
+        aware=aware_of(adapter.method, adapter.training),
+        target_modules=frozenset(adapter.target_modules),
     )
 
 
 def fits_biases(groups: Iterable[int | None], quantization: Mapping[str, Any] | None) -> bool:
     """Tell whether updates are constant within the groups that a base is quantised in, so that its biases can hold them."""
     own = quantization or {}
-    # Some modules may be quantised otherwise than the rest.
-    formats = [
-        own,
-        *(
-            {**own, **module_settings}
-            for module_settings in own.values()
-            if isinstance(module_settings, Mapping)
-        ),
-    ]
-    if any(quantization_format.get("mode", "affine") != "affine" for quantization_format in formats):
-        return False
-    sizes = [quantization_format.get("group_size") for quantization_format in formats]
-    return all(
+    # Some modules may have a format of their own.
+    formats = [own, *({**own, **special} for special in own.values() if isinstance(special, Mapping))]
+    sizes = [form.get("group_size") for form in formats if form.get("mode", "affine") == "affine"]
+    return len(sizes) == len(formats) and all(
         group is not None and type(size) is int and size > 0 and group % size == 0
         for group in groups
         for size in sizes
@@ -97,13 +82,9 @@ def keeps_format(
 ) -> bool:
     """Tell whether the adapted modules of a base are all stored in the format that an adapter was trained through."""
     own = quantization or {}
-    common = {
-        "mode": "affine",
-        **{key: value for key, value in own.items() if not isinstance(value, Mapping)},
-    }
     for path in paths:
         special = own.get(path, {})
-        form = {**common, **special} if isinstance(special, Mapping) else {}
+        form = {"mode": "affine", **own, **special} if isinstance(special, Mapping) else {}
         if within_layer(path) in targets and any(form.get(key) != value for key, value in aware.items()):
             return False
     return True
@@ -112,7 +93,7 @@ def keeps_format(
 def whole_of(
     name: str, adapter: Mapping[str, Path], base: Mapping[str, Path], place: Path
 ) -> ReplacedTensors | None:
-    """Return the whole tensors and trained rows of an adapter that are not the base's own; None if there are none."""
+    """Return the whole tensors and trained rows of an adapter that differ from the base's; None without any."""
     from ..adapters.reading import read_peft
     from ..adapters.whole_fit import fit_whole
     from ..engine.whole import ReplacedTensors
@@ -121,7 +102,7 @@ def whole_of(
     peft = read_peft({PEFT_WEIGHTS: weights, CONFIG: adapter[CONFIG]})
     lost = next((remark for remark in peft.remarks if remark.code == "peft_full_modules"), None)
     if lost is not None:
-        # Whoever admitted it knew less: a part of it would be missing without a word.
+        # Admission may have known less: a part of the adapter would be missing without a message.
         raise FusionUnsupportedError(
             f"the whole tensors of {name} cannot be used: {lost.message}", hint=f"fusery show {name}"
         )

@@ -32,10 +32,7 @@ def require_form(
     if difference is None:
         return
     with workspace.database.read() as session:
-        others = {base.id, own.id}
-        between = [row for row in _alike(session, own) if row.id not in others]
-        for row in between:
-            assert row.names is not None and row.manifest.files is not None
+        between = [row for row in _alike(session, own) if row.id not in (base.id, own.id)]
     # Two quantised forms have no number in common: the model that both were made from relates them.
     for row in between:
         if form_difference(workspace, row, own) is None and form_difference(workspace, base, row) is None:
@@ -51,8 +48,7 @@ def compare_forms(workspace: Workspace, digest: str) -> None:
     with workspace.database.read() as session:
         base = resolve_base(session, digest)
         others = [row for row in _alike(session, base) if row.id != base.id]
-        for row in (base, *others):
-            assert row.names is not None and row.manifest.files is not None
+        assert base.names is not None and base.manifest.files is not None
     if _is_here(workspace, base):
         for row in others:
             if _is_here(workspace, row):
@@ -99,7 +95,10 @@ def _computed(workspace: Workspace, first: tables.BaseModelRow, second: tables.B
 def _alike(session: Session, base: tables.BaseModelRow) -> list[tables.BaseModelRow]:
     row = tables.BaseModelRow
     query = select(row).where(row.model_type == base.model_type, row.parameters == base.parameters)
-    return list(session.scalars(query.order_by(row.id)))
+    alike = list(session.scalars(query.order_by(row.id)))
+    for one in alike:  # loaded, for use after the session
+        assert one.names is not None and one.manifest.files is not None
+    return alike
 
 
 def _is_here(workspace: Workspace, base: tables.BaseModelRow) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
@@ -23,15 +23,13 @@ from ..record import Record, described
 from ..records.adapter import Withdrawal
 from ..records.fused import Foreign, FusedLabel
 from ..records.fused_rows import fused_from, label_record, load_fused
-from ..records.references import resolve_any
+from ..records.references import digest_prefix, resolve_any
 from ..records.withdrawals import of_fused
 from .records import aliased_keys
 from .views import foreign_record
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
-
-_SHORTEST = 8  # Hex digits that name an entry of the cache
 
 
 class Here(Record):
@@ -44,7 +42,7 @@ class Here(Record):
 
 
 class CachedModel(Here):
-    """A fused model in the cache, or the files of an adapter or a base (`fusery get`); what only the registry's records say of it is None where it is on none."""
+    """A fused model in the cache, or the files of an adapter or a base (`fusery get`); unrecorded values are None."""
 
     key: Digest = described("digest of the inputs and the method", cell="{:.12}")
     bytes: int = described("size in bytes of its files", title="size", kind="size")
@@ -59,9 +57,7 @@ class CachedModel(Here):
     digest: str | None = described("digest of its manifest")
     foreign: Foreign | None = described("where it comes from; None if it was made here")
     aliases: tuple[str, ...] = described(
-        "aliases of its adapters, as `task#alias`, which keep it in the cache",
-        heading="stays",
-        free=True,
+        "aliases of its adapters, as `task#alias`, which keep it in the cache", heading="stays", free=True
     )
     withdrawals: tuple[Withdrawal, ...] = described(
         "yanks that concern it", heading="state", free=True, rare=True
@@ -69,7 +65,7 @@ class CachedModel(Here):
 
 
 class CacheContents(Record):
-    """What is in this machine's cache."""
+    """The contents of this machine's cache."""
 
     path: Path = described("its folder")
     bytes: int = described("size in bytes of all its models")
@@ -86,7 +82,7 @@ class Removed(Record):
 
 
 class Pruned(Record):
-    """What was removed from the cache, or would be."""
+    """The models that were removed from the cache, or would be."""
 
     dry_run: bool = described("nothing was removed; this is the plan")
     removed: int = described("number of removed models")
@@ -96,17 +92,6 @@ class Pruned(Record):
     limit_bytes: int = described("the limit that was applied")
     fits: bool = described("the cache is now within the limit")
     items_: tuple[Removed, ...] = described("the models that were removed")
-    swept_bytes: int = described("bytes that interrupted builds and damaged entries had left behind")
-    KEYS: ClassVar[tuple[str, ...]] = (
-        "dry_run",
-        "removed",
-        "freed_bytes",
-        "kept",
-        "kept_bytes",
-        "limit_bytes",
-        "fits",
-        "items_",
-    )
 
 
 class Pinned(Record):
@@ -144,12 +129,10 @@ def prune(workspace: Workspace, limit: int | None = None, *, dry_run: bool = Fal
     with workspace.database.read() as session:
         spared = aliased_keys(session)
     plan = cache.evict(limit, spared)
-    removed, kept, swept = plan.remove, plan.keep, 0
+    removed, swept = plan.remove, 0
     if not dry_run:
-        gone = {entry.key for entry in plan.execute()}
-        swept = cache.sweep() + sweep_temporary()
-        removed = tuple(entry for entry in plan.remove if entry.key in gone)
-        kept = (*plan.keep, *(entry for entry in plan.remove if entry.key not in gone))
+        removed, swept = tuple(plan.execute()), cache.sweep() + sweep_temporary()
+    kept = [*plan.keep, *(entry for entry in plan.remove if entry not in removed)]
     left = sum(entry.size for entry in kept)
     return Pruned(
         dry_run=dry_run,
@@ -160,7 +143,6 @@ def prune(workspace: Workspace, limit: int | None = None, *, dry_run: bool = Fal
         limit_bytes=limit,
         fits=left <= limit,
         items_=tuple(Removed(key=entry.key, bytes=entry.size) for entry in removed),
-        swept_bytes=swept,
     )
 
 
@@ -198,17 +180,14 @@ def aliases_of(session: Session, parts: Iterable[tuple[str, int]]) -> dict[tuple
 
 def entry_named(workspace: Workspace, text: str) -> CacheEntry | None:
     """Return the one entry of the cache whose key begins with the text, whether it is on record or not."""
-    prefix = text.strip().casefold()
-    if len(prefix) < _SHORTEST or prefix.strip("0123456789abcdef"):
-        return None
-    entries = [entry for entry in workspace.cache.entries() if entry.key.startswith(prefix)]
+    prefix = digest_prefix(text)
+    entries = [entry for entry in workspace.cache.entries() if prefix and entry.key.startswith(prefix)]
     return entries[0] if len(entries) == 1 else None
 
 
 def _cached_models(
     workspace: Workspace, session: Session, entries: Sequence[CacheEntry], pinned: AbstractSet[Digest]
 ) -> Iterator[CachedModel]:
-    """Yield what is known of entries; of fused models in a constant number of statements."""
     fused = tables.FusedRow
     rows = {
         row.key: row
@@ -240,7 +219,7 @@ def _cached_models(
 
 
 def _folders(session: Session, digests: Iterable[str]) -> dict[str, FusedLabel]:
-    """Return what the files of adapters and of bases are called that lie here for somebody to load; others are left out."""
+    """Return the labels of cached files of adapters and bases; other digests are left out."""
     adapter, rendering, base = tables.AdapterRow, tables.AdapterRenderingRow, tables.BaseModelRow
     labels: dict[str, FusedLabel] = {}
     for chosen in batches(digests):

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
-
-from sqlalchemy import select
 
 from fusery.storage.digest import digest_json
 
-from .. import tables
 from ..database import events
 from ..engine.recipe import OWN, Recipe
 from ..errors import BadInputError, FidelityError, FusionUnsupportedError
-from ..record import Record, described
+from ..record import Record, described, parts_of
 from ..records.fused import Fidelity, Weighted
 from ..records.fused_rows import describe
+from .adapter_part import policy_of
 from .fuse_inputs import FuseInputs, InputFiles, gather
 from .job import FuseCandidate
 from .known import MeasuredFuse, recorded_measurement
@@ -56,8 +54,8 @@ def look_at(
 ) -> tuple[Sampled, MeasuredFuse]:
     """Return a sample of what a recipe writes, and its overall figures.
 
-    The recipe's calibration shapes it only where that matters: what is too loud at random no calibration mends, and what passes
-    at random is measured whole.
+    The calibration shapes the sample only where that may decide: a format that passes at random is measured whole, and
+    one that is too noisy at random is not mended by a calibration.
     """
     sampled = inputs.sample(recipe)
     measured = MeasuredFuse.of_sample(sampled.fidelity, recipe, at_random=recipe.calibration is not None)
@@ -72,21 +70,20 @@ def _candidate(
     template: FuseCandidate, recipe: Recipe, *, strict: bool = False, sound: bool = False
 ) -> FuseCandidate:
     job = replace(template, recipe=recipe, strict=strict, sound=sound)
-    return replace(job, found=job.look_up())
+    return replace(job, on_record=job.look_up())
 
 
 def _sound(template: FuseCandidate, others: Sequence[Recipe], last: Recipe) -> Iterator[FuseCandidate]:
     """Yield what has the verdict PASS within a budget, if there is such a thing beside the last, which need only not be lost."""
     rivals = []
     for recipe in others:
-        lookup = _candidate(template, recipe).found
-        measured = lookup.measured if lookup is not None else None
+        measured = _candidate(template, recipe).look_up().measured
         if measured is not None and measured.passes(template.request, strict=False, sound=True):
             rivals.append((measured.noise or 0.0, recipe))
     # Of what was trained through a quantiser, the last is that format.
     if not rivals or last.aware is not None:
         return
-    # What a calibration shapes is better than its sample.
+    # A shaped format is better than its sample.
     job = _candidate(template, last, sound=True)
     if last.calibration is not None or not _is_passed_over(job):
         yield job
@@ -96,7 +93,7 @@ def _sound(template: FuseCandidate, others: Sequence[Recipe], last: Recipe) -> I
 
 def _is_passed_over(job: FuseCandidate) -> bool:
     recipe, inputs = job.recipe, job.fuse_inputs
-    measured = job.found.measured if job.found is not None else None
+    measured = (job.on_record or job.look_up()).measured
     if measured is None:
         _, measured = look_at(job.inputs, recipe, job.request, strict=job.strict, sound=job.sound)
         if not job.passes(measured):
@@ -107,21 +104,13 @@ def _is_passed_over(job: FuseCandidate) -> bool:
     job.pass_over(measured)
     # Measured on 4 bits; on 3 bits noise went from 18.7 to 18.3 % only.
     gains = inputs.shaped and int((inputs.quantization or {}).get("bits", 0)) >= 4
-    if recipe.precision == "dither" and recipe.calibration is None and gains and not _has_fused(inputs):
+    if recipe.precision == "dither" and recipe.calibration is None and gains:
         base = inputs.base.name
         job.reporter.say(
             f"{base} has no calibration. On a 4-bit SmolLM2-135M, one halved the KL divergence of `--as dither` "
             f"from base + adapter, at the base's size: fusery base calibrate {base}"
         )
     return True
-
-
-def _has_fused(inputs: FuseInputs) -> bool:
-    """Tell whether `auto` or a user made a larger model on this base before, with the advice to calibrate it."""
-    row = tables.FusedRow
-    query = select(row.id).where(row.base_id == inputs.base.id, row.precision.in_(("mixed", "dequantize")))
-    with inputs.workspace.database.read() as session:
-        return session.scalar(query.limit(1)) is not None
 
 
 def _fitting(
@@ -137,7 +126,7 @@ def _fitting(
             "calibration": ours.calibration,
             "budget": budget,
             "best": request.precision == "mixed",
-            # Where the base has other formats, what was noted before they were told apart counts no more.
+            # The digest of a base of one format stays as it was before formats were distinguished.
             **({} if _is_all_affine(ours) else {"own": OWN}),
         }
     )
@@ -146,28 +135,27 @@ def _fitting(
     if noted:
         return [Recipe.from_dict(form) for form in json.loads(noted[0].detail)["recipes"]]
     fitting = _within_budget(inputs, request, candidates, budget)
+    forms = [recipe.to_dict() for recipe in fitting]
+    detail = {"adapter": ours.adapter.name, "budget": budget, "recipes": forms}
     with workspace.database.write() as session:
-        events.record(
-            session,
-            FITTED,
-            "fused",
-            asked,
-            {
-                "adapter": ours.adapter.name,
-                "budget": budget,
-                "recipes": [recipe.to_dict() for recipe in fitting],
-            },
-        )
+        events.record(session, FITTED, "fused", asked, detail)
     return fitting
 
 
 def _within_budget(
     inputs: InputFiles, request: FuseRequest, candidates: Sequence[Recipe], budget: float
 ) -> list[Recipe]:
-    """Keep what fits, and add what holds most of the update within the budget, bits module by module."""
-    first, ours = candidates[0], inputs.fuse_inputs
-    own = {name: getattr(first, name) for name in ("engine", "scale", "rounding", "aware", "extras")}
-    plain = Recipe("keep", **own)
+    ours = inputs.fuse_inputs
+    plain = replace(
+        candidates[0],
+        precision="keep",
+        quantization=None,
+        bits={},
+        seed=None,
+        calibration=None,
+        biases=False,
+        fitted=False,
+    )
     kept = inputs.sample(plain)
     samples = {OWN: kept}
     fitting = []
@@ -196,16 +184,15 @@ def _within_budget(
 def _allocated(
     inputs: InputFiles, mixed: Recipe, samples: Mapping[int, Sampled], budget: float
 ) -> Iterator[Recipe]:
-    """Yield the recipe of `mixed` that has bits module by module, if there is one that fits."""
     from ..engine.engine import allocate
 
     kept = samples[OWN]
     room = (budget - 1) * kept.size
     while room >= 0:
         recipe = replace(mixed, bits=allocate(samples, room))
-        # What a file says of tensors that its base has not (biases beside mxfp4) takes room as well.
+        # The header entries of tensors that the base lacks (biases beside mxfp4) take room as well.
         affine = _is_all_affine(inputs.fuse_inputs)
-        over = 0.0 if affine else inputs.size(recipe) - budget * kept.size
+        over = 0.0 if affine else inputs.plan(policy_of(recipe, 0), recipe).size - budget * kept.size
         if over <= 0:
             yield recipe
             return
@@ -291,7 +278,7 @@ def formats(
                 rows.append((replace(format, reason=error.message), None))
     if len(refusals) == len(rows):
         raise refusals[0]
-    # What `auto` would write: the first that passes, or the last unless it loses the adapter.
+    # `auto` would write the first that passes, or the last unless it loses the adapter.
     chosen = None
     for at, (_, measured) in enumerate(rows):
         if measured is None:
@@ -324,33 +311,15 @@ def _recorded(inputs: FuseInputs, recipe: Recipe, format: Format) -> tuple[Forma
 
 
 def _sampled(
-    inputs: InputFiles,
-    recipe: Recipe,
-    request: FuseRequest,
-    format: Format,
-    base_bytes: int,
-    *,
-    strict: bool,
+    inputs: InputFiles, recipe: Recipe, request: FuseRequest, format: Format, base_bytes: int, *, strict: bool
 ) -> tuple[Format, MeasuredFuse]:
     sampled, measured = look_at(inputs, recipe, request, strict=strict)
-    key, kept = inputs.fuse_inputs.key(recipe), sampled.fidelity
-    fidelity = Fidelity(
-        verdict=kept.verdict,
-        retained=kept.retained,
-        cosine=kept.cosine,
-        relative_error=kept.relative_error,
-        noise=kept.noise,
-    )
-    # A fuse that was computed and refused is in the log, measured over all rows: it decides, as it does for `auto`.
-    # What is in the log of a sample is no more than this one.
-    settled_measurement = recorded_measurement(inputs.fuse_inputs.workspace, key).settled
-    if settled_measurement is not None:
-        fidelity = replace(
-            fidelity,
-            verdict=settled_measurement.verdict,
-            retained=settled_measurement.retained,
-            noise=settled_measurement.noise,
-        )
+    key, figures = inputs.fuse_inputs.key(recipe), asdict(sampled.fidelity)
+    fidelity = Fidelity(**{name: figures[name] for name in parts_of(Fidelity) if name != "modules"})
+    # A refused fuse is in the log, measured over all rows: it decides, as it does for `auto`.
+    settled = recorded_measurement(inputs.fuse_inputs.workspace, key).settled
+    if settled is not None:
+        fidelity = replace(fidelity, verdict=settled.verdict, retained=settled.retained, noise=settled.noise)
     format = replace(
         format,
         key=key,
@@ -359,4 +328,4 @@ def _sampled(
         fidelity=fidelity,
         sampled=True,
     )
-    return format, settled_measurement or measured
+    return format, settled or measured

@@ -42,7 +42,7 @@ class WeightedIngredient(Ingredient):
 
 
 class KeyInputs(Record):
-    """What makes the key of a fused model."""
+    """The inputs of a fused model's key."""
 
     base: Ingredient = described("the base")
     adapter: Ingredient = described("the first adapter")
@@ -51,7 +51,7 @@ class KeyInputs(Record):
 
 
 class OnRecord(Record):
-    """What is on record of a fused model."""
+    """The record of a fused model."""
 
     digest: str = described("digest of its manifest")
     bytes: int = described("size in bytes of its files")
@@ -134,7 +134,6 @@ def explain(workspace: Workspace, reference: str, request: FuseRequest | None = 
 
 
 def _asked(workspace: Workspace, reference: str, request: FuseRequest) -> list[ExplainedModel]:
-    """Explain the keys that a fuse of the adapter would try, in its order."""
     request.check()
     ours = gather(workspace, reference, request.extras, base=request.base)
     models = []
@@ -146,7 +145,7 @@ def _asked(workspace: Workspace, reference: str, request: FuseRequest) -> list[E
                 models.append(replace(_recorded(workspace, session, row), asked=True))
                 continue
         measurement = recorded_measurement(workspace, key)
-        # What was passed over by a sample is computed where there is nothing else to take.
+        # The last format is computed, even if its sample was refused.
         measured = measurement.settled if recipe is recipes[-1] else measurement.measured
         reason = "never made under this key"
         if measured is not None:

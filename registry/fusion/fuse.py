@@ -86,15 +86,11 @@ def _of_fused(workspace: Workspace, reference: str, request: FuseRequest) -> tup
 
 @contextmanager
 def fuse_to_read(
-    workspace: Workspace,
-    reference: str,
-    request: FuseRequest,
-    *,
-    reporter: Reporter = SILENT,
+    workspace: Workspace, reference: str, request: FuseRequest, *, reporter: Reporter = SILENT
 ) -> Iterator[Fused]:
     """Fuse like `fuse`, and keep the model in the cache until the block ends.
 
-    The block must hash what leaves the machine or is served: the cache may rely on an earlier verification.
+    The block must hash files that it copies or serves: the cache may rely on an earlier verification.
     """
     for _ in range(_ATTEMPTS):
         with workspace.cache.holding():
@@ -112,12 +108,7 @@ def fuse_to_read(
     )
 
 
-def remake(
-    workspace: Workspace,
-    key: Digest,
-    *,
-    reporter: Reporter = SILENT,
-) -> Fused:
+def remake(workspace: Workspace, key: Digest, *, reporter: Reporter = SILENT) -> Fused:
     """Return a recorded fused model: from the cache, from the store if it is published, or made by its recipe."""
     with workspace.database.read() as session:
         row = find_fused(session, key)
@@ -147,9 +138,9 @@ def _by_recipe(
         require_own(recipe, fuse_inputs)
     with fuse_inputs.opened(reporter.progress) as inputs:
         job = FuseCandidate(inputs, recipe, request, publish, reporter)
-        job = replace(job, found=job.look_up())
-        if (at_hand := job.at_hand()) is not None:
-            return job.shared(at_hand)
+        job = replace(job, on_record=job.look_up())
+        if (model := job.run(compute=False)) is not None:
+            return model
         engine = fuse_inputs.engine(quantize=recipe.quantization is not None)
         if engine != recipe.engine:
             raise FusionUnsupportedError(
@@ -166,13 +157,10 @@ def _added(workspace: Workspace, reference: str, onto: str | None, recipe: Recip
     """Return the further adapters of a recipe by name: of several records with the bytes, one that is not withdrawn."""
     added = []
     with workspace.database.read() as session:
-        base = resolve_adapter(session, reference).base if recipe.extras else None
-        bases = [base.id] if base is not None else []
-        if recipe.extras and onto is not None:
-            bases.append(resolve_base(session, onto).id)
+        base = resolve_adapter(session, reference).base
+        bases = {base.id, base.id if onto is None else resolve_base(session, onto).id}
+        adapter = tables.AdapterRow
         for digest, weight in recipe.extras:
-            assert base is not None
-            adapter = tables.AdapterRow
             query = select(adapter).where(adapter.digest == digest, adapter.base_id.in_(bases))
             row = session.scalars(query.order_by(adapter.id)).first()
             if row is None:

@@ -26,13 +26,7 @@ from ..adapters.tokenizer_files import own_tokenizer, with_tokenizer
 from ..adapters.trained_through import aware_of, require_fusable, require_usable_unfused
 from ..engine.recipe import BY_CLASS, ENGINE, KEYS, SEEING, Recipe, artifact_key, seed_of
 from ..errors import BadInputError
-from ..records.bases import (
-    blob_generations,
-    locate_files,
-    record_verified,
-    recorded_architecture,
-    unproven,
-)
+from ..records.bases import blob_generations, locate_files, record_verified, recorded_architecture, unproven
 from ..records.calibrations import current_calibration, learned_with
 from ..records.fused_rows import names
 from ..records.references import resolve_adapter, resolve_base
@@ -57,16 +51,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FuseInputs:
-    """A base and adapters, read from the database once; the first adapter is the one to fuse.
-
-    `calibration` is the base's, if it has any, and `learned` the newest for this adapter alone that was learned with that.
-    """
+    """A base and adapters, read from the database once; the first adapter is the one to fuse."""
 
     workspace: Workspace
     base: tables.BaseModelRow
     parts: tuple[AdapterPart, ...]
-    calibration: Digest | None = None
-    learned: Digest | None = None
+    calibration: Digest | None = None  # of the base
+    learned: Digest | None = None  # the newest calibration for this adapter that was learned with the base's
 
     @property
     def base_digest(self) -> Digest:
@@ -87,11 +78,6 @@ class FuseInputs:
     def quantization(self) -> Mapping[str, Any] | None:
         """MLX's `quantization` entry of the base."""
         return self.base.quantization
-
-    @property
-    def quantized(self) -> bool:
-        """The base's weights are quantised."""
-        return self.base.quantization is not None
 
     @property
     def fits_biases(self) -> bool:
@@ -165,7 +151,6 @@ class InputFiles:
 
     @cached_property
     def _scratch(self) -> Path:
-        """Where fetched files go; made when the first one is, since a model that is at hand needs none."""
         cache = self._workspace.cache
         cache.sweep()
         return self._stack.enter_context(cache.scratch())
@@ -196,7 +181,6 @@ class InputFiles:
 
     @cached_property
     def _whole(self) -> ReplacedTensors | None:
-        """What the adapter replaces in the base, by its files and whatever was noted when it was registered."""
         part = self.fuse_inputs.adapter
         if form_of(entry.path for entry in part.files) == "mlx" or not self.adapters:
             return None
@@ -222,10 +206,6 @@ class InputFiles:
         ours = self.fuse_inputs
         return calibration_of(self._workspace, recipe, ours.base, ours.adapter, self._scratch)
 
-    def size(self, recipe: Recipe) -> int:
-        """Return the bytes of the weight files that a recipe would give, without reading a tensor."""
-        return self.plan(policy_of(recipe, 0), recipe).size
-
     def compute(
         self,
         recipe: Recipe,
@@ -234,22 +214,14 @@ class InputFiles:
         check: Callable[[], None],
         progress: Callable[[int, int], None] | None,
         *,
-        say: Callable[[str], None] = lambda _: None,
         publish: bool = False,
     ) -> tuple[Manifest, FuseFidelity]:
-        """Write the fused model into an empty folder, verifying every byte that is read.
-
-        Args:
-            say: called with a sentence if it takes much longer than `keep`, before it begins.
-        """
+        """Write the fused model into an empty folder, verifying every byte that is read."""
         from ..engine.engine import fuse
-        from ..engine.work import slowly
 
         policy = policy_of(recipe, seed_of(key), self._calibration(recipe))
         plan = self.plan(policy, recipe, {"fusery.key": key})
         self._require_room(folder, plan, publish=publish)
-        if (slow := slowly(plan)) is not None:
-            say(slow)
         fuse_progress = None if progress is None else lambda done: progress(done, plan.size)
         if not self._verify:
             fused = fuse(plan, folder, check=check, progress=fuse_progress)
@@ -279,7 +251,7 @@ class InputFiles:
         workspace, held = self._workspace, self._workspace.cache.in_use_here()
         needs = [Need(folder.parent, [held, *plan.sizes], taken=held), *workspace.notes]
         if publish:
-            # What is copied from a base whose files are in the store is there already.
+            # Files that are copied from a base in the store are there already.
             stored = self.fuse_inputs.base.location is None
             copied = [plan.base.files[name].stat().st_size for name in plan.copies] if stored else []
             sizes = plan.sizes
@@ -356,15 +328,11 @@ def gather(
 
 
 def _require_fitting(adapter: tables.AdapterRow) -> None:
-    """Refuse to fuse onto another form of the base what means something on its own base model only."""
-    if aware_of(adapter.method, adapter.training) is not None:
+    """Refuse to fuse an adapter onto another form of its base if only its own base gives it a meaning."""
+    aware = aware_of(adapter.method, adapter.training) is not None
+    if aware or adapter.method == "full":
+        what = "was trained through a quantiser" if aware else "is the result of full fine-tuning"
         raise BadInputError(
-            f"{adapter.name} was trained through a quantiser, for its own base model",
-            hint=f"fusery fuse {adapter.name}",
-        )
-    if adapter.method == "full":
-        raise BadInputError(
-            f"{adapter.name} is the result of full fine-tuning, which replaces tensors of its own base model",
-            hint=f"fusery fuse {adapter.name}",
+            f"{adapter.name} {what}, for its own base model alone", hint=f"fusery fuse {adapter.name}"
         )
     require_factors_alone(adapter, "and cannot be fused onto another form of its base model")

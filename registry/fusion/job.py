@@ -16,12 +16,12 @@ from fusery.storage.progress import Reporter
 
 from ..database import events, leases
 from ..engine.recipe import Recipe, written_as
-from ..engine.verdict import closeness, range_in_words, share_in_words
+from ..engine.verdict import closeness
 from ..errors import DatabaseReadOnlyError, FidelityError, RebuildDiffersError
 from ..records.fused import Fused
 from ..records.fused_rows import describe
 from .fuse_inputs import FuseInputs, InputFiles
-from .known import REFUSED, TRIED, Known, MeasuredFuse, refused
+from .known import REFUSED, TRIED, KeyRecord, MeasuredFuse, refused
 from .records import (
     compare_claims,
     counting,
@@ -45,12 +45,7 @@ if TYPE_CHECKING:
 class FuseCandidate:
     """One candidate: a recipe, and how to get its model.
 
-    What is on record about the key is looked up three times: before the lease, after it, and where the model is recorded.
-
-    Attributes:
-        strict: it is taken only if hardly anything is lost: there is a larger candidate.
-        sound: it is taken only if it has the verdict PASS: something else that fits has it.
-        found: what was on record before the lease, if somebody has looked already.
+    The record of the key is read three times: before the lease, after it, and where the model is recorded.
     """
 
     inputs: InputFiles
@@ -58,9 +53,9 @@ class FuseCandidate:
     request: FuseRequest
     publish: str
     reporter: Reporter
-    strict: bool = False
-    sound: bool = False
-    found: Known | None = None
+    strict: bool = False  # take it only if hardly anything is lost: there is a larger candidate
+    sound: bool = False  # take it only with the verdict PASS: another candidate that fits has it
+    on_record: KeyRecord | None = None  # the record of the key, if it was read already
 
     @property
     def fuse_inputs(self) -> FuseInputs:
@@ -78,41 +73,34 @@ class FuseCandidate:
         return self.fuse_inputs.key(self.recipe)
 
     @property
-    def _name(self) -> str:
-        return f"{self.fuse_inputs.adapter.name} ({self._format})"
-
-    @property
     def _format(self) -> str:
         return written_as(describe(self.recipe))
 
-    def run(self) -> Fused | None:
-        """Return the model, or None when it does not pass and there is another candidate."""
-        lookup = self.found or self.look_up()
-        if lookup.settled is not None and not self._taken(lookup.settled):
-            return None
-        if (model := self._cached(lookup)) is not None:
-            return self.shared(model)
-        return self._claimed(lookup) or self._build()
+    @property
+    def _name(self) -> str:
+        return f"{self.fuse_inputs.adapter.name} ({self._format})"
 
-    def at_hand(self) -> Fused | None:
-        """Return the model if it need not be computed, None if it would have to be, or does not pass."""
-        lookup = self.found or self.look_up()
+    def run(self, *, compute: bool = True) -> Fused | None:
+        """Return the model; None if it does not pass and there is another candidate, or if it would have to be computed."""
+        lookup = self.on_record or self.look_up()
         if lookup.settled is not None and not self._taken(lookup.settled):
             return None
         if (model := self._cached(lookup)) is not None:
+            return self._shared(model)
+        if (model := self._claimed(lookup)) is not None or not (compute or lookup.published):
             return model
-        return self._build(compute=False) if lookup.published else self._claimed(lookup)
+        return self._build(compute=compute)
 
-    def look_up(self) -> Known:
+    def look_up(self) -> KeyRecord:
         """Return what is on record about the key; the same bytes may be registered under other names, too."""
         with self.workspace.database.read() as session:
             row = counting(session, self.key, accept=self.request.accept_foreign)
             if row is None:
-                return Known(refused(session, self.key))
+                return KeyRecord(refused(session, self.key))
             measured = MeasuredFuse.of(row, Recipe.from_dict(row.recipe))
             if not self.passes(measured):
-                return Known(measured)
-            return Known(measured, fused_record(row, self.fuse_inputs.adapter.name))
+                return KeyRecord(measured)
+            return KeyRecord(measured, fused_record(row, self.fuse_inputs.adapter.name))
 
     def passes(self, measured: MeasuredFuse) -> bool:
         """Tell whether a model with these figures may be taken."""
@@ -120,15 +108,12 @@ class FuseCandidate:
 
     def pass_over(self, measured: MeasuredFuse) -> None:
         """Report why the next candidate is tried; in detail, the figures and the limit that they missed."""
-        following = (
-            "taking a format that passes within the budget" if self.sound else "trying the next format"
-        )
-        detail = measured.in_words if self.sound else measured.reason(self.request)
+        detail = measured.reason(self.request)
         if measured.sampled:
             without = ", without the calibration" if measured.at_random else ""
             detail += f"; from an eighth of the rows{without}"
         meaning = measured.meaning(self.request)
-        self.reporter.say(f"{self._format}: {meaning}; {following}", detail)
+        self.reporter.say(f"{self._format}: {meaning}; trying the next format", detail)
 
     def record_refusal(self, session: Session, measured: MeasuredFuse) -> None:
         """Log what was measured, and why it was not published."""
@@ -148,7 +133,7 @@ class FuseCandidate:
         )
 
     def _taken(self, measured: MeasuredFuse) -> bool:
-        """Return True to go on, False to try the next candidate; raise when there is none."""
+        """Return True to go on, False to try the next candidate; raise if this is the last one."""
         if self.passes(measured):
             return True
         if not self.strict and not self.sound:
@@ -157,13 +142,11 @@ class FuseCandidate:
         return False
 
     def _lost(self, measured: MeasuredFuse) -> FidelityError:
-        """Return the error for a model that would lose the adapter, with a hint."""
         inputs, recipe, least = self.fuse_inputs, self.recipe, self.request.min_fidelity
         message = f"{self._format} would lose the adapter: {measured.in_words}"
         if least is not None and closeness(measured.retained) < least:
-            share = share_in_words(measured.retained)
-            message = f"{self._format}: {share}, --min-fidelity asks for {range_in_words(least)}"
-        larger = recipe.precision != "dequantize" and inputs.quantized
+            message = f"{self._format}: {measured.reason(self.request)}"
+        larger = recipe.precision != "dequantize" and inputs.quantization is not None
         again, accept = f"fusery fuse {inputs.adapter.name}", "--accept-loss publishes it"
         if self.request.budget is not None:
             hint = "allow more: --budget 1.5x, or leave it out"
@@ -175,14 +158,13 @@ class FuseCandidate:
             hint = accept
         return FidelityError(message, hint=hint)
 
-    def _cached(self, lookup: Known) -> Fused | None:
+    def _cached(self, lookup: KeyRecord) -> Fused | None:
         if (view := lookup.own) is None:
             return None
         path = self.workspace.cache.lookup(self.key, Manifest.of(view.files))
         return on_this_machine(view, path, "cache") if path else None
 
-    def _claimed(self, lookup: Known) -> Fused | None:
-        """Return what another registry says is this model, if it has its files and the user or a signature says so."""
+    def _claimed(self, lookup: KeyRecord) -> Fused | None:
         if (view := lookup.claim) is None:
             return None
         key, manifest = Digest(view.key), Manifest.of(view.files)
@@ -204,7 +186,7 @@ class FuseCandidate:
         try:
             lease = self._lease(self.key)
         except DatabaseReadOnlyError as error:
-            # What is published may be fetched by two at a time; what is computed could not be recorded.
+            # Two processes may fetch a published model at a time; a computed one could not be recorded.
             if (model := self._fetched(None, self.look_up())) is None and compute:
                 raise DatabaseReadOnlyError(
                     f"{self._name} is not published, and to fuse it needs the right to write: {error.message}",
@@ -212,23 +194,23 @@ class FuseCandidate:
                 ) from error
             return model
         with lease.keep():
-            # After the lease, not before: whoever held it may just have published.
-            look_up = self.look_up()
-            model = self._cached(look_up) or self._fetched(lease, look_up)
+            # After the lease, not before: its last owner may just have published.
+            lookup = self.look_up()
+            model = self._cached(lookup) or self._fetched(lease, lookup)
             if model is not None or not compute:
                 with self.workspace.database.write() as session:
                     lease.release(session)
-                return model and self.shared(model)
-            return self._compute(lease, look_up)
+                return model and self._shared(model)
+            return self._compute(lease, lookup)
 
     def _lease(self, key: Digest) -> leases.Lease:
-        def told(busy: leases.Busy) -> None:
-            who = busy.owner.description if busy.owner else "another process"
-            self.reporter.say(f"being fused by {who}, waiting")
+        def on_busy(busy: leases.Busy) -> None:
+            owner = busy.owner.description if busy.owner else "another process"
+            self.reporter.say(f"being fused by {owner}, waiting")
 
-        return leases.wait(self.workspace.database, key, self.workspace.owner(), on_busy=told)
+        return leases.wait(self.workspace.database, key, self.workspace.owner(), on_busy=on_busy)
 
-    def _fetched(self, lease: leases.Lease | None, lookup: Known) -> Fused | None:
+    def _fetched(self, lease: leases.Lease | None, lookup: KeyRecord) -> Fused | None:
         """Return the model from the store, None if it is not published or cannot be had."""
         if (view := lookup.published) is None:
             return None
@@ -236,7 +218,6 @@ class FuseCandidate:
         return on_this_machine(view, path, "store") if path else None
 
     def _fetch(self, lease: leases.Lease | None, key: Digest, manifest: Manifest) -> Path | None:
-        """Bring files from the store into the cache, under a key; None if they cannot be had."""
         cache = self.workspace.cache
         self.reporter.say(f"fetching {self._name} from the store")
         try:
@@ -252,7 +233,7 @@ class FuseCandidate:
         make_room(self.workspace, key)
         return path
 
-    def shared(self, model: Fused) -> Fused:
+    def _shared(self, model: Fused) -> Fused:
         """Return a model that is there already; its files go to the store if they are to and are not."""
         if self.publish != "full" or model.published:
             return model
@@ -267,18 +248,12 @@ class FuseCandidate:
             record_published(self.workspace, session, self.key, manifest)
         return replace(model, published=True)
 
-    def _compute(self, lease: leases.Lease, lookup: Known) -> Fused | None:
+    def _compute(self, lease: leases.Lease, lookup: KeyRecord) -> Fused | None:
         started, cache, full = time.monotonic(), self.workspace.cache, self.publish == "full"
         with cache.build(self.key, lease.fence) as folder:
             self.reporter.say(f"fusing {self._name}")
             manifest, fidelity = self.inputs.compute(
-                self.recipe,
-                self.key,
-                folder,
-                lease.check,
-                self.reporter.progress,
-                say=self.reporter.say,
-                publish=full,
+                self.recipe, self.key, folder, lease.check, self.reporter.progress, publish=full
             )
             measured = MeasuredFuse.of(fidelity, self.recipe)
             if not self.passes(measured):
@@ -299,13 +274,12 @@ class FuseCandidate:
         deposit, failure = self._deposit(lookup, manifest, path)
         with deposit.recording() if deposit else self.workspace.database.write() as session:
             lease.publish(session)
-            if (row := find_fused(session, self.key)) is None:
+            row, claims = find_fused(session, self.key), list[str]()
+            if row is None:
                 row = record_fused(
                     session, self.fuse_inputs, self.recipe, self.key, manifest, fidelity, seconds
                 )
                 claims = compare_claims(self.workspace, session, self.key, manifest)
-            else:
-                claims = []
             if deposit:
                 deposit.commit(session)
                 record_published(self.workspace, session, self.key, manifest)
@@ -318,9 +292,9 @@ class FuseCandidate:
         return on_this_machine(view, path, "computed")
 
     def _deposit(
-        self, lookup: Known, manifest: Manifest, path: Path
+        self, lookup: KeyRecord, manifest: Manifest, path: Path
     ) -> tuple[Deposit | None, StorageError | None]:
-        """Bring the files into the store if they are to be there; while the lease holds, so that nobody fuses it too."""
+        """Upload the files if they are to be published, while the lease holds: no other process fuses the model."""
         if self.publish != "full" and lookup.published is None:
             return None, None
         self.reporter.say(f"publishing {self._name}")

@@ -1,4 +1,4 @@
-"""What is on record about a fuse, looked up in one go: what it retained, and the record if it is any use."""
+"""The measurement and the record of a fuse, looked up together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from ..engine.verdict import (
     in_words,
     range_in_words,
     recorded_verdict,
-    share_in_words,
 )
 from ..records.fused import FusedRecord
 from .records import counting
@@ -42,22 +41,15 @@ TRIED = "fuse.tried"  # `auto` measured a format and went on to the next
 
 @dataclass(frozen=True, slots=True)
 class MeasuredFuse:
-    """What a fuse was found to retain.
-
-    Attributes:
-        noise: what was written beside the update, as a share of the weights; None if it is not known.
-        sampled: it is of a sample of the rows: enough for `auto` to pass over what it would try next to another, and to say
-            nothing else by.
-        at_random: that sample is rounded at random, though a calibration shapes what is written.
-    """
+    """The fidelity of a fuse, measured on all rows or on a sample of them."""
 
     verdict: str
     retained: float | None
     noise: float | None = None
     cosine: float | None = None
     shaped: bool = False
-    sampled: bool = False
-    at_random: bool = False
+    sampled: bool = False  # then `auto` may pass the format over, and nothing else follows
+    at_random: bool = False  # the sample was rounded at random, though a calibration shapes what is written
 
     @classmethod
     def of(cls, fidelity: FuseFidelity | tables.FusedRow, recipe: Recipe) -> MeasuredFuse:
@@ -78,20 +70,13 @@ class MeasuredFuse:
 
     def reason(self, request: FuseRequest) -> str:
         """Return why a request does not take it: the figures, and the limit that they missed."""
-        least, closest = request.min_fidelity, closeness(self.retained)
-        if least is not None and closest < least:
-            limit = f"--min-fidelity asks for {range_in_words(least)}"
-        elif self.verdict != PASS:
-            return self.in_words
-        elif not self.is_quiet:
-            limit = f"{request.precision} takes at most {100 * self._quiet_to:g} % noise"
-        elif closest < WHOLE_FROM:
-            limit = f"{request.precision} takes {range_in_words(WHOLE_FROM)}"
-        else:
-            limit = f"the cosine is {self.cosine or 0.0:.2f}, where {request.precision} takes at least {CLEAR_FROM:g}"
-        # The verdict would be PASS, and that is not the reason.
-        noise = "" if self.noise is None else f", {100 * self.noise:.1f} % noise"
-        return f"{share_in_words(self.retained)}{noise}, and {limit}"
+        if request.min_fidelity is not None and closeness(self.retained) < request.min_fidelity:
+            return f"{self.in_words}; --min-fidelity asks for {range_in_words(request.min_fidelity)}"
+        figures = self.in_words.removeprefix(f"{PASS}, ")  # the verdict PASS would be no reason
+        return (
+            f"{figures}, cosine {self.cosine or 0.0:.2f}; {request.precision} takes {range_in_words(WHOLE_FROM)},"
+            f" at most {100 * self._quiet_to:g} % noise and a cosine of at least {CLEAR_FROM:g}"
+        )
 
     def meaning(self, request: FuseRequest) -> str:
         """Return why a request does not take it, without figures."""
@@ -106,9 +91,8 @@ class MeasuredFuse:
         """Tell whether it may be published.
 
         Args:
-            strict: it asks for nearly all of the update, little noise, and that it stands out of that, while there is a larger
-                format.
-            sound: it asks for the verdict PASS, while something else that fits into the budget has it.
+            strict: ask for nearly all of the update, little noise, and a clear direction: there is a larger format.
+            sound: ask for the verdict PASS: another format within the budget has it.
         """
         if request.accept_loss and not strict and not sound:
             return True
@@ -116,9 +100,8 @@ class MeasuredFuse:
             return False
         if not strict:
             return self.verdict == PASS if sound else self.verdict != LOST
-        clear = self.cosine is None or self.cosine >= CLEAR_FROM
-        whole = closeness(self.retained) >= WHOLE_FROM
-        return self.verdict == PASS and self.is_quiet and whole and clear
+        clear = (self.cosine is None or self.cosine >= CLEAR_FROM) and closeness(self.retained) >= WHOLE_FROM
+        return self.verdict == PASS and self.is_quiet and clear
 
     @property
     def is_quiet(self) -> bool:
@@ -131,20 +114,15 @@ class MeasuredFuse:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What is on record about a key.
+class KeyRecord:
+    """The measurement and the record of a key."""
 
-    Attributes:
-        measured: what it retained, as recorded or as the log says of a refused attempt; None if nobody knows.
-        view: the record; None if there is none, or it does not pass what was asked for.
-    """
-
-    measured: MeasuredFuse | None = None
-    view: FusedRecord | None = None
+    measured: MeasuredFuse | None = None  # as recorded, or as logged for a refused attempt
+    view: FusedRecord | None = None  # None without a record, or if it does not pass the request
 
     @property
     def settled(self) -> MeasuredFuse | None:
-        """What it retained, where all of its rows were measured: only that can refuse what was asked for."""
+        """The measurement, if all rows were measured: only that can refuse a request."""
         return None if self.measured is None or self.measured.sampled else self.measured
 
     @property
@@ -159,31 +137,23 @@ class Known:
 
     @property
     def claim(self) -> FusedRecord | None:
-        """The record, if another registry says what it is, and that is enough."""
+        """The record, if it is the accepted claim of another registry."""
         return self.view if self.own is None else None
 
 
-def recorded_measurement(workspace: Workspace, key: Digest) -> Known:
+def recorded_measurement(workspace: Workspace, key: Digest) -> KeyRecord:
     """Return what is on record about a key, or what the log says of a refused attempt, whatever is asked for."""
     with workspace.database.read() as session:
         row = counting(session, key, accept=False)
-        return Known(
-            refused(session, key) if row is None else MeasuredFuse.of(row, Recipe.from_dict(row.recipe))
-        )
+        if row is None:
+            return KeyRecord(refused(session, key))
+        return KeyRecord(MeasuredFuse.of(row, Recipe.from_dict(row.recipe)))
 
 
 def refused(session: Session, key: str) -> MeasuredFuse | None:
-    """Return what the log says of refused attempts: the newest of which all rows were measured, else of a sample."""
-    newest = None
-    for refusal in reversed(events.history(session, kind="fused", subject=key)):
-        if refusal.action not in (REFUSED, TRIED):
-            continue
-        detail = json.loads(refusal.detail)
-        measured_fields = {
-            field.name: detail[field.name] for field in fields(MeasuredFuse) if field.name in detail
-        }
-        measured = MeasuredFuse(**measured_fields)
-        if not measured.sampled:
-            return measured
-        newest = newest or measured
-    return newest
+    """Return the newest logged measurement of all rows; without one, the newest of a sample."""
+    names = [field.name for field in fields(MeasuredFuse)]
+    history = reversed(events.history(session, kind="fused", subject=key))
+    details = [json.loads(event.detail) for event in history if event.action in (REFUSED, TRIED)]
+    measured = [MeasuredFuse(**{name: detail[name] for name in names}) for detail in details]
+    return min(measured, key=lambda measurement: measurement.sampled, default=None)

@@ -14,12 +14,11 @@ from fusery.storage.jsonfile import read_object
 from .. import tables
 from ..engine.recipe import OWN, Recipe
 from ..errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
-from ..records.references import begins_with
+from ..records.references import begins_with, digest_prefix
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
-_SHORTEST = 8  # Hex digits of a key
 _HINT = "a key of `fusery show REF --json`, what `fusery fuse REF --json` printed, or a bundle's fusery.json"
 
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -44,7 +43,7 @@ class _Added(_Strict):
 
 
 class _Form(_Strict):
-    """The JSON form of a recipe, from a file that nobody vouches for."""
+    """The JSON form of a recipe, from an unverified file."""
 
     precision: Literal["keep", "dither", "mixed", "dequantize"]
     engine: Annotated[str, Field(max_length=500)]
@@ -57,7 +56,7 @@ class _Form(_Strict):
     biases: bool = False
     fitted: bool = False
     quantization_aware: _Shape | None = None
-    # JSON says it with a word that is none of Python's names.
+    # Its JSON key is a keyword of Python.
     parts: Annotated[list[_Added], Field(alias="with", max_length=1000)] = []
 
 
@@ -66,20 +65,19 @@ def find_recipe(workspace: Workspace, path_or_key: str) -> tuple[Recipe, str | N
     path = Path(path_or_key).expanduser()
     if path.is_file():
         return _read(path), None
-    folded = path_or_key.strip().casefold()
-    if len(folded) < _SHORTEST or folded.strip("0123456789abcdef"):
+    if not (prefix := digest_prefix(path_or_key)):
         raise UnknownReferenceError(
             f"there is no recipe {path_or_key[:80]!r}: no such file, and no key", hint=_HINT
         )
     with workspace.database.read() as session:
         rows = session.scalars(
-            select(tables.FusedRow).where(begins_with(tables.FusedRow.key, folded)).limit(2)
+            select(tables.FusedRow).where(begins_with(tables.FusedRow.key, prefix)).limit(2)
         ).all()
         base = rows[0].base.name if rows and rows[0].base_id != rows[0].adapter.base_id else None
     if len(rows) > 1:
-        raise AmbiguousReferenceError(f"more than one key begins with {folded}", hint="give more digits")
+        raise AmbiguousReferenceError(f"more than one key begins with {prefix}", hint="give more digits")
     if not rows:
-        raise UnknownReferenceError(f"nothing on record has the key {folded[:16]}", hint=_HINT)
+        raise UnknownReferenceError(f"nothing on record has the key {prefix[:16]}", hint=_HINT)
     return Recipe.from_dict(rows[0].recipe), base
 
 

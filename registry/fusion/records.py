@@ -53,6 +53,9 @@ def aliased_keys(session: Session) -> list[str]:
     )
 
 
+_FIGURES = ("verdict", "retained", "cosine", "relative_error", "noise")
+
+
 def record_fused(
     session: Session,
     fuse_inputs: FuseInputs,
@@ -84,11 +87,7 @@ def record_fused(
         digest=manifest.digest,
         bytes=manifest.size,
         seconds=seconds,
-        verdict=fidelity.verdict,
-        retained=fidelity.retained,
-        cosine=fidelity.cosine,
-        relative_error=fidelity.relative_error,
-        noise=fidelity.noise,
+        **{name: getattr(fidelity, name) for name in _FIGURES},
         created_at=now,
         created_by=workspace.actor,
         used_at=now,
@@ -149,7 +148,7 @@ def in_words(foreign: Mapping[str, Any] | None) -> str | None:
 
 
 Publish = Literal["full", "recipe"]
-# What of a fused model goes to the store: its files, or its record alone, by which anybody can make it again
+# The published part of a fused model: its files, or its record alone, by which it can be rebuilt
 PUBLISH: tuple[Publish, ...] = ("full", "recipe")
 
 
@@ -178,11 +177,7 @@ def record_published(workspace: Workspace, session: Session, key: str, manifest:
     """Log that the files of a fused artifact are now in the store."""
     session.expire_all()  # the manifest's rows were read before the deposit set their blobs
     events.record(
-        session,
-        "fused.published",
-        "fused",
-        key,
-        {"digest": manifest.digest, "bytes": manifest.size},
+        session, "fused.published", "fused", key, {"digest": manifest.digest, "bytes": manifest.size}
     )
 
 
@@ -223,11 +218,7 @@ CONFIRMED, REFUTED = "fused.confirmed", "fused.refuted"
 
 
 def counting(session: Session, key: Digest, *, accept: bool) -> tables.FusedRow | None:
-    """Return the record of an artifact that was made here, or else the claim that may stand in for it, None if there is none.
-
-    Only a claim whose files are in the store: without them it would have to be made anyway, and then what is said of it
-    is of no use.
-    """
+    """Return the record of an artifact that was made here, or else an accepted claim whose files are in the store."""
     if (row := find_fused(session, key)) is not None:
         return row
     published_claims = (row for row in claims(session, key) if is_published(row))

@@ -18,14 +18,9 @@ Rounding = Literal["once", "mlx-lm"]
 Mode = Literal["affine", "mxfp4", "nvfp4", "mxfp8"]
 
 ROUNDINGS: tuple[Rounding, ...] = ("once", "mlx-lm")
-# MLX's quantisation modes, with the bits and the default group size of each
-MODES: Mapping[Mode, tuple[int, int]] = {
-    "affine": (4, 64),
-    "mxfp4": (4, 32),
-    "nvfp4": (4, 16),
-    "mxfp8": (8, 32),
-}
-WIDER = (5, 6, 8)  # Bits that `mixed` gives to touched modules
+# MLX's quantisation modes, with the default group size of each
+MODES: Mapping[Mode, int] = {"affine": 64, "mxfp4": 32, "nvfp4": 16, "mxfp8": 32}
+WIDER = (5, 6, 8)  # bits that `mixed` gives to touched modules
 _BUDGET = re.compile(r"(?P<factor>\d+(\.\d+)?)x?")
 
 
@@ -72,7 +67,6 @@ class FuseRequest:
             raise BadInputError(message, hint=hint)
 
     def _faults(self) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong, with a hint."""
         weights = [weight for _, weight in self.extras]
         if self.precision not in CHOICES:
             yield f"unknown precision {self.precision[:40]!r}", f"--as {'|'.join(WRITTEN_AS.values())}"
@@ -127,7 +121,7 @@ class FuseRequest:
         if self.quantize is None:
             return None
         mode = self.mode or "affine"
-        return {"bits": self.quantize, "group_size": self.group_size or MODES[mode][1], "mode": mode}
+        return {"bits": self.quantize, "group_size": self.group_size or MODES[mode], "mode": mode}
 
 
 def parse_extra(text: str) -> tuple[str, float]:
@@ -151,7 +145,7 @@ def parse_budget(text: str) -> float:
 
 def require_meaning(precision: str, fuse_inputs: FuseInputs) -> None:
     """Refuse a precision that says nothing of a dense base."""
-    if not fuse_inputs.quantized and precision in ("dither", "mixed"):
+    if fuse_inputs.quantization is None and precision in ("dither", "mixed"):
         raise BadInputError(
             f"{precision} is for quantised bases, {fuse_inputs.base.name} is not",
             hint=f"fusery fuse {fuse_inputs.adapter.name}" if fuse_inputs.aware else "--as keep",
@@ -161,9 +155,9 @@ def require_meaning(precision: str, fuse_inputs: FuseInputs) -> None:
 def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
     """Refuse a recipe of an adapter that was trained otherwise, or of another base: it would mean nothing for this one."""
     name = fuse_inputs.adapter.name
-    if recipe.aware != fuse_inputs.aware:
+    if recipe.aware != fuse_inputs.aware or (recipe.biases and not fuse_inputs.fits_biases):
         raise BadInputError(
-            f"the recipe is for an adapter that was trained through another format, or through none, than {name}",
+            f"the recipe is for an adapter that was trained for another format than {name}",
             hint=f"fusery fuse {name}",
         )
     as_kept = recipe.precision == "keep" and fuse_inputs.keeps_aware
@@ -171,11 +165,6 @@ def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
         recipe.scale is not None or not (as_kept or recipe.quantization == recipe.aware)
     ):
         raise _other_format(fuse_inputs)
-    if recipe.biases and not fuse_inputs.fits_biases:
-        raise BadInputError(
-            f"the recipe is for a QA-LoRA with the groups of its base, which {name} is not",
-            hint=f"fusery fuse {name}",
-        )
     if recipe.calibration is not None:
         with fuse_inputs.workspace.database.read() as session:
             require_of_base(session, recipe.calibration, fuse_inputs.base)
@@ -199,7 +188,7 @@ def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, .
         return (Recipe("dequantize", quantization=request.quantization, rounding=once, **common),)
     require_meaning(request.precision, fuse_inputs)
     if aware is not None:
-        # What was trained through a format is written in it: by `keep`, or with every layer in that format.
+        # The result is in the format of the training: by `keep`, or with every layer in that format.
         if fuse_inputs.keeps_aware and request.precision in ("auto", "keep"):
             return (Recipe("keep", rounding=once, **common),)
         if request.precision != "auto":
@@ -210,7 +199,7 @@ def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, .
     # Always computed in float32 to the end.
     calibration = fuse_inputs.calibration
     fitted = calibration is not None
-    # What was learned goes with the codes of one draw.
+    # Learned scales go with the codes of one draw.
     own = fuse_inputs.learned if request.scale is None and request.seed == USUAL_SEED else None
     dither = Recipe("dither", seed=request.seed, calibration=own or calibration, fitted=fitted, **common)
     least = int((fuse_inputs.quantization or {}).get("bits", 8))
@@ -221,7 +210,7 @@ def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, .
     )
     dequantize = Recipe("dequantize", rounding=once, **common)
     ways = {
-        "auto": (keep, dither, *mixed, dequantize) if fuse_inputs.quantized else (keep,),
+        "auto": (keep, dither, *mixed, dequantize) if fuse_inputs.quantization is not None else (keep,),
         "keep": (keep,),
         "dither": (dither,),
         "mixed": mixed,
@@ -229,8 +218,7 @@ def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, .
     }[request.precision]
     if not ways:
         raise BadInputError(
-            "the base has 8 bits already, there is nothing between them and plain numbers",
-            hint="--as keep",
+            "the base has 8 bits already, there is nothing between them and plain numbers", hint="--as keep"
         )
     return ways
 

@@ -107,7 +107,6 @@ def line_facts(fused: tables.FusedRow, adapter: str | None) -> Mapping[str, Any]
 
 
 def _facts(fused: tables.FusedRow, adapter: str | None) -> Mapping[str, Any]:
-    """Return the fields that all records of a fused artifact have."""
     from ..records.fused_rows import label_record
 
     name, weights = adapter or fused.adapter.name, weights_bytes(fused.manifest)
@@ -166,7 +165,6 @@ def drawn(workspace: Workspace, details: FusedDetails, plot: Path, *, force: boo
 
 
 def _recorded(session: Session, reference: str) -> tuple[tables.FusedRow, str]:
-    """Return the fused artifact that is meant, and what its adapter is called."""
     adapter = resolve_any(session, reference)
     if isinstance(adapter, tables.BaseModelRow):
         raise BadInputError(
@@ -175,7 +173,7 @@ def _recorded(session: Session, reference: str) -> tuple[tables.FusedRow, str]:
         )
     if isinstance(adapter, tables.FusedRow):
         return adapter, adapter.adapter.name
-    # What it was only added to is the other adapter's.
+    # A model that it was only added to is the other adapter's.
     made = [fused for fused in session.scalars(fused_from(adapter)) if fused.adapter.digest == adapter.digest]
     if not made:
         raise UnknownReferenceError(
@@ -183,7 +181,7 @@ def _recorded(session: Session, reference: str) -> tuple[tables.FusedRow, str]:
             hint=f"fusery fuse {adapter.name}, or without writing anything: "
             f"fusery show {adapter.name} --fidelity --formats",
         )
-    # What another registry says counts where there is nothing else.
+    # A claim of another registry counts only without an own record.
     return max(made, key=lambda fused: (fused.origin is None, fused.id)), adapter.name
 
 
@@ -227,7 +225,7 @@ def _better_format(fused: Fused, compare: str) -> str | None:
 
 
 def find_fused(session: Session, key: Digest) -> tables.FusedRow | None:
-    """Return the record of a key, None if there is none."""
+    """Return the record of a key, None without one."""
     return session.scalar(select(tables.FusedRow).where(tables.FusedRow.key == key))
 
 
@@ -292,10 +290,7 @@ def signers(session: Session, row: tables.FusedRow) -> list[str]:
 
 
 def foreign_record(row: tables.FusedRow) -> Foreign | None:
-    """Return where an artifact comes from that was not made here; None if it was.
-
-    What a rebuild here gave is looked up too: the same bytes or others.
-    """
+    """Return the origin of an artifact that was not made here, with the result of a rebuild here; None if it was."""
     if row.origin is None:
         return None
     session, key = object_session(row), recipe_key(row)

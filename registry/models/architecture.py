@@ -1,7 +1,6 @@
-"""What a base model is made of, from its configuration and the headers of its weight files: no model class is loaded.
+"""Read a base model's architecture from its configuration and the headers of its weight files.
 
-A weight that is quantised in MLX's affine format lies in the file as packed 32-bit words beside `.scales` and
-`.biases`; its logical shape is found from the words and the scales.
+A quantised weight is stored as packed 32-bit words beside `.scales` and `.biases`; its logical shape follows from them.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The facts of a base model that are recorded and that adapters are held against."""
+    """The facts of a base model that are recorded and that adapters are checked against."""
 
     config: Mapping[str, Any]
     weights: Mapping[str, Weight]

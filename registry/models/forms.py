@@ -10,10 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..engine.affine import Grid, pack_rows, unpack_rows
 from ..engine.arithmetic import Array, decode, encode
 from ..engine.base import Base
-from ..engine.grids import AnyGrid
+from ..engine.grids import AnyGrid, requantized
 from ..engine.matrices import StoredMatrix, matrix_of
 
 # Share of a tensor's numbers that must agree; kernels of other machines round some ties otherwise
@@ -64,14 +63,7 @@ def _requantised_alike(dense: Array, packed: Array, grid: AnyGrid) -> bool:
     if not np.isfinite(dense).all():
         return False
     groups = decode(encode(dense, grid.form), grid.form).reshape(-1, grid.group_size)
-    if isinstance(grid, Grid):
-        again = unpack_rows(pack_rows(groups, grid), grid)
-    else:
-        columns = np.ascontiguousarray(groups.T)
-        codes = np.empty(columns.shape, np.uint32)
-        scales = grid.quantize(columns, codes, grid.form)
-        grid.dequantize(codes, scales, columns)
-        again = columns.T
+    again = requantized(np.ascontiguousarray(groups.T), grid, grid.form).T
     # A quarter of the step of 8 bits.
     margin = np.abs(packed).max(axis=-1, keepdims=True, initial=0) * np.float32(2.0**-9)
     return _close(again.reshape(packed.shape), packed, margin)

@@ -1,14 +1,13 @@
-"""Convert a llama in a GGUF file into a folder that `mlx_lm.load` loads: bf16 weights, configuration, tokenizer.
+"""Convert a llama in a GGUF file into a folder that `mlx_lm.load` loads, and a model's numbers into GGUF's formats.
 
-Needs neither torch nor mlx: the `gguf` package's dequantisation, NumPy and `tokenizers`.  At the end is the way back: a
-model's numbers, read block by block and converted to GGUF's formats.
+Needs neither torch nor mlx: the `gguf` package's dequantisation, NumPy and `tokenizers`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,8 +15,9 @@ import numpy as np
 
 from fusery.storage.errors import FormatError
 from fusery.storage.failures import os_failures
+from fusery.storage.safetensors import build_header
 
-from ..engine.arithmetic import FORMATS, Array, decode, encode
+from ..engine.arithmetic import BF16, FORMATS, Array, decode, encode
 from ..engine.matrices import StoredMatrix
 from ..errors import BadInputError, MissingExtraError
 from .gguf_header import MAGIC, GGUFHeader, TensorEntry, read_header
@@ -41,7 +41,7 @@ class GGUFWeights:
         self._sizes = {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items() if kind.name in KINDS}
 
     def check(self, entry: TensorEntry) -> None:
-        """Check that `entry` can be dequantised and lies inside the file."""
+        """Check that `entry` can be dequantised and is inside the file."""
         if entry.kind not in self._sizes:
             raise BadInputError(
                 f"{entry.name} is of ggml type {entry.kind}, and only {', '.join(KINDS)} are converted"
@@ -62,7 +62,7 @@ class GGUFWeights:
     def bf16(self, entry: TensorEntry, head: int | None) -> Iterator[bytes]:
         """Yield a tensor's bytes as little-endian bf16, block by block, its rows in Hugging Face's order."""
         for values in self._blocks(entry, head):
-            bits = round_to_bf16(values)
+            bits = encode(values, BF16)
             if ((bits & 0x7F80) == 0x7F80).any():
                 raise FormatError(f"{entry.name} holds values that are NaN or infinite")
             yield bits.astype("<u2").tobytes()
@@ -99,35 +99,14 @@ class GGUFWeights:
         return np.frombuffer(data, np.uint8)
 
 
-def round_to_bf16(values: Array) -> Array:
-    """Round float32 to bf16, to nearest and even, and return the bits as uint16; NaN stays NaN."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    with np.errstate(over="ignore"):
-        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
-
-
-def write_weights(
-    path: Path,
-    plan: Sequence[tuple[TensorPlace, TensorEntry]],
-    weights: GGUFWeights,
-    progress: Callable[[str], None] | None,
-) -> None:
+def write_weights(path: Path, plan: Sequence[tuple[TensorPlace, TensorEntry]], weights: GGUFWeights) -> None:
     """Write the tensors of `plan` in its order, as one safetensors file in bf16 with mlx's metadata."""
     # The file gets its name when it is whole.
-    header: dict[str, object] = {"__metadata__": {"format": "mlx"}}
-    end = 0
-    for place, _ in plan:
-        start, end = end, end + 2 * math.prod(place.shape)
-        header[place.name] = {"dtype": "BF16", "shape": place.shape, "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        entries = [(place.name, "BF16", place.shape) for place, _ in plan]
+        file.write(build_header(entries, {"format": "mlx"}))
         for place, entry in plan:
-            if progress is not None:
-                progress(place.name)
             for block in weights.bf16(entry, place.head):
                 file.write(block)
     part.rename(path)
@@ -139,11 +118,10 @@ def is_gguf(path: Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
-def convert_gguf(path: Path, folder: Path, *, progress: Callable[[str], None] | None = None) -> None:
+def convert_gguf(path: Path, folder: Path) -> None:
     """Convert the llama in the GGUF file `path` into a Hugging Face and MLX folder."""
-    # The same file gives the same bytes. Weights are rounded to bf16, to nearest and even, and llama.cpp's
-    # interleaving of query and key rows is undone. Nothing is written before header, configuration and tokenizer are
-    # found good; model.safetensors appears last and whole.
+    # The same file gives the same bytes. Nothing is written before header, configuration and tokenizer are checked;
+    # model.safetensors appears last and whole.
     with os_failures(f"read {path}", near=path):
         header = read_header(path)
         file = path.open("rb")
@@ -164,7 +142,7 @@ def convert_gguf(path: Path, folder: Path, *, progress: Callable[[str], None] | 
             _write_json(folder / "generation_config.json", tokenizer.ids)
             _write_json(folder / "tokenizer_config.json", tokenizer.config)
             (folder / "tokenizer.json").write_text(tokenizer.tokenizer, encoding="utf-8")
-            write_weights(folder / "model.safetensors", plan, weights, progress)
+            write_weights(folder / "model.safetensors", plan, weights)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

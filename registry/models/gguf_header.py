@@ -1,8 +1,7 @@
-"""The header of a GGUF file: metadata and the list of tensors, read without trusting a single count.
+"""Read the header of a GGUF file: metadata and the list of tensors.
 
-The `gguf` package's own reader maps the file and follows what it says: a count of 2**60 keeps it busy for ever, and a
-truncated file ends in an IndexError.  Here every length is held against the file's size and a limit before it is used.
-Format: ggml's page gguf.md, versions 2 and 3, little-endian.
+The `gguf` package's own reader trusts every count.  Here every length is checked against the file's size and a limit
+before it is used.  Format: ggml's page gguf.md, versions 2 and 3, little-endian.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class GGUFHeader:
-    """What a GGUF file says about itself."""
+    """The header of a GGUF file."""
 
     metadata: Mapping[str, Value]
     tensors: Mapping[str, TensorEntry]
@@ -72,16 +71,11 @@ def read_header(path: Path) -> GGUFHeader:
             if entry.name in tensors:
                 raise reader.bad(f"the tensor {entry.name[:80]!r} twice")
             tensors[entry.name] = entry
-        alignment = _alignment(metadata, reader)
+        alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or not 8 <= alignment <= 1 << 16 or alignment & (alignment - 1):
+            raise reader.bad(f"an alignment of {str(alignment)[:20]}, not a power of two from 8 to 65536")
         start = math.ceil(file.tell() / alignment) * alignment
     return GGUFHeader(metadata, tensors, start, size)
-
-
-def _alignment(metadata: Mapping[str, Value], reader: _Reader) -> int:
-    value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if not isinstance(value, int) or not 8 <= value <= 1 << 16 or value & (value - 1):
-        raise reader.bad(f"an alignment of {str(value)[:20]}, which is no power of two from 8 to 65536")
-    return value
 
 
 class _Reader:
@@ -89,7 +83,7 @@ class _Reader:
 
     def __init__(self, file: BinaryIO, size: int, name: str) -> None:
         self._file = file
-        self._left, self._taken = size, 0
+        self._left = min(size, MAX_HEADER)
         self._elements = MAX_ELEMENTS
         self._name = name
 
@@ -97,14 +91,12 @@ class _Reader:
         return FormatError(f"{self._name} has {what}")
 
     def take(self, count: int) -> bytes:
-        if count > self._left or self._taken + count > MAX_HEADER:
-            end = "the end of the file" if count > self._left else f"{MAX_HEADER >> 20} MiB"
-            raise FormatError(f"{self._name} is cut short or damaged: its header goes beyond {end}")
-        data = self._file.read(count)
+        data = self._file.read(count) if count <= self._left else b""
         if len(data) != count:
-            raise FormatError(f"{self._name} ended while it was read")
+            raise FormatError(
+                f"{self._name} is cut short or damaged: its header goes beyond the end of the file or {MAX_HEADER >> 20} MiB"
+            )
         self._left -= count
-        self._taken += count
         return data
 
     def scalar(self, code: str) -> int:
@@ -117,9 +109,9 @@ class _Reader:
         self._left -= len(MAGIC)
         version = self.scalar("I")
         if version not in VERSIONS:
-            big_endian = version & 0xFFFF == 0
-            what = "is a big-endian GGUF file" if big_endian else f"is GGUF version {version}"
-            raise FormatError(f"{self._name} {what}, and only little-endian versions 2 and 3 can be read")
+            raise FormatError(
+                f"{self._name} is GGUF version {version}; only little-endian versions 2 and 3 can be read"
+            )
 
     def count(self, what: str) -> int:
         value = self.scalar("Q")

@@ -1,7 +1,7 @@
 """The llama family in GGUF and in Hugging Face's layout: names and shapes of tensors, and the configuration.
 
-Keys and names: gguf/constants.py of the `gguf` package and llama.cpp's convert_hf_to_gguf.py.  Everything the
-converted model would compute differently is refused here rather than dropped.
+Keys and names: gguf/constants.py of the `gguf` package and llama.cpp's convert_hf_to_gguf.py.  Settings that the
+converted model would ignore are refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from fusery.storage.errors import FormatError
 
 from ..errors import BadInputError
-from .gguf_header import GGUFHeader, TensorEntry, Value
+from .gguf_header import GGUFHeader, TensorEntry
 
 ARCHITECTURE = "llama"
 MAX_LAYERS = 1024
@@ -35,8 +35,6 @@ LINEAR = {
 }
 NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 ROPE_FACTORS = "rope_freqs.weight"
-
-
 HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}  # qwen3's
 
 
@@ -211,16 +209,13 @@ def _rope_scaling(
     header: GGUFHeader, model: Llama, base: float, factors: np.ndarray[Any, Any] | None
 ) -> Mapping[str, Any] | None:
     kind = header.metadata.get("llama.rope.scaling.type", "none")
+    if kind not in ("none", "linear") or (factors is not None and kind == "linear"):
+        also = "" if factors is None else f" beside {ROPE_FACTORS}"
+        raise BadInputError(f"rotary scaling of type {str(kind)[:40]!r}{also} is not converted")
     if factors is not None:
-        if kind != "none":
-            raise BadInputError(
-                "this GGUF file scales its rotary embedding in two ways, which is not converted"
-            )
         return _llama3_scaling(model, base, factors)
     if kind == "none":
         return None
-    if kind != "linear":
-        raise BadInputError(f"rotary scaling of type {str(kind)[:40]!r} is not converted")
     return {"rope_type": kind, "factor": _real(header, "rope.scaling.factor", None)}
 
 
@@ -241,15 +236,8 @@ def _llama3_scaling(model: Llama, base: float, factors: np.ndarray[Any, Any]) ->
     }
 
 
-def _value(header: GGUFHeader, key: str, default: Value | None) -> Value:
-    value = header.metadata.get(f"llama.{key}", default)
-    if value is None:
-        raise FormatError(f"this GGUF file does not say llama.{key}")
-    return value
-
-
 def _whole(header: GGUFHeader, key: str, default: int | None = None, limit: int = MAX_WIDTH) -> int:
-    value = _value(header, key, default)
+    value = header.metadata.get(f"llama.{key}", default)
     if isinstance(value, list) and len(set(value)) == 1:
         value = value[0]  # One number per layer, all the same.
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
@@ -258,8 +246,8 @@ def _whole(header: GGUFHeader, key: str, default: int | None = None, limit: int 
 
 
 def _real(header: GGUFHeader, key: str, default: float | None) -> float:
-    value = _value(header, key, default)
-    if isinstance(value, bool | str | list) or not 0 < value < MAX_REAL:
+    value = header.metadata.get(f"llama.{key}", default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MAX_REAL:
         raise FormatError(f"llama.{key} is {str(value)[:40]}, and not a positive number")
     # Stored as float32, 1e-5 reads back as 9.99999974e-06: the shortest decimal is the number that was meant.
     return float(str(np.float32(value)))

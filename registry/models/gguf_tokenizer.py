@@ -1,8 +1,7 @@
-"""A byte-level BPE tokenizer out of a GGUF file's metadata, as tokenizer.json and tokenizer_config.json.
+"""Convert the byte-level BPE tokenizer in a GGUF file's metadata to tokenizer.json and tokenizer_config.json.
 
 GGUF names the pre-tokenizer instead of storing it.  The expressions are those of llama.cpp's src/llama-vocab.cpp, in
-the form in which the models' own tokenizer.json has them; an unknown name is refused, since a wrong guess gives a
-model that works a little worse and nobody knows why.
+the form of the models' own tokenizer.json.  An unknown name is refused: a wrong guess makes a model slightly worse.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ STYLES: Mapping[str, _Style] = {
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """What goes into the model's folder."""
+    """The contents of the tokenizer files of a model's folder."""
 
     tokenizer: str
     config: Mapping[str, Any]
@@ -70,11 +69,11 @@ def convert_tokenizer(metadata: Mapping[str, Value], vocab: int, context: int) -
             f"this GGUF file has a tokenizer of type {str(kind)[:40]!r}, and only 'gpt2' (byte-level BPE) is converted",
             hint="register the model's Hugging Face or MLX folder instead",
         )
-    name = metadata.get("tokenizer.ggml.pre", "default")
-    style = STYLES.get(name) if isinstance(name, str) else None
+    name = str(metadata.get("tokenizer.ggml.pre", "default"))
+    style = STYLES.get(name)
     if style is None:
         raise BadInputError(
-            f"this GGUF file has the pre-tokenizer {str(name)[:40]!r}, and only {', '.join(sorted(STYLES))} are known",
+            f"this GGUF file has the pre-tokenizer {name[:40]!r}, and only {', '.join(sorted(STYLES))} are known",
             hint="register the model's Hugging Face or MLX folder instead",
         )
     tokens = _strings(metadata, "tokens")
@@ -82,10 +81,13 @@ def convert_tokenizer(metadata: Mapping[str, Value], vocab: int, context: int) -
         raise FormatError(
             f"this GGUF file has {len(set(tokens))} different tokens and {vocab} rows in its embedding"
         )
+    kinds = _list(metadata, "token_type", lambda item: item in TOKEN_KINDS)
+    if len(kinds) != vocab:
+        raise FormatError(f"this GGUF file has {vocab} tokens and {len(kinds)} token types")
     roles = {role: _token_id(metadata, key, vocab) for role, key in ROLES.items()}
     begins = bool(metadata.get("tokenizer.ggml.add_bos_token", style.begins)) and roles["bos"] is not None
     prefix = roles["bos"] if begins else None
-    text = _tokenizer_json(style, tokens, _merges(metadata, tokens), _kinds(metadata, vocab), prefix)
+    text = _tokenizer_json(style, tokens, _merges(metadata, tokens), kinds, prefix)
     ends = [_token_id(metadata, key, vocab) for key in ("eos_token_id", *EXTRA_ENDS)]
     return TokenizerFiles(text, _config(metadata, tokens, roles, begins, context), _ids(roles, ends))
 
@@ -171,22 +173,15 @@ def _ids(roles: Mapping[str, int | None], ends: list[int | None]) -> dict[str, i
     return ids
 
 
-def _list(metadata: Mapping[str, Value], key: str, right: Callable[[object], bool]) -> list[Any]:
+def _list(metadata: Mapping[str, Value], key: str, is_valid: Callable[[object], bool]) -> list[Any]:
     value = metadata.get(f"tokenizer.ggml.{key}")
-    if not isinstance(value, list) or not all(map(right, value)):
-        raise FormatError(f"this GGUF file has no proper list tokenizer.ggml.{key}")
+    if not isinstance(value, list) or not all(map(is_valid, value)):
+        raise FormatError(f"this GGUF file has no valid list tokenizer.ggml.{key}")
     return value
 
 
 def _strings(metadata: Mapping[str, Value], key: str) -> list[str]:
     return _list(metadata, key, lambda item: isinstance(item, str) and item != "")
-
-
-def _kinds(metadata: Mapping[str, Value], vocab: int) -> list[int]:
-    kinds = _list(metadata, "token_type", lambda item: item in TOKEN_KINDS)
-    if len(kinds) != vocab:
-        raise FormatError(f"this GGUF file has {vocab} tokens and {len(kinds)} token types")
-    return kinds
 
 
 def _merges(metadata: Mapping[str, Value], tokens: list[str]) -> list[tuple[str, str]]:

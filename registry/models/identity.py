@@ -1,8 +1,7 @@
-"""What a base model is, whatever it is called: a digest over its tensors, its configuration and its tokenizer.
+"""The identity of a base model: a digest over its tensors, its configuration and its tokenizer.
 
-The tensors count by name, dtype, shape and bytes, so the digest does not depend on how they are spread over files, on
-what these are called, on the order within them, or on their metadata.  Configuration and tokenizer count as values, not
-as text.  Names, folders and hub revisions are only what the base is known by.
+Tensors count by name, dtype, shape and bytes, whatever the files, their names, order and metadata.  Configuration and
+tokenizer count as values, not as text.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ def _document_digest(path: str, file: Path, digest: Digest) -> str:
 def _rearranged(config: Mapping[str, Any], files: Mapping[str, Path], written_by_mlx: bool) -> bool | None:
     """Return whether mlx-lm takes the tensors as they are, where that depends on who wrote the files; else None."""
     # For some architectures mlx-lm turns or renames tensors unless it wrote them itself: the same bytes are then two
-    # models, told apart by the metadata of the files alone.
+    # models, distinguished by the metadata of the files alone.
     if taken_by_name(config, files.keys(), written_by_mlx=False):
         return None
     return not written_by_mlx

@@ -82,7 +82,7 @@ _MLX = "language_model.model."
 _TODAY = "model.language_model."
 _PREFIXES = (_TODAY, _MLX, "model.")
 
-# Model types whose language model has the same modules in both, but for where it lies.
+# Model types whose language model has the same modules in both, but under another path.
 ALIKE: Final = frozenset(
     {"gemma3", "gemma4", "llava", "mistral3", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_vl"}
 )
@@ -99,13 +99,11 @@ def in_mlx(path: str, weights: Container[str]) -> str:
         return path
     if path == "lm_head" and HEAD in weights:
         return HEAD
-    prefix = next(
-        (candidate_prefix for candidate_prefix in _PREFIXES if path.startswith(candidate_prefix)), None
-    )
-    if prefix is None:
-        return path
-    mlx_path = _MLX + path.removeprefix(prefix)
-    return mlx_path if mlx_path in weights else path
+    for prefix in _PREFIXES:
+        if path.startswith(prefix):
+            mlx_path = _MLX + path.removeprefix(prefix)
+            return mlx_path if mlx_path in weights else path
+    return path
 
 
 def in_transformers(path: str, prefix: str = _TODAY) -> str:
@@ -116,7 +114,7 @@ def in_transformers(path: str, prefix: str = _TODAY) -> str:
 
 
 def prefix_of(paths: Iterable[str]) -> str:
-    """Return where the language model lies in the names of a file: of today or of other years."""
+    """Return the prefix of the language model in the names of a file."""
     present_prefixes = {prefix for path in paths for prefix in _PREFIXES if path.startswith(prefix)}
     return next((prefix for prefix in _PREFIXES if prefix in present_prefixes), _TODAY)
 

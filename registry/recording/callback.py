@@ -40,23 +40,20 @@ if TYPE_CHECKING:
     from ..api.registry import Registry
     from ..records.adapter import Registered
 
-_SHARE = 0.02
-"""How much of the time may go into writing the record while a run goes on."""
-
-MAX_POINTS = 50_000
-"""A record with more is thinned out, so that it can still be read back."""
+_SHARE = 0.02  # of the time may go into writing the record during a run
+MAX_POINTS = 50_000  # a record with more is thinned out, so that it can still be read back
 
 _NUMBERS = ("train_loss", "val_loss", "learning_rate", "trained_tokens")
 
 
 class Callback(Protocol):
-    """What mlx-lm's trainer tells how a run goes (`mlx_lm.tuner.callbacks.TrainingCallback`)."""
+    """A callback of mlx-lm's trainer (`mlx_lm.tuner.callbacks.TrainingCallback`)."""
 
     def on_train_loss_report(self, train_info: dict[str, object], /) -> None:
-        """Hear of the last steps."""
+        """Receive a report of the last steps."""
 
     def on_val_loss_report(self, val_info: dict[str, object], /) -> None:
-        """Hear of a validation."""
+        """Receive a validation loss."""
 
 
 class RecordRun:
@@ -66,10 +63,10 @@ class RecordRun:
     stays `running`.  In distributed training only rank 0 records.
 
     Args:
-        folder: where the adapter is written; made if it does not exist.
+        folder: the adapter's folder; created if it does not exist.
         arguments: of the run: a mapping, a namespace or a dataclass, such as `mlx_lm.lora`'s `args`.
         data: the data folder, or the hub's name of a dataset; default: `data` of the arguments.
-        examples: number of training examples, if the data are no local folder.
+        examples: number of training examples, if the data are not a local folder.
         wrapped: another callback that receives everything too.
         working_folder: whose git commit is recorded.
     """
@@ -87,11 +84,12 @@ class RecordRun:
         self.folder = Path(folder).expanduser().absolute()
         self._wrapped = wrapped
         mlx = sys.modules.get("mlx.core")
-        self._active = mlx is None or int(mlx.distributed.init().rank()) == 0
+        # The only process of the run, or rank 0, records.
+        self.is_recorded = mlx is None or int(mlx.distributed.init().rank()) == 0
         self._began = time.monotonic()
         self._written, self._cost = -math.inf, 0.0
         self._offset: int | None = None
-        if not self._active:
+        if not self.is_recorded:
             return
         run_arguments = plain_arguments(arguments)
         source = data if data is not None else run_arguments.get("data")
@@ -114,7 +112,7 @@ class RecordRun:
 
     def on_train_loss_report(self, train_info: dict[str, object]) -> None:
         """Record a report of the last steps."""
-        if self._active:
+        if self.is_recorded:
             memory = train_info.get("peak_memory")
             if isinstance(memory, int | float) and math.isfinite(memory):
                 self.record.peak_memory = round(memory * 1e9)
@@ -124,7 +122,7 @@ class RecordRun:
 
     def on_val_loss_report(self, val_info: dict[str, object]) -> None:
         """Record a validation loss."""
-        if self._active:
+        if self.is_recorded:
             iteration = int(cast(Any, val_info["iteration"]))
             if self._offset is None:
                 # Since 0.25 mlx-lm tells callbacks the steps that were done, from 0; its output counts from 1.
@@ -133,14 +131,9 @@ class RecordRun:
         if self._wrapped is not None:
             self._wrapped.on_val_loss_report(val_info)
 
-    @property
-    def is_recorded(self) -> bool:
-        """Whether this process records: it is the only one of the run, or rank 0."""
-        return self._active
-
     def finish(self, *, stopped: bool = False) -> None:
         """Write the record for the last time; `stopped` if the run ended before its last iteration."""
-        if self._active and self.record.state == "running":
+        if self.is_recorded and self.record.state == "running":
             self.record.state = "stopped" if stopped else "finished"
             self._write()
 

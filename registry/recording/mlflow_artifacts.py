@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 _SCHEME = "fusery://"
 _TAG = "mlflow.run."
 _refusal = MlflowException.invalid_parameter_value
-_BETWEEN = "|"
-"""Between the paths of one adapter."""
+_BETWEEN = "|"  # separates the paths of one adapter
 
 
 class FuseryArtifactRepository(ArtifactRepository):
@@ -71,14 +70,14 @@ class FuseryArtifactRepository(ArtifactRepository):
         with _mlflow_errors():
             checked_tags({key: path})  # what cannot be said is refused before anything is registered
         with _registry() as registry:
-            # What another run has made already is known, and gets a second tag; what this one has, a second path.
+            # An adapter of another run gets a second tag, one of this run a second path.
             done = registry.adapters.register(local_dir, task=self._task)
             paths = _paths(done.tags.get(key, ""))
             if path not in paths:
                 registry.adapters.amend(done.name, tags={key: _BETWEEN.join([*paths, path])})
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
-        """Return what lies directly under a path of the run."""
+        """Return the files and folders directly under a path of the run."""
         folder = self._place(path)
         infos: dict[str, FileInfo] = {}
         with _registry() as registry:
@@ -151,7 +150,6 @@ def _registry() -> Iterator[Registry]:
 
 @contextmanager
 def _mlflow_errors() -> Iterator[None]:
-    """Raise errors as MLflow's own exception, with the hint."""
     try:
         yield
     except FuseryError as error:

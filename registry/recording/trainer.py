@@ -1,4 +1,4 @@
-"""Running `mlx_lm.lora` in this process, with a record of the run: its arguments, its output and its exit code are its own.
+"""Run `mlx_lm.lora` in this process, and record the run.
 
 mlx-lm 0.32 passes no callback on.  So functions of `mlx_lm.lora` are replaced while it runs: `run`, to see the complete
 arguments; `load`, to find bases by name and complete their configuration; `load_dataset`, to render chat templates within
@@ -30,11 +30,9 @@ from ..runtime.mlx_keys import mlx_keys
 from ..runtime.templates.chat import ChatTemplates
 from .callback import RecordRun
 
+# Through the base's quantiser, or with an update that is constant within its groups: options of `fusery train`
 Way = Literal["qat", "qa-lora"]
-"""Through the base's quantiser, or with an update that is constant within its groups; each is an option of `fusery train`."""
-
-GROUPED = "use_qalora", "qalora_group_size"
-"""PEFT's entries of the configuration for an update that is constant within groups."""
+GROUPED = "use_qalora", "qalora_group_size"  # PEFT's entries of the configuration for such an update
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ def train(
         try:
             lora.main()
         except SystemExit as stop:
-            # What argparse does for --help and for what it does not know; it has printed why.
+            # argparse exits after --help and unknown options; it has printed why.
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
             return TrainerOutcome(code, None)
         except FuseryError:

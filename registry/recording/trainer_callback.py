@@ -101,9 +101,8 @@ class FuseryCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         try:
             write_record(folder, self._record)
         except StorageError as error:
-            self._warn(
-                "could not write its record of this run", error
-            )  # the disk may be full for a while only
+            # The disk may be full for a while only.
+            self._warn("could not write its record of this run", error)
 
 
 def _save(model: Any, out: Path, state: TrainerState) -> Path:

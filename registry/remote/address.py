@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fusery.storage.errors import MissingFileError
 from fusery.storage.failures import os_failures
 from fusery.storage.publishing import write_atomically
 
@@ -48,16 +47,12 @@ class ServerAddress:
             raise _invalid(text)
         if "@" in parts.netloc or parts.query or parts.fragment:
             # Not repeated: there may be a password in it.
-            raise BadInputError(
-                "the URL of a server must not contain a user, a password, a query or a fragment",
-                hint=f"set the token in {variable} or {variable}_FILE",
-            )
+            problem = "the URL of a server must not contain a user, a password, a query or a fragment"
+            raise BadInputError(problem, hint=f"set the token in {variable} or {variable}_FILE")
         secure = parts.scheme == "https"
         if not (secure or insecure or is_loopback(host)):
-            raise BadInputError(
-                f"the token would be sent to {host} without encryption",
-                hint="use https://, or --insecure-http",
-            )
+            problem = f"the token would be sent to {host} without encryption"
+            raise BadInputError(problem, hint="use https://, or --insecure-http")
         path = parts.path.rstrip("/")
         return cls(f"{parts.scheme}://{parts.netloc}{path}", host, port, path, secure)
 
@@ -108,14 +103,10 @@ def trusted_certificates() -> ssl.SSLContext:
     import ssl  # 10 ms
 
     file = os.environ.get("FUSERY_CA_FILE") or None
-    if file is None:
-        return ssl.create_default_context()
     try:
         return ssl.create_default_context(cafile=file)
-    except FileNotFoundError as error:
-        raise MissingFileError(f"file not found: {file}", hint="check FUSERY_CA_FILE") from error
-    except (ssl.SSLError, OSError) as error:
-        raise BadInputError(f"no certificates in {file}", hint="check FUSERY_CA_FILE") from error
+    except OSError as error:
+        raise BadInputError(f"cannot read certificates: {file}", hint="check FUSERY_CA_FILE") from error
 
 
 _SERVICE = "fusery"

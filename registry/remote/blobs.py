@@ -52,10 +52,8 @@ def send_files(server: Server, files: Mapping[str, Path], reporter: Reporter) ->
     entries = {name: file_entry(name, path) for name, path in files.items()}
     paths = {entry.sha256: (entry, files[name]) for name, entry in entries.items()}
     with Server(server.address, server.token) as connection:
-        missing = [
-            arrived_blob for arrived_blob in arrived(connection, list(paths)) if not arrived_blob.complete
-        ]
-        sizes = [paths[Digest(missing_blob.digest)][0].size - missing_blob.bytes for missing_blob in missing]
+        missing = [blob for blob in arrived(connection, list(paths)) if not blob.complete]
+        sizes = [paths[Digest(blob.digest)][0].size - blob.bytes for blob in missing]
         progress = tally(reporter.progress, sum(sizes))
 
         def send(blob: Arrived) -> None:
@@ -68,15 +66,15 @@ def send_files(server: Server, files: Mapping[str, Path], reporter: Reporter) ->
 
 def arrived(server: Server, digests: Sequence[Digest]) -> list[Arrived]:
     """Return how much of each blob the server has."""
-    arriveds: list[Arrived] = []
+    known: list[Arrived] = []
     for start in range(0, len(digests), _BATCH):
         asked = digests[start : start + _BATCH]
         data = server.request("POST", f"{API}/blobs/missing", json.dumps(asked).encode())
         answers: list[Arrived] = server.decoded(list[Arrived], data)
         if sorted(answer.digest for answer in answers) != sorted(asked):
             raise server.strange()
-        arriveds += answers
-    return arriveds
+        known += answers
+    return known
 
 
 def upload(server: Server, entry: FileEntry, path: Path, offset: int, progress: Progress | None) -> None:
@@ -102,10 +100,8 @@ def upload(server: Server, entry: FileEntry, path: Path, offset: int, progress: 
             _send(server, entry, path, stored_bytes, progress)
         except BlobCorruptError as error:
             if not stored_bytes:
-                raise BlobCorruptError(
-                    f"cannot upload blob {entry.sha256[:12]}: its bytes do not have the recorded digest",
-                    hint=_HERE,
-                ) from error
+                problem = f"cannot upload blob {entry.sha256[:12]}: its bytes do not have the recorded digest"
+                raise BlobCorruptError(problem, hint=_HERE) from error
             # The server may have damaged bytes of an earlier upload: start again.
             stored_bytes, is_current = 0, True
             raise TransientError("the bytes of an earlier upload were damaged") from error
@@ -116,9 +112,8 @@ def upload(server: Server, entry: FileEntry, path: Path, offset: int, progress: 
 def _send(server: Server, entry: FileEntry, path: Path, begin: int, progress: Progress | None) -> None:
     with reading(path) as source:
         if source.size != entry.size:
-            raise BlobCorruptError(
-                f"wrong size of {path}: {source.size:,} bytes, {entry.size:,} are recorded", hint=_HERE
-            )
+            problem = f"wrong size of {path}: {source.size:,} bytes, {entry.size:,} are recorded"
+            raise BlobCorruptError(problem, hint=_HERE)
 
         def pieces() -> Iterator[bytes]:
             place = begin
@@ -173,10 +168,8 @@ def download(
             if resumed:
                 resumed = 0
                 raise TransientError("the bytes of an earlier download were damaged")
-            raise BlobCorruptError(
-                f"wrong digest of blob {entry.sha256[:12]} from the server",
-                hint="fusery audit, on the other registry",
-            )
+            problem = f"wrong digest of blob {entry.sha256[:12]} from the server"
+            raise BlobCorruptError(problem, hint="fusery audit, on the other registry")
 
         server.retried(once)
         with os_failures(f"write {destination}", near=destination):

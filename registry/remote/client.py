@@ -174,10 +174,8 @@ class HttpClient:
             headers["Content-Type"] = "application/json"
 
         def once(_: RetryBudget) -> bytes:
-            sent = self.stream(
-                method, path, content, params=params, headers=headers, timeout=timeout, repeat=repeat
-            )
-            with self._within(whole), sent as response:
+            options: Any = {"params": params, "headers": headers, "timeout": timeout, "repeat": repeat}
+            with self._within(whole), self.stream(method, path, content, **options) as response:
                 data = self._read(response, LARGEST if response.status_code < 300 else _REFUSAL)
                 if response.status_code >= 300 and not accept(response.status_code, data):
                     raise self.refusal(response.status_code, data)
@@ -228,15 +226,12 @@ class HttpClient:
                 yield response
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise ServerUnavailableError(
-                    f"the certificate of {self.url} is not trusted",
-                    hint="set FUSERY_CA_FILE to a file with the CA certificate",
-                ) from error
+                problem = f"the certificate of {self.url} is not trusted"
+                hint = "set FUSERY_CA_FILE to a file with the CA certificate"
+                raise ServerUnavailableError(problem, hint=hint) from error
             proxy = isinstance(error, httpx.ProxyError)
-            reason = (
-                f"the proxy refuses: {shown(str(error), self.token)}" if proxy else "it cannot be reached"
-            )
-            raise TransientError(reason) from error
+            refusal = f"the proxy refuses: {shown(str(error), self.token)}"
+            raise TransientError(refusal if proxy else "it cannot be reached") from error
         except httpx.TransportError as error:
             late = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout)
             reason = "timeout" if late else f"the connection was lost ({type(error).__name__})"
@@ -257,10 +252,8 @@ class HttpClient:
         if status in _TRANSIENT:
             return TransientError(self._message(data) or f"HTTP status {status}")
         if 300 <= status < 400:
-            return ServerRefusedError(
-                f"{self.url} redirects ({status}): the {self.secret} is not sent to another address",
-                hint="give the final address",
-            )
+            problem = f"{self.url} redirects ({status}): the {self.secret} is not sent to another address"
+            return ServerRefusedError(problem, hint="give the final address")
         if status == 401:
             problem = f"refuses this {self.secret}" if self.token else f"needs a {self.secret}"
             return ServerRefusedError(f"{self.url} {problem}", hint=self.login_hint)
@@ -295,19 +288,12 @@ class HttpClient:
             headers["Authorization"] = f"Bearer {self.token}"
         # Without TLS, skip loading the system's certificates, which is slow.
         verify = trusted_certificates() if self.address.secure else SSLContext(PROTOCOL_TLS_CLIENT)
-        limits = httpx.Limits(keepalive_expiry=IDLE)
+        options: Any = {"limits": httpx.Limits(keepalive_expiry=IDLE), "trust_env": not self.address.loopback}
         try:
-            return httpx.Client(
-                base_url=self.url,
-                headers=headers,
-                verify=verify,
-                trust_env=not self.address.loopback,
-                limits=limits,
-            )
+            return httpx.Client(base_url=self.url, headers=headers, verify=verify, **options)
         except (ValueError, ImportError, httpx.InvalidURL) as error:
-            raise BadInputError(
-                "invalid proxy in the environment", hint="check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
-            ) from error
+            hint = "check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+            raise BadInputError("invalid proxy in the environment", hint=hint) from error
 
     def _read(self, response: httpx.Response, most: int) -> bytes:
         if response.headers.get("content-encoding", "identity") != "identity":
@@ -351,10 +337,8 @@ class HttpClient:
 
     def strange(self) -> FuseryError:
         """Return the error for a response that does not follow the server's API."""
-        return ServerRefusedError(
-            f"unexpected response from {self.url}: it is no fusery server, or has another version",
-            hint="check the address",
-        )
+        problem = f"unexpected response from {self.url}: it is no fusery server, or has another version"
+        return ServerRefusedError(problem, hint="check the address")
 
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")

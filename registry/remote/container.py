@@ -125,18 +125,15 @@ class Contents(Record, kw_only=False):
             document = parse_json(data, NAME)
             promised = document.pop("sha256")
             if document["format"] != FORMAT:
-                raise BackupError(
-                    f"unknown format of {where}: {str(document['format'])[:40]!r} (expected {FORMAT})",
-                    hint="upgrade fusery: pip install --upgrade fusery",
-                )
+                problem = f"unknown format of {where}: {str(document['format'])[:40]!r} (expected {FORMAT})"
+                raise BackupError(problem, hint="upgrade fusery: pip install --upgrade fusery")
             if digest_json(document) != promised:
                 raise BackupError(f"{where} was edited: its digest differs", hint="use another backup")
             contents: Contents = decode(cls, document)
             contents._require_valid()
         except (FormatError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BackupError(
-                f"{where} is damaged, or not a package of fusery", hint="use another backup"
-            ) from error
+            problem = f"{where} is damaged, or not a package of fusery"
+            raise BackupError(problem, hint="use another backup") from error
         return contents
 
     def _require_valid(self) -> None:
@@ -189,10 +186,8 @@ class Container:
         self._folder = folder
         contents = contents or Contents.read(place)
         if contents is None:
-            raise BackupError(
-                f"backup not found in {self.where}",
-                hint="give the folder or URL that fusery admin backup wrote to",
-            )
+            hint = "give the folder or URL that fusery admin backup wrote to"
+            raise BackupError(f"backup not found in {self.where}", hint=hint)
         self.contents = contents
 
     def need(self, members: Iterable[Member], *more: int) -> Need:
@@ -221,9 +216,7 @@ class Container:
             while line := lines.readline(self._limits[0]):
                 number += 1
                 if holds_more_than(line, self._left):
-                    raise self.broken(
-                        member, f"exceeds {MOST_VALUES:,} values of the package in line {number}"
-                    )
+                    raise self.broken(member, f"exceeds {MOST_VALUES:,} values in line {number}")
                 try:
                     # A row contains documents; each can be as deep as a file.
                     document = parse_json(line, member.name, most=self._limits[1], deepest=2 * MAX_DEPTH)
@@ -242,7 +235,5 @@ class Container:
 
     def refuse(self, file: str, problem: str) -> BackupError:
         """Return the error for a problem with a file of the package."""
-        return BackupError(
-            f"the file {file} of the package in {self.where} {problem}",
-            hint="nothing was restored; use another backup",
-        )
+        hint = "nothing was restored; use another backup"
+        return BackupError(f"the file {file} of the package in {self.where} {problem}", hint=hint)

@@ -161,9 +161,7 @@ class AdapterDocument(Adapter, Document):
     kind: ClassVar[str] = "adapter"
     base_digest: Digest
     base_names: tuple[str, ...] = described("names and hub ids of its base model", most=LONG)
-    trained_on_names: tuple[str, ...] = described(
-        "names and hub ids of the base model that it was trained on", most=LONG
-    )
+    trained_on_names: tuple[str, ...] = described("those of the base model of its training", most=LONG)
     parent_digest: Digest | None = None
     sources: tuple[Pinned, ...] = ()
     training_run: TrainingRun | None = None
@@ -228,7 +226,7 @@ class FusedDocument(Record, Document):
 Item = BaseDocument | CalibrationDocument | AdapterDocument | FusedDocument
 
 KINDS: Mapping[str, type[Item]] = {
-    each.kind: each for each in (BaseDocument, CalibrationDocument, AdapterDocument, FusedDocument)
+    kind.kind: kind for kind in (BaseDocument, CalibrationDocument, AdapterDocument, FusedDocument)
 }
 """The classes of documents in the order of recording: each after those it needs."""
 
@@ -268,6 +266,5 @@ def read_document(kind: type[Any], document: Any) -> Any:
     try:
         return decode(kind, document)
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
-        raise BadInputError(
-            f"invalid package: {str(error)[:200]}", hint="fusery audit, on the other registry"
-        ) from error
+        hint = "fusery audit, on the other registry"
+        raise BadInputError(f"invalid package: {str(error)[:200]}", hint=hint) from error

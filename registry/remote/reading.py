@@ -25,19 +25,7 @@ from ..records.fused_rows import fused_from
 from ..records.references import load_adapters, resolve_any
 from ..records.views import adapter_records, entries
 from ..records.withdrawals import of_fused
-from .documents import (
-    MOST_EVENTS,
-    AdapterDocument,
-    BaseDocument,
-    CalibrationDocument,
-    EvaluationDocument,
-    FusedDocument,
-    Item,
-    LogEntries,
-    Pinned,
-    SignatureDocument,
-    YankDocument,
-)
+from . import documents
 
 MOST_ADAPTERS = 20_000
 """Maximum number of adapters in a package."""
@@ -45,19 +33,20 @@ MOST_ADAPTERS = 20_000
 MOST_LOG = 1 << 20
 """Maximum length of the log entries about a record; older entries are left out."""
 
+_HINT = "fusery audit, on the other registry"
 _AHEAD = 100
 """Number of adapters per batch of statements."""
 
 
-def read_documents(session: Session, reference: str, *, fused: bool, most: int = MOST_ADAPTERS) -> list[Item]:
+def read_documents(
+    session: Session, reference: str, *, fused: bool, most: int = MOST_ADAPTERS
+) -> list[documents.Item]:
     """Return the documents of what a reference names and of all that it needs, in the order in which they are received."""
     try:
         adapters, base, made = _resolve(session, reference, most)
         if any(row.origin is not None for row in made):
-            raise BadInputError(
-                f"cannot copy {reference}: it is a claim of another registry",
-                hint="fuse it in this registry first: fusery fuse",
-            )
+            problem = f"cannot copy {reference}: it is a claim of another registry"
+            raise BadInputError(problem, hint="fuse it in this registry first: fusery fuse")
         if fused:
             own = tables.FusedRow.origin.is_(None)  # without claims of other registries
             made += [row for adapter in adapters for row in session.scalars(fused_from(adapter).where(own))]
@@ -75,13 +64,11 @@ def read_documents(session: Session, reference: str, *, fused: bool, most: int =
     except FuseryError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        raise BadInputError(
-            f"cannot read the records of {reference}: {type(error).__name__}",
-            hint="fusery audit, on the other registry",
-        ) from error
+        problem = f"cannot read the records of {reference}: {type(error).__name__}"
+        raise BadInputError(problem, hint=_HINT) from error
 
 
-def all_documents(session: Session) -> Iterator[tuple[str, Iterator[Item]]]:
+def all_documents(session: Session) -> Iterator[tuple[str, Iterator[documents.Item]]]:
     """Yield each kind and its documents of a whole registry, in the order of recording."""
     adapter, base, fused = tables.AdapterRow, tables.BaseModelRow, tables.FusedRow
     bases = session.scalars(select(base).order_by(base.id)).all()
@@ -89,12 +76,8 @@ def all_documents(session: Session) -> Iterator[tuple[str, Iterator[Item]]]:
     yield "calibration", calibration_documents(session, bases, None)
     numbers = session.scalars(select(adapter.id).order_by(adapter.id)).all()
     yield "adapter", adapter_documents(session, _rows(session, numbers))
-    yield (
-        "fused",
-        fused_documents(
-            session, session.scalars(select(fused).where(fused.origin.is_(None)).order_by(fused.id))
-        ),
-    )
+    own = session.scalars(select(fused).where(fused.origin.is_(None)).order_by(fused.id))
+    yield "fused", fused_documents(session, own)
 
 
 def _resolve(
@@ -108,9 +91,8 @@ def _resolve(
         raise BadInputError(f"{reference} has more than {most:,} versions", hint="name one version")
     if versions:
         if session.scalar(select(name).where(name.folded == folded)) is not None:
-            raise AmbiguousReferenceError(
-                f"{reference} is a task and a base model", hint="name an adapter, or the base by its digest"
-            )
+            hint = "name an adapter, or the base by its digest"
+            raise AmbiguousReferenceError(f"{reference} is a task and a base model", hint=hint)
         return versions, None, []
     subject = resolve_any(session, reference)
     if isinstance(subject, tables.FusedRow):
@@ -127,23 +109,17 @@ def _with_ancestors(
     todo = list(rows_by_id)
     while todo:
         if len(rows_by_id) > most:
-            raise BadInputError(
-                f"too many adapters in the package (at most {most:,}, with their ancestors)",
-                hint="copy fewer, or copy directly between the databases",
-            )
+            problem = f"too many adapters in the package (at most {most:,}, with their ancestors)"
+            raise BadInputError(problem, hint="copy fewer, or copy directly between the databases")
         needed = list[tuple[int, int]]()
         for some in batches(todo):
-            parents = select(adapter.id, adapter.parent_id).where(
-                adapter.parent_id.is_not(None), adapter.id.in_(some)
-            )
+            parents = select(adapter.id, adapter.parent_id).where(adapter.parent_id.is_not(None))
             sources = select(source.adapter_id, source.source_id).where(source.adapter_id.in_(some))
-            needed += [*session.execute(parents), *session.execute(sources)]
+            needed += [*session.execute(parents.where(adapter.id.in_(some))), *session.execute(sources)]
         for number, above in needed:
             if above >= number:
-                raise CheckFailedError(
-                    f"{rows_by_id[number].name} was registered before its parent or source",
-                    hint="fusery audit, on the other registry",
-                )
+                problem = f"{rows_by_id[number].name} was registered before its parent or source"
+                raise CheckFailedError(problem, hint=_HINT)
         todo = list({above for _, above in needed} - rows_by_id.keys())
         rows_by_id |= {row.id: row for row in _rows(session, todo)}
     return [rows_by_id[number] for number in sorted(rows_by_id)]
@@ -155,14 +131,12 @@ def _rows(session: Session, numbers: Sequence[int]) -> Iterator[tables.AdapterRo
         yield from (rows[number] for number in some)
 
 
-def base_documents(session: Session, rows: Iterable[tables.BaseModelRow]) -> Iterator[BaseDocument]:
+def base_documents(session: Session, rows: Iterable[tables.BaseModelRow]) -> Iterator[documents.BaseDocument]:
     """Yield the documents of base models."""
     for row in rows:
         if not row.names:
-            raise CheckFailedError(
-                f"the base {row.digest[:12]} has no name", hint="fusery audit, on the other registry"
-            )
-        yield BaseDocument.from_row(
+            raise CheckFailedError(f"the base {row.digest[:12]} has no name", hint=_HINT)
+        yield documents.BaseDocument.from_row(
             row,
             names=tuple(name.name for name in row.names),
             sources=tuple(Source.from_row(revision) for revision in row.revisions),
@@ -173,14 +147,14 @@ def base_documents(session: Session, rows: Iterable[tables.BaseModelRow]) -> Ite
 
 def calibration_documents(
     session: Session, bases: Iterable[tables.BaseModelRow], adapters: Collection[str] | None
-) -> Iterator[CalibrationDocument]:
+) -> Iterator[documents.CalibrationDocument]:
     """Yield the calibrations of base models, for all adapters or for some of them."""
     for base in bases:
         # The current calibration for all adapters comes last, so that it becomes current in a new registry.
         taken = current_calibration(session, base)
         for row in sorted(base.calibrations, key=lambda row: (row.adapter is not None, row is taken)):
             if row.adapter is None or adapters is None or row.adapter in adapters:
-                yield CalibrationDocument.from_row(
+                yield documents.CalibrationDocument.from_row(
                     row,
                     base=base.name,
                     base_digest=Digest(base.digest),
@@ -189,23 +163,25 @@ def calibration_documents(
                 )
 
 
-def adapter_documents(session: Session, rows: Iterable[tables.AdapterRow]) -> Iterator[AdapterDocument]:
+def adapter_documents(
+    session: Session, rows: Iterable[tables.AdapterRow]
+) -> Iterator[documents.AdapterDocument]:
     """Yield the documents of adapters, read in batches."""
     remaining = iter(rows)
     while some := list(itertools.islice(remaining, _AHEAD)):
         numbers = [row.id for row in some]
         _load(session, numbers)
-        yanks = defaultdict[int, list[YankDocument]](list)
-        for yank in session.scalars(
-            select(tables.YankRow).where(tables.YankRow.adapter_id.in_(numbers)).order_by(tables.YankRow.id)
-        ):
-            yanks[yank.adapter_id].append(YankDocument.from_row(yank))
+        yanks = defaultdict[int, list[documents.YankDocument]](list)
+        yank_row = tables.YankRow
+        query = select(yank_row).where(yank_row.adapter_id.in_(numbers)).order_by(yank_row.id)
+        for yank in session.scalars(query):
+            yanks[yank.adapter_id].append(documents.YankDocument.from_row(yank))
         logs = _logs(session, "adapter", [row.name for row in some])
         base, digests = tables.BaseModelRow, {row.trained_on for row in some if row.trained_on is not None}
         bases = session.scalars(select(base).where(base.digest.in_(digests))) if digests else ()
         names = {row.digest: tuple(sorted(all_names(row))) for row in bases}
         for row, record in zip(some, adapter_records(session, some), strict=True):
-            yield AdapterDocument.extending(
+            yield documents.AdapterDocument.extending(
                 record,
                 aliases=(),
                 base_digest=Digest(row.base.digest),
@@ -216,12 +192,10 @@ def adapter_documents(session: Session, rows: Iterable[tables.AdapterRow]) -> It
                 training_run=None if row.run is None else TrainingRun.from_row(row.run),
                 curve=tuple(map(CurvePoint.from_row, row.curve)),
                 training=row.training,
-                renderings=tuple(
-                    Rendering(format=rendering.form, digest=rendering.digest) for rendering in row.renderings
-                ),
+                renderings=tuple(Rendering(format=form.form, digest=form.digest) for form in row.renderings),
                 yanks=tuple(yanks[row.id]),
                 evaluations=tuple(
-                    EvaluationDocument.from_row(evaluation, adapter=row.name)
+                    documents.EvaluationDocument.from_row(evaluation, adapter=row.name)
                     for evaluation in row.evaluations
                 ),
                 signatures=_signatures(row.signatures),
@@ -230,12 +204,12 @@ def adapter_documents(session: Session, rows: Iterable[tables.AdapterRow]) -> It
             )
 
 
-def fused_documents(session: Session, rows: Iterable[tables.FusedRow]) -> Iterator[FusedDocument]:
+def fused_documents(session: Session, rows: Iterable[tables.FusedRow]) -> Iterator[documents.FusedDocument]:
     """Yield the documents of models fused here."""
     signature = tables.SignatureRow
     for row in rows:
         signed = select(signature).where(signature.subject_digest == row.digest).order_by(signature.id)
-        yield FusedDocument.from_row(
+        yield documents.FusedDocument.from_row(
             row,
             base_digest=Digest(row.base.digest),
             adapter=_pinned(row.adapter),
@@ -263,12 +237,12 @@ def _load(session: Session, numbers: Sequence[int]) -> None:
     session.scalars(query.where(adapter.id.in_(numbers))).unique().all()
 
 
-def _pinned(row: tables.AdapterRow) -> Pinned:
-    return Pinned(name=row.name, digest=Digest(row.digest))
+def _pinned(row: tables.AdapterRow) -> documents.Pinned:
+    return documents.Pinned(name=row.name, digest=Digest(row.digest))
 
 
-def _signatures(rows: Iterable[tables.SignatureRow]) -> tuple[SignatureDocument, ...]:
-    return tuple(map(SignatureDocument.from_row, rows))
+def _signatures(rows: Iterable[tables.SignatureRow]) -> tuple[documents.SignatureDocument, ...]:
+    return tuple(map(documents.SignatureDocument.from_row, rows))
 
 
 def _files(manifest: tables.ManifestRow, otherwise: str = "absent") -> dict[str, Any]:
@@ -276,22 +250,19 @@ def _files(manifest: tables.ManifestRow, otherwise: str = "absent") -> dict[str,
     return {"files": entries(manifest), "kept": "store" if stored else otherwise}
 
 
-def _logs(session: Session, kind: str, subjects: Sequence[str]) -> Mapping[str, LogEntries]:
+def _logs(session: Session, kind: str, subjects: Sequence[str]) -> Mapping[str, documents.LogEntries]:
     """Return the newest log entries about some records, oldest first, within the limits."""
     event, number = tables.EventRow, func.row_number()
     length = func.length(event.detail) + func.length(func.coalesce(event.seals, ""))
     window: Any = {"partition_by": event.subject, "order_by": event.seq.desc()}
-    logs = defaultdict[str, LogEntries](tuple)
+    logs = defaultdict[str, documents.LogEntries](tuple)
     for some in batches(subjects):
-        ranked = (
-            select(
-                event.seq, number.over(**window).label("rank"), func.sum(length).over(**window).label("total")
-            )
-            .where(event.subject_kind == kind, event.subject.in_(some))
-            .subquery()
-        )
+        rank, total = number.over(**window).label("rank"), func.sum(length).over(**window).label("total")
+        about = (event.subject_kind == kind) & event.subject.in_(some)
+        ranked = select(event.seq, rank, total).where(about).subquery()
         # The newest entry is always included: its hash is checked, to report a forged one.
-        travels = (ranked.c.rank <= MOST_EVENTS) & ((ranked.c.rank == 1) | (ranked.c.total <= MOST_LOG))
+        is_short = (ranked.c.rank == 1) | (ranked.c.total <= MOST_LOG)
+        travels = (ranked.c.rank <= documents.MOST_EVENTS) & is_short
         query = select(event).join(ranked, ranked.c.seq == event.seq).where(travels).order_by(event.seq)
         for row in session.scalars(query):
             logs[row.subject] += (entry_values(row),)

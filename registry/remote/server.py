@@ -87,17 +87,14 @@ def _sent(value: Any) -> Any:
 
 def _query(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return arguments as query parameters: repeat lists' values, write mappings as `NAME=VALUE`."""
-    query_parameters: list[tuple[str, str]] = []
+    parameters: list[tuple[str, str]] = []
     for name, value in given.items():
         several = value if isinstance(value, list) else [value]
         if isinstance(value, Mapping):
-            several = [f"{key}={entry_value}" for key, entry_value in value.items()]
-        query_parameters += [
-            (name, parameter_value if isinstance(parameter_value, str) else json.dumps(parameter_value))
-            for parameter_value in several
-            if parameter_value is not None
-        ]
-    return query_parameters
+            several = [f"{key}={entry}" for key, entry in value.items()]
+        texts = [text if isinstance(text, str) else json.dumps(text) for text in several if text is not None]
+        parameters += [(name, text) for text in texts]
+    return parameters
 
 
 def open_server(url: str, token: str | None, *, insecure_http: bool = False) -> tuple[Workspace, Server]:

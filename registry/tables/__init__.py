@@ -47,7 +47,7 @@ def __getattr__(name: str) -> Any:
 
 @event.listens_for(TableRow, "before_mapper_configured", retval=True, propagate=True)
 def _whole(_mapper: Mapper[Any], kind: type) -> Any:
-    """Leave a table alone while its module is being imported, by another thread: what it is related to may not be there yet."""
+    """Leave a table alone while its module is being imported, by another thread: related tables may not be there yet."""
     module = sys.modules[kind.__module__]
     names = _MODULES.get(kind.__module__.rpartition(".")[2], "").split()
     return None if all(hasattr(module, name) for name in names) else EXT_SKIP

@@ -10,7 +10,7 @@ from .record import DIGEST, DOCUMENT, Attributed, Json, Numbered, TableRow, one_
 
 
 class TaskRow(Numbered, TableRow):
-    """What adapters are for; versions count up within a task."""
+    """The purpose of adapters; versions count up within a task."""
 
     name: Mapped[str] = mapped_column(String(128), unique=True)
 

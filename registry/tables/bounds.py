@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, Table
 
-from fusery.storage.digest import parse_digest
-from fusery.storage.jsonfile import MAX_DEPTH
+from fusery.storage.digest import is_digest
+from fusery.storage.jsonfile import MAX_DEPTH, layers
 from fusery.storage.plaintext import is_keepable
 
 from .record import DIGEST, kind_of
@@ -46,19 +46,13 @@ def problem_of(table: Table, values: Mapping[str, Any]) -> str | None:
 
 def json_problem(document: Any) -> str | None:
     """Return why a document of JSON cannot be recorded, in a few words; None if it can."""
-    count, level, layer = 0, 0, [document]
-    while layer and level <= MAX_DEPTH:
-        layer = [
-            child
-            for node in layer
-            if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
-        count, level = count + len(layer), level + 1
-        if count > MOST_VALUES:
-            return f"more than {MOST_VALUES:,} values"
+    count = level = 0
+    for level, layer in enumerate(layers(document)):
+        count += len(layer)
+        if count > MOST_VALUES or level > MAX_DEPTH:
+            return f"more than {MOST_VALUES:,} values, or more than {MAX_DEPTH} levels"
     try:
-        if layer or not is_keepable(document):
+        if not is_keepable(document):
             return "an unfit value"
         length = len(json.dumps(document, allow_nan=False))
     except (ValueError, TypeError, RecursionError):
@@ -70,20 +64,12 @@ def _text(column: Column[Any], value: Any) -> bool:
     if not isinstance(value, str) or not is_keepable(value):
         return False
     if column.type is DIGEST:
-        return _is_digest(value) or (value == "" and column.default is not None)
+        return is_digest(value) or (value == "" and column.default is not None)
     length = getattr(column.type, "length", None)
     if length is None:
         # A log entry has the seals of all records that its transaction wrote.
         return len(value) <= (LARGEST if column.table.name == "event" else LONGEST)
     return len(value) <= length and not CONTROL.search(value)
-
-
-def _is_digest(value: str) -> bool:
-    try:
-        parse_digest(value)
-    except ValueError:
-        return False
-    return True
 
 
 def _integer(column: Column[Any], value: Any) -> bool:

@@ -11,19 +11,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, ClassVar, TypeVar
 
-from sqlalchemy import (
-    JSON,
-    Boolean,
-    Column,
-    Date,
-    DateTime,
-    Dialect,
-    Float,
-    Integer,
-    MetaData,
-    String,
-    TypeDecorator,
-)
+import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 from sqlalchemy.types import TypeEngine
 
@@ -33,24 +21,24 @@ T = TypeVar("T")
 Json = dict[str, Any]
 
 
-DIGEST = String(64)  # column type of a SHA-256 in hex
+DIGEST = sa.String(64)  # column type of a SHA-256 in hex
 
 
-def sorted_text(length: int) -> String:
+def sorted_text(length: int) -> sa.String:
     """Return the type of a text that lists are sorted by: in the order of its bytes, whatever the server's language."""
-    return String(length).with_variant(String(length, collation="C"), "postgresql")
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
 
 
 class UnreadableValueError(ValueError):
-    """What a column holds is not one of its values.  SQLite keeps whatever it is given."""
+    """A column holds an invalid value: SQLite keeps any."""
 
 
-class _Parsed(TypeDecorator[T]):
+class _Parsed(sa.TypeDecorator[T]):
     """A type whose values are parsed."""
 
     meaning: ClassVar[str]  # what a value is, in the sentence of an error
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], T | None] | None:
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], T | None] | None:
         """Return what parses values, and raises `UnreadableValueError` of others."""
         parse = super().result_processor(dialect, coltype)
         if parse is None:
@@ -60,9 +48,8 @@ class _Parsed(TypeDecorator[T]):
             try:
                 return parse(value)
             except (ValueError, TypeError, AttributeError, RecursionError) as error:
-                raise UnreadableValueError(
-                    f"the database has {repr(value)[:80]} where a {self.meaning} belongs"
-                ) from error
+                problem = f"the database has {repr(value)[:80]} where a {self.meaning} belongs"
+                raise UnreadableValueError(problem) from error
 
         return parsed
 
@@ -70,11 +57,11 @@ class _Parsed(TypeDecorator[T]):
 class Document(_Parsed[Any]):
     """JSON; JSONB on PostgreSQL, whose dialect is imported only there (it brings its asynchronous driver along)."""
 
-    impl = JSON(none_as_null=True)
+    impl = sa.JSON(none_as_null=True)
     cache_ok = True
     meaning = "document in JSON"
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+    def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
         """Return the type of the database at hand."""
         if dialect.name != "postgresql":
             return super().load_dialect_impl(dialect)
@@ -90,11 +77,11 @@ DOCUMENT = Document()
 class UtcDateTime(_Parsed[datetime]):
     """A moment in UTC, aware in Python on every database, also on SQLite, which has no time zones; refused when naive."""
 
-    impl = DateTime(timezone=True)
+    impl = sa.DateTime(timezone=True)
     cache_ok = True
     meaning = "moment"
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         """Return the value in UTC, without a zone where the database has none."""
         if value is None:
             return None
@@ -103,7 +90,7 @@ class UtcDateTime(_Parsed[datetime]):
         moment = value.astimezone(UTC)
         return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         """Return the value as aware UTC."""
         if value is None:
             return None
@@ -113,7 +100,7 @@ class UtcDateTime(_Parsed[datetime]):
 class Day(_Parsed[date]):
     """A day of the calendar."""
 
-    impl = Date
+    impl = sa.Date
     cache_ok = True
     meaning = "date"
 
@@ -121,7 +108,7 @@ class Day(_Parsed[date]):
 class TableRow(DeclarativeBase):
     """The class all tables derive from; `FusedExtraRow` is the table `fused_extra`, and constraints have fixed names."""
 
-    metadata = MetaData(
+    metadata = sa.MetaData(
         naming_convention={
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
             "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -148,14 +135,14 @@ class Made:
     """A table of what somebody made."""
 
     created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
+    created_by: Mapped[str] = mapped_column(sa.String(200))
 
 
 class Attributed:
     """A table of what somebody did."""
 
     at: Mapped[datetime]
-    by: Mapped[str] = mapped_column(String(200))
+    by: Mapped[str] = mapped_column(sa.String(200))
 
 
 def one_of(column: str, *values: str) -> str:
@@ -172,25 +159,25 @@ _LARGEST = int(sys.float_info.max)
 _PLAIN = 1e16  # from here on Python writes a float with an exponent, and PostgreSQL hands it back as a whole number
 
 
-def kind_of(one: Column[Any]) -> str:
+def kind_of(one: sa.Column[Any]) -> str:
     """Return the kind of a column."""
     kind = one.type
-    if isinstance(kind, TypeDecorator) and not isinstance(kind, UtcDateTime):
+    if isinstance(kind, sa.TypeDecorator) and not isinstance(kind, UtcDateTime):
         kind = kind.impl_instance
     match kind:
         case UtcDateTime():
             return "moment"
-        case Boolean():
+        case sa.Boolean():
             return "boolean"
-        case Integer():
+        case sa.Integer():
             return "integer"
-        case Float():
+        case sa.Float():
             return "number"
-        case Date():
+        case sa.Date():
             return "date"
-        case JSON():
+        case sa.JSON():
             return "document"
-        case String():
+        case sa.String():
             return "text"
     raise TypeError(f"{one.table.name}.{one.name} has a type that backups do not know: {one.type!r}")
 

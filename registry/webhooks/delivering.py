@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -49,9 +49,6 @@ PAUSE = 1.0
 
 _AT_ONCE = 8
 """Receivers that are delivered to at the same time: one that hangs does not hold up the others."""
-
-_IN_A_ROW = 100
-"""Events of one receiver before others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +99,10 @@ def deliver(
     stopped = stop or threading.Event()
     with workspace.database.read() as session:
         only = find(session, name).id if name is not None else None
-    tried: dict[int, WebhookDeliveries] = {}
-    # Again while something is delivered: of many events, each receiver gets some in turn.
-    while due := [hook for hook in _all_due(workspace) if only in (None, hook.id) and not stopped.is_set()]:
-        with _pool(stopped) as pool:
-            results = list(pool.map(lambda hook: _serve(workspace, hook, how, stopped, reporter), due))
-        progress = False
-        for hook, result in zip(due, results, strict=True):
-            if result is not None:
-                before = tried[hook.id].delivered if hook.id in tried else ()
-                tried[hook.id] = replace(result, delivered=before + result.delivered)
-                progress |= bool(result.delivered)
-        if not progress:
-            break
-    return sorted(tried.values(), key=lambda result: result.name)
+    due = [hook for hook in _all_due(workspace) if only in (None, hook.id)]
+    with _pool(stopped) as pool:
+        results = pool.map(lambda hook: _serve(workspace, hook, how, stopped, reporter), due)
+        return sorted(filter(None, results), key=lambda result: result.name)
 
 
 def run(
@@ -181,10 +168,7 @@ def _serve(
     delivered: list[int] = []
     error, next_at, disabled = None, None, False
     try:
-        while len(delivered) < _IN_A_ROW and not stop.is_set():
-            tried = _deliver_first(workspace, hook, how)
-            if tried is None:
-                break
+        while not stop.is_set() and (tried := _deliver_first(workspace, hook, how)) is not None:
             if tried.error:
                 error, next_at, disabled = tried.error, tried.next_at, tried.next_at is None
                 again = f"next attempt at {next_at:%H:%M:%S} UTC" if next_at else "it is disabled"
@@ -208,35 +192,35 @@ class _Tried(NamedTuple):
 
 
 def _deliver_first(workspace: Workspace, hook: tables.WebhookRow, how: Manner) -> _Tried | None:
-    """Send the first event that a webhook waits for; None if there is none, or another process holds the lease."""
+    """Send the first event that a webhook waits for; None without such, or if another process holds the lease."""
     lease = leases.acquire(workspace.database, f"webhook {hook.uid}", workspace.owner(), ttl=TTL)
     if isinstance(lease, Busy):
         return None
     with lease.keep():
         with workspace.database.read() as session:
-            row, last = session.get(tables.WebhookRow, hook.id), newest(session)
-            waits = row is not None and session.scalar(
-                _due(workspace, session).where(tables.WebhookRow.id == row.id)
-            )
-            entry = head(session, row, row.delivery.position) if row is not None and waits else None
-            delivery = None
-            if row is not None and entry is not None:
-                with suppress(ValueError, RecursionError):  # edited by other means, which the audit names
-                    [event] = events_of(session, [entry])
-                    key = f"msg_{row.uid}_{entry.seq}"
-                    delivery = Delivery(
-                        id=key, hook=row.name, type=event.action, timestamp=event.at, data=event
-                    )
+            last = newest(session)
+            row = session.scalar(_due(workspace, session).where(tables.WebhookRow.id == hook.id))
+            entry = head(session, row, row.delivery.position) if row is not None else None
+            delivery = _delivery(session, row, entry) if row is not None and entry is not None else None
         answer = _send(row, delivery, how) if row is not None and entry is not None else None
         lease.check()
         with workspace.database.write() as session:
             lease.publish(session)
-            if row is None or not waits:
+            if row is None:
                 return None
-            if answer is None or entry is None:  # what is behind the position is for others
+            if answer is None or entry is None:  # all entries after the position are for others
                 moved(session, row.id, row.delivery.position, last)
                 return None
             return _settle(workspace, session, row, entry, answer, how)
+
+
+def _delivery(session: Session, hook: tables.WebhookRow, entry: tables.EventRow) -> Delivery | None:
+    """Return the delivery of an entry; None if it was edited by other means, which the audit reports."""
+    with suppress(ValueError, RecursionError):
+        [event] = events_of(session, [entry])
+        key = f"msg_{hook.uid}_{entry.seq}"
+        return Delivery(id=key, hook=hook.name, type=event.action, timestamp=event.at, data=event)
+    return None
 
 
 def _send(hook: tables.WebhookRow, delivery: Delivery | None, how: Manner) -> DeliveryAnswer:
@@ -329,19 +313,19 @@ def _differences(session: Session, hook: tables.WebhookRow, now: datetime) -> It
             disabled = entry.action == "webhook.disabled"
     passed = next(_undelivered(session, hook, row, added, skipped), None)
     latest = now + timedelta(seconds=Backoff().most)
+    delivered_at = row.delivered_at or hook.created_at
+    is_late = row.next_at is not None and (row.attempts == 0 or row.next_at > latest)
     wrong = {
         "the log ends before its position": row.position > newest(session),
         "its position is before the entry that added it": row.position < added - 1,
         "its position is before an entry that was skipped": max(skipped, default=0) > row.position,
         f"entry {passed} was neither delivered nor skipped": passed is not None,
-        "its last delivery is before it was added, or in the future": (
-            row.delivered_at is not None and not hook.created_at <= row.delivered_at <= now
-        ),
+        "its last delivery is before it was added, or in the future": not hook.created_at
+        <= delivered_at
+        <= now,
         "it has failed attempts without an error, or an error without": (row.attempts > 0)
         is (row.error is None),
-        "its next attempt is later than any backoff": (
-            row.next_at is not None and (row.attempts == 0 or row.next_at > latest)
-        ),
+        "its next attempt is later than any backoff": is_late,
         "the log has another state of it": (row.disabled_at is not None) is not disabled,
     }
     yield from (message for message, is_wrong in wrong.items() if is_wrong)

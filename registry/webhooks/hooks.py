@@ -47,29 +47,21 @@ def add(
     """Send events to a receiver from now on: of actions, and if given of tasks, or patterns of both."""
     deliverer, target = Deliverer.load(), parse_url(url)
     if private and not deliverer.private:
-        raise BadInputError(
-            "webhooks cannot reach private networks from here",
-            hint=f"on the machine that delivers: export {PRIVATE}=1",
-        )
+        hint = f"on the machine that delivers: export {PRIVATE}=1"
+        raise BadInputError("webhooks cannot reach private networks from here", hint=hint)
     if not private and is_named_private(target.host):
-        raise BadInputError(
-            f"{target.host[:60]} is in a private network",
-            hint="--allow-private, if the machine that delivers may connect to it",
-        )
+        hint = "--allow-private, if the machine that delivers may connect to it"
+        raise BadInputError(f"{target.host[:60]} is in a private network", hint=hint)
     values = {"actions": parse_actions(actions), "tasks": parse_tasks(tasks), "url": target.url}
     given = parse_slug(name, "webhook") if name is not None else None
     hook, delivery = tables.WebhookRow, tables.WebhookDeliveryRow
     with workspace.database.write() as session:
         taken = set(session.scalars(select(hook.name)))
         if given in taken:
-            raise AlreadyExistsError(
-                f"{given} is the name of another webhook",
-                hint="fusery admin webhook list; or choose another name",
-            )
+            raise AlreadyExistsError(f"{given} is the name of another webhook", hint="choose another name")
         if len(taken) >= _MOST:
-            raise BadInputError(
-                f"there are {_MOST} webhooks already", hint="fusery admin webhook remove NAME"
-            )
+            hint = "fusery admin webhook remove NAME"
+            raise BadInputError(f"there are {_MOST} webhooks already", hint=hint)
         host = re.sub(r"[^a-z0-9.-]+", "-", target.host.casefold()).strip(".-")[:100].rstrip(".-")
         try:
             plain = parse_slug(host, "webhook")
@@ -82,12 +74,10 @@ def add(
         row.delivery = delivery(position=newest(session), attempts=0)
         session.add(row)
         session.flush()
-        events.record(
-            session, "webhook.added", "webhook", row.name, {**values, "private": private}, at=row.created_at
-        )
-        return AddedWebhook.extending(
-            _record(session, row), key=_key(row, deliverer) if deliverer.secrets else None
-        )
+        detail = {**values, "private": private}
+        events.record(session, "webhook.added", "webhook", row.name, detail, at=row.created_at)
+        key = _key(row, deliverer) if deliverer.secrets else None
+        return AddedWebhook.extending(_record(session, row), key=key)
 
 
 def list_hooks(workspace: Workspace) -> list[Webhook]:
@@ -117,17 +107,14 @@ def remove(workspace: Workspace, name: str, *, reason: str = "") -> Webhook:
 def skip(workspace: Workspace, name: str, *, reason: str) -> SkippedEvent:
     """Skip the first event that a webhook waits for, log it, and return it."""
     if not reason.strip():
-        raise BadInputError(
-            "an event is passed over for a reason", hint="--reason 'the receiver cannot read it'"
-        )
+        raise BadInputError("give a reason", hint="--reason 'the receiver cannot read it'")
     with workspace.database.write() as session:
         row = find(session, name)
         position = delivery_to(row).position
         entry = head(session, row, position)
         if entry is None:
-            raise BadInputError(
-                f"{row.name} waits for no event", hint=f"fusery admin webhook show {row.name}"
-            )
+            hint = f"fusery admin webhook show {row.name}"
+            raise BadInputError(f"{row.name} waits for no event", hint=hint)
         moved(session, row.id, position, entry.seq)
         detail = {"seq": entry.seq, "action": entry.action, "hash": entry.hash, "reason": reason}
         events.record(session, "webhook.skipped", "webhook", row.name, detail)
@@ -196,16 +183,12 @@ def delivery_to(row: tables.WebhookRow) -> tables.WebhookDeliveryRow:
 
 def parse_actions(patterns: Sequence[str]) -> list[str]:
     """Return patterns of actions in their canonical form."""
-    folded, hint = (
-        sorted({pattern.strip().casefold() for pattern in patterns}),
-        "--on alias.moved, or --on 'alias.*'",
-    )
+    folded = sorted({pattern.strip().casefold() for pattern in patterns})
+    hint = "--on alias.moved, or --on 'alias.*'"
     for pattern in folded:
         if not _ACTION.fullmatch(pattern) or not actions_of([pattern]):
-            raise BadInputError(
-                f"there is no action {pattern[:60]!r} in the log",
-                hint=nearest(pattern, ACTIONS, most=1) or hint,
-            )
+            hint = nearest(pattern, ACTIONS, most=1) or hint
+            raise BadInputError(f"there is no action {pattern[:60]!r} in the log", hint=hint)
     if not 1 <= len(folded) <= _MOST_PATTERNS:
         raise BadInputError(f"invalid actions (1 to {_MOST_PATTERNS} patterns)", hint=hint)
     return folded
@@ -254,7 +237,7 @@ def tasks_of(kind: str, subject: str, detail: str) -> frozenset[str]:
 
 
 def newest(session: Session) -> int:
-    """Return the number of the newest entry of the log, 0 if there is none."""
+    """Return the number of the newest entry of the log, 0 for an empty log."""
     return session.scalar(select(func.max(tables.EventRow.seq))) or 0
 
 

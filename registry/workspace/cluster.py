@@ -43,9 +43,8 @@ class Cluster(Workers):
 
     def __init__(self, address: str) -> None:
         if not address.startswith(("tcp://", "tls://")):
-            raise BadInputError(
-                "FUSERY_CLUSTER is not the address of a dask scheduler", hint="FUSERY_CLUSTER=tcp://host:8786"
-            )
+            problem = "FUSERY_CLUSTER is not the address of a dask scheduler"
+            raise BadInputError(problem, hint="FUSERY_CLUSTER=tcp://host:8786")
         self._address = address
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
@@ -129,10 +128,8 @@ class Cluster(Workers):
             client.close(timeout=GOODBYE)
 
     def _error(self, reason: str) -> ClusterError:
-        return ClusterError(
-            f"the cluster {self._address} cannot be used: {reason}",
-            hint="run the command again, which goes on: with dask scheduler and dask worker, or FUSERY_CLUSTER unset",
-        )
+        hint = "start dask scheduler and dask worker, or unset FUSERY_CLUSTER; run the command again"
+        return ClusterError(f"the cluster {self._address} cannot be used: {reason}", hint=hint)
 
 
 CLUSTER = "FUSERY_CLUSTER"

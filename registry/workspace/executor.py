@@ -53,9 +53,7 @@ class Failure(Record, kw_only=False):
         return cls(error.code, error.message, error.hint)
 
 
-LOST = Failure(
-    "worker_lost", "the process that worked on it was killed, again and again", "run the command again"
-)
+LOST = Failure("worker_lost", "its process was killed several times", "run the command again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +114,14 @@ class ProcessPool(Workers):
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
         """Yield an outcome for every item."""
-        left: Iterable[T] = items
+        left = iter(items)
         for _ in range(_LOSSES):
             lost: list[T] = []
-            rest = iter(left)
-            yield from self._round(work, rest, lost)
-            left = itertools.chain(lost, rest)
+            yield from self._round(work, left, lost)
             if not lost:
                 return
-        for item in left:
-            yield ItemOutcome(item, None, LOST)
+            left = itertools.chain(lost, left)
+        yield from (ItemOutcome(item, None, LOST) for item in left)
 
     def _round(
         self, work: Callable[[T], R], items: Iterator[T], lost: list[T]
@@ -249,10 +245,8 @@ class Site:
         workspace = Workspace(self.settings or Settings.load())
         try:
             if workspace.store.identify() != self.store:
-                raise BadInputError(
-                    "a worker is set up for another registry",
-                    hint="give the workers the same FUSERY_DATABASE_URL and FUSERY_STORE_URL",
-                )
+                hint = "give the workers the same FUSERY_DATABASE_URL and FUSERY_STORE_URL"
+                raise BadInputError("a worker is set up for another registry", hint=hint)
             yield workspace
         finally:
             workspace.close()

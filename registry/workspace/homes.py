@@ -26,9 +26,8 @@ def expanded(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError as error:
-        raise BadInputError(
-            f"{path} names a user without a home folder", hint="write the whole path"
-        ) from error
+        problem = f"{path} names a user without a home folder"
+        raise BadInputError(problem, hint="write the whole path") from error
 
 
 def is_server(place: object) -> bool:
@@ -48,15 +47,12 @@ def default_home() -> Path:
 
 def home_folder(home: Path | None) -> Path:
     """Return the absolute path of a home folder, `None` for the default one."""
-    require_path(
-        home or os.environ.get("FUSERY_REGISTRY", ""),
-        hint="this command needs a registry in a folder of this machine",
-    )
+    hint = "this command needs a registry in a folder of this machine"
+    require_path(home or os.environ.get("FUSERY_REGISTRY", ""), hint=hint)
     folder = expanded(home or default_home()).absolute()
     if folder.is_file():
-        raise BadInputError(
-            f"invalid registry: {folder} is a file", hint="give a folder: --registry DIR, or FUSERY_REGISTRY"
-        )
+        hint = "give a folder: --registry DIR, or FUSERY_REGISTRY"
+        raise BadInputError(f"invalid registry: {folder} is a file", hint=hint)
     return folder
 
 

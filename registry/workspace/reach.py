@@ -34,29 +34,25 @@ def require_allowed(folder: Path, settings: Mapping[str, Any], *, own: bool) -> 
     """Refuse what a folder's settings may not say; `own`: it is the home that the user's environment names."""
     path = folder / "config.toml"
     if starting := sorted(set(_names(settings.get("store_options") or {})) & STARTING):
-        raise BadInputError(
-            f"store_options in {path} may not have {', '.join(starting)}: it would start a program of the file's choice",
-            hint="if you want that, give all of the options in the environment: FUSERY_STORE_OPTIONS",
-        )
+        problem = f"store_options in {path} may not have {', '.join(starting)}, which can start a program"
+        raise BadInputError(problem, hint="give all of the options in FUSERY_STORE_OPTIONS")
     leading = [name for name, value in settings.items() if value and _leads_out(folder, name, value)]
     if not leading:
         return
     names = ", ".join(sorted(leading))
     variables = ", ".join(f"FUSERY_{name.upper()}" for name in sorted(leading))
     if not own:
-        raise BadInputError(
-            f"{path} leads out of its folder ({names}), which counts in your own home only",
-            hint=f"if you trust it, make it yours: export FUSERY_REGISTRY={typed(folder)}; or set {variables}",
-        )
+        problem = f"{path} leads out of its folder ({names}), which counts in your own home only"
+        hint = f"if you trust it, make it yours: export FUSERY_REGISTRY={typed(folder)}; or set {variables}"
+        raise BadInputError(problem, hint=hint)
     for place in (folder, path):
         stats = place.stat()
         # Many systems give each user a group of their own.
         group = stats.st_mode & 0o020 and stats.st_gid != os.getgid()
         if stats.st_uid not in (0, os.getuid()) or stats.st_mode & 0o002 or group:
-            raise BadInputError(
-                f"{path} leads out of its folder ({names}), and others can write {place}",
-                hint=f"make both yours alone: chmod go-w {typed(folder)} {typed(path)}; or set {variables}",
-            )
+            problem = f"{path} leads out of its folder ({names}), and others can write {place}"
+            hint = f"make both yours alone: chmod go-w {typed(folder)} {typed(path)}; or set {variables}"
+            raise BadInputError(problem, hint=hint)
 
 
 def _names(options: Any) -> Iterator[str]:
@@ -107,10 +103,7 @@ def require_folders(store: Path) -> None:
 
 def _require(path: Path, is_so: Any, what: str) -> None:
     if os.path.lexists(path) and not is_so(path.lstat().st_mode):
-        raise BadInputError(
-            f"{path} is not {what} but leads elsewhere, which is not followed in a folder of others",
-            hint="name the place itself that it leads to",
-        )
+        raise BadInputError(f"{path} is not {what}", hint="give the place that it leads to")
 
 
 def options_of(text: str | None) -> Mapping[str, Any]:
@@ -120,8 +113,6 @@ def options_of(text: str | None) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         options = None
     if not isinstance(options, dict):
-        raise BadInputError(
-            "the options of the other store are not a JSON object",
-            hint='FUSERY_OTHER_STORE_OPTIONS=\'{"profile": "team"}\'',
-        )
+        hint = 'FUSERY_OTHER_STORE_OPTIONS=\'{"profile": "team"}\''
+        raise BadInputError("the options of the other store are not a JSON object", hint=hint)
     return options

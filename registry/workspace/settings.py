@@ -5,13 +5,11 @@ Read by plain code: a library for it costs each command more than the database d
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import stat
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +23,6 @@ from .homes import CONFIG_NAME, EMBEDDED, default_home, expanded, home_folder
 from .reach import require_allowed
 
 _LARGEST = 1 << 20
-_NUMBER = re.compile(r"[0-9]{1,19}(?:\.0*)?")
 _SQLITE = re.compile(r"(?P<scheme>sqlite(?:\+pysqlite)?:///)(?P<path>[^/:?][^?]*)(?P<query>\?.*)?", re.DOTALL)
 
 
@@ -74,20 +71,14 @@ class Settings:
             from_environment = _in_environment() if environment else {}
             from_file = _in_file(folder / CONFIG_NAME, from_environment)
         except PermissionError as error:
-            raise StoreDeniedError(
-                f"{folder} may not be read by this user", hint="set FUSERY_REGISTRY to a folder of your own"
-            ) from error
+            hint = "set FUSERY_REGISTRY to a folder of your own"
+            raise StoreDeniedError(f"{folder} may not be read by this user", hint=hint) from error
         except (ValueError, RecursionError) as error:
-            raise BadInputError(
-                f"the settings of {folder} are not acceptable: {_problem(error)}",
-                hint=f"correct FUSERY_* in the environment or {folder / CONFIG_NAME}",
-            ) from error
-        for loaded_settings, start in ((from_file, folder), (from_environment, Path())):
-            loaded_settings |= {
-                name: _PLACES[name](loaded_settings[name], start)
-                for name in _PLACES.keys() & loaded_settings
-                if loaded_settings[name]
-            }
+            hint = f"correct FUSERY_* in the environment or {folder / CONFIG_NAME}"
+            raise BadInputError(f"invalid settings of {folder}: {_problem(error)}", hint=hint) from error
+        for loaded, start in ((from_file, folder), (from_environment, Path())):
+            for name in [name for name in _PLACES if loaded.get(name)]:
+                loaded[name] = _PLACES[name](loaded[name], start)
         if from_file:
             own = os.path.realpath(folder) == os.path.realpath(default_home())
             require_allowed(folder, from_file, own=own)
@@ -144,20 +135,17 @@ def variable_of(name: str) -> str:
 
 def _in_environment() -> dict[str, Any]:
     texts = {name: os.environ.get(variable_of(name)) for name in _READERS}
-    return {
-        name: _value(name, _READERS[name], text, is_json=_READERS[name] in _FROM_JSON)
-        for name, text in texts.items()
-        if text
-    }
+    texts = {name: text for name, text in texts.items() if text}
+    return {name: _value(name, text, is_json=_READERS[name] in _FROM_JSON) for name, text in texts.items()}
 
 
 def _in_file(path: Path, from_environment: dict[str, Any]) -> dict[str, Any]:
     """Return what the file sets, of what the environment does not; severities of both count, the environment's first."""
     raw_settings = {name.lower(): value for name, value in _toml(path).items()}
-    if unknown := sorted(raw_settings.keys() - {setting_field.name for setting_field in fields(Settings)}):
+    if unknown := sorted(raw_settings.keys() - {field.name for field in fields(Settings)}):
         raise ValueError(f"{unknown[0][:60]}: there is no such setting")
     file_settings = {
-        name: _value(name, _READERS[name], value)
+        name: _value(name, value)
         for name, value in raw_settings.items()
         if name != "home" and (name not in from_environment or name == "admission")
     }
@@ -173,26 +161,21 @@ def _toml(path: Path) -> dict[str, Any]:
         kind = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise ValueError(f"{CONFIG_NAME} is a link that leads nowhere") from error
+    except PermissionError:
+        raise
+    except OSError as error:  # a circle of links
+        raise ValueError(f"{CONFIG_NAME} cannot be read") from error
     if not stat.S_ISREG(kind.st_mode) or kind.st_size > _LARGEST:
         raise ValueError(f"{CONFIG_NAME} is no file of settings")
     import tomllib
 
-    try:
-        return tomllib.loads(path.read_bytes().decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        raise
-    except ValueError as error:  # of a number with thousands of digits
-        raise ValueError(f"{CONFIG_NAME} is not TOML that can be read") from error
+    return tomllib.loads(path.read_bytes().decode())
 
 
-def _value(name: str, read: Callable[[Any], Any], value: Any, *, is_json: bool = False) -> Any:
+def _value(name: str, value: Any, *, is_json: bool = False) -> Any:
     # The value itself may be a credential (a URL, store options) and is never repeated.
     try:
-        return read(json.loads(value) if is_json else value)
+        return _READERS[name](json.loads(value) if is_json else value)
     except json.JSONDecodeError as error:
         raise ValueError(f"{name}: it cannot be read as JSON") from error
     except (TypeError, ValueError) as error:
@@ -224,20 +207,12 @@ def _path(value: Any) -> Path | None:
 
 
 def _count(value: Any) -> int:
-    number = value
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        number = int(value.partition(".")[0])
-    elif isinstance(value, str):
-        from ..parsing import parse_size
+    from ..parsing import parse_size
 
-        # A number without a unit may have no digits after the point but zeros.
-        with suppress(BadInputError):
-            number = parse_size(value) if value.rstrip()[-1:].lower() in tuple("bkmgti") else None
-    elif isinstance(value, float) and value.is_integer():
-        number = int(value)
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 63:
-        raise ValueError("it should be a whole number of bytes, 0 or more, or a size such as 20GB")
-    return number
+    try:
+        return parse_size(str(value))
+    except BadInputError as error:
+        raise ValueError("it should be a number of bytes, or a size such as 20GB") from error
 
 
 def _table(value: Any) -> dict[str, Any]:
@@ -302,11 +277,8 @@ _PLACES: dict[str, Callable[[Any, Path], Any]] = {
 
 
 def _problem(error: Exception) -> str:
-    import tomllib
-
-    if isinstance(error, tomllib.TOMLDecodeError):
-        place = re.search(r"\(at .*\)", str(error))
-        return f"{CONFIG_NAME} is not TOML {place[0] if place else ''}".rstrip()
-    if isinstance(error, UnicodeDecodeError):
-        return f"{CONFIG_NAME} is not UTF-8 text"
-    return str(error) if type(error) is ValueError else type(error).__name__
+    """Return the problem with settings, without the text of a file, which may hold a credential."""
+    if type(error) is ValueError:
+        return str(error)
+    place = re.search(r"\(at .*\)", str(error))
+    return f"{CONFIG_NAME} is not TOML in UTF-8 {place[0] if place else ''}".rstrip()

@@ -111,7 +111,7 @@ _PACKAGE: Mapping[str, tuple[str, Make]] = {
         "promised|differs|symbolic",
         _instead(_first_file, lambda path: path.symlink_to("/etc/hostname")),
     ),
-    "blobs elsewhere": ("leads elsewhere", _linked),
+    "blobs elsewhere": ("is not a folder", _linked),
     "no documents": ("has no documents", _without("documents/")),
     "no lines but bytes": ("invalid JSON", _bases(lambda _: bytes(1000) + b"\n")),
     "a line of numbers": ("invalid JSON", _bases(lambda _: b"[" + b"1," * 2_100_000 + b"1]\n")),

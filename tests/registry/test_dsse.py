@@ -87,7 +87,7 @@ def test_what_is_no_key(tmp_path: Path) -> None:
         place.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
         with pytest.raises(BadInputError):
             read_public_key(place)
-    with pytest.raises(BadInputError, match="public"):
+    with pytest.raises(BadInputError):
         read_private_key(pair.public, bytes)
     with pytest.raises(BadInputError):
         read_public_key(pair.private)

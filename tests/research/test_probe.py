@@ -13,7 +13,7 @@ import shift_cipher_adapters
 import tiny_models
 
 from fusery.registry import RecordRun, Registry, Reporter
-from fusery.registry.comparison.reports import ProbedModel, ProbePrompts, ProbeReport, PromptScores
+from fusery.registry.comparison.reports import ProbeReport
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.fusion.request import FuseRequest
 
@@ -138,36 +138,6 @@ def test_what_has_no_meaning_is_refused(stocked: Registry, prompts: Path) -> Non
     for words in ({"reference": "course_rec@9"}, {"reference": "course_rec@1", "against": "nothing@1"}):
         with pytest.raises(UnknownReferenceError):
             stocked.evaluations.probe(**words)
-
-
-ADAPTER, BASE = ProbedModel("adapter", "t_v1", "0" * 64), ProbedModel("base", "b", "1" * 64)
-FUSED = ProbedModel("fused", "t_v1", "2" * 64, "keep")
-OTHER_ADAPTER = ProbedModel("adapter", "t_v2", "3" * 64)
-
-
-SAID: list[tuple[tuple[Any, ...], list[str], list[str]]] = [
-    # a, b, KL, agreement, losses of a, b and base, gain kept; what is said, and what is not.
-    ((ADAPTER, FUSED, 0.003, 0.991, 0.219, 0.22, 3.8, 0.99), ["answers as", "99.1 %", "99.0 %"], ["nearly"]),
-    ((ADAPTER, FUSED, 0.094, 0.93, 2.0, 2.1, None, None), ["nearly", "0.094", "2.100"], ["'s gain"]),
-    ((ADAPTER, FUSED, 0.49, 0.71, 0.2, 1.7, 3.8, 0.58), ["does not answer", "58.0 %", "3.800"], ["nearly"]),
-    (
-        (OTHER_ADAPTER, ADAPTER, 0.5, 0.7, 0.9, 0.2, 3.8, None),
-        ["base + t_v1 is better", "base + t_v1 0.200; base + t_v2 0.900"],
-        [],
-    ),
-    ((ADAPTER, OTHER_ADAPTER, 0.0, 0.7, 0.2, 0.2, 3.8, None), ["the same loss, 0.200", "alike"], ["better"]),
-    ((ADAPTER, BASE, 0.0, 1.0, 3.8, 3.8, 3.8, None), ["changed nothing", "0.000"], ["'s gain"]),
-    ((ADAPTER, BASE, 0.0005, 0.99, 3.7, 3.8, 3.8, None), ["changed little", "5.0e-04"], ["nothing"]),
-]
-
-
-@pytest.mark.parametrize(("facts", "said", "unsaid"), SAID)
-def test_what_is_said(facts: tuple[Any, ...], said: list[str], unsaid: list[str]) -> None:
-    a, b, kl, same, *losses, gain = facts
-    row = PromptScores("x", 1, kl, same, *losses[:2])
-    conclusion = ProbeReport(a, b, 1, 1, kl, kl, same, *losses, gain, 1.0, (row,)).conclusion
-    assert [each for each in said if each not in conclusion] == []
-    assert [each for each in unsaid if each in conclusion] == []
 
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -308,26 +278,3 @@ def test_data_of_a_run_without_digests_are_looked_for_below_the_working_folder(
     assert caesar.probe(limit=1).about_prompts.origin == "built-in"
     with pytest.raises(BadInputError, match="test.jsonl or valid.jsonl of its run in data"):
         caesar.registry.evaluations.run("caesar@1")
-
-
-TOLD = ProbePrompts("file", "a.jsonl", gain=1.0, clear=True, loss=0.5)
-
-
-@pytest.mark.parametrize(
-    ("about", "of_task", "note"),
-    [
-        (ProbePrompts(), None, None),
-        (TOLD, True, None),
-        (replace(TOLD, gain=0.019), False, "hardly lower than the base's"),
-        (replace(TOLD, gain=-0.5), False, "not lower than the base's"),
-        (replace(TOLD, clear=False), False, "hardly lower than the base's"),
-        (replace(TOLD, loss=1.39, val_loss=0.4), True, None),
-        (replace(TOLD, loss=1.4, val_loss=0.4), False, "1.400, and 0.400 is on record"),
-        (replace(TOLD, origin="held-out", loss=1.4, val_loss=0.1), True, None),
-        (replace(TOLD, origin="held-out", gain=0.0), True, "learned nothing that its own held-out data show"),
-    ],
-)
-def test_what_is_said_of_prompts(about: ProbePrompts, of_task: bool | None, note: str | None) -> None:
-    assert about.of_task is of_task
-    assert (about.note is None) == (note is None)
-    assert note is None or note in str(about.note)

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 
 from fusery.registry import Registry
-from fusery.registry.comparison import measured as module
-from fusery.registry.comparison.harness_results import MetricValue
 from fusery.registry.comparison.reports import (
     BenchReport,
     FormCost,
@@ -22,11 +20,8 @@ from fusery.registry.comparison.reports import (
     ProbePrompts,
     ProbeReport,
 )
-from fusery.registry.limits import EVALUATIONS
-from fusery.registry.records.references import resolve_adapter
 from fusery.research.prompts import Prompt
 from fusery.research.reports import benched, probed
-from fusery.storage.progress import Reporter
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 ADAPTER, BASE = ProbedModel("adapter", ONE, "a"), ProbedModel("base", "t", "b")
@@ -107,35 +102,6 @@ def test_what_a_bench_measured() -> None:
     assert (one.value, one.higher_is_better, one.samples, one.split) == (123.457, True, 3, "8+4 tokens")
     assert one.dataset == "Linux _nix_, 2 cores"
     assert values["bench.keep.load_seconds"].higher_is_better is False
-
-
-def put(registry: Registry, value: float) -> list[str]:
-    heard: list[str] = []
-    with registry.workspace.database.read() as session:
-        number = resolve_adapter(session, ONE).id
-    measured = [MetricValue(metric="probe.loss", value=value)]
-    module.record_own(registry.workspace, [(number, measured)], Reporter(heard.append))
-    return heard
-
-
-def test_the_newer_value_takes_the_place_of_the_other(stocked: Registry) -> None:
-    assert put(stocked, 1.5) == [f"on record: fusery eval list {ONE}"]
-    assert put(stocked, 1.5) == []
-    assert len([e for e in stocked.upkeep.log() if e["action"] == "adapter.evaluated"]) == 1
-    put(stocked, 1.25)
-    assert [each.value for each in stocked.evaluations.list()] == [1.25]
-    [event] = [e for e in stocked.upkeep.log() if e["action"] == "adapter.evaluation_withdrawn"]
-    assert event["detail"]["reason"] == module.AGAIN
-    assert stocked.adapters.list(where="metric.probe.loss < 1.3")[0].name == ONE
-    assert stocked.upkeep.audit().ok
-
-
-def test_an_adapter_that_has_as_many_as_it_may(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert EVALUATIONS > 1
-    monkeypatch.setattr(module, "EVALUATIONS", 1)
-    put(stocked, 1.5)
-    assert put(stocked, 1.25) == []
-    assert [each.value for each in stocked.evaluations.list()] == [1.5]
 
 
 def test_a_probe_is_on_record_where_that_is_wanted(stocked: Registry, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ READER = """
 import sys
 from pathlib import Path
 from fusery.storage.cache import FusedCache
-with FusedCache(Path(sys.argv[1])).using(sys.argv[2]) as path:
+from fusery.storage.verified_files import VerifiedFiles
+with FusedCache(Path(sys.argv[1]), VerifiedFiles(Path("none"))).using(sys.argv[2]) as path:
     print(path, flush=True)
     sys.stdin.read()
 """
@@ -51,7 +52,7 @@ def test_what_is_being_read_is_neither_removed_nor_evicted(cache: FusedCache) ->
         assert cache.remove(KEY) == 0
         assert [entry.key for entry in plan.execute()] == [OTHER]
         assert (path / "f").read_bytes() == DATA
-        assert not cache.evict(0).fits
+        assert [entry.key for entry in cache.evict(0).keep] == [KEY]
     assert not cache.is_in_use(KEY)
     assert sum(entry.size for entry in cache.evict(0).execute()) == len(DATA)
     assert cache.entries() == []
@@ -88,10 +89,10 @@ def test_a_pin_keeps_an_entry(cache: FusedCache) -> None:
     assert not cache.pin(KEY)
     assert cache.pinned() == {KEY}
     plan = cache.evict(0)
-    assert ([entry.key for entry in plan.remove], plan.fits) == ([OTHER], False)
+    assert [entry.key for entry in plan.remove] == [OTHER]
     assert cache.unpin(KEY)
     assert not cache.unpin(KEY)
-    assert cache.evict(0).fits
+    assert cache.evict(0).keep == ()
 
 
 def test_a_note_says_whether_a_lookup_would_hash(cache: FusedCache) -> None:

@@ -14,7 +14,6 @@ from fusery.storage.jsonfile import (
     MAX_VALUES,
     holds_more_than,
     parse_json,
-    read_json,
     read_object,
 )
 
@@ -50,7 +49,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")  # reading must not block on it
     for path in (tmp_path / "none.json", tmp_path, tmp_path / "pipe.json"):
         with pytest.raises(MissingFileError):
-            read_json(path)
+            read_object(path)
 
 
 def test_too_many_values_are_refused_before_they_are_built() -> None:

@@ -183,7 +183,6 @@ REFUSED: dict[str, Words] = {
     "fewer weights": {"weights": [1.0]},
     "a weight of NaN": {"weights": [1.0, float("nan")]},
     "weights of nothing": {"weights": [0, 0]},
-    "half a rank": {"rank": 1.5},
     "a large rank": {"rank": 17},
     "a rank that follows": {"method": "cat", "rank": 3},
     "a negative seed": {**DARE, "seed": -1},

@@ -19,6 +19,7 @@ from fusery.registry.comparison.cores import (
     effective_rank,
     overlap,
 )
+from fusery.registry.engine.arithmetic import NotFiniteError
 
 Array = np.ndarray[Any, Any]
 TOLERANCE = 1e-5
@@ -152,7 +153,9 @@ def test_the_very_same_and_its_opposite() -> None:
     one = random_update(1)
     found = compare(one, LowRank(one.a.copy(), one.b.copy(), one.scale))
     assert (found.change, found.relative_change, found.cosine) == (0.0, 0.0, 1.0)
-    assert (found.angles_in, found.angles_out) == ((0.0,) * 4, (0.0,) * 4)
+    assert (
+        len(found.angles_in) == len(found.angles_out) == 4 and max(*found.angles_in, *found.angles_out) < 1e-6
+    )
     found = compare(one, LowRank(one.a, one.b, -one.scale))
     assert (found.cosine, found.relative_change) == (pytest.approx(-1), pytest.approx(2))
     assert max(found.angles_in) < 1e-6
@@ -176,15 +179,14 @@ def test_zeros_and_missing_updates() -> None:
 
 
 def test_what_cannot_be_compared() -> None:
-    with pytest.raises(ValueError, match="nothing"):
-        compare(None, None)
-    with pytest.raises(ValueError, match="updates of"):
-        compare(random_update(1), random_update(1, rows=51))
+    for pair in ((None, None), (random_update(1), random_update(1, rows=51))):
+        with pytest.raises(ValueError, match="updates of"):
+            compare(*pair)
     for side, wrong in itertools.product("ab", (np.nan, np.inf, -np.inf)):
         one, other = random_update(1), random_update(2)
         getattr(one, side)[1, 1] = wrong
         for pair in ((one, other), (other, one), (one, None), (None, one), (one, one)):
-            with pytest.raises(ValueError, match="not finite"):
+            with pytest.raises(NotFiniteError):
                 compare(*pair)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,6 @@ def test_names_of_tasks() -> None:
         ("harness|arc:challenge|25", "arc:challenge.acc", 25),
         ("lighteval|gsm8k|5|0", "gsm8k.acc", 5),
         ("plain", "plain.acc", None),
-        ("suite|task", "task.acc", None),
     ):
         [one] = results_of({"config_general": {}, "results": {key: {"acc": 1}}}, "r").measured
         assert (one.metric, one.shots, one.value) == (name, shots, 1.0)
@@ -211,7 +211,7 @@ def test_what_a_harness_measured_on_a_hub_s_benchmark_is_in_the_file_that_the_hu
     task = "gpqa_diamond_zeroshot"
     document: dict[str, Any] = {"results": {task: {"acc,none": 0.5}}, "config": {}}
     [one] = results_of({**document, "configs": {task: {"dataset_path": "Idavidrein/gpqa"}}}, "r").measured
-    found = eval_results({"evaluations": [one.values()]}, name="mine")
+    found = eval_results({"evaluations": [asdict(one)]}, name="mine")
     assert found is not None
     [entry] = yaml.safe_load(found)
     assert entry["dataset"] == {"id": "Idavidrein/gpqa", "task_id": task}

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from fusery.registry import Registry, tables
+from fusery.registry import Registry, Reporter, tables
+from fusery.registry.comparison import measured
+from fusery.registry.comparison.harness_results import MetricValue
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from fusery.registry.records.evaluation import Evaluation
+from fusery.registry.records.references import resolve_adapter
 from fusery.registry.records.views import stands
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
@@ -238,3 +241,31 @@ def test_an_exported_folder_does_not_bring_it_back(stocked: Registry, tmp_path: 
     assert recorded_values(stocked) == [0.5]
     again = stocked.exchange.export(ONE, tmp_path / "again").path
     assert '"acc"' not in (again / "adapter_metadata.json").read_text("utf-8")
+
+
+def put(registry: Registry, value: float) -> list[str]:
+    heard: list[str] = []
+    with registry.workspace.database.read() as session:
+        number = resolve_adapter(session, ONE).id
+    values = [MetricValue(metric="probe.loss", value=value)]
+    measured.record_own(registry.workspace, [(number, values)], Reporter(heard.append))
+    return heard
+
+
+def test_the_newer_value_takes_the_place_of_the_other(stocked: Registry) -> None:
+    assert put(stocked, 1.5) == [f"on record: fusery eval list {ONE}"]
+    assert put(stocked, 1.5) == []
+    assert len([e for e in stocked.upkeep.log() if e["action"] == "adapter.evaluated"]) == 1
+    put(stocked, 1.25)
+    assert [value.value for value in stocked.evaluations.list()] == [1.25]
+    [event] = [e for e in stocked.upkeep.log() if e["action"] == "adapter.evaluation_withdrawn"]
+    assert event["detail"]["reason"] == measured.AGAIN
+    assert stocked.adapters.list(where="metric.probe.loss < 1.3")[0].name == ONE
+    assert stocked.upkeep.audit().ok
+
+
+def test_an_adapter_that_has_as_many_as_it_may(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured, "EVALUATIONS", 1)
+    put(stocked, 1.5)
+    assert put(stocked, 1.25) == []
+    assert [value.value for value in stocked.evaluations.list()] == [1.5]

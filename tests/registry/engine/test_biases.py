@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tensor_files import dequantized
 
-from fusery.registry.engine.affine import BITS, GROUP_SIZES, Grid, Packed, pack, unpack_rows
+from fusery.registry.engine.affine import BITS, GROUP_SIZES, Grid, pack
 from fusery.registry.engine.arithmetic import (
     FORMATS,
     Array,
@@ -60,9 +61,7 @@ def fuse(rows: StoredRows, grid: Grid, change: Update, *, biases: bool = True) -
 
 def numbers(rows: StoredRows, grid: Grid) -> Array:
     assert rows.scales is not None and rows.biases is not None
-    words = rows.weight.reshape(-1, grid.words_per_group)
-    parts = Packed(words, rows.scales.reshape(-1), rows.biases.reshape(-1))
-    return unpack_rows(parts, grid).reshape(ROWS, COLUMNS).astype(np.float64)
+    return dequantized(rows.weight, rows.scales, rows.biases, grid).reshape(ROWS, COLUMNS).astype(np.float64)
 
 
 @given(grid=GRIDS, times=st.sampled_from([1, 2]), seed=st.integers(0, 1000))

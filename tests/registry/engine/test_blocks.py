@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from mlx_numbers import from_mlx, mlx_type, to_mlx
 
 from fusery.registry.engine import kernel
-from fusery.registry.engine.affine import Grid, pack_rows
+from fusery.registry.engine.affine import Grid, pack, quantize
 from fusery.registry.engine.arithmetic import F32, FORMATS, Array, Format, NotFiniteError, decode, encode
 from fusery.registry.engine.policy import WriteTarget
 from fusery.registry.engine.rows import Change, RowsFormat, StoredRows
@@ -86,8 +86,11 @@ def plain_rows(form: Format, seed: int, scale: float = 1.0, rows: int = ROWS) ->
 
 def packed_rows(grid: Grid, seed: int, scale: float = 1.0, rows: int = ROWS) -> StoredRows:
     plain = decode(plain_rows(grid.form, seed, scale, rows).weight, grid.form)
-    packed = pack_rows(plain.reshape(-1, grid.group_size), grid)
-    return StoredRows(*(part.reshape(rows, -1) for part in (packed.words, packed.scales, packed.biases)))
+    groups = np.ascontiguousarray(plain.reshape(-1, grid.group_size).T)
+    codes = np.empty(groups.shape, np.uint32)
+    fitted = quantize(groups, grid, np.empty_like(groups), codes)
+    parts = [pack(codes, grid), *(encode(part, grid.form) for part in fitted)]
+    return StoredRows(*(part.reshape(rows, -1) for part in parts))
 
 
 def meant(rows: StoredRows, grid: Grid | None, form: Format) -> Any:

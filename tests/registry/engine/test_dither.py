@@ -11,7 +11,7 @@ import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry.engine.affine import Grid, Packed, pack, unpack, unpack_rows
+from fusery.registry.engine.affine import Grid, pack, unpack
 from fusery.registry.engine.arithmetic import (
     BF16,
     F16,
@@ -21,6 +21,7 @@ from fusery.registry.engine.arithmetic import (
     Format,
     NotFiniteError,
     Thresholds,
+    decode,
     encode,
 )
 from fusery.registry.engine.fidelity import Sums
@@ -72,13 +73,7 @@ def random_rows(grid: Grid, seed: int) -> tuple[StoredRows, Array, Array]:
     biases = random.standard_normal(groups).astype(np.float32) / 10
     rows = packed(grid, codes, scales, biases)
     assert rows.scales is not None
-    held = unpack_rows(  # the scale as stored: code 1 less code 0 of a grid without bias
-        Packed(
-            pack(np.ones_like(codes), grid), rows.scales.reshape(-1), np.zeros_like(rows.scales).reshape(-1)
-        ),
-        grid,
-    )[:, 0]
-    return rows, codes, held
+    return rows, codes, decode(rows.scales.reshape(-1), grid.form)
 
 
 def dithered(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry.engine.affine import GROUP_SIZES, Grid, pack_rows, unpack_rows
+from fusery.registry.engine.affine import GROUP_SIZES, Grid
 from fusery.registry.engine.arithmetic import (
     BF16,
     F16,
@@ -20,7 +20,7 @@ from fusery.registry.engine.arithmetic import (
     encode,
 )
 from fusery.registry.engine.fidelity import Sums
-from fusery.registry.engine.grids import AnyGrid
+from fusery.registry.engine.grids import AnyGrid, requantized
 from fusery.registry.engine.microscaling import MODES
 from fusery.registry.engine.policy import Quantize, WritePolicy, WriteTarget
 from fusery.registry.engine.recipe import DITHER, KEEP, MIXED
@@ -45,7 +45,8 @@ def change_of(seed: int) -> Update:
 
 
 def through(values: Array, grid: Grid) -> Array:
-    return unpack_rows(pack_rows(values.reshape(-1, grid.group_size), grid), grid).reshape(ROWS, COLUMNS)
+    groups = np.ascontiguousarray(values.reshape(-1, grid.group_size).T)
+    return requantized(groups, grid, grid.form).T.reshape(ROWS, COLUMNS)
 
 
 def fuse(

@@ -153,7 +153,7 @@ def test_an_interrupted_restore_resumes(
     with open_registry(tmp_path / "new") as new:
         new.init()
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(import_module("fusery.registry.exchange.restore"), step, interrupt)
+            patched.setattr(import_module("fusery.registry.exchange.filling"), step, interrupt)
             new.upkeep.restore(tmp_path / "backup", own=True)
         for _ in range(2):
             new.upkeep.restore(tmp_path / "backup", own=True)

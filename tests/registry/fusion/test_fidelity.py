@@ -9,12 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusery.registry import Registry
-from fusery.registry.errors import (
-    AlreadyExistsError,
-    BadInputError,
-    MissingExtraError,
-    UnknownReferenceError,
-)
+from fusery.registry.errors import AlreadyExistsError, BadInputError, MissingExtraError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.storage.errors import MissingFileError
 

@@ -174,11 +174,7 @@ def test_recipe_of_another_format_is_refused(sqlite_registry: Registry, tmp_path
 
 @pytest.mark.parametrize(
     ("own", "special", "precision"),
-    [
-        ((4, 64), (8, 64), "dequantize"),
-        ((8, 64), (4, 64), "keep"),
-        ((4, 32), None, "dequantize"),
-    ],
+    [((4, 64), (8, 64), "dequantize"), ((8, 64), (4, 64), "keep"), ((4, 32), None, "dequantize")],
     ids=str,
 )
 def test_auto_writes_the_format_whatever_the_base_has(

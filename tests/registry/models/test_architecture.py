@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 import tiny_models
 
-from fusery.registry.models.architecture import read_architecture
-from fusery.registry.models.libraries import HEAD, in_mlx, in_transformers
+from fusery.registry.models.architecture import architecture_of, read_architecture
+from fusery.registry.models.libraries import (
+    HEAD,
+    ExpertLayout,
+    every_name,
+    in_mlx,
+    in_transformers,
+    prefix_of,
+)
 from fusery.storage.errors import FormatError, MissingFileError
+from fusery.storage.safetensors import Header, Tensor
 
 
 def edit(folder: Path, **changes: Any) -> Path:
@@ -71,9 +79,43 @@ def test_configurations_that_fit_no_record_are_refused(tmp_path: Path) -> None:
     assert (len(found.name), len(found.model_type)) == (200, 100)
 
 
-def test_heads_of_language_models_have_two_names() -> None:
+def test_names_of_language_models() -> None:
     assert in_transformers(HEAD) == "lm_head"
     assert in_transformers(HEAD, "language_model.model.") == HEAD
     assert in_transformers("language_model.model.norm") == "model.language_model.norm"
     assert in_mlx("lm_head", {HEAD}) == HEAD
     assert (in_mlx("lm_head", ()), in_mlx("other", {HEAD})) == ("lm_head", "other")
+    norms = {"model.language_model.norm", "language_model.model.norm", "model.norm"}
+    for name in norms:
+        assert in_mlx(name, {"language_model.model.norm"}) == "language_model.model.norm"
+        assert in_mlx(name, ()) == name
+        assert set(every_name(name)) == norms
+    assert set(every_name("lm_head.weight")) == {"lm_head.weight", f"{HEAD}.weight"}
+    assert list(every_name("norm")) == ["norm"]
+    assert [prefix_of([path]) for path in ("model.x", "language_model.model.x", "x")] == [
+        "model.", "language_model.model.", "model.language_model.",
+    ]  # fmt: skip
+
+
+def test_rows_of_experts() -> None:
+    halves, turns = ExpertLayout(), ExpertLayout(interleaved=True)
+    rows = list(range(6))
+    for layout, gate, up in ((halves, [0, 1, 2], [3, 4, 5]), (turns, [0, 2, 4], [1, 3, 5])):
+        found = [rows[layout.rows(name, 6)] for name in ("gate_proj", "up_proj", "down_proj")]
+        assert found == [gate, up, rows]
+
+
+def test_packed_weights() -> None:
+    def shape(quantization: dict[str, Any] | None, scales: str = "F16") -> Any:
+        shapes = {"m.weight": ("U32", (4, 16)), "m.scales": (scales, (4, 2)), "m.biases": (scales, (4, 2))}
+        tensors = {name: Tensor(name, dtype, size, 0, 0) for name, (dtype, size) in shapes.items()}
+        header = Header(tensors, {}, 0, 0)
+        found = architecture_of({"quantization": quantization}, [header])
+        assert found.parameters == 4 * found.weights["m"].shape[1]
+        return found.weights["m"].shape[1], found.weights["m"].bits, found.dtype
+
+    assert shape(None) == (128, 4, "f16")
+    assert shape({"bits": 8, "m": {"bits": 2}}, "U8") == (256, 2, "bf16")
+    for bits in (7, 3, "4"):
+        with pytest.raises(FormatError, match="bits"):
+            shape({"bits": bits})

@@ -58,7 +58,7 @@ def test_bad_file_is_refused(tmp_path: Path, good_bytes: bytes, spoil: Callable[
 
 
 def test_other_versions_and_byte_orders_are_named(tmp_path: Path, good_bytes: bytes) -> None:
-    for form, number, named in (("<I", 1, "version 1"), (">I", 3, "big-endian")):
+    for form, number, named in (("<I", 1, "version 1"), (">I", 3, "little-endian")):
         (tmp_path / "bad.gguf").write_bytes(good_bytes[:4] + struct.pack(form, number) + good_bytes[8:])
         with pytest.raises(FormatError, match=named):
             convert_gguf(tmp_path / "bad.gguf", tmp_path / "folder")

@@ -21,10 +21,13 @@ from gguf_llama import (
     write_gguf,
 )  # fmt: skip
 
-from fusery.registry.engine.arithmetic import BF16
+from fusery.registry.engine.arithmetic import BF16, F32, encode
+from fusery.registry.engine.base import Source
 from fusery.registry.engine.matrices import StoredMatrix
+from fusery.registry.errors import BadInputError
 from fusery.registry.models import gguf_convert as convert
-from fusery.registry.models.gguf_convert import convert_gguf, kind_of, round_to_bf16
+from fusery.registry.models.gguf_convert import convert_gguf, kind_of
+from fusery.storage.safetensors import Tensor
 
 
 @pytest.mark.parametrize(("tied", "bias"), [(True, False), (False, True)], ids=["tied", "untied-with-biases"])
@@ -82,15 +85,6 @@ def nearest_bf16(values: Array) -> Array:
     return np.array(mx.array(values).astype(mx.bfloat16).astype(mx.float32))
 
 
-def test_rounding_to_bf16_is_to_nearest_and_even() -> None:
-    rounded = {
-        0x3F800000: 0x3F80, 0x3F808000: 0x3F80, 0x3F818000: 0x3F82, 0x3F807FFF: 0x3F80, 0x3F808001: 0x3F81, 0xBF808000: 0xBF80,
-        0x7F7FFFFF: 0x7F80, 0x00008001: 0x0001, 0xFFFFFFFF: 0x7FC0,
-    }  # fmt: skip
-    bits = np.array(list(rounded), np.uint32)
-    assert round_to_bf16(bits.view(np.float32)).tolist() == list(rounded.values())
-
-
 def test_configuration_is_complete(converted: Path) -> None:
     config = json.loads((converted / "config.json").read_text())
     known = {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "max_position_embeddings": 512}
@@ -107,13 +101,11 @@ def test_configuration_is_complete(converted: Path) -> None:
 def test_same_file_gives_same_bytes(
     tmp_path: Path, good_bytes: bytes, converted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[str] = []
     (tmp_path / "again.gguf").write_bytes(good_bytes)
     monkeypatch.setattr(convert, "BLOCK_WEIGHTS", 200)  # three rows, which cut no head and leave a rest
-    convert_gguf(tmp_path / "again.gguf", tmp_path / "folder", progress=steps.append)
+    convert_gguf(tmp_path / "again.gguf", tmp_path / "folder")
     for file in converted.iterdir():
         assert (tmp_path / "folder" / file.name).read_bytes() == file.read_bytes(), file.name
-    assert steps == list(read_bf16(converted))
 
 
 def test_llama3_rotary_scaling_is_recognised(tmp_path: Path) -> None:
@@ -154,3 +146,25 @@ def test_linear_rotary_scaling_is_kept(tmp_path: Path) -> None:
 )
 def test_kinds_of_tensors(shape: tuple[int, ...], wanted: str | None, kind: str) -> None:
     assert kind_of(StoredMatrix("x", shape, BF16, (), None, {}), wanted) == kind
+
+
+def test_blocks_of_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert, "BLOCK_WEIGHTS", 64)  # two rows, and a rest
+    values = np.random.default_rng(1).standard_normal((5, 32), np.float32)
+    path = tmp_path / "x"
+
+    def written(values: Array, kind: str, head: int | None = None) -> bytes:
+        path.write_bytes(values.tobytes())
+        source = Source("x", Tensor("x", "F32", values.shape, 0, values.nbytes))
+        matrix = StoredMatrix("x", values.shape, F32, (source,), None, {"x": path})
+        return b"".join(convert.blocks(matrix, kind, head))
+
+    assert written(values, "F32") == values.tobytes()
+    assert written(values, "F16") == values.astype(np.float16).tobytes()
+    assert written(values, "BF16") == encode(values, BF16).tobytes()
+    q8_0 = gguf.GGMLQuantizationType.Q8_0
+    assert written(values, "Q8_0") == gguf.quants.quantize(values, q8_0).tobytes()
+    assert written(values[:4], "F32", 4) == values[[0, 2, 1, 3]].tobytes()
+    with pytest.raises(BadInputError):
+        written(values * np.float32(1e6), "F16")
+    assert written(values * np.float32(np.inf), "F16")

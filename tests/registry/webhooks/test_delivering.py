@@ -42,9 +42,9 @@ Happen = Callable[..., None]
 TROUBLES = {
     "error": "it answered 500",
     "redirect": "it answered 302, and redirections are not followed",
-    "not http": "it closed the connection",
-    "close": "it closed the connection",
-    "long headers": "what it answered is not HTTP",
+    "not http": "it gave no valid HTTP answer",
+    "close": "it gave no valid HTTP answer",
+    "long headers": "it gave no valid HTTP answer",
     "hang": "no answer within 0.5 s",
     "a byte at a time": "no answer within 0.5 s",
 }

@@ -110,7 +110,7 @@ def test_what_somebody_wrote_into_the_rows_ends_nothing(registry: Registry) -> N
     with registry.workspace.database.write() as session:
         session.execute(update(hook).values(url="ftp://nowhere"))
     [failed] = registry.webhooks.deliver()
-    assert failed.error == "the URL of a webhook is one of http or https, with a host"
+    assert (failed.error or "").startswith("invalid webhook URL")
     with registry.workspace.database.write() as session:
         session.query(delivery).delete()
     assert registry.webhooks.list()[0].state == "disabled"
@@ -190,14 +190,17 @@ def test_what_somebody_wrote_into_the_rows_is_about_no_task() -> None:
 
 def test_what_the_log_has_a_digest_of_alone_is_about_its_tasks(stocked: Registry) -> None:
     """Publishing a fused model and timing an adapter name digests."""
-    stocked.webhooks.add("https://hooks.example.org", "fused.*", tasks="course_*", name="ci")
+    stocked.webhooks.add("https://hooks.example.org", ("fused.*", "adapter.b*"), tasks="course_*", name="ci")
     stocked.webhooks.add("https://hooks.example.org", "fused.*", tasks="search", name="other")
     stocked.fused.fuse("course_rec@1", FuseRequest(precision="keep", accept_loss=True))
     with stocked.workspace.database.write() as session:
         key = session.query(tables.FusedRow).one().key
-        events.record(session, action="fused.published", kind="fused", subject=key, detail={}, actor="ann")
+        digest = session.query(tables.AdapterRow).filter_by(name="course_rec_v1_20260115").one().digest
+        for action, subject in (("fused.published", key), ("adapter.benched", digest)):
+            kind = action.partition(".")[0]
+            events.record(session, action=action, kind=kind, subject=subject, detail={}, actor="ann")
     with stocked.workspace.database.read() as session:
         ci, other = session.query(tables.WebhookRow).order_by(tables.WebhookRow.name)
         found = [row.action for row in waiting_for(session, ci, 0)]
-        assert found[-2:] == ["fused.made", "fused.published"]
+        assert found[-3:] == ["fused.made", "fused.published", "adapter.benched"]
         assert list(waiting_for(session, other, 0)) == []

@@ -164,6 +164,10 @@ def test_another_address_is_tried_where_one_does_not_take_it(
     found = ["127.0.0.2", "127.0.0.1"]  # the receiver listens at the second
     monkeypatch.setattr("fusery.registry.webhooks.sending.addresses_of", lambda *_, **__: found)
     assert attempt(receiver.url) == DeliveryAnswer()
+    found[:] = ["127.0.0.1", "127.0.0.1"]
+    receiver.manner = "close"  # an event that may have been taken is not sent to another address
+    assert attempt(receiver.url).error
+    assert len(receiver.requests) == 2
 
 
 def test_no_proxy_of_the_environment_is_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,12 +218,12 @@ def test_a_certificate_has_to_be_of_the_host_that_the_url_names(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path, key)
     with answering(OK, context) as url:
-        assert attempt(url).error.startswith("its certificate is not good: ")
+        assert attempt(url).error.startswith("its certificate is not trusted: ")
         monkeypatch.setenv("SSL_CERT_FILE", str(path))
         assert attempt(url) == DeliveryAnswer()
         # The same machine by a name, which the certificate does not have.
         monkeypatch.setattr("fusery.registry.webhooks.sending.addresses_of", lambda *_, **__: ["127.0.0.1"])
-        assert "certificate is not good" in attempt(url.replace("127.0.0.1", "hooks.example.org")).error
+        assert "certificate is not trusted" in attempt(url.replace("127.0.0.1", "hooks.example.org")).error
 
 
 def test_who_speaks_no_tls_is_told_so() -> None:

@@ -94,7 +94,7 @@ def numbers(path: Path, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 def weight(folder: Path, module: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return a module's weight in float64, dequantised by the configuration if it is packed."""
-    from fusery.registry.engine.affine import Grid, Packed, unpack_rows
+    from fusery.registry.engine.affine import Grid
     from fusery.registry.engine.arithmetic import FORMATS
 
     tensors = read_tensors(folder)
@@ -107,5 +107,19 @@ def weight(folder: Path, module: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         np.frombuffer(tensors[f"{module}.{part}"][2], kind)
         for part, kind in (("weight", "<u4"), ("scales", form.stored), ("biases", form.stored))
     )
-    values = unpack_rows(Packed(words.reshape(-1, grid.words_per_group), scales, biases), grid)
+    values = dequantized(words, scales, biases, grid)
     return values.astype(np.float64).reshape(tensors[f"{module}.scales"][1][0], -1)
+
+
+def dequantized(words: Any, scales: Any, biases: Any, grid: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the numbers (groups, group size) of an affine weight as stored."""
+    from fusery.registry.engine.affine import dequantize, unpack
+    from fusery.registry.engine.arithmetic import decode
+
+    words = words.reshape(-1, grid.words_per_group)
+    codes = np.empty((grid.group_size, len(words)), np.uint32)
+    values = np.empty(codes.shape, np.float32)
+    unpack(words, grid, codes)
+    parts = (decode(part.reshape(-1), grid.form) for part in (scales, biases))
+    dequantize(codes, *parts, grid.form, values, np.empty_like(values))
+    return np.ascontiguousarray(values.T)
