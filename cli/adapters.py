@@ -16,10 +16,10 @@ from fusery.registry.parsing import plural
 from fusery.registry.record import parts_of
 from fusery.registry.records.adapter import Adapter
 from fusery.registry.records.adapter_details import lines_of
+from fusery.registry.records.evaluation import METRIC
 
 from .columns import (
     COLUMNS,
-    METRIC,
     adapter_table,
     change_of,
     chosen_columns,

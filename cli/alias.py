@@ -20,7 +20,7 @@ from .text import cell
 
 if TYPE_CHECKING:
     from fusery.registry.record import Record
-    from fusery.registry.records.release import AliasHolder, AliasRules, Moved, Promotion, Yank
+    from fusery.registry.records.release import AliasHolder, AliasRules, Moved, Promotion, RemovedRules, Yank
 
 
 def _print_move(session: Session, move: Moved) -> None:
@@ -181,9 +181,7 @@ def _print_yanks(session: Session, yanks: Sequence[Yank]) -> None:
         lines = [f"{alias} holds it" for alias in row.aliases]
         lines += [f"it was fused: {key[:12]}" for key in row.fused]
         lines += [f"it was shipped: {bundle.target} bundle in {bundle.path}" for bundle in row.bundles]
-        lines += [
-            f"it runs at {cell(deployment.place)}, since {deployment['at']}" for deployment in row.deployments
-        ]
+        lines += [f"it runs at {cell(run.place)}, since {run['at']}" for run in row.deployments]
         for names, relation in (
             (row.same_bytes, "the same bytes are {}, which is not yanked by this"),
             (row.same_weights, "the same weights are in {}, which is not yanked by this"),
@@ -262,19 +260,17 @@ def set_rules(
     if not rules and guarded is None:
         raise click.UsageError("No rule is given.\nHint: fusery alias rules set prod --approvals 1")
     wanted = rules if rules or file is not None else None
-    shown = session.registry.aliases.set_rules(
-        target, wanted, guarded=guarded, reason=reason, dry_run=dry_run
-    )
+    done = session.registry.aliases.set_rules(target, wanted, guarded=guarded, reason=reason, dry_run=dry_run)
 
     def human() -> None:
-        show_rules(session, shown)
+        show_rules(session, done)
         if dry_run:
             session.print("Nothing was written.")
-        elif not shown.changed:
+        elif not done.changed:
             session.print("They were so already.")
-        session.print(f"  applies to  {', '.join(shown.applies_to) or 'no alias yet'}")
+        session.print(f"  applies to  {', '.join(done.applies_to) or 'no alias yet'}")
 
-    session.emit(shown, names=[shown.alias], human=human)
+    session.emit(done, names=[done.alias], human=human)
 
 
 @prints("alias rules show", Aliases.rules, names="alias", target=_TARGET)
@@ -297,17 +293,10 @@ listing(
 )
 
 
-prints(
-    "alias rules remove",
-    Aliases.remove_rules,
-    names="alias",
-    target=_TARGET,
-    text="Remove the rules of an alias; it is no longer guarded.",
-)(
-    lambda session, removed, dry_run: session.print(
-        f"{'Would remove' if dry_run else 'Removed'} the rules of {removed.alias}."
-    )
-)
+@prints("alias rules remove", Aliases.remove_rules, names="alias", target=_TARGET)
+def remove_rules(session: Session, removed: RemovedRules, dry_run: bool) -> None:
+    """Remove the rules of an alias; it is no longer guarded."""
+    session.print(f"{'Would remove' if dry_run else 'Removed'} the rules of {removed.alias}.")
 
 
 def _rule(name: str, value: Any) -> str:

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from fusery.registry.upkeep.report import Report
 
 _NAMES = {"fused": "fused model"}
-_ALONE = {
-    "--chain": "--chain follows the log alone",
-    "--rebuild": "--rebuild makes fused models again, one after the other, and checks nothing else",
-}
-
 _SHOWN = 8  # names that are shown to people in one line
 
 
@@ -31,12 +26,12 @@ _SHOWN = 8  # names that are shown to people in one line
     "audit",
     document="upkeep.report:Report",
     needs={"keys": "anchors", "copies": "repair"},
+    excludes=("chain", "again", "repair"),
     references="[REF]...",
     copies=(
         "--from DIR: With --repair: also look for copies in this folder; repeatable.",
         LocalPath(exists=True, file_okay=False, path_type=Path),
     ),
-    every="--all: Audit everything, as without REF.",
     chain=": Check only the hash chain of the log.",
     anchors="--anchor FILE: Check that the log still has the entry of this anchor; not with REF; repeatable.",
     keys="--key KEY.pub: With --anchor: accept signatures of this key; repeatable.",
@@ -48,7 +43,6 @@ def audit(
     *,
     repair: bool = False,
     copies: tuple[Path, ...] = (),
-    every: bool = False,
     jobs: int | None = None,
     chain: bool = False,
     again: bool = False,
@@ -62,12 +56,9 @@ def audit(
 
     Example: fusery audit --repair --from DIR
     """
-    whole = {"--all": every, "--jobs": jobs is not None}
-    options = {"--chain": chain, "--rebuild": again, "--repair": repair, **whole}
-    _require_alone(_ALONE, options)
-    _require_alone({"REF": "REF names single records"}, {"REF": references, "--chain": chain, **whole})
-    if anchors and (references or again):
-        raise click.UsageError("--anchor is for an audit of everything, or with --chain.")
+    whole = {"--chain": chain, "--anchor": anchors, "--jobs": jobs is not None}
+    if (references or again) and (option := next((name for name, is_given in whole.items() if is_given), "")):
+        raise click.UsageError(f"{option} is for an audit of everything: leave out REF and --rebuild.")
     if chain:
         report = session.registry.upkeep.audit_chain(anchors=anchors, keys=keys)
     elif again:
@@ -78,29 +69,15 @@ def audit(
             report = session.registry.upkeep.audit(
                 references, repair=repair, copies=copies, **more, reporter=session.reporter(bar)
             )
-    session.emit(
-        report,
-        names=[problem.subject for problem in report.problems],
-        human=lambda: _tell(session, report, hint=not (repair or chain or again)),
-    )
+    names, hint = [problem.subject for problem in report.problems], not (repair or chain or again)
+    session.emit(report, names=names, human=lambda: _tell(session, report, hint=hint))
     if not report.ok:
         return 1
     return 3 if report.inconclusive else 0
 
 
-def _require_alone(alone: Mapping[str, str], others: Mapping[str, object]) -> None:
-    """Refuse options beside one that goes with no other."""
-    for option, reason in alone.items():
-        if others[option] and (
-            beside := next((name for name, on in others.items() if on and name != option), "")
-        ):
-            raise click.UsageError(f"{reason}: {beside} does not go with it.")
-
-
 def _tell(session: Session, report: Report, *, hint: bool) -> None:
-    counts = ", ".join(
-        plural(count, _NAMES.get(kind, kind)) for kind, count in report.checked.items() if count
-    )
+    counts = ", ".join(plural(rows, _NAMES.get(kind, kind)) for kind, rows in report.checked.items() if rows)
     session.print(f"Checked {counts or 'nothing'}.")
     for one in report.rebuilt:
         session.print(f"  {one.verdict}: {one.name}: {one.message}")
@@ -116,12 +93,11 @@ def _tell(session: Session, report: Report, *, hint: bool) -> None:
         session.print(f"  in quarantine: {_some(report.quarantined)}")
     for note in report.notes:
         session.print(f"  note: {note}")
-    left = len(report.problems)
-    problems = plural(left, "problem") if left else "no problems"
+    problems = plural(len(report.problems), "problem") if report.problems else "no problems"
     if report.repaired:
         session.print(f"{len(report.repaired)} repaired, {problems} left.")
     else:
-        session.print(f"{problems}." if left else "No problem found.")
+        session.print(f"{problems}." if report.problems else "No problem found.")
     if hint and any(problem.damage for problem in report.problems):
         session.say("Next: fusery audit --repair")
 

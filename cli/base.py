@@ -81,9 +81,7 @@ def _quantization(value: Mapping[str, object] | None) -> str:
         return "none"
     own = sum(isinstance(item, dict) for item in value.values())
     text = f"{value.get('mode', 'affine')} {value.get('bits')} bits, group {value.get('group_size')}"
-    return text + (
-        f", {plural(own, 'module')} in a way of {'its' if own == 1 else 'their'} own" if own else ""
-    )
+    return text + (f", {plural(own, 'module')} with other settings" if own else "")
 
 
 @prints(
@@ -93,7 +91,7 @@ def _quantization(value: Mapping[str, object] | None) -> str:
     counting=lambda options: "steps" if options["adapter"] else "reading",
     adapter="REF",
 )
-def calibrate(session: Session, found: CalibrationReport) -> None:
+def calibrate(session: Session, report: CalibrationReport) -> None:
     """Calibrate a base model for better rounding.
 
     The base model reads the prompts once; dither and mixed then round better. Use prompts like those of your task; a few
@@ -104,6 +102,6 @@ def calibrate(session: Session, found: CalibrationReport) -> None:
     """
     from fusery.registry.records.calibrations import CalibrationReport
 
-    session.print(f"{'Calibrated' if found.created else 'Already there'}: {cell(found.base)}")
+    session.print(f"{'Calibrated' if report.created else 'Already there'}: {cell(report.base)}")
     layout = "digest, prompts tokens, rank, bytes, engine, adapter, after before"
-    session.facts(record_facts(CalibrationReport, layout, found))
+    session.facts(record_facts(CalibrationReport, layout, report))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Hooked(click.Command):
-    """A command for whoever names files without looking at them, as hooks do: none of them is taken for an option."""
+    """A command for hooks, which name files unseen: no file is taken for an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse what is an option and a file, and a `--` that may be the name of one."""
@@ -78,9 +78,7 @@ def check(
         raise click.UsageError("-o goes with --format sarif or gitlab.")
     data = b"" if listed is None else listed.read()
     if listed is not None and data and not data.endswith(b"\0"):  # it is cut off, or has names by lines
-        raise click.UsageError(
-            f"{listed.name!r} does not end with NUL; list the files by git ls-files -z, git diff -z or find -print0."
-        )
+        raise click.UsageError(f"{listed.name!r} does not end with NUL.\nHint: git diff -z --name-only")
     names = [Path(os.fsdecode(name)) for name in data.split(b"\0") if name]
     wanted = adapter_folders([*folders, *names]) if changed else list(dict.fromkeys(folders))
     alone = not changed and len(wanted) == 1
@@ -100,10 +98,8 @@ def check_folders(
     """Check folders and print or write the findings; return 1 if a folder would be refused."""
     from fusery.registry.admission.code import CheckedFolder
 
-    checked = [
-        CheckedFolder.of(session.registry.adapters.check(folder, **facts), folder=Path(folder))
-        for folder in folders
-    ]
+    check = session.registry.adapters.check
+    checked = [CheckedFolder.of(check(folder, **facts), folder=Path(folder)) for folder in folders]
     if form != "text":
         _report(session, checked, form, output, force)
     if form == "text" or output is not None:
@@ -116,7 +112,7 @@ def adapter_folders(files: Iterable[str | Path]) -> list[Path]:
     from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 
     # To git, a link to a folder is a file, and so is a repository in this one.
-    # One adapter may lie in another, with files that the outer one's are links to.
+    # One adapter may be inside another, whose files are links to the inner one's.
     places = dict.fromkeys(place for file in files for place in (Path(file), *Path(file).parents))
     # A link that leads nowhere counts: the check has to see it.
     names = (CONFIG, WEIGHTS, PEFT_WEIGHTS)
@@ -153,5 +149,5 @@ def _print(session: Session, checked: list[CheckedFolder], *, alone: bool) -> No
     from fusery.registry.admission.code import Checked
 
     document = Checked.of(checked[0].findings) if alone else checked
-    codes = [finding.code for each in checked for finding in each.findings]
+    codes = [finding.code for folder in checked for finding in folder.findings]
     session.emit(document, names=codes, human=human)

@@ -15,7 +15,7 @@ from .columns import record_table
 from .command import command, prints
 from .fuse import FUSE, RARE_FUSE, fuse_request
 from .session import Session, is_interactive
-from .text import cell, count
+from .text import cell
 
 if TYPE_CHECKING:
     from fusery.registry.fusion.cache import CacheContents, CachedModel, Pruned
@@ -46,16 +46,14 @@ def gc(
     if not dry_run and not yes and is_interactive():
         _confirm(upkeep.gc(grace=seconds, force=force, dry_run=True), "the store")
     done = upkeep.gc(grace=seconds, force=force, dry_run=dry_run, reporter=session.reporter())
-    session.emit(
-        done, names=[item.name for item in done.items_], human=lambda: _print_collection(session, done)
-    )
+    session.emit(done, names=[item.name for item in done.items_], human=lambda: _print_gc(session, done))
 
 
-def _print_collection(session: Session, done: Collection) -> None:
+def _print_gc(session: Session, done: Collection) -> None:
     for item in done.items_[:_SHOWN]:
         session.print(f"  {item.kind:<10} {item.name[:64]}  {size(item.bytes)}")
     if len(done.items_) > _SHOWN:
-        session.print(f"  and {count(len(done.items_) - _SHOWN)} more")
+        session.print(f"  and {len(done.items_) - _SHOWN:,} more")
     _summary(session, done, f"{size(done.live_bytes)} are in use")
     if done.quarantined:
         blobs = plural(done.quarantined, "damaged blob")
@@ -65,7 +63,10 @@ def _print_collection(session: Session, done: Collection) -> None:
 
 
 @prints(
-    "admin cache list", Cache.contents, names=lambda found: [entry.key for entry in found.entries], table=True
+    "admin cache list",
+    Cache.contents,
+    names=lambda contents: [entry.key for entry in contents.entries],
+    table=True,
 )
 def list_cache(session: Session, contents: CacheContents) -> None:
     """List the fused models in the cache, least recently used first."""
@@ -162,15 +163,12 @@ def _explain(session: Session, model: ExplainedModel) -> None:
         session.facts(rows)
 
 
-def _summary(session: Session, document: Mapping[str, Any], rest: str) -> None:
-    verb = "Would remove" if document["dry_run"] else "Removed"
-    session.print(
-        f"{verb} {count(document['removed'])}, {size(document['freed_bytes'])}; "
-        f"kept {count(document['kept'])}, {rest}."
-    )
+def _summary(session: Session, done: Mapping[str, Any], rest: str) -> None:
+    verb = "Would remove" if done["dry_run"] else "Removed"
+    session.print(f"{verb} {done['removed']:,}, {size(done['freed_bytes'])}; kept {done['kept']:,}, {rest}.")
 
 
 def _confirm(plan: Collection | Pruned, where: str) -> None:
     if plan.removed:
-        question = f"Remove {count(plan.removed)} from {where}, {size(plan.freed_bytes)}?"
+        question = f"Remove {plan.removed:,} from {where}, {size(plan.freed_bytes)}?"
         click.confirm(question, abort=True, err=True)

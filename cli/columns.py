@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import click
 
+from fusery.registry.parsing import nearest
 from fusery.registry.record import Part, parts_of
 from fusery.registry.records.adapter import Adapter, Version
 from fusery.registry.records.adapter_details import lines_of, value_text
+from fusery.registry.records.evaluation import METRIC
 
 from .session import Session
 from .tables import Column, Table
@@ -97,18 +99,8 @@ def _of_adapter(name: str, part: Part) -> Shown:
 
 
 _FIRST = (
-    "name",
-    "aliases",
-    "state",
-    "age",
-    "created_by",
-    "val_loss",
-    "base",
-    "rank",
-    "method",
-    "layers",
-    "trainable_parameters",
-    "dataset",
+    *("name", "aliases", "state", "age", "created_by", "val_loss", "base"),
+    *("rank", "method", "layers", "trainable_parameters", "dataset"),
 )
 _ALL = {name: _of_adapter(name, part) for name, part in parts_of(Adapter).items() if part.about.column} | {
     "aliases": Shown(
@@ -129,32 +121,22 @@ HISTORY = (
 )
 """The columns of `fusery history`."""
 
-METRIC = "metric."  # the prefix of columns with the value of a metric
 _BY_NAME = {shown.column.title: key for key, shown in COLUMNS.items()} | {key: key for key in COLUMNS}
 
 
-def chosen_columns(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> tuple[str, ...] | None:
+def chosen_columns(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """Read the value of `--columns`."""
     if value is None:
         return None
     keys = []
-    for word in value.split(","):
-        if word.strip().startswith(METRIC):
-            keys += [word.strip()] if word.strip() not in keys else []
-            continue
-        name = word.strip().casefold()
-        key = _BY_NAME.get(name) or _BY_NAME.get(name.replace("-", "_"))
+    for word in map(str.strip, value.split(",")):
+        name = word.casefold().replace("-", "_")
+        key = word if word.startswith(METRIC) else _BY_NAME.get(name)
         if key is None:
-            from difflib import get_close_matches
-
-            close = get_close_matches(name, _BY_NAME, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COLUMNS)}, {METRIC}NAME"
-            raise click.BadParameter(f"there is no column {word.strip()[:40]!r}.\nHint: {hint}")
-        if key not in keys:
-            keys.append(key)
-    return tuple(keys)
+            hint = nearest(name, _BY_NAME, most=1) or f"there are {', '.join(COLUMNS)}, {METRIC}NAME"
+            raise click.BadParameter(f"there is no column {word[:40]!r}.\nHint: {hint}")
+        keys.append(key)
+    return tuple(dict.fromkeys(keys))
 
 
 def metrics_in(columns: tuple[str, ...] | None) -> list[str]:
@@ -175,12 +157,10 @@ def has_marks(adapters: Iterable[Adapter], columns: Sequence[str] | None) -> boo
     return any(("tags" if field.startswith("tag.") else field) in (columns or USUAL) for field in fields)
 
 
-def adapter_table(
-    adapters: Iterable[Adapter], columns: Sequence[str] | None, *, whole: bool = False
-) -> Table:
+def adapter_table(rows: Iterable[Adapter], columns: Sequence[str] | None, *, whole: bool = False) -> Table:
     """Return a table of adapters with these or the default columns; `whole` ones are never truncated."""
     chosen = [_column(key) for key in columns or USUAL]
     table = Table([column.column for column in chosen], whole=whole)
-    for adapter in adapters:
+    for adapter in rows:
         table.add_row(*(column.of(adapter) for column in chosen))
     return table

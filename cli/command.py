@@ -63,12 +63,10 @@ def command(
     """
 
     def wrap(function: F) -> F:
-        def run(
-            as_json: bool, quiet: bool, wide: bool = False, verbosely: bool = False, **options: Any
-        ) -> Any:
+        def run(as_json: bool, quiet: bool, wide: bool = False, detail: bool = False, **options: Any) -> Any:
             session = click.get_current_context().find_object(Session)
             assert session is not None
-            session.json, session.quiet, session.wide, session.verbose = as_json, quiet, wide, verbosely
+            session.json, session.quiet, session.wide, session.verbose = as_json, quiet, wide, detail
             if as_json and quiet:
                 raise click.UsageError("--json and -q exclude each other.")
             for name, value in options.items():
@@ -79,9 +77,7 @@ def command(
                 if options[name] not in _NOT_GIVEN and options[other] in _NOT_GIVEN:
                     raise click.UsageError(f"{flags[name]} goes with {flags[other]}.")
             if sum(options[name] not in _NOT_GIVEN for name in excludes) > 1:
-                raise click.UsageError(
-                    f"{' and '.join(flags[name] for name in excludes)} exclude each other."
-                )
+                raise click.UsageError(f"{' and '.join(flags[one] for one in excludes)} exclude each other.")
             try:
                 return function(session, **options)
             except UnknownReferenceError as error:
@@ -91,28 +87,23 @@ def command(
                 raise
 
         sources = [of] if callable(of) else of
-        click_parameters = parameters(function, sources, path, specs, without)
-        flags = {str(parameter.name): parameter.opts[0] for parameter in click_parameters}
-        for parameter in click_parameters:
+        params = parameters(function, sources, path, specs, without)
+        flags = {str(parameter.name): parameter.opts[0] for parameter in params}
+        for parameter in params:
             if type(parameter.type) is click.types.StringParamType:
                 parameter.type = Recorded()
         if table:
-            click_parameters.append(_flag("--wide", "wide", "Show all columns in full on a narrow terminal."))
+            params.append(_flag("--wide", "wide", "Show all columns in full on a narrow terminal."))
         if verbose:
-            click_parameters.append(_flag("-v", "verbosely", verbose))
+            params.append(_flag("-v", "detail", verbose))
         if hidden := {*rare.split(), *(["wide"] if rare else [])}:
-            for parameter in click_parameters:
+            for parameter in params:
                 if parameter.name in hidden:
                     parameter.hidden = True  # type: ignore[attr-defined]
-            click_parameters.append(_HELP_ALL)
-        click_parameters.append(_flag("--json", "as_json", "Print one JSON document."))
-        click_parameters.append(_flag("-q", "--quiet", "Print names or paths only."))
-        _add(
-            path,
-            kind(
-                path.rpartition(" ")[2], callback=run, params=click_parameters, help=inspect.getdoc(function)
-            ),
-        )
+            params.append(_HELP_ALL)
+        params.append(_flag("--json", "as_json", "Print one JSON document."))
+        params.append(_flag("-q", "--quiet", "Print names or paths only."))
+        _add(path, kind(path.rpartition(" ")[2], callback=run, params=params, help=inspect.getdoc(function)))
         if printed := document or next(iter(sources), None):
             PRINTED[path] = printed
         return function
@@ -163,7 +154,6 @@ def prints(
     /,
     *,
     names: Names = "name",
-    code: Callable[[Any], int] | None = None,
     progress: str | Callable[[Mapping[str, Any]], str] = "",
     counting: str | Callable[[Mapping[str, Any]], str] = "",
     given: Callable[[], Mapping[str, Any]] = dict,
@@ -183,21 +173,16 @@ def prints(
         wanted = [*inspect.signature(view).parameters][2:]
         reports = "reporter" in inspect.signature(of).parameters
 
-        def run(session: Session, **options: Any) -> int | None:
+        def run(session: Session, **options: Any) -> None:
             bar: AbstractContextManager[Any] = nullcontext()
             if label := progress or counting:
                 shown = label(options) if callable(label) else label
                 bar = session.progress(shown) if progress else session.counting(shown)
             with bar as progress_bar:
                 more = {**given(), **({"reporter": session.reporter(progress_bar)} if reports else {})}
-                method_result = method_of(session, of)(**options, **more)
-            given_to = {name: options[name] for name in wanted}
-            session.emit(
-                method_result,
-                names=_names(method_result, names),
-                human=lambda: view(session, method_result, **given_to),
-            )
-            return None if code is None else code(method_result)
+                result = method_of(session, of)(**options, **more)
+            chosen = {name: options[name] for name in wanted}
+            session.emit(result, names=_names(result, names), human=lambda: view(session, result, **chosen))
 
         run.__doc__ = text or view.__doc__
         command(path, of, **settings)(run)
@@ -240,14 +225,11 @@ def method_of(session: Session, of: Method) -> Method:
     return method
 
 
-def _names(method_result: Any, names: Names) -> Iterable[str]:
+def _names(result: Any, names: Names) -> Iterable[str]:
     if callable(names):
-        return map(str, names(method_result))
-    value = attrgetter(names)
-    return [
-        str(value(record) or "")
-        for record in (method_result if isinstance(method_result, list | tuple) else [method_result])
-    ]
+        return map(str, names(result))
+    records = result if isinstance(result, list | tuple) else [result]
+    return [str(attrgetter(names)(record) or "") for record in records]
 
 
 def _flag(first: str, second: str, text: str) -> click.Option:

@@ -100,34 +100,29 @@ GROUPS = {
 """The line of help of each group."""
 
 FORMER: dict[str, str] = {
-    "alias history": "log {}",
-    "amend": "edit {}",
-    "anchor": "sign --log {}",
-    "approve": "alias approve {}",
-    "attest": "lineage --format slsa {}",
-    "bench": "eval bench {}",
-    "calibrate": "base calibrate {}",
-    "compare": "diff {}",
+    **dict.fromkeys(("alias history", "events", "history"), "log"),
+    **dict.fromkeys(("anchor", "signature anchor"), "sign --log"),
+    **dict.fromkeys(("export", "path"), "get"),
+    **dict.fromkeys(("signature", "signature export"), "sign"),
+    "amend": "edit",
+    "approve": "alias approve",
+    "attest": "lineage --format slsa",
+    "bench": "eval bench",
+    "calibrate": "base calibrate",
+    "compare": "diff",
     "completion": "doctor",
-    "events": "log {--ref=}",
-    "export": "get {}",
-    "fidelity": "show --fidelity {}",
-    "history": "log {}",
-    "impact": "lineage --down {base:=,adapter:=}",
-    "import": "register {}",
-    "path": "get {}",
-    "probe": "eval probe {}",
-    "report": "ui {--html=--save}",
-    "rules": "alias rules {}",
-    "shrink": "combine {}",
-    "signature anchor": "sign --log {}",
-    "signature export": "sign {}",
-    "signature list": "sign --list {}",
-    "signature": "sign {}",
-    "sync": "deploy sync {}",
-    "verify": "identify --verify {--registry=}",
-} | {name: f"admin {name} {{}}" for name in ADMIN}
-"""A former command's full name, and the words to type instead; in braces stand its arguments, with some of them replaced."""
+    "fidelity": "show --fidelity",
+    "impact": "lineage --down",
+    "import": "register",
+    "probe": "eval probe",
+    "report": "ui",
+    "rules": "alias rules",
+    "shrink": "combine",
+    "signature list": "sign --list",
+    "sync": "deploy sync",
+    "verify": "identify --verify",
+} | {name: f"admin {name}" for name in ADMIN}
+"""A former command's full name, and the words to type instead, before its arguments."""
 
 
 def successor(words: list[str]) -> tuple[str, list[str]] | None:
@@ -135,16 +130,5 @@ def successor(words: list[str]) -> tuple[str, list[str]] | None:
     for length in (2, 1):
         name = " ".join(words[:length])
         if name in FORMER and len(words) >= length:
-            new, _, replaced = FORMER[name].partition("{")
-            if not replaced:
-                return name, new.split()
-            pairs = [pair.split("=") for pair in replaced.rstrip("}").split(",") if pair]
-            rest = words[length:]
-            if name == "import" and "--from" in rest[:-1]:
-                at = rest.index("--from")
-                source, *others = rest[:at] + rest[at + 2 :] or [""]
-                rest = [f"{rest[at + 1]}+{source}", *others]
-            for old, now in pairs:
-                rest = [now + word.removeprefix(old) if word.startswith(old) else word for word in rest]
-            return name, [*new.split(), *(word for word in rest if word)]
+            return name, [*FORMER[name].split(), *(words[length:] if name != "completion" else [])]
     return None

@@ -21,11 +21,7 @@ from .text import cell, number, share
 
 if TYPE_CHECKING:
     from fusery.registry.comparison.combine import Combination
-    from fusery.registry.records.adapter import Withdrawal
-    from fusery.registry.records.difference import (
-        BetterAdapter,
-        WeightsDifference,
-    )
+    from fusery.registry.records.difference import ComparedAdapters, ModuleDifference, WeightsDifference
     from fusery.storage.progress import Reporter
 
 
@@ -70,14 +66,7 @@ def diff(
         comparison = adapters.compare(references, plot=plot, force=force)
 
         def human() -> None:
-            _print(
-                session,
-                comparison.better,
-                comparison.adapters,
-                comparison.differs,
-                comparison.amended,
-                comparison.withdrawals,
-            )
+            _print(session, comparison, comparison.adapters, comparison.differs)
             for finding in comparison.findings:
                 session.note(f"{finding.code}: {finding.why}, which cannot be compared")
             if comparison.plot:
@@ -87,54 +76,41 @@ def diff(
         return
     if len(references) != 2:
         raise click.UsageError("--weights compares two adapters.")
-    difference = adapters.diff(*references)
-    names = [difference.a, difference.b]
+    result = adapters.diff(*references)
+    names = [result.a, result.b]
 
     def show() -> None:
-        _print(
-            session, difference.better, names, difference.changed, difference.amended, difference.withdrawals
-        )
-        _print_weights(session, difference)
+        _print(session, result, names, result.changed)
+        _print_weights(session, result)
 
-    session.emit(difference, names=[*difference.changed], human=show)
+    session.emit(result, names=[*result.changed], human=show)
 
 
 def _print(
     session: Session,
-    better: BetterAdapter,
+    result: ComparedAdapters | WeightsDifference,
     names: Sequence[str],
     fields: Mapping[str, Sequence[object]],
-    amended: Mapping[str, Sequence[str]],
-    withdrawals: Mapping[str, Sequence[Withdrawal]],
 ) -> None:
     """Print which adapter is better, the fields that differ, and yanks."""
-    session.print(better.sentence)
-    if better.hint:
-        session.say(f"Hint: {better.hint}")
-    if fields:
-        _print_fields(session, names, fields, amended)
-    else:
-        session.print("Nothing differs.")
-    for name, yanks in withdrawals.items():
-        for yank in yanks:
-            session.note(f"{name}: {yank.summary}")
-
-
-def _print_fields(
-    session: Session,
-    names: Sequence[str],
-    fields: Mapping[str, Sequence[object]],
-    amended: Mapping[str, Sequence[str]],
-) -> None:
+    session.print(result.better.sentence)
+    if result.better.hint:
+        session.say(f"Hint: {result.better.hint}")
     titles = [cell(name) for name in names]
     table = session.table("", *titles, free=titles)
     for field, values in fields.items():
-        marked = amended.get(field, [])
+        marked: Sequence[str] = result.amended.get(field, ())
         length = _SHORT_DIGEST if field == "digest" else None
         cells = zip(names, values, strict=True)
         table.add_row(cell(field), *(cell(value)[:length] + MARK * (name in marked) for name, value in cells))
-    session.print_table(table)
-    explain_mark(session, any(field in amended for field in fields))
+    if fields:
+        session.print_table(table)
+        explain_mark(session, any(field in result.amended for field in fields))
+    else:
+        session.print("Nothing differs.")
+    for name, yanks in result.withdrawals.items():
+        for yank in yanks:
+            session.note(f"{name}: {yank.summary}")
 
 
 def _print_weights(session: Session, difference: WeightsDifference) -> None:
@@ -153,14 +129,11 @@ def _print_weights(session: Session, difference: WeightsDifference) -> None:
         difference.modules,
         key=lambda row: float("-inf") if row.relative_change is None else -float(row.relative_change),
     )
-    session.print_table(
-        record_table(
-            ModuleDifference,
-            rows,
-            columns,
-            magnitudes=lambda row: number(row.magnitudes and row.magnitudes.relative_change),
-        )
-    )
+
+    def magnitudes(row: ModuleDifference) -> str:
+        return number(row.magnitudes.relative_change if row.magnitudes else None)
+
+    session.print_table(record_table(ModuleDifference, rows, columns, magnitudes=magnitudes))
     for name in dict.fromkeys(difference.uncompared):
         session.note(f"{name} holds whole tensors beside its factors, which are not compared")
 
@@ -174,9 +147,7 @@ _NEW: Mapping[str, Any] = {
 }
 
 
-def _numbers(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> tuple[float, ...] | None:
+def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
     if value is None:
         return None
     try:
@@ -223,10 +194,7 @@ def combine(
 def _shrunk(
     adapters: Adapters, reference: str, rank: int, options: Mapping[str, Any], reporter: Reporter
 ) -> Combination:
-    if (
-        any(options[name] is not None for name in ("weights", "density", "seed"))
-        or options["method"] != "svd"
-    ):
+    if options["method"] != "svd" or any(options[key] is not None for key in ("weights", "density", "seed")):
         raise click.UsageError("--method, --weights, --density and --seed are for several adapters.")
     kept = {name: options[name] for name in ("task", "tags", "note", "dry_run")}
     return adapters.shrink(reference, rank=rank, **kept, reporter=reporter)

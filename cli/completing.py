@@ -53,14 +53,12 @@ _FILES = ("DEST", "BUNDLE", "PATH")  # what in a metavar says that a file or a f
 class Recorded(click.types.StringParamType):
     """A text that may be a name on record."""
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """Return the names that begin so; where there are none, a path may be meant."""
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, word: str) -> list[CompletionItem]:
+        """Return the recorded names with this prefix; without any, complete a path."""
         place = ctx.command_path.partition(" ")[2]
-        names = _names(ctx, incomplete, kinds_of(place, param))
-        if not names and any(word in (param.metavar or "") for word in _FILES):
-            return [CompletionItem(incomplete, type="file")]
+        names = _names(ctx, word, kinds_of(place, param))
+        if not names and any(mark in (param.metavar or "") for mark in _FILES):
+            return [CompletionItem(word, type="file")]
         return [CompletionItem(name) for name in names]
 
 

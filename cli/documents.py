@@ -21,12 +21,9 @@ def documents() -> tuple[str, ...]:
     """Return the commands that print a document, in the order of the help."""
     for modules, _ in TABLE.values():
         import_commands(modules)
-    rows = [*TABLE]
     names = [name for name, made in MADE.items() if not isinstance(made, Group)]
-    places = {
-        name: max(at for at, row in enumerate(rows) if f"{name} ".startswith(f"{row} ")) for name in names
-    }
-    return tuple(sorted(names, key=places.__getitem__))
+    rows = [row for row in TABLE if row != "admin"]
+    return tuple(name for row in rows for name in names if f"{name} ".startswith(f"{row} "))
 
 
 def document_of(name: str) -> Any:
@@ -68,11 +65,7 @@ def schema(session: Session, words: tuple[str, ...] = ()) -> None:
 
     names, name = documents(), " ".join(words)
     if not words:
-        document = (
-            {command_name: schema_of(document_of(command_name)) for command_name in names}
-            if session.json
-            else {}
-        )
+        document = {one: schema_of(document_of(one)) for one in names} if session.json else {}
         session.emit(document, names=names, human=lambda: session.print_lines(names))
         return
     if name not in names:

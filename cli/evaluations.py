@@ -103,23 +103,21 @@ def withdraw(session: Session, done: WithdrawnEvaluations, dry_run: bool) -> Non
 
     The command withdraws all values that match METRIC and the options. You can record the correct value afterwards.
 
-    \b
-    Example:
-      fusery eval withdraw course_rec@1 courses.acc --reason "wrong checkpoint"
-    """  # noqa: D301 (click wants the character, not a backslash)
+    Example: fusery eval withdraw course_rec@1 courses.acc --reason "typo"
+    """
     verb = "Would withdraw" if dry_run else "Withdrew"
     session.print(f"{verb} {plural(len(done.withdrawn), 'metric')} of {done.adapter}.")
     session.print_table(_table(done.withdrawn))
 
 
 @prints("eval list", Evaluations.list, names="metric", table=True, reference="[REF|TASK]")
-def list_evaluations(session: Session, found: list[Evaluation]) -> None:
+def list_evaluations(session: Session, rows: list[Evaluation]) -> None:
     """List the evaluations of an adapter, of a task, or of all adapters.
 
     Evaluations are listed in the order of recording. Of several values of a metric, the newest counts.
     """
-    session.print_table(_table(found, adapter=True))
-    if not found:
+    session.print_table(_table(rows, adapter=True))
+    if not rows:
         session.say("Nothing was measured. Hint: fusery eval record REF RESULTS.json")
 
 
@@ -132,16 +130,14 @@ def print_evaluations(session: Session, evaluations: Sequence[Evaluation]) -> No
             session.print(f"  {line}")
 
 
-def _table(evaluations: Iterable[Evaluation], *, adapter: bool = False) -> Table:
+def _table(rows: Iterable[Evaluation], *, adapter: bool = False) -> Table:
     from fusery.registry.records.evaluation import Evaluation
 
     def harness(row: Evaluation) -> str:
         return " ".join(part for part in (row.harness, row.harness_version) if part) or "-"
 
     columns = "metric value stderr dataset split shots seed samples harness at:age by"
-    return record_table(
-        Evaluation, evaluations, f"adapter {columns}" if adapter else columns, harness=harness
-    )
+    return record_table(Evaluation, rows, f"adapter {columns}" if adapter else columns, harness=harness)
 
 
 @command(
@@ -198,9 +194,7 @@ def _print_probe(session: Session, report: ProbeReport) -> None:
         table.add_row(number(row.kl), share(row.top1_agreement), row.prompt)
     session.print_table(table)
     if about.of_task is False:
-        session.say(
-            "Hint: give prompts of its task that it was not trained on: --prompts FILE, such as its test.jsonl"
-        )
+        session.say("Hint: give prompts of its task that it was not trained on: --prompts test.jsonl")
 
 
 @command(
@@ -222,10 +216,8 @@ def bench(session: Session, reference: str, *, last: bool = False, **options: An
     The models are the base model, the adapter on it, and the fused model in each format. The results are recorded in the
     log and as evaluations, such as bench.adapter.tokens_per_second. Exit code 3: --last finds no results.
 
-    \b
-    Example:
-      fusery eval bench course_rec@latest --as keep --as mixed
-    """  # noqa: D301 (click wants the character, not a backslash)
+    Example: fusery eval bench course_rec@latest --as keep --as mixed
+    """
     last_bench: BenchReport | None
     if last:
         if options["precisions"]:

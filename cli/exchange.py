@@ -53,17 +53,17 @@ def push(session: Session, done: Exchanged) -> None:
     Example: fusery push course_rec@latest --to https://fusery.example:8430
     """
     table = session.table("name", "kind", "state", "bytes", "digest", right=("bytes",), free=("state",))
-    for item in done.items_:
-        name = item.there if item.there == item.name else f"{item.name} (there: {item.there})"
-        would = "would be " if done.dry_run and item.state in ("copied", "completed") else ""
-        reason = f": {item.reason}" if item.reason else ""
+    for row in done.items_:
+        name = row.there if row.there == row.name else f"{row.name} (there: {row.there})"
+        would = "would be " if done.dry_run and row.state in ("copied", "completed") else ""
+        reason = f": {row.reason}" if row.reason else ""
         table.add_row(
-            cell(name), item.kind, cell(would + item.state + reason), size(item.bytes), item.digest[:12]
+            cell(name), row.kind, cell(would + row.state + reason), size(row.bytes), row.digest[:12]
         )
     session.print_table(table)
-    for item in done.items_:
-        for yank in item.withdrawals:
-            session.note(f"{item.there}: {yank.summary}")
+    for row in done.items_:
+        for yank in row.withdrawals:
+            session.note(f"{row.there}: {yank.summary}")
     place = cell(done.to.place)
     if not done.copied:
         session.print(f"Nothing to copy: {place} has it all.")

@@ -43,15 +43,9 @@ class WrittenAs(click.Choice[str]):
 
 KEYS: Mapping[str, tuple[click.ParamType[Any], str]] = {
     "scale": (click.FLOAT, "scale instead of the adapter's own"),
-    "quantize": (
-        click.INT,
-        "quantise to so many bits each layer whose row length is a multiple of the group size",
-    ),
+    "quantize": (click.INT, "quantise each layer whose row length fits the group size to so many bits"),
     "group_size": (click.INT, "with `quantize`: number of weights that share a scale; default: the mode's"),
-    "mode": (
-        click.Choice(["affine", "mxfp4", "nvfp4", "mxfp8"]),
-        "with `quantize`: the format; default: affine",
-    ),
+    "mode": (click.Choice(["affine", "mxfp4", "nvfp4", "mxfp8"]), "with `quantize`: format; default: affine"),
     "seed": (click.IntRange(0, MOST), "with `--as dither`: seed of the rounding; default: 0"),
     "rounding": (
         click.Choice(["once", "mlx-lm"]),
@@ -66,9 +60,7 @@ def key_values(
 ) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], Mapping[str, object]]:
     """Return the callback of `-o KEY=VALUE`, which returns the values by key."""
 
-    def read(
-        context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
-    ) -> Mapping[str, object]:
+    def read(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> Mapping[str, object]:
         values: dict[str, Any] = {}
         for text in texts:
             key, equals, value = text.partition("=")
@@ -76,7 +68,7 @@ def key_values(
             if key not in keys or not equals:
                 problem = "is not KEY=VALUE" if key in keys else "has an unknown key"
                 raise click.BadParameter(f"{text[:80]!r} {problem}.\nHint: the keys are {', '.join(keys)}")
-            converted = keys[key][0](value, parameter, context)
+            converted = keys[key][0](value, param, ctx)
             if key in values and not isinstance(converted, tuple):
                 raise click.BadParameter(f"duplicate key {key!r}")
             values[key] = (*values.get(key, ()), *converted) if isinstance(converted, tuple) else converted
@@ -282,8 +274,7 @@ def say_cpu_cost(session: Session, command: str | None) -> None:
     if computes_on_linux_cpu():
         instead = "" if command is None else f" For 16 bits: {command}"
         session.say(
-            "Note: on a Linux CPU such as this one, mlx answers about seven times slower with quantised weights than with"
-            f" 16 bits.{instead}"
+            f"Note: on this CPU, mlx is about seven times slower with quantised weights than with 16 bits.{instead}"
         )
 
 
@@ -345,9 +336,9 @@ def compare_formats(
     from fusery.registry.fusion.request import FuseRequest, parse_extra
 
     request = FuseRequest(extras=tuple(map(parse_extra, extras)), **details, **wanted)
-    found = session.registry.fused.formats(reference, request, reporter=session.reporter())
-    names = [row.format for row in found.formats]
-    session.emit(found, names=names, human=lambda: _print_formats(session, found))
+    formats = session.registry.fused.formats(reference, request, reporter=session.reporter())
+    names = [row.format for row in formats.formats]
+    session.emit(formats, names=names, human=lambda: _print_formats(session, formats))
 
 
 def _print_formats(session: Session, formats: Formats) -> None:
@@ -369,7 +360,7 @@ def _print_formats(session: Session, formats: Formats) -> None:
         session.say("No format holds what the adapter learned.")
     else:
         session.say(
-            f"`auto` writes {written_as(formats.chosen)}: the smallest that holds what the adapter learned, with little noise."
+            f"`auto` writes {written_as(formats.chosen)}: the smallest that holds the update, with little noise."
         )
     if any(row.sampled for row in formats.formats):
         session.say("Numbers that are not recorded are estimates from an eighth of the rows.")

@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fusery.registry.parsing import plural
-
 from .text import one_line
 
 if TYPE_CHECKING:
@@ -32,20 +30,13 @@ def tree(graph: Graph) -> Iterator[str]:
     for edge in graph.edges:
         above[edge.source].append((edge.relation, edge.target))
         below[edge.target].append((edge.relation, edge.source))
-    several = len(graph.roots) > 1
-    if several:
-        yield f"{plural(len(graph.roots), 'revision')} of {_label(graph.by_id[graph.root])}"
-    for at, root in enumerate(graph.roots, 1):
-        last = at == len(graph.roots)
-        yield (("└── " if last else "├── ") if several else "") + texts[root]
-        margin = ("    " if last else "│   ") if several else ""
-        ways = [
-            (title, joined) for title, joined in (("made from", above), ("made into", below)) if joined[root]
-        ]
+    for root in graph.roots:
+        yield texts[root]
+        ways = [(title, way) for title, way in (("made from", above), ("made into", below)) if way[root]]
         for number, (title, joined) in enumerate(ways, 1):
             end = number == len(ways)
-            yield f"{margin}{'└── ' if end else '├── '}{title}"
-            yield from _grown(root, joined, texts, margin + ("    " if end else "│   "))
+            yield f"{'└── ' if end else '├── '}{title}"
+            yield from _grown(root, joined, texts, "    " if end else "│   ")
 
 
 def _grown(

@@ -61,13 +61,11 @@ _WITHIN: Mapping[str, tuple[str, ...]] = {
 """The same within a group: what may be meant, of which the first is taken that the group has."""
 
 
-def unknown(
-    ctx: click.Context, word: str, command_names: Collection[str], meant: str | None
-) -> click.UsageError:
+def unknown(ctx: click.Context, word: str, names: Collection[str], meant: str | None) -> click.UsageError:
     """Return the error about a command that there is not."""
     import difflib
 
-    close = difflib.get_close_matches(word, command_names, n=1)
+    close = difflib.get_close_matches(word, names, n=1)
     suggestion = meant or (close[0] if close else None)
     hint = f"did you mean '{ctx.command_path} {suggestion}'?" if suggestion else f"{ctx.command_path} --help"
     return click.UsageError(f"There is no command {word[:80]!r}.\nHint: {hint}", ctx)

@@ -15,8 +15,7 @@ _COMMAND = re.compile(
     r"(?P<quoted>(?<=[\s=])'(?:[^']|'\"'\"')*'(?![^\s;)]))|"
     rf"(?<![\w./-])fusery (?=(?P<placed>--registry )|(?:--debug )?(?:{'|'.join(COMMANDS)})(?![\w-]))(?![^;:]*, on the other registry\b)"
 )
-"""A command of this program, or a word that is quoted for a shell, in which there is none; not a command that is to be run at
-another registry, `fusery audit, on the other registry`."""
+"""A command of this program, or a quoted word, which is kept; not `fusery audit, on the other registry`."""
 
 
 class Hints:
@@ -32,7 +31,7 @@ class Hints:
         if "fusery " not in text:
             return text
         return _COMMAND.sub(
-            lambda found: found["quoted"] or f"{shlex.quote(program()) if found['placed'] else self.call} ",
+            lambda match: match["quoted"] or f"{shlex.quote(program()) if match['placed'] else self.call} ",
             text,
         )
 

@@ -16,6 +16,7 @@ from .exchange import other_store_options
 from .session import Session
 
 if TYPE_CHECKING:
+    from fusery.registry.database.schema import SchemaState
     from fusery.registry.exchange.backup import BackedUp
     from fusery.registry.exchange.filling import Restored
     from fusery.registry.remote.container import Amount, Position
@@ -92,16 +93,10 @@ def upgrade(session: Session, done: Any) -> None:
         session.say("Next: fusery admin init, which makes the store that belongs to it")
 
 
-prints(
-    "admin db current",
-    Upkeep.schema,
-    names="current",
-    text="Show the database's schema version and this program's.",
-)(
-    lambda session, schema: session.print(
-        f"{schema.current or 'empty'} (this program needs {schema.head}: {schema.status})"
-    )
-)
+@prints("admin db current", Upkeep.schema, names="current")
+def current(session: Session, schema: SchemaState) -> None:
+    """Show the database's schema version and this program's."""
+    session.print(f"{schema.current or 'empty'} (this program needs {schema.head}: {schema.status})")
 
 
 @command("admin db check", document=".home:SchemaCheck")
@@ -110,15 +105,11 @@ def check(session: Session) -> int:
 
     Exit code 1: they differ.
     """
-    schema_check = SchemaCheck(differences=tuple(session.registry.upkeep.schema_differences()))
-    summary = (
-        "The schema is as it should be."
-        if schema_check.ok
-        else f"{plural(len(schema_check.differences), 'difference')}."
-    )
-    lines = (*schema_check.differences, summary)
-    session.emit(schema_check, names=schema_check.differences, human=lambda: session.print_lines(lines))
-    return 0 if schema_check.ok else 1
+    done = SchemaCheck(differences=tuple(session.registry.upkeep.schema_differences()))
+    text = "The schema is as it should be." if done.ok else f"{plural(len(done.differences), 'difference')}."
+    lines = (*done.differences, text)
+    session.emit(done, names=done.differences, human=lambda: session.print_lines(lines))
+    return 0 if done.ok else 1
 
 
 @prints(

@@ -44,8 +44,7 @@ OTHER_ERRORS: dict[str, tuple[int, str]] = {
 }
 """Codes of errors that are no `FuseryError`: exit code, and what is the case."""
 
-_RAISES = "_FUSERY_RAISES"
-"""Set by fusery's own tests, which want to see the traceback of an error that nobody thought of."""
+_RAISES = "_FUSERY_RAISES"  # set by fusery's own tests, to see the traceback of an unexpected error
 
 
 class CommandTable(click.Group):
@@ -181,8 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _sent_again(passed_over: sys.UnraisableHookArgs) -> None:
-    # Python passes over what is raised in a finalizer, and a signal may come in any: tqdm has one after each validation.  It is
-    # sent once more when that is over, or nobody would end this but by SIGKILL.
+    # Python ignores what is raised in a finalizer, such as tqdm's: the signal is sent again when that has ended.
     stop = passed_over.exc_value
     if not isinstance(stop, KeyboardInterrupt):
         sys.__unraisablehook__(passed_over)
@@ -196,13 +194,12 @@ def _sent_again(passed_over: sys.UnraisableHookArgs) -> None:
 
 
 def _too_late(number: int, _frame: object) -> None:
-    # What was asked for is done or refused, and the rest is Python's own tidying up, which prints a traceback of what is
-    # raised in it.  Who interrupts a second time waits no longer.
+    # Only Python's own cleanup is left, which would print a traceback.  A second signal ends it.
     signal.signal(number, signal.SIG_DFL)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: what is to be tidied up, and how, is what it is for Ctrl-C."""
+    """SIGTERM, which cleans up as Ctrl-C does."""
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
@@ -271,10 +268,7 @@ def _unexpected(error: Exception) -> tuple[str, str]:
 def _os_error(error: OSError) -> tuple[str, str]:
     reason = (error.strerror or str(error) or type(error).__name__).lower()
     if error.filename is None:
-        return (
-            f"the system refused: {reason}",
-            "does the current folder still exist?  --debug shows where it was",
-        )
+        return (f"the system refused: {reason}", "does the current folder still exist? --debug shows more")
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
     return f"cannot use {name[:200]}: {reason}", "check the path, and who may read and write it"
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +22,8 @@ if TYPE_CHECKING:
     from fusery.registry.bundles.materialize import Materialized
 
 TARGETS = (
-    "model",
-    "archive",
-    "docker",
-    "adapters",
-    "vllm",
-    "k8s",
-    "ollama",
-    "llamacpp",
-    "gguf",
-    "onnx",
-    "oci",
-    "hub",
+    *("model", "archive", "docker", "adapters", "vllm", "k8s"),
+    *("ollama", "llamacpp", "gguf", "onnx", "oci", "hub"),
 )
 _RUN_BY_MLX = ("model", "archive", "docker", "oci", "hub")
 """Targets whose weights mlx reads without conversion."""
@@ -170,9 +158,7 @@ def materialize(
 
     *references, destination = words
     if not references and not options["every"]:
-        raise click.UsageError(
-            "Missing argument: REF and DEST are needed.\nHint: fusery materialize REF DEST, or --all for all adapters"
-        )
+        raise click.UsageError("Missing argument 'REF...'.\nHint: fusery materialize REF DEST, or --all")
     chosen = chosen_adapters(references[0] if references else None, options)
     choices = {key: options["details"].pop(key) for key in TARGET_KEYS if key in options["details"]}
     if others := sorted(choices.keys() - set(_keys_of(target))):
@@ -181,10 +167,6 @@ def materialize(
         )
     if "card" in choices:
         choices["card"] = choices["card"].expanduser().absolute()  # workers may run elsewhere
-    scale = {key: value for key, value in options["details"].items() if key == "scale"}
-    again = Again(
-        references, destination, target, fused, {**choices, **scale}, options["extras"], options["base"]
-    )
     settings: dict[str, Any] = {
         "target": target,
         "content": None if fused is None else "fused" if fused else "adapters",
@@ -194,45 +176,16 @@ def materialize(
     }
     bundles = session.registry.bundles
     if chosen is not None:
-        with session.counting("writing") as progress_bar:
-            done = bundles.materialize_all(
-                destination, **settings, **chosen, reporter=session.reporter(progress_bar)
-            )
+        with session.counting("writing") as bar:
+            done = bundles.materialize_all(destination, **settings, **chosen, reporter=session.reporter(bar))
         return report(session, done, verb="written", adapter=lambda bundle: bundle.adapters[0])
     with session.progress("fusing") as progress:
         bundle = bundles.materialize(references, destination, **settings, reporter=session.reporter(progress))
-    session.emit(bundle, names=[bundle.path], human=lambda: _print(session, bundle, target, again))
+    session.emit(bundle, names=[bundle.path], human=lambda: _print(session, bundle, target))
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
-    """The command as it was typed, to replace what it wrote by another format or on another base model."""
-
-    references: Sequence[str]
-    destination: str
-    target: str
-    fused: bool | None
-    details: Mapping[str, Any]
-    extras: Sequence[str]
-    base: str | None
-
-    def command(self, bundle: Materialized, base: str | None, more: str = "") -> str:
-        """Return the command; the key of a fused model gives way to its adapter."""
-        words = [
-            name if set(name) & {"@", "#"} else adapter
-            for name, adapter in zip(self.references, bundle.adapters, strict=True)
-        ]
-        words += [self.destination, "--target", self.target, *(["--fused"] if self.fused else [])]
-        words += [word for extra in self.extras for word in ("--with", extra)]
-        for key, value in self.details.items():
-            for part in value if isinstance(value, tuple) else (value,):
-                words += ["-o", f"{key}={part}"]
-        words += [] if base is None else ["--base", base]
-        return f"fusery materialize {shlex.join(words)}{more} --force"
-
-
-def _print(session: Session, bundle: Materialized, target: str, again: Again) -> None:
+def _print(session: Session, bundle: Materialized, target: str) -> None:
     files, total = plural(len(bundle.files), "file"), size(sum(file.size for file in bundle.files))
     model = f"{bundle.base} in {bundle.number_format}" if bundle.fused else f"adapters of {bundle.base}"
     session.print(f"{'Already there' if bundle.existed else 'Wrote'}: {bundle.path} ({model})")
@@ -243,13 +196,9 @@ def _print(session: Session, bundle: Materialized, target: str, again: Again) ->
         session.print(f"  {fact}")
     session.warn(bundle)
     if bundle.quantized and bundle.target in _RUN_BY_MLX:
-        say_cpu_cost(
-            session, None if bundle.merge_aware else again.command(bundle, again.base, " --as 16bit")
-        )
+        say_cpu_cost(session, None if bundle.merge_aware else "add --as 16bit --force")
     for other in bundle.other_bases:
-        session.say(
-            f"Note: {bundle.name} is also fused onto {other}. To write that: {again.command(bundle, other)}"
-        )
+        session.say(f"Note: {bundle.name} is also fused onto {other}: add --base {other} --force")
     if base := bundle.unfound_base:
         session.say(
             f"Note: the base model {base} is not in the bundle, and a server does not find it by that name;"
@@ -273,7 +222,5 @@ def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
     }
     if target == "llamacpp" and (Path(path) / "serve.sh").is_file():
         return f"sh {typed(f'{path}/serve.sh')}"
-    readme = f"see {typed(f'{path}/README.md')}"
-    return steps.get(target) or (
-        readme if target in TARGETS or (Path(path) / "README.md").is_file() else None
-    )
+    see = f"see {typed(f'{path}/README.md')}"
+    return steps.get(target) or (see if target in TARGETS or (Path(path) / "README.md").is_file() else None)

@@ -218,15 +218,7 @@ def _parameter(
             [parameter.name, *decls], is_flag=True, flag_value=value, default=default, help=helped
         )
     if not metavar and not isinstance(kind, click.Choice):
-        metavar = (
-            "N"
-            if kind is int
-            else "X"
-            if kind is float
-            else "FILE"
-            if kind is FILE
-            else parameter.name.upper()
-        )
+        metavar = {int: "N", float: "X", FILE: "FILE"}.get(kind, parameter.name.upper())
     settings: dict[str, Any] = {}
     if default is not None:
         settings = {"default": default, "show_default": bool(default)}

@@ -59,7 +59,7 @@ def register(
       fusery register adapters --base SmolLM2-135M-Instruct --task course_rec
       fusery register wandb://TEAM/PROJECT --dry-run
     """  # noqa: D301 (click wants the character, not a backslash)
-    of_tracker = {name: options.pop(name) for name in ("experiments", "runs", "metrics")}
+    more = {name: options.pop(name) for name in ("experiments", "runs", "metrics")}
     trackers = {source: tracker_source for source in sources if (tracker_source := tracked(str(source)))}
     if trackers:
         if len(sources) > 1:
@@ -68,10 +68,8 @@ def register(
         if facts:
             raise click.UsageError(f"--{min(facts).replace('_', '-')} is for folders.")
         base, task = options["base"], options["task"]
-        return register_runs(
-            session, *trackers[sources[0]], base=base, task=task, dry_run=dry_run, **of_tracker
-        )
-    if any(of_tracker.values()):
+        return register_runs(session, *trackers[sources[0]], base=base, task=task, dry_run=dry_run, **more)
+    if any(more.values()):
         raise click.UsageError("--experiment, --run and --metric are for the runs of a tracker.")
     if dry_run:
         return check_folders(session, sources, len(sources) == 1, **options)
@@ -104,14 +102,7 @@ def tracked(source: str) -> tuple[str, str, tuple[str, ...]] | None:
         return None
     from fusery.registry.exchange.import_runs import source_names
 
-    name = next(
-        (
-            source_name
-            for source_name in source_names()
-            if source.startswith((f"{source_name}+", f"{source_name}://"))
-        ),
-        None,
-    )
+    name = next((name for name in source_names() if source.startswith((f"{name}+", f"{name}://"))), None)
     if name is None:
         return None
     if source.startswith(f"{name}+"):

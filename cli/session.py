@@ -28,7 +28,7 @@ MOST_ROWS = 200  # the most rows that `show` prints of one list
 
 
 def is_interactive() -> bool:
-    """Whether a command may ask; a script is taken to mean what it says."""
+    """Return whether a command may ask: only on a terminal."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
@@ -61,19 +61,6 @@ class Session:
 
         return Registry.open(self._place, insecure_http=self._insecure_http)
 
-    @property
-    def local_registry(self) -> Registry:
-        """Return the registry, which must be local."""
-        server = self.registry.server
-        if server is not None:
-            from fusery.registry.errors import BadInputError
-
-            raise BadInputError(
-                f"this command needs a local registry, not {server.url}",
-                hint=f"open {server.url} in a browser, or give a folder: --registry DIR",
-            )
-        return self.registry
-
     def emit(self, document: Any, *, names: Iterable[str], human: Callable[[], None]) -> None:
         """Print a result: as one JSON document, as names one a line, or for people."""
         if self.json:
@@ -99,9 +86,7 @@ class Session:
         """Return a document as JSON, without passwords and tokens in its URLs."""
         from fusery.registry.record import plain
 
-        text = json.dumps(
-            self.hints.in_document(plain(document)), indent=indent, ensure_ascii=True, allow_nan=False
-        )
+        text = json.dumps(self.hints.in_document(plain(document)), indent=indent, allow_nan=False)
         if ":/" in text:
             from fusery.storage.secrets import masked
 

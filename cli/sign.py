@@ -141,15 +141,11 @@ def _print_signed(session: Session, made: Signed) -> None:
 def _print_signatures(session: Session, signatures: Signatures, reference: str) -> None:
     from fusery.registry.records.trust import RecordedSignature
 
+    def signer(row: RecordedSignature) -> str:
+        return f"{row.signer}, revoked" if row.revoked else cell(row.signer)
+
     columns = "key_id signer at:age by scheme at"
-    session.print_table(
-        record_table(
-            RecordedSignature,
-            signatures.signatures,
-            columns,
-            signer=lambda row: f"{row.signer}, revoked" if row.revoked else cell(row.signer),
-        )
-    )
+    session.print_table(record_table(RecordedSignature, signatures.signatures, columns, signer=signer))
     if not signatures.signatures:
         session.say(f"Not signed. Hint: fusery sign {reference} --key KEY.pem")
 
@@ -239,7 +235,7 @@ def _print(session: Session, identification: Identified) -> None:
             session.print(f"  {cell(withdrawal['summary'])}")
         for key in ("changed", "missing", "extra"):
             names = [name for name in match.files.get(key, ()) if name not in _OWN]
-            # Weights that were saved anew are no news beside their tensors.
+            # Weights that were saved again have the same tensors.
             if names and (key == "changed" or match.evidence == "files"):
                 session.print(f"  files {key}: {', '.join(cell(name) for name in names[:10])}")
     if not identification.matches:

@@ -1,4 +1,4 @@
-"""What the installed program comes to first: whoever interrupts the imports of `main` is owed a word and no traceback."""
+"""The installed program's entry point: Ctrl-C during the imports of `main` prints one word and no traceback."""
 
 from __future__ import annotations
 

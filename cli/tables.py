@@ -29,15 +29,9 @@ class Column:
     rare: bool = False  # a terminal omits it while it is empty; a pipe has the same columns every day
 
 
-class Marks(NamedTuple):
-    """What a table is drawn with."""
-
-    rule: str
-    cut: str
-
-
-DRAWN = Marks("─", "…")
-PLAIN = Marks("-", "~")  # for streams that have ASCII only
+Marks = tuple[str, str]  # the characters of a table's rule and of a cut text
+DRAWN: Marks = ("─", "…")
+PLAIN: Marks = ("-", "~")  # for streams that have ASCII only
 
 
 class Laid(NamedTuple):
@@ -95,14 +89,14 @@ class Table:
         def line(cells: Sequence[str]) -> str:
             parts = []
             for at, room in widths.items():
-                text = cut(cells[at], room, marks.cut)
+                text = cut(cells[at], room, marks[1])
                 blank = " " * (room - width_of(text))
                 parts.append(blank + text if columns[at].right else text + blank)
             return (" " * _GAP).join(parts).rstrip()
 
         return Laid(
             line([column.title for column in columns]),
-            marks.rule * _total(widths.values()),
+            marks[0] * _total(widths.values()),
             [line(row) for row in rows],
             [columns[at].title or "remarks" for at in sorted(left_out)],
         )
@@ -121,7 +115,7 @@ def width_of(text: str) -> int:
     return cell_len(text)
 
 
-def cut(text: str, width: int, mark: str = DRAWN.cut) -> str:
+def cut(text: str, width: int, mark: str = DRAWN[1]) -> str:
     """Return a text in at most so many columns of a terminal, with a mark at its end if something is missing."""
     if width_of(text) <= width:
         return text
@@ -143,7 +137,7 @@ def has_colours() -> bool:
 
 
 def table_width() -> int | None:
-    """Return how wide a table may be on stdout: as the terminal, or None, without end, where it is none."""
+    """Return the width of the terminal; None if stdout is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -177,6 +171,6 @@ class PlainBar:
             click.echo("\r", err=True, nl=False)
 
     def _write(self, text: str) -> None:
-        line = cut(text, shutil.get_terminal_size().columns - 1, PLAIN.cut)
+        line = cut(text, shutil.get_terminal_size().columns - 1, PLAIN[1])
         click.echo(f"\r{line:<{len(self._shown)}}", err=True, nl=False)
         self._shown = line

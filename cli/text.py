@@ -22,11 +22,6 @@ def one_line(text: str) -> str:
     return masked(line)
 
 
-def count(number: int) -> str:
-    """Return a whole number with thousands separated."""
-    return f"{number:,}"
-
-
 def number(value: float | None, digits: int = 4) -> str:
     """Return a number with a few significant digits, or a dash for none."""
     return "-" if value is None else f"{value:.{digits}g}"
@@ -73,9 +68,7 @@ _STATES = {
 
 def state_of(view: Mapping[str, Any]) -> str:
     """Return an adapter's state for a table: `yanked`, or its relation to a yanked adapter."""
-    words = (
-        _STATES[withdrawal["relation"]].format(withdrawal["adapter"]) for withdrawal in view["withdrawals"]
-    )
+    words = (_STATES[yank["relation"]].format(yank["adapter"]) for yank in view["withdrawals"])
     return ", ".join(words) or "-"
 
 

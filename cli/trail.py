@@ -42,26 +42,11 @@ def write_document(session: Session, place: Path, text: str, *, form: str, force
     """Write a file, whole or not at all, and say so; the very same file is left as it is."""
     from fusery.registry.documents import write_picture
 
-    require_free(place, force=True)
     size = len(data := text.encode())
     write_picture(place, data, force=force)
-    session.emit(
-        WrittenDocument(path=place, format=form, bytes=size),
-        names=[str(place)],
-        human=lambda: session.print(f"Wrote {place}: {form}, {plural(size, 'byte')}."),
-    )
-
-
-def require_free(place: Path, *, force: bool) -> None:
-    """Refuse a folder, and a file that `force` does not replace."""
-    from fusery.registry.errors import AlreadyExistsError
-
-    if place.is_dir():
-        raise AlreadyExistsError(f"{place} is a folder", hint="give the name of a file")
-    if place.exists() and not force:
-        raise AlreadyExistsError(
-            f"there is a file {place} already", hint="give another name, or --force to replace it"
-        )
+    written = WrittenDocument(path=place, format=form, bytes=size)
+    text = f"Wrote {place}: {form}, {plural(size, 'byte')}."
+    session.emit(written, names=[str(place)], human=lambda: session.print(text))
 
 
 @command(
@@ -103,9 +88,7 @@ def lineage(
 
     if form in ("slsa", "cyclonedx"):
         if up or down or complete:
-            raise click.UsageError(
-                f"--format {form} is about how REF was made: leave out --up, --down, --complete."
-            )
+            raise click.UsageError(f"--format {form} takes neither --up, --down nor --complete.")
         passphrase = passphrase_from(passphrase_file)
         made = session.registry.provenance.attest(reference, form=form, key=key, passphrase=passphrase)
         text = made.data.decode("ascii")
@@ -117,9 +100,7 @@ def lineage(
     if key is not None:
         raise click.UsageError("--key goes with --format slsa or cyclonedx.")
     if output and not form and output.suffix.lower() in (".png", ".jpg", ".jpeg", ".pdf"):
-        raise click.UsageError(
-            f"Cannot draw a lineage as {output.suffix}.\nHint: choose a name with .svg, .mmd, .dot or .json"
-        )
+        raise click.UsageError(f"Cannot draw a {output.suffix}.\nHint: choose .svg, .mmd, .dot or .json")
     chosen = form or (_ENDINGS.get(output.suffix.lower(), "tree") if output else "tree")
     session.json = session.json or (chosen == "json" and output is None)
     graph = session.registry.provenance.lineage(
@@ -128,14 +109,9 @@ def lineage(
     if output is not None:
         write_document(session, output, graphs.written(graph, chosen), form=chosen, force=force)
     else:
-        # A narrow terminal breaks lines by itself, if need be.
-        session.emit(
-            graph,
-            names=[node.id for node in graph.nodes],
-            human=lambda: click.echo(graphs.written(graph, chosen), nl=False),
-        )
+        names = [node.id for node in graph.nodes]
+        session.emit(graph, names=names, human=lambda: click.echo(graphs.written(graph, chosen), nl=False))
     if graph.more and not session.json and (chosen != "tree" or session.quiet):
-        # Who takes names or a file does not see it there.
         click.echo(f"Note: {graph.more}: --complete shows all", err=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,10 +53,8 @@ def train(
     its folder. --base trains that model (or the one of --trained-on) unless ARGUMENTS name another, and registers the
     result. Declared values that would be refused at the end are refused before training.
 
-    \b
-    Example:
-      fusery train --base BASE --task lessons -- --train --data data --iters 600
-    """  # noqa: D301 (click wants the character, not a backslash)
+    Example: fusery train --base BASE --task lessons -- --train --data data
+    """
     from fusery.registry.recording.trainer import train as trained_by
     from fusery.registry.registration.register import require_data
 
@@ -66,9 +65,7 @@ def train(
         raise click.UsageError("--qat and --qa-lora are two ways to train: give one of them.")
     way: Way | None = "qat" if through else "qa-lora" if grouped else None
     if way and facts.get("trained_on") not in (None, base):
-        raise click.UsageError(
-            f"--{way} trains on the quantised base that it is fused onto: leave out --trained-on."
-        )
+        raise click.UsageError(f"--{way} trains on --base itself: leave out --trained-on.")
     # The trainer's own arguments, or its configuration, may name the model.
     names_model = any(word.partition("=")[0] in ("--model", "--config", "-c") for word in arguments)
     if way and base is None and not names_model:
@@ -80,14 +77,9 @@ def train(
     def ready(args: Any) -> None:
         require_data(args)
         if base is not None and args.train:
-            session.registry.adapters.require_registrable(
-                str(args.adapter_path),
-                model=str(args.model),
-                iterations=args.iters,
-                same=way is not None,
-                base=base,
-                **facts,
-            )
+            declared: Mapping[str, Any] = {"model": str(args.model), "iterations": args.iters, **facts}
+            require_registrable = session.registry.adapters.require_registrable
+            require_registrable(str(args.adapter_path), same=way is not None, base=base, **declared)
         folders.extend([args.adapter_path] * bool(args.train))
 
     with contextlib.redirect_stdout(sys.stderr if session.json or session.quiet else sys.stdout):
@@ -97,9 +89,7 @@ def train(
             for folder in (
                 candidate for candidate in folders if any(Path(candidate).glob("*adapters.safetensors"))
             ):
-                session.say(
-                    f"What was saved can be registered: fusery register {typed(folder)} --base NAME --task T"
-                )
+                session.say(f"Next: fusery register {typed(folder)} --base NAME --task T")
             raise
     if trained.code == 0 and trained.run is not None and trained.run.is_recorded:
         _finish(session, trained.run, base, strict=strict, **facts)
@@ -121,8 +111,6 @@ def _finish(session: Session, run: RecordRun, base: str | None, **facts: Any) ->
         if made is not None:
             print_registered(session, made)
         else:
-            session.say(
-                f"Recorded in {run.folder}. Next: fusery register {typed(run.folder)} --base NAME --task T"
-            )
+            session.say(f"Recorded. Next: fusery register {typed(run.folder)} --base NAME --task T")
 
     session.emit(result, names=[made.name if made else str(run.folder)], human=human)

@@ -81,18 +81,10 @@ listing(
 )
 
 
-prints(
-    "admin trust revoke",
-    Trust.revoke_key,
-    text="""Revoke a key: none of its signatures counts any more.
-
-    Signatures from before the revocation do not count, either.
-    """,
-)(
-    lambda session, key: session.print(
-        f"{key.name} is revoked: {plural(key.signatures, 'signature')} by it count no more."
-    )
-)
+@prints("admin trust revoke", Trust.revoke_key)
+def revoke(session: Session, key: TrustedKey) -> None:
+    """Revoke a key: none of its signatures counts, earlier ones included."""
+    session.print(f"{key.name} is revoked: {plural(key.signatures, 'signature')} by it count no more.")
 
 
 @prints("admin token create", Tokens.create, names="secret", role="--role", expires="WHEN")
@@ -104,10 +96,8 @@ def create(session: Session, made: NewToken) -> None:
     Readers read and download. Publishers also register, push and promote to unguarded aliases. Approvers also approve,
     roll back, yank, and promote to guarded aliases. Admins also set rules, manage tokens, keys and webhooks, and audit.
 
-    \b
-    Example:
-      fusery admin token create nightly-build --role publisher --expires 12h
-    """  # noqa: D301 (click wants the character, not a backslash)
+    Example: fusery admin token create ci --role publisher --expires 12h
+    """
     until = f"until {when(made.expires_at)}" if made.expires_at else "until it is revoked"
     session.print(made.secret)
     session.say(f"This is the secret of {made.name}, {made.role}, valid {until}. It is shown this once.")
@@ -135,9 +125,7 @@ class Login(Record):
 
     url: str = described("URL of the server")
     stored: bool = described("whether a token is stored")
-    name: str | None = described(
-        "name of the token, under which the server records your actions", default=None
-    )
+    name: str | None = described("name of the token, under which the server logs your actions", default=None)
     role: Role | None = described("role of the token", default=None)
     expires_at: datetime | None = described("when the token expires", default=None)
 
@@ -156,9 +144,9 @@ def log_in(session: Session, url: str, *, remove: bool = False) -> None:
 
     server = ServerAddress.parse(url).url
     if remove:
-        found = "Removed the token" if forget_token(server) else "Token not found"
+        done = "Removed the token" if forget_token(server) else "Token not found"
         left = Login(url=server, stored=False)
-        session.emit(left, names=[server], human=lambda: session.print(f"{found} for {server}."))
+        session.emit(left, names=[server], human=lambda: session.print(f"{done} for {server}."))
         return
     if sys.stdin.isatty():
         token = str(click.prompt("Token", hide_input=True, err=True)).strip()
@@ -185,10 +173,8 @@ def add_webhook(session: Session, added: AddedWebhook) -> None:
     The command prints the key that verifies the events. `fusery server` delivers the events; without a server, run
     `fusery admin webhook deliver`.
 
-    \b
-    Example:
-      fusery admin webhook add https://hooks.example.org/fusery --on alias.moved
-    """  # noqa: D301 (click wants the character, not a backslash)
+    Example: fusery admin webhook add https://hooks.example/x --on alias.moved
+    """
     session.print(f"{added.name} gets {_wanted(added)}.")
     if added.key is None:
         session.say(
@@ -226,16 +212,11 @@ def _removed(session: Session, hook: Webhook) -> None:
     session.print(f"{hook.name} gets nothing any more{waited}.")
 
 
-prints("admin webhook show", Webhooks.show, text="Show a webhook, its waiting events and its last error.")(
-    _show
-)
+prints("admin webhook show", Webhooks.show, text="Show a webhook, its waiting events and last error.")(_show)
 prints("admin webhook remove", Webhooks.remove, text="Remove a webhook.")(_removed)
-prints(
-    "admin webhook key",
-    Webhooks.key,
-    names="key",
-    text="Print the key with which a receiver verifies the events.",
-)(lambda session, made: session.print(made.key))
+prints("admin webhook key", Webhooks.key, names="key", text="Print the key that verifies the events.")(
+    lambda session, made: session.print(made.key)
+)
 
 
 @command("admin webhook deliver", Webhooks.deliver)
@@ -256,24 +237,18 @@ def deliver(session: Session, name: str | None = None, *, follow: bool = False) 
     tried = session.registry.webhooks.deliver(name, reporter=session.reporter())
 
     def human() -> None:
-        for delivery in tried:
-            again = f"; next attempt {when(delivery.next_attempt)}" if delivery.next_attempt else ""
-            error = (
-                f"; {delivery.error}{'; disabled' if delivery.disabled else again}" if delivery.error else ""
-            )
-            session.print(f"{delivery.name}: {plural(len(delivery.delivered), 'event')} delivered{error}")
+        for row in tried:
+            again = f"; next attempt {when(row.next_attempt)}" if row.next_attempt else ""
+            error = f"; {row.error}{'; disabled' if row.disabled else again}" if row.error else ""
+            session.print(f"{row.name}: {plural(len(row.delivered), 'event')} delivered{error}")
         if not tried:
             session.say("Nothing is due.")
 
-    session.emit(tried, names=[delivery.name for delivery in tried if delivery.delivered], human=human)
-    return 1 if any(delivery.error for delivery in tried) else 0
+    session.emit(tried, names=[row.name for row in tried if row.delivered], human=human)
+    return 1 if any(row.error for row in tried) else 0
 
 
-prints(
-    "admin webhook retry",
-    Webhooks.retry,
-    text="Retry the waiting event of a webhook now, even a disabled one.",
-)(_show)
+prints("admin webhook retry", Webhooks.retry, text="Retry a webhook's event now, even if disabled.")(_show)
 prints("admin webhook skip", Webhooks.skip, names="seq", text="Skip the first waiting event of a webhook.")(
     lambda session, event: session.print(
         f"{event.name} does not get entry {event.seq}, {event.action} {event.subject}."

@@ -10,38 +10,23 @@ import re
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import NamedTuple
 
 LONGEST = 200  # characters; the width of the columns
 
 
-class Pipeline(NamedTuple):
-    """A kind of continuous integration: the variable that marks it, and those with the person, the run and the project."""
-
-    name: str
-    marker: str
-    people: tuple[str, ...] = ()
-    runs: tuple[str, ...] = ()
-    places: tuple[str, ...] = ()
-
-
-PIPELINES = tuple(
-    Pipeline(name, marker, *(tuple(variables.split()) for variables in others))
-    for name, marker, *others in (
-        line.strip().split(", ")
-        # Who started it again counts before who started it: https://docs.github.com/actions/reference/variables-reference,
-        # https://docs.gitlab.com/ci/variables/predefined_variables/.  BUILD_USER comes from the plugin build-user-vars.
-        for line in """
-        GitHub Actions, GITHUB_ACTIONS, GITHUB_TRIGGERING_ACTOR GITHUB_ACTOR, GITHUB_RUN_ID, GITHUB_REPOSITORY
-        GitLab CI, GITLAB_CI, GITLAB_USER_LOGIN, CI_JOB_ID, CI_PROJECT_PATH
-        Jenkins, JENKINS_URL, BUILD_USER_ID BUILD_USER, BUILD_NUMBER, JOB_NAME
-        Buildkite, BUILDKITE, BUILDKITE_BUILD_CREATOR, BUILDKITE_BUILD_NUMBER, BUILDKITE_PIPELINE_SLUG
-        CircleCI, CIRCLECI, CIRCLE_USERNAME, CIRCLE_BUILD_NUM, CIRCLE_PROJECT_REPONAME
-        Azure Pipelines, TF_BUILD, BUILD_REQUESTEDFOR, BUILD_BUILDID, SYSTEM_TEAMPROJECT
-        CI, CI
-        """.strip().splitlines()
-    )
-)
+# Of each kind of continuous integration: the variable that marks it, its name, and the variables with the person, the
+# run and the project.  Who started it again counts before who started it:
+# https://docs.github.com/actions/reference/variables-reference, https://docs.gitlab.com/ci/variables/predefined_variables/.
+# BUILD_USER comes from the plugin build-user-vars.
+PIPELINES: Mapping[str, tuple[str, str, str, str]] = {
+    "GITHUB_ACTIONS": ("GitHub Actions", "GITHUB_TRIGGERING_ACTOR GITHUB_ACTOR", "GITHUB_RUN_ID", "GITHUB_REPOSITORY"),
+    "GITLAB_CI": ("GitLab CI", "GITLAB_USER_LOGIN", "CI_JOB_ID", "CI_PROJECT_PATH"),
+    "JENKINS_URL": ("Jenkins", "BUILD_USER_ID BUILD_USER", "BUILD_NUMBER", "JOB_NAME"),
+    "BUILDKITE": ("Buildkite", "BUILDKITE_BUILD_CREATOR", "BUILDKITE_BUILD_NUMBER", "BUILDKITE_PIPELINE_SLUG"),
+    "CIRCLECI": ("CircleCI", "CIRCLE_USERNAME", "CIRCLE_BUILD_NUM", "CIRCLE_PROJECT_REPONAME"),
+    "TF_BUILD": ("Azure Pipelines", "BUILD_REQUESTEDFOR", "BUILD_BUILDID", "SYSTEM_TEAMPROJECT"),
+    "CI": ("CI", "", "", ""),
+}  # fmt: skip
 
 _CLAIM = "claim: "
 _PLACE = re.compile(r"(.+?) \([^()]*\)", re.DOTALL)
@@ -50,16 +35,15 @@ _PLACE = re.compile(r"(.+?) \([^()]*\)", re.DOTALL)
 def actor_of(environment: Mapping[str, str], user: str, host: str | None = None) -> str:
     """Return under which name records are made, where none was set."""
     unset = ("", "0", "false", "no")
-    present = [one for one in PIPELINES if environment.get(one.marker, "").strip().casefold() not in unset]
-    if not present:
+    markers = [marker for marker in PIPELINES if environment.get(marker, "").strip().casefold() not in unset]
+    if not markers:
         with suppress(OSError):
             host = socket.gethostname() if host is None else host
         return _written(user, host or "")
-    pipeline = present[0]
-    who = _first(environment, pipeline.people) or user
-    run, place = _first(environment, pipeline.runs), _first(environment, pipeline.places)
-    where = pipeline.name + (f", run {run}" if run else "") + (f" of {place}" if run and place else "")
-    return _written(who, where)
+    name, people, runs, places = PIPELINES[markers[0]]
+    who, run, place = (_first(environment, names) for names in (people, runs, places))
+    where = name + (f", run {run}" if run else "") + (f" of {place}" if run and place else "")
+    return _written(who or user, where)
 
 
 def person(actor: str) -> str:
@@ -90,5 +74,5 @@ def _plain(text: str) -> str:
     return " ".join(kept.split())
 
 
-def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str:
-    return next((environment[name] for name in names if environment.get(name, "").strip()), "")
+def _first(environment: Mapping[str, str], names: str) -> str:
+    return next((environment[name] for name in names.split() if environment.get(name, "").strip()), "")

@@ -49,9 +49,7 @@ def digest_file(path: Path, check: Callable[[], None] | None = None) -> tuple[Di
 
 def canonical_json(value: Any) -> bytes:
     """Return the one JSON form of a value: sorted keys, no spaces, ASCII, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def digest_json(value: Any) -> Digest:

@@ -61,15 +61,13 @@ def os_failures(doing: str, *, near: Path) -> Iterator[None]:
                 free = f" ({shutil.disk_usage(existing_folder(near)).free / 1e6:,.1f} MB free)"
             raised = errors.OutOfSpaceError(f"{text}{free}", hint="free some space, or use another folder")
         elif error.errno in DENIED:
-            raised = errors.StoreDeniedError(
-                text, hint=f"check who may read and write {existing_folder(near)}"
-            )
+            hint = f"check who may read and write {existing_folder(near)}"
+            raised = errors.StoreDeniedError(text, hint=hint)
         elif error.errno in MISSING:
             raised = errors.MissingFileError(text, hint="check the path")
         elif error.errno == errno.ELOOP:
-            raised = errors.UnsafePathError(
-                f"cannot {doing}: it is a symbolic link", hint="name the file itself"
-            )
+            problem = f"cannot {doing}: it is a symbolic link"
+            raised = errors.UnsafePathError(problem, hint="name the file itself")
         raise raised from error
 
 

@@ -271,9 +271,8 @@ class BlobStore(ABC):
             if got == before or self._readings == 1:
                 raise self._damage(digest, digest, got)
             before = got
-        raise StoreUnavailableError(
-            f"each reading of blob {digest} in {self.url} gave other bytes", hint="check the network"
-        )
+        problem = f"each reading of blob {digest} in {self.url} gave other bytes"
+        raise StoreUnavailableError(problem, hint="check the network")
 
     def _holds(self, blob: Blob) -> bool:
         try:
@@ -287,10 +286,6 @@ class BlobStore(ABC):
         if size is None:
             raise AbsentBlobError(digest, generation, self.url)
         return size
-
-    def _require(self, digest: Digest, got: str) -> None:
-        if got != digest:
-            raise self._damage(digest, digest, got)
 
     def _damage(self, digest: Digest, expected: str, got: str) -> DigestMismatchError:
         hint = "run: fusery audit, then add its source again"

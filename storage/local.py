@@ -127,7 +127,8 @@ class LocalStore(BlobStore):
             if size not in (None, actual_size := os.fstat(source).st_size):
                 raise self._damage(digest, f"{size} bytes", f"{actual_size} bytes")
             got, written = pump(source, fd, progress=progress)
-            self._require(digest, got)
+            if got != digest:
+                raise self._damage(digest, digest, got)
             part.replace(destination)
         return written
 
@@ -249,9 +250,8 @@ class LocalStore(BlobStore):
         """Put a good part file over a damaged blob, which stays in quarantine; the name is never free between."""
         publishing.make_folders(self.root / layout.QUARANTINE)
         try:
-            os.link(
-                final, self.root / layout.quarantine_name(blob.digest, blob.generation), follow_symlinks=False
-            )
+            kept = self.root / layout.quarantine_name(blob.digest, blob.generation)
+            os.link(final, kept, follow_symlinks=False)
             part.replace(final)
         except OSError:
             # A folder or a file system without links: move it away, and try again with the name free.

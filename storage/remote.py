@@ -302,9 +302,8 @@ class RemoteTree(RemotePlace):
                 parts = read_parts(source, entry.sha256, self._objects.part_size(entry.size))
                 with suppress(RemoteError):  # somebody aborted the upload
                     if entry.size > SMALL:
-                        self._objects.upload(
-                            entry.path, parts, entry.size, exclusive=False, progress=progress
-                        )
+                        size = entry.size
+                        self._objects.upload(entry.path, parts, size, exclusive=False, progress=progress)
                     else:
                         self._objects.write(entry.path, b"".join(parts), exclusive=False)
                         if progress:

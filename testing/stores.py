@@ -91,9 +91,8 @@ class StoreContract(BytesContract):
     def test_all_blobs_are_listed(self, backend: Backend) -> None:
         for listing in (backend.store.blobs, backend.store.leftovers, backend.store.quarantined):
             assert list(listing()) == []
-        wanted = {
-            backend.store.put_bytes(bytes([number]) * number, generation=number % 3) for number in range(20)
-        }
+        put = backend.store.put_bytes
+        wanted = {put(bytes([number]) * number, generation=number % 3) for number in range(20)}
         assert set(backend.store.blobs()) == wanted
 
     def test_names_that_are_not_ours_are_passed_over(self, backend: Backend) -> None:

@@ -58,10 +58,9 @@ class TargetContract:
     ) -> None:
         for content in target.contents:
             manifest = self.write(source(content), target, tmp_path / content).manifest
-            digests_by_path = {
-                path: digest_file(tmp_path / content / path) for path in files_of(tmp_path / content)
-            }
-            assert digests_by_path == {entry.path: (entry.sha256, entry.size) for entry in manifest}
+            folder = tmp_path / content
+            digests = {path: digest_file(folder / path) for path in files_of(folder)}
+            assert digests == {entry.path: (entry.sha256, entry.size) for entry in manifest}
 
     def test_the_same_source_gives_the_same_bytes(
         self, target: Target, source: MakeSource, tmp_path: Path

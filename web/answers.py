@@ -55,10 +55,8 @@ def wants_json(request: Request) -> bool:
 
 def answer(request: Request, template: str, content: Mapping[str, Any], **more: Any) -> Response:
     """Return the content `found` as JSON, or as HTML from a template, which also has `more`, such as pictures."""
-    document = presentable(plain(dict(content)))
-    return (
-        JSONResponse(document) if wants_json(request) else page(request, template, {"it": document, **more})
-    )
+    shown = presentable(plain(dict(content)))
+    return JSONResponse(shown) if wants_json(request) else page(request, template, {"it": shown, **more})
 
 
 def page(request: Request, template: str, values: Mapping[str, Any], status: int = 200) -> HTMLResponse:
@@ -75,10 +73,7 @@ def refusal(request: Request, error: FuseryError, status: int | None = None) -> 
     if status == 503:
         LOG.error("%s (request %s)", message, request.scope.get(NAME))
         # Only the operator may see addresses and paths of databases and stores.
-        message, hint = (
-            _UNAVAILABLE.get(error.code, _NO_DATABASE),
-            "try again later; the server's log says why",
-        )
+        message, hint = (_UNAVAILABLE.get(error.code, _NO_DATABASE), "try again later; see the server's log")
     shown: dict[str, object] = {"code": error.code, "message": message, "hint": hint}
     if wants_json(request) and status < 500 and (details := details_of(error)):
         shown["details"] = presentable(details)

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
-from fusery.registry.exchange.uploads import USUAL, UploadLimits
+from fusery.registry.exchange.uploads import USUAL
 from fusery.registry.runtime.http_server import RequestIds
 from fusery.storage.errors import FuseryError
 
@@ -30,7 +30,6 @@ def create_app(
     auth: LocalAuth | TokenAuth,
     *,
     hosts: Collection[str] = (),
-    uploads: UploadLimits = USUAL,
 ) -> FastAPI:
     """Return the application for a registry."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -47,7 +46,7 @@ def create_app(
         add_key(routes, auth)
     else:
         add_sign_in(routes, auth)
-    add_transfers(routes, registry, uploads)
+    add_transfers(routes, registry, USUAL)
 
     @app.exception_handler(FuseryError)
     def refused(request: Request, error: FuseryError) -> Response:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from fastapi import Request
 
@@ -51,9 +51,7 @@ def _request_error(name: str, code: str, status: int, text: str) -> type[Request
     )
 
 
-FormError = _request_error(
-    "FormError", "form_not_ours", 403, "The form was not sent from a page of this server."
-)
+FormError = _request_error("FormError", "form_not_ours", 403, "The form is of no page of this server.")
 TooOftenError = _request_error("TooOftenError", "too_often", 429, "The client sends too many requests.")
 LengthError = _request_error("LengthError", "length_needed", 411, "The request needs a Content-Length.")
 HostError = _request_error(
@@ -107,20 +105,6 @@ class Principal:
 NOBODY = Principal()
 
 
-class Auth(Protocol):
-    """How a server identifies the sender of a request."""
-
-    signs_in: bool  # whether there is a page for signing in
-
-    def client_key(self, request: Request) -> str:
-        """Return the key that a request is counted by, without lookups."""
-        ...
-
-    def principal(self, request: Request) -> Principal:
-        """Return the sender of a request; `NOBODY` without a credential."""
-        ...
-
-
 def principal_of(request: Request) -> Principal:
     """Return the sender that the route's guard authenticated."""
     principal = getattr(request.state, "principal", NOBODY)
@@ -138,7 +122,7 @@ def program_of(request: Request) -> Principal:
 class LocalAuth:
     """Authenticate the user of this machine by the key that `fusery ui` printed; others on it may read."""
 
-    signs_in = False
+    signs_in = False  # whether there is a page for signing in
 
     def __init__(self, name: str) -> None:
         self._name = name

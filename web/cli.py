@@ -18,7 +18,7 @@ _FILE = LocalPath(exists=True, dir_okay=False, path_type=Path)
 
 @command(
     "server",
-    rare="largest_blob role_header",
+    rare="role_header",
     document="records.trust:Listening",
     host="ADDRESS (127.0.0.1): Address to listen on.",
     port="N (8430)",
@@ -29,7 +29,6 @@ _FILE = LocalPath(exists=True, dir_okay=False, path_type=Path)
     user_header="HEADER (X-Forwarded-User): Header with the user name.",
     role_header="HEADER (): Header with the role; default: --proxy-role applies.",
     proxy_role="reader|publisher|approver|admin (reader): Role of users from a proxy.",
-    largest_blob=("BYTES: Maximum size of a pushed file.  [64 GiB]", click.IntRange(1)),
     insecure="--insecure-http: Allow tokens without TLS.",
 )
 def server(
@@ -56,7 +55,8 @@ def server(
     tls = Tls(certificate=certificate, key=key) if certificate and key else None
     secret = os.environ.get("FUSERY_PROXY_SECRET", "")
     request = TeamRequest(tls=tls, proxy_secret=secret, **options)
-    return serve_team(session.local_registry, request, ready=ready, reporter=session.reporter())
+    session.registry.upkeep.local("serve")
+    return serve_team(session.registry, request, ready=ready, reporter=session.reporter())
 
 
 @command(
@@ -101,18 +101,20 @@ def ui(
 
             webbrowser.open(once)  # its arguments are seen by all who use this machine
 
-    return serve_pages(session.local_registry, port=port, ready=ready)
+    session.registry.upkeep.local("show pages of")
+    return serve_pages(session.registry, port=port, ready=ready)
 
 
 def _save(session: Session, subject: str | None, file: Path, *, force: bool, audit: bool) -> int:
-    from fusery.cli.trail import require_free, write_document
-    from fusery.registry.errors import BadInputError
+    from fusery.cli.trail import write_document
+    from fusery.registry.errors import AlreadyExistsError, BadInputError
 
     from .saved import saved
 
     if file.suffix.lower() not in (".html", ".htm"):
         raise BadInputError(f"pages are saved as .html, not {file.name[:60]!r}", hint="--save report.html")
-    require_free(file, force=force)  # before an audit that may take an hour
+    if file.exists() and not force:  # before an audit that may take an hour
+        raise AlreadyExistsError(f"there is a file {file} already", hint="give another name, or add --force")
     report = session.registry.upkeep.audit(reporter=session.reporter()) if audit else None
     page = saved(session.registry, subject, report)
     write_document(session, file, page.decode(), form="html", force=force)

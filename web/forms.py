@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
 from typing import Annotated, Any, Literal, get_origin
@@ -197,9 +197,10 @@ def _add(routes: Routes, registry: Registry, form: Form) -> None:
     @routes.page(f"/acts/{form.name}", role=form.role)
     def ask(request: Request) -> Response:
         given = {name: text[:2_000] for name, text in request.query_params.items()}
-        return _shown(
-            request, form, given, load_recorded_values=lambda: _recorded_values(registry, form, given)
-        )
+        try:
+            return _shown(request, form, given, recorded=_recorded_values(registry, form, given))
+        except FuseryError as error:
+            return _shown(request, form, given, problem=error)
 
     @routes.add("POST", f"/acts/{form.name}", role=form.role)
     def run(request: Request, given: Sent) -> Response:
@@ -221,17 +222,13 @@ def _shown(
     form: Form,
     given: Mapping[str, str],
     *,
-    load_recorded_values: Callable[[], Mapping[str, Any]] = dict,
+    recorded: Mapping[str, Any] | None = None,
     problem: FuseryError | None = None,
 ) -> Response:
     """Return the page of a form, with given and recorded values."""
-    shown: dict[str, object] = {"act": form, "given": given, "promotion": None, "choices": ()}
-    try:
-        shown |= load_recorded_values()
-    except FuseryError as error:
-        problem = error
+    shown = {"act": form, "given": given, "promotion": None, "choices": (), "problem": problem}
     status = 200 if problem is None else status_of(problem)
-    return page(request, "act.html.j2", {**shown, "problem": problem}, status)
+    return page(request, "act.html.j2", shown | dict(recorded or {}), status)
 
 
 def _recorded_values(registry: Registry, form: Form, given: Mapping[str, str]) -> Mapping[str, Any]:
@@ -256,9 +253,7 @@ def add_key(routes: Routes, auth: LocalAuth) -> None:
     @routes.page("/enter/{key}", role=None)
     def enter(request: Request, key: str) -> Response:
         if not (auth.opens(key) or auth.opens_once(key)):
-            raise UnknownReferenceError(
-                "this URL was already used, or belongs to an earlier start", hint="fusery ui"
-            )
+            raise UnknownReferenceError("this address has expired", hint="fusery ui")
         answer = RedirectResponse("/", 303)
         answer.set_cookie(auth.cookie, auth.key, httponly=True, samesite="strict")
         return answer

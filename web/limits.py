@@ -105,14 +105,10 @@ def is_transfer(scope: Scope) -> bool:
     return scope["method"] in ("GET", "PUT") and str(scope["path"]).startswith(BLOBS)
 
 
-def is_package(scope: Scope) -> bool:
-    """Return whether a request sends or fetches a package."""
-    return str(scope["path"]).startswith(PACKAGES)
-
-
 def is_streamed(scope: Scope) -> bool:
     """Return whether a request's body is read while it is handled, and not before."""
-    return scope["method"] in ("POST", "PUT") and (is_transfer(scope) or is_package(scope))
+    is_package = str(scope["path"]).startswith(PACKAGES)
+    return scope["method"] in ("POST", "PUT") and (is_transfer(scope) or is_package)
 
 
 def largest(scope: Scope) -> int:
@@ -240,9 +236,9 @@ class Slots:
         if scope["path"] in _WITHOUT_SLOT:
             await self._handle(scope, receive, send, lambda: None)
             return
-        queue = (
-            self._transfers if is_transfer(scope) else self._packages if is_package(scope) else self._pages
-        )
+        queue = self._transfers if is_transfer(scope) else self._pages
+        if str(scope["path"]).startswith(PACKAGES):
+            queue = self._packages
         client = self._client_key(Request(scope))
         try:
             await queue.take(client)

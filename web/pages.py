@@ -132,10 +132,7 @@ def add_pages(routes: Routes, registry: Registry) -> None:
     @routes.page("/search")
     def search(request: Request, q: Annotated[str, Query(max_length=500)] = "") -> Response:
         content = registry.search(q)
-        alone = [("adapters", name) for name in content.adapters] + [
-            ("bases", name) for name in content.bases
-        ]
-        alone += [("tasks", name) for name in content.tasks] + [("fused", key) for key in content.fused]
+        alone = [(kind, name) for kind in ("adapters", "bases", "tasks", "fused") for name in content[kind]]
         if len(alone) == 1 and "text/html" in request.headers.get("accept", ""):
             [(kind, name)] = alone
             return RedirectResponse(f"/{kind}/{segment(name)}", 303)
@@ -150,4 +147,4 @@ def add_pages(routes: Routes, registry: Registry) -> None:
 
 def shown(request: Request, sheet: Sheet) -> Response:
     """Return a sheet as a page, or as JSON."""
-    return answer(request, sheet.template, sheet.found, **sheet.more)
+    return answer(request, sheet.template, sheet.content, **sheet.more)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _VERDICTS = {"PASS": "good", "DEGRADED": "warn", "LOST": "bad"}
-_KINDS = {each.__name__: each for each in (Amendment, CurvePoint, Evaluation, ModuleFidelity)}
+_KINDS = {kind.__name__: kind for kind in (Amendment, CurvePoint, Evaluation, ModuleFidelity)}
 _SEVERITIES = {"error": "bad", "warning": "warn"}
 
 

@@ -19,17 +19,18 @@ from fusery.registry import Registry
 from fusery.registry.api.operation import PAGE, Operation, operations_of
 from fusery.registry.api.resource import Resource
 from fusery.registry.api.schema import schema_of
-from fusery.registry.errors import RoleError
 from fusery.registry.record import Record
 from fusery.registry.records.release import Promotion
+from fusery.registry.records.roles import role_error
 from fusery.registry.records.trust import Role
 from fusery.registry.wire import LongText, decode, encode
 
 from .auth import (
     NOBODY,
-    Auth,
+    LocalAuth,
     NotSignedInError,
     RefusedTokenError,
+    TokenAuth,
     TooOftenError,
     peer_of,
     principal_of,
@@ -67,7 +68,7 @@ class Route:
 class Routes:
     """The routes of one application."""
 
-    def __init__(self, app: FastAPI, auth: Auth) -> None:
+    def __init__(self, app: FastAPI, auth: LocalAuth | TokenAuth) -> None:
         self.made: list[Route] = []
         self._app, self._auth = app, auth
         self._rate, self._failures = RateLimit(*RATE), RateLimit(*FAILURES)
@@ -91,6 +92,7 @@ class Routes:
         route = Route(path, method, role, record, sends, takes)
 
         def add(handler: Handler) -> Handler:
+            summary = (handler.__doc__ or handler.__name__.replace("_", " ")).partition("\n")[0]
             self._app.add_api_route(
                 path,
                 handler,
@@ -98,9 +100,7 @@ class Routes:
                 dependencies=[Depends(self._guard(role))],
                 response_model=None,
                 include_in_schema=route.described,
-                summary=(handler.__doc__ or handler.__name__.replace("_", " "))
-                .partition("\n")[0]
-                .rstrip("."),
+                summary=summary.rstrip("."),
             )
             self.made.append(route)
             return handler
@@ -134,14 +134,9 @@ class Routes:
                 _require_rate(self._rate, f"name {name}" if name else f"peer {peer_of(request)}")
             request.state.principal = principal
             if role is not None and principal.role is None:
-                raise NotSignedInError(
-                    "this needs a token", hint="fusery admin token create NAME --role reader"
-                )
+                raise NotSignedInError("no token given", hint="fusery admin token create NAME --role reader")
             if role is not None and not principal.may(role):
-                raise RoleError(
-                    f"{principal.name} has the role of {principal.role}, and this needs {role}",
-                    hint=f"ask an admin for a token with the role of {role}",
-                )
+                raise role_error(principal.name, str(principal.role), "this", role)
 
         return guard
 
@@ -176,9 +171,7 @@ def add_operations(routes: Routes, registry: Registry) -> None:
 
 def _add(routes: Routes, registry: Registry, resource: str, operation: Operation) -> None:
     model, needed = _model(resource, operation), {"limit"} if operation.pages else set[str]()
-    needed |= {
-        name for name, parameter in operation.parameters.items() if parameter.default is parameter.empty
-    }
+    needed |= {name for name, item in operation.parameters.items() if item.default is item.empty}
 
     def answer(request: Request, given: BaseModel) -> Response:
         principal = program_of(request) if operation.writes else principal_of(request)

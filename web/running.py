@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, MissingExtraError
-from fusery.registry.exchange.uploads import USUAL, UploadLimits
 from fusery.registry.records.trust import Role
 from fusery.registry.remote.address import is_loopback
 from fusery.registry.runtime.errors import AddressError
@@ -58,7 +57,6 @@ class TeamRequest:
     proxy_role: Role = "reader"
     proxy_secret: str = ""
     insecure: bool = False  # allow tokens without encryption
-    largest_blob: int | None = None  # the most bytes of a pushed file; None for the default
 
 
 def serve_team(registry: Registry, request: TeamRequest, *, ready: Ready, reporter: Reporter = SILENT) -> int:
@@ -67,8 +65,7 @@ def serve_team(registry: Registry, request: TeamRequest, *, ready: Ready, report
     networks = [_network(proxy) for proxy in request.proxies]
     if any(network.prefixlen == 0 for network in networks) and not request.proxy_secret:
         raise BadInputError(
-            "every address would be trusted as a proxy",
-            hint="name the proxies' addresses, or set FUSERY_PROXY_SECRET",
+            "every address would be a trusted proxy", hint="name addresses, or set FUSERY_PROXY_SECRET"
         )
     nobody = not networks and not any(token.state == "active" for token in registry.tokens.list())
     if is_loopback(request.host):
@@ -101,7 +98,6 @@ def serve_team(registry: Registry, request: TeamRequest, *, ready: Ready, report
             port=request.port,
             hosts=request.hosts,
             tls=request.tls,
-            uploads=USUAL if request.largest_blob is None else UploadLimits(largest=request.largest_blob),
             ready=ready,
         )
 
@@ -114,7 +110,6 @@ def serve_pages(
     port: int = 0,
     hosts: Sequence[str] = (),
     tls: Tls | None = None,
-    uploads: UploadLimits = USUAL,
     ready: Ready,
 ) -> int:
     """Serve a registry until a signal, and return the exit code."""
@@ -130,7 +125,7 @@ def serve_pages(
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
         except (OSError, ValueError) as error:
             raise BadInputError(
-                f"{tls.certificate} and {tls.key} are not a certificate and its key", hint="two PEM files"
+                f"{tls.certificate} and {tls.key} do not fit", hint="two PEM files"
             ) from error
     registry.upkeep.log(limit=1)  # an unreadable registry is an error now, and not on the first page
     registry.workspace.database.outage_seconds = OUTAGE_SECONDS
@@ -146,7 +141,7 @@ def serve_pages(
         if isinstance(auth, LocalAuth):
             entrance, once = f"{address}/enter/{auth.key}", f"{address}/enter/{auth.once}"
         server = HttpServer(
-            create_app(registry, auth, hosts=hosts, uploads=uploads),
+            create_app(registry, auth, hosts=hosts),
             lambda: ready(address, entrance, once),
             # uvicorn would trust the headers of every process of this machine; `Proxies` decides instead.
             proxy_headers=False,
@@ -180,15 +175,13 @@ def _end_what_is_left() -> None:
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """Ignore the signal that uvicorn raises again after it has ended in good order."""
-    wanted = [
-        number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    before = {number: signal.signal(number, lambda *_: None) for number in wanted}
+    wanted = [sig for sig in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(sig) is not signal.SIG_IGN]
+    before = {sig: signal.signal(sig, lambda *_: None) for sig in wanted}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
 
 
 @contextmanager
@@ -216,6 +209,4 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     try:
         return ip_network(text)
     except ValueError as error:
-        raise BadInputError(
-            f"invalid address of a proxy: {text[:60]!r}", hint="such as 10.0.0.5 or 10.0.0.0/24"
-        ) from error
+        raise BadInputError(f"invalid --proxy: {text[:60]!r}", hint="10.0.0.5 or 10.0.0.0/24") from error

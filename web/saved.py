@@ -82,23 +82,16 @@ def _pages(registry: Registry, subject: str | None) -> Iterator[Page]:
     try:
         (newest, *_) = registry.adapters.list(task=subject, sort="version:desc", limit=1)
     except (UnknownReferenceError, BadInputError):  # not a task
-        resolved_record = registry.provenance.resolve(subject)
+        record = registry.provenance.resolve(subject)
     else:
         yield from _of_task(registry, newest.task)
         held = [alias_record.adapter for alias_record in registry.aliases.list(newest.task)]
         for name in list(dict.fromkeys([*filter(None, held), newest.name]))[:MOST]:
             yield from _of_adapter(registry, name)
         return
-    if resolved_record.kind == "base":
-        raise BadInputError(
-            f"cannot report on a base model: {subject[:80]}",
-            hint=f"give a task or an adapter; list those on it: fusery list --base {resolved_record.name}",
-        )
-    name = (
-        registry.fused.fidelity(resolved_record.name).adapter
-        if resolved_record.kind == "fused"
-        else resolved_record.name
-    )
+    if record.kind == "base":
+        raise BadInputError("cannot save a base model's page", hint=f"fusery list --base {record.name}")
+    name = registry.fused.fidelity(record.name).adapter if record.kind == "fused" else record.name
     yield from _of_adapter(registry, name)
     adapter = registry.adapters.show(name)
     for alias in adapter.aliases:
@@ -116,7 +109,7 @@ def _of_task(registry: Registry, task: str) -> Iterator[Page]:
 def _of_adapter(registry: Registry, name: str) -> Iterator[Page]:
     sheet = adapter_sheet(registry, name)
     yield of_adapter(name), sheet
-    for fused_record in sheet.found["fused"][:MOST]:
+    for fused_record in sheet.content["fused"][:MOST]:
         yield f"/fused/{segment(fused_record['key'])}", fused_sheet(registry, fused_record["key"])
     yield f"/lineage/{segment(name)}", lineage_sheet(registry, name)
 
@@ -124,7 +117,7 @@ def _of_adapter(registry: Registry, name: str) -> Iterator[Page]:
 def _html(sheet: Sheet, anchor: str, anchors: dict[str, str]) -> Markup:
     """Return a page for the document: with unique ids, and without forms, pictures or links to a server."""
     values = {
-        "it": presentable(plain(dict(sheet.found))),
+        "it": presentable(plain(dict(sheet.content))),
         "principal": _READER,
         "asked": "",
         "acts": {},

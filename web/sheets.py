@@ -33,7 +33,7 @@ class Sheet:
     """The content of a page."""
 
     template: str
-    found: Mapping[str, Any]  # a record, or several by name
+    content: Mapping[str, Any]  # a record, or several by name
     more: Mapping[str, Any] = field(default_factory=dict)  # other template values, such as pictures
 
 
@@ -79,14 +79,12 @@ def task_sheet(
 
 def adapter_sheet(registry: Registry, reference: str) -> Sheet:
     """Return an adapter in full."""
-    details = registry.adapters.show(reference)
+    shown = registry.adapters.show(reference)
     section = {
-        "task": details.task,
-        "curves": [{"version": details.version, "points": [point.to_dict() for point in details.curve]}],
+        "task": shown.task,
+        "curves": [{"version": shown.version, "points": [point.to_dict() for point in shown.curve]}],
     }
-    return Sheet(
-        "adapter.html.j2", details, {"curve": curves_chart("curve", section) if details.curve else None}
-    )
+    return Sheet("adapter.html.j2", shown, {"curve": curves_chart("curve", section) if shown.curve else None})
 
 
 def alias_sheet(registry: Registry, task: str, name: str, offset: int = 0) -> Sheet:
@@ -144,16 +142,14 @@ def log_sheet(
     before: int | None = None,
 ) -> Sheet:
     """Return entries of the log, the newest first."""
-    events = registry.upkeep.log(
-        reference=reference, action=action, since=since, before=before, limit=PAGE + 1
-    )
-    shown = events[-PAGE:][::-1]
+    rows = registry.upkeep.log(reference=reference, action=action, since=since, before=before, limit=PAGE + 1)
+    shown = rows[-PAGE:][::-1]
     content = {
         "reference": reference,
         "action": action,
         "since": since,
         "events": shown,
-        "next": shown[-1].seq if len(events) > PAGE else None,
+        "next": shown[-1].seq if len(rows) > PAGE else None,
     }
     return Sheet("log.html.j2", content)
 

@@ -114,7 +114,7 @@ async def _receive(request: Request, upload: Upload) -> None:
                     await writing
                 writing, piece = asyncio.ensure_future(run_in_threadpool(upload.write, piece)), bytearray()
     finally:
-        # What has arrived is kept, and no thread writes to a closed file.
+        # Received bytes are kept, and no thread writes to a closed file.
         if writing is not None:
             await writing
         if piece and len(piece) <= upload.missing:

@@ -163,8 +163,7 @@ def _folder(
         follower = Follower(workspace, request, folder, say, refresh)
         plan = follower.plan()
         say(f"fetching {plan.base.name}")
-        (folder / "blobs").mkdir()
-        files = reading.enter_context(proven_files(workspace, plan.base, folder / "blobs", rehash_all=True))
+        files = reading.enter_context(proven_files(workspace, plan.base, folder, rehash_all=True))
         lay_out(files, folder / "base")
         follower.follow(plan)
         yield folder, follower

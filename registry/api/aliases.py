@@ -121,8 +121,7 @@ class Aliases(Resource):
         """Return the aliases with their adapters, by task and name."""
 
 
-_NAMES = 500
-"""Names in one request: they are in its address."""
+_NAMES = 500  # names in one request: they are in its address
 
 
 class Deployments(Resource):

@@ -81,21 +81,13 @@ class Exchange(Resource):
             return pull(ours, named(reference), other, **options)
         if dry_run:
             raise BadInputError(
-                f"cannot preview a pull to {self.server.url}",
-                hint="leave --dry-run out; or push from the other registry, with --dry-run",
+                f"cannot preview a pull to {self.server.url}", hint="push from the other registry"
             )
         from ..exchange.exchange import reached
 
         with self.here() as (workspace, _):
             come = pull(workspace, named(reference), other, **options)
-            done = push(
-                workspace,
-                named(reference),
-                reached(self.server),
-                fused=fused,
-                dry_run=False,
-                reporter=reporter,
-            )
+            done = push(workspace, named(reference), reached(self.server), **options)
         return replace(done, from_=come.from_)
 
     def export(
@@ -160,12 +152,10 @@ class Exchange(Resource):
         standing = named(base) if base is not None else None
         if standing is not None:
             Bases(self.workspace, self.server).show(standing, limit=0)
-        adapters, evaluations = (
-            Adapters(self.workspace, self.server),
-            Evaluations(self.workspace, self.server),
-        )
+        adapters = Adapters(self.workspace, self.server)
+        evaluations = Evaluations(self.workspace, self.server)
         done = []
-        for import_run in import_runs(
+        for run in import_runs(
             self.workspace,
             adapters.register,
             evaluations.record,
@@ -176,10 +166,8 @@ class Exchange(Resource):
             metrics=metrics,
             dry_run=dry_run,
         ):
-            reporter.say(
-                f"{import_run.run_name}: {import_run.adapter or import_run.error or import_run.path or 'all files'}"
-            )
-            done.append(import_run)
+            reporter.say(f"{run.run_name}: {run.adapter or run.error or run.path or 'all files'}")
+            done.append(run)
         return tuple(done)
 
 
@@ -233,5 +221,5 @@ class Transfers(Resource):
         return find_blob(self.workspace, require_digest(digest))
 
     def pieces(self, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
-        """Yield bytes of a blob, not verified: whoever puts it together does that."""
+        """Yield unverified bytes of a blob."""
         return self.workspace.store.span(blob, start, stop)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..records.calibrations import CalibrationReport
     from ..records.fused import AddedBase, Base, BaseDetails, Fused, FusedDetails, FusedLine
     from ..records.transfer import SentBundle
+    from ..workspace.workspace import Workspace
 
 
 class FusedModels(Resource, name="fused"):
@@ -79,18 +80,11 @@ class FusedModels(Resource, name="fused"):
         reporter: Reporter = SILENT,
     ) -> Done[Fused]:
         """Fuse many adapters, and return what became of each."""
-        from ..bundles.bulk import fuse_all, usable_names
-        from ..fusion.request import FuseRequest
+        from ..bundles.bulk import fuse_all
         from ..fusion.views import cautions
 
-        wanted = request or FuseRequest()
-        adapters = Adapters(self.workspace, self.server).list(task=task, where=where)
-        chosen = usable_names(adapters, reporter.say)
-        with self.here(*chosen, *wanted.others, reporter=reporter) as (workspace, names):
-            wanted = wanted.with_others(names[len(chosen) :])
-            done = fuse_all(
-                workspace, names[: len(chosen)], wanted, publish=publish, jobs=jobs, reporter=reporter
-            )
+        with _many(self, request, reporter, task=task, where=where) as (workspace, names, wanted):
+            done = fuse_all(workspace, names, wanted, publish=publish, jobs=jobs, reporter=reporter)
             for fused in done.made:
                 for sentence in cautions(workspace, fused, wanted):
                     reporter.say(sentence)
@@ -131,6 +125,26 @@ class FusedModels(Resource, name="fused"):
         """Return why a fuse is a hit or a miss."""
 
 
+@contextmanager
+def _many(
+    resource: Resource,
+    request: FuseRequest | None,
+    reporter: Reporter,
+    *,
+    task: str | None,
+    where: str | None,
+) -> Iterator[tuple[Workspace, list[str], FuseRequest]]:
+    """Yield a workspace with many adapters, their names there, and the request for the fuse of each."""
+    from ..bundles.bulk import usable_names
+    from ..fusion.request import FuseRequest
+
+    wanted = request or FuseRequest()
+    adapters = Adapters(resource.workspace, resource.server).list(task=task, where=where)
+    chosen = usable_names(adapters, reporter.say)
+    with resource.here(*chosen, *wanted.others, reporter=reporter) as (workspace, names):
+        yield workspace, names[: len(chosen)], wanted.with_others(names[len(chosen) :])
+
+
 class Cache(Resource):
     """The fused models on this machine."""
 
@@ -159,7 +173,7 @@ class Cache(Resource):
 
 
 class Bundles(Resource):
-    """What is shipped of adapters."""
+    """Deployable bundles of adapters."""
 
     @runs("bundles.materialize:materialize", here=True)
     def materialize(
@@ -191,18 +205,14 @@ class Bundles(Resource):
         reporter: Reporter = SILENT,
     ) -> Done[Materialized]:
         """Write bundles of many adapters, and return what became of each."""
-        from ..bundles.bulk import materialize_all, usable_names
-        from ..fusion.request import FuseRequest
+        from ..bundles.bulk import materialize_all
 
-        wanted = request or FuseRequest()
-        adapters = Adapters(self.workspace, self.server).list(task=task, where=where)
-        chosen = usable_names(adapters, reporter.say)
-        with self.here(*chosen, *wanted.others, reporter=reporter) as (workspace, names):
+        with _many(self, request, reporter, task=task, where=where) as (workspace, names, wanted):
             return materialize_all(
                 workspace,
-                names[: len(chosen)],
+                names,
                 str(pattern),
-                wanted.with_others(names[len(chosen) :]),
+                wanted,
                 target=target,
                 force=force,
                 content=content,
@@ -244,8 +254,7 @@ class Bases(Resource):
 
         if reference and self.server is not None:
             raise BadInputError(
-                f"{self.server.url} cannot keep a base model by reference to a local folder",
-                hint="leave out --reference",
+                "a server's base model cannot be kept by reference", hint="leave out --reference"
             )
         with self.here(reporter=reporter) as (workspace, _):
             return add_base(
@@ -264,10 +273,7 @@ class Bases(Resource):
 
         @contextmanager
         def files() -> Iterator[Path]:
-            with (
-                self.here(base.name) as (workspace, [local_name]),
-                base_folder(workspace, local_name) as folder,
-            ):
+            with self.here(base.name) as (workspace, [own]), base_folder(workspace, own) as folder:
                 yield folder
 
         return KnownBase(base.name, frozenset(base.names), files)

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PAGE = 1_000
-"""The most records of one response with a list; the client requests longer lists page by page."""
+PAGE = 1_000  # the most records of one response with a list; the client requests longer lists page by page
 
 
 class Paging(NamedTuple):
@@ -119,10 +118,8 @@ class Operation:
             records = [*page, *records] if newest else [*records, *page]
             if len(page) < size or len(records) == most:
                 return records
-            given = {
-                **given,
-                key: getattr(page[0 if newest else -1], field) if field else start + len(records),
-            }
+            last = page[0 if newest else -1]
+            given = {**given, key: getattr(last, field) if field else start + len(records)}
 
 
 def operation(
@@ -186,15 +183,9 @@ def _checked_imports(name: str) -> Mapping[str, tuple[str, str]]:
     """Return the imports of a module under `TYPE_CHECKING`: local name to module and name."""
     module, imports = sys.modules[name], dict[str, tuple[str, str]]()
     for block in ast.parse(inspect.getsource(module)).body:
-        if (
-            isinstance(block, ast.If)
-            and isinstance(block.test, ast.Name)
-            and block.test.id == "TYPE_CHECKING"
-        ):
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
             for node in block.body:
                 assert isinstance(node, ast.ImportFrom)
-                source = importlib.util.resolve_name(
-                    "." * node.level + (node.module or ""), module.__package__
-                )
-                imports |= {alias.asname or alias.name: (source, alias.name) for alias in node.names}
+                path = importlib.util.resolve_name("." * node.level + (node.module or ""), module.__package__)
+                imports |= {alias.asname or alias.name: (path, alias.name) for alias in node.names}
     return imports

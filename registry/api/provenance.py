@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..provenance.identified import Identified
     from ..provenance.verify import KeyChecker
     from ..records.graph import Graph
-    from ..records.transfer import Candidates, Found, Resolved, Sought
+    from ..records.transfer import Candidates, Resolved, SearchResults, Sought
 
 
 class Provenance(Resource):
@@ -55,7 +55,7 @@ class Provenance(Resource):
 
     @operation("reader")
     @runs("catalog.listing:search")
-    def search(self, text: str) -> Found:
+    def search(self, text: str) -> SearchResults:
         """Search records by name or digest."""
 
     def attest(
@@ -92,7 +92,7 @@ class Provenance(Resource):
         from .trust import Trust
 
         if self.server is None:
-            found = identify(self.workspace, path, reporter=reporter)
+            match = identify(self.workspace, path, reporter=reporter)
         else:
             from ..provenance.candidates import in_parts, sought
             from ..records.bundles import record_sent
@@ -102,15 +102,15 @@ class Provenance(Resource):
             with self.here(*names, send=False) as (workspace, _):
                 for bundle in dict.fromkeys(bundle for answer in answers for bundle in answer.bundles):
                     record_sent(workspace, bundle)
-                found = identify(workspace, path, reporter=reporter)
+                match = identify(workspace, path, reporter=reporter)
         result = verify_on_record(
             Trust(self.workspace, self.server),
             Path(path).expanduser(),
             signature=Path(signature) if signature is not None else None,
             checkers=checkers,
-            digests={file.path: Digest(file.sha256) for file in found.files},
+            digests={file.path: Digest(file.sha256) for file in match.files},
         )
-        return replace(found, intact=found.intact and result.verdict != "differs", verification=result)
+        return replace(match, intact=match.intact and result.verdict != "differs", verification=result)
 
     @operation("reader", writes=True)
     @runs("provenance.candidates:candidates")

@@ -23,7 +23,7 @@ from .upkeep import Upkeep, Webhooks
 if TYPE_CHECKING:
     from ..adapters.render import Form
     from ..records.renderings import LocalFolder
-    from ..records.transfer import Found
+    from ..records.transfer import SearchResults
     from ..remote.server import Server
 
 
@@ -83,7 +83,7 @@ class Registry:
         return cls(Workspace(Settings.load(Path(named) if named else None)))
 
     def acting(self, name: str, *, authenticated: bool = True, role: str = "") -> Registry:
-        """Return this registry under another name, for a server that acts for whoever asks."""
+        """Return this registry acting under a client's name and role."""
         return Registry(self.workspace.acting(name, authenticated=authenticated, role=role))
 
     def __repr__(self) -> str:
@@ -125,7 +125,7 @@ class Registry:
         settings = self.workspace.settings
         return str(settings.home), display_url(settings.store)
 
-    def search(self, text: str) -> Found:
+    def search(self, text: str) -> SearchResults:
         """Search records by name or digest."""
         return self.provenance.search(text)
 

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 
-Named = str | Record
-"""A reference: a string as on the command line, or a record that has a name."""
+Named = str | Record  # a reference: a string as on the command line, or a record that has a name
 
 
 def named(reference: Named) -> str:
@@ -36,9 +35,7 @@ def named(reference: Named) -> str:
         return reference
     if isinstance(reference, Record) and reference.REFERENCE:
         return str(getattr(reference, reference.REFERENCE))
-    raise BadInputError(
-        f"invalid reference: {type(reference).__name__}", hint="pass a string or a record of list()"
-    )
+    raise BadInputError(f"invalid reference: {type(reference).__name__}", hint="pass a string or a record")
 
 
 def reference_texts(references: Sequence[Named] | Named) -> list[str]:
@@ -51,9 +48,7 @@ def text_for_log(text: str) -> str:
     """Return a reason or note for the log, after validation."""
     if is_keepable(text):
         return text
-    raise BadInputError(
-        f"invalid text: {text[:60]!r} (it contains NUL or a lone surrogate)", hint="remove it"
-    )
+    raise BadInputError(f"invalid text: {text[:60]!r} (NUL or a lone surrogate in it)", hint="remove it")
 
 
 def require_digest(text: str) -> Digest:
@@ -84,9 +79,7 @@ class Resource:
         """Return the workspace of a local registry."""
         if self.server is None:
             return self.workspace
-        raise BadInputError(
-            f"cannot {what} a server's registry from here", hint="run the command where the server runs"
-        )
+        raise BadInputError(f"cannot {what} a server's registry from here", hint="run it on the server")
 
     @contextmanager
     def here(
@@ -123,11 +116,11 @@ class Resource:
             progress=reporter.progress,
             send=send,
         ):
-            for name, found in zip(names, wanted, strict=True):  # an alias holds here what it holds there
-                if found.kind == "adapter" and "#" in name and found.yanked:
+            for name, record in zip(names, wanted, strict=True):  # an alias holds here what it holds there
+                if record.kind == "adapter" and "#" in name and record.yanked:
                     self._remove_alias(name)
-                elif found.kind == "adapter" and "#" in name:
-                    set_alias(self.workspace, name.strip().casefold(), found.name)
+                elif record.kind == "adapter" and "#" in name:
+                    set_alias(self.workspace, name.strip().casefold(), record.name)
             yield self.workspace, [record.name for record in wanted]
 
     def _remove_alias(self, reference: str) -> None:

@@ -39,8 +39,6 @@ def _shape(kind: Any) -> Any:
         return str
     if hasattr(kind, "__supertype__"):
         return _shape(kind.__supertype__)
-    if hasattr(kind, "__value__"):
-        return _shape(kind.__value__)
     if origin in (Union, UnionType):
         return Union[tuple(_shape(arg) for arg in args)]  # noqa: UP007 -- made from a tuple
     if origin is Counter:

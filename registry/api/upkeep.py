@@ -225,9 +225,7 @@ class Webhooks(Resource):
         """Add a webhook, and return it with its key."""
         from ..webhooks.hooks import add
 
-        return add(
-            self.workspace, url, _several(actions), tasks=_several(tasks), name=name, private=allow_private
-        )
+        return add(self.workspace, url, _list(actions), tasks=_list(tasks), name=name, private=allow_private)
 
     @operation("admin")
     @runs("webhooks.hooks:list_hooks")
@@ -249,21 +247,9 @@ class Webhooks(Resource):
     def key(self, name: str) -> WebhookKey:
         """Return the key with which a receiver verifies events."""
 
-    def deliver(
-        self, name: str | None = None, *, stop: threading.Event | None = None, reporter: Reporter = SILENT
-    ) -> Sequence[WebhookDeliveries]:
-        """Deliver what is due, and return what became of it."""
-        if stop is None:
-            return self._deliver(name, reporter=reporter)
-        from ..webhooks.delivering import deliver
-
-        return deliver(self.local("deliver webhooks of"), name, stop=stop, reporter=reporter)
-
     @operation("admin", writes=True)
     @runs("webhooks.delivering:deliver")
-    def _deliver(
-        self, name: str | None = None, *, reporter: Reporter = SILENT
-    ) -> Sequence[WebhookDeliveries]:
+    def deliver(self, name: str | None = None, *, reporter: Reporter = SILENT) -> Sequence[WebhookDeliveries]:
         """Deliver the due events, and return the results."""
 
     @runs("webhooks.delivering:run", local="deliver webhooks of")
@@ -281,5 +267,5 @@ class Webhooks(Resource):
         """Skip the first pending event of a webhook, and return it."""
 
 
-def _several(patterns: Sequence[str] | str) -> Sequence[str]:
+def _list(patterns: Sequence[str] | str) -> Sequence[str]:
     return [patterns] if isinstance(patterns, str) else patterns

@@ -145,8 +145,7 @@ def adapters_source(
         architecture = recorded_architecture(onto)
     require_forms(workspace, plan)
     with workspace.cache.scratch() as scratch:
-        (scratch / "base").mkdir()
-        model = Files(locate_files(workspace, onto, scratch / "base"), manifest) if with_base else None
+        model = Files(locate_files(workspace, onto, scratch), manifest) if with_base else None
         bundled = []
         for number, adapter in enumerate(rows):
             files = fetch_form(workspace, adapter, form, scratch / f"adapter-{number}")

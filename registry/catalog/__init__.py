@@ -1,4 +1,1 @@
-"""Reading what is on record.
-
-Lists and pages of adapters, one adapter in full, the log, and comparisons.
-"""
+"""Read the records: lists and pages of adapters, one adapter in full, the log, and comparisons."""

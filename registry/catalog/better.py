@@ -29,10 +29,8 @@ class _Measure:
         return "validation loss" if self.metric == VAL_LOSS else self.metric
 
     def best_and_next(self) -> tuple[int, int]:
-        first, second, *_ = sorted(
-            range(len(self.values)), key=lambda index: self.values[index], reverse=self.higher
-        )
-        return first, second
+        order = sorted(range(len(self.values)), key=self.values.__getitem__, reverse=self.higher)
+        return order[0], order[1]
 
     def decides(self) -> bool:
         """Whether the best value differs from the next by more than twice the standard error of the difference."""

@@ -22,9 +22,7 @@ from ..workspace.workspace import Workspace
 from .better import better_of
 from .show import full_records, fused_lines, show_adapter
 
-_SHOWN_ABOVE = frozenset(
-    {"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"}
-)
+_IN_RECORD = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"})
 
 
 def diff_adapters(workspace: Workspace, a: str, b: str) -> WeightsDifference:
@@ -33,15 +31,14 @@ def diff_adapters(workspace: Workspace, a: str, b: str) -> WeightsDifference:
     from ..comparison.modules import open_registered, overall
 
     left, right = show_adapter(workspace, a), show_adapter(workspace, b)
+    if left.base != right.base:
+        raise BadInputError(
+            f"cannot compare updates of different weights: {left.name} is on {left.base}, {right.name} on {right.base}",
+            hint=f"fusery diff {left.name} {right.name}  compares their records",
+        )
     changed = {field: values for field, values in fields([left, right]).items() if values[0] != values[1]}
     with workspace.database.read() as session:
         adapters = [resolve_adapter(session, adapter.name) for adapter in (left, right)]
-        if len({adapter.base_id for adapter in adapters}) > 1:
-            raise BadInputError(
-                f"{left.name} is on {left.base} and {right.name} on {right.base}: updates of different weights cannot be "
-                "compared",
-                hint=f"fusery diff {left.name} {right.name}  compares their records",
-            )
         for adapter in adapters:
             adapter.manifest.files  # noqa: B018 -- loaded now: the session ends here
     with open_registered(workspace, adapters) as (ours, theirs):
@@ -61,28 +58,25 @@ def diff_adapters(workspace: Workspace, a: str, b: str) -> WeightsDifference:
 
 def amended_in(field: str, *adapters: AdapterDetails) -> tuple[str, ...]:
     """Return the names of the adapters in which a field was amended; `tags` are one field here."""
-    prefix = "tag." if field == "tags" else None
-    return tuple(
-        adapter.name
-        for adapter in adapters
-        if any(
-            amendment.field == field or (prefix and amendment.field.startswith(prefix))
-            for amendment in adapter.amendments
-        )
-    )
+
+    def is_amended(adapter: AdapterDetails) -> bool:
+        names = [amendment.field for amendment in adapter.amendments]
+        return field in names or (field == "tags" and any(name.startswith("tag.") for name in names))
+
+    return tuple(adapter.name for adapter in adapters if is_amended(adapter))
 
 
 def fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
     """Return what can be compared of adapters: each field of the record and of the training with a value for each."""
-    values_by_field: dict[str, tuple[object, ...]] = {
+    table: dict[str, tuple[object, ...]] = {
         field: tuple(adapter[field] for adapter in adapters) for field in compared(AdapterDetails)
     }
     if any(whole := tuple(map(_whole, adapters))):
-        values_by_field["whole_tensors"] = whole
+        table["whole_tensors"] = whole
     training = [_flat(adapter.training, "training") for adapter in adapters]
-    for field in sorted({field for flat in training for field in flat} - _SHOWN_ABOVE):
-        values_by_field[field] = tuple(flat.get(field) for flat in training)
-    return values_by_field
+    for field in sorted({field for flat in training for field in flat} - _IN_RECORD):
+        table[field] = tuple(flat.get(field) for flat in training)
+    return table
 
 
 def _whole(adapter: AdapterDetails) -> str | None:
@@ -100,8 +94,7 @@ def _flat(value: Mapping[str, object], prefix: str) -> dict[str, object]:
     return flat
 
 
-MOST = 50
-"""Adapters that one table compares."""
+MOST = 50  # adapters that one table compares
 
 
 def compare_adapters(workspace: Workspace, references: Sequence[str]) -> ComparedAdapters:
@@ -109,30 +102,26 @@ def compare_adapters(workspace: Workspace, references: Sequence[str]) -> Compare
     with workspace.database.read() as session:
         chosen = _chosen(session, references)
         lines = fused_lines(session, chosen, fused_by_adapter(session, chosen))
-        made = {number: {"fused": each} for number, each in lines.items()}
+        made = {number: {"fused": models} for number, models in lines.items()}
         details = full_records(session, chosen, made)
     names = tuple(adapter.name for adapter in details)
     newest = [adapter.fused[-1] if adapter.fused else None for adapter in details]
-    values_by_field = fields(details) | _measured_fields(details)
+    table = fields(details) | _measured_fields(details)
     for field in compared(FusedLine):
-        values_by_field[f"fused.{field}"] = tuple(None if line is None else line[field] for line in newest)
+        table[f"fused.{field}"] = tuple(None if line is None else line[field] for line in newest)
     for field in compared(Fidelity):
-        values_by_field[f"fused.{field}"] = tuple(
-            None if line is None else line.fidelity[field] for line in newest
-        )
-    curves = {adapter.name: adapter.curve for adapter in details}
+        table[f"fused.{field}"] = tuple(None if line is None else line.fidelity[field] for line in newest)
+    alike = {
+        field: values[0] for field, values in table.items() if all(value == values[0] for value in values)
+    }
     return ComparedAdapters(
         adapters=names,
         better=better_of(details),
-        differs={field: values for field, values in values_by_field.items() if not _alike(values)},
-        same={
-            field: values[0]
-            for field, values in values_by_field.items()
-            if _alike(values) and values[0] is not None
-        },
+        differs={field: values for field, values in table.items() if field not in alike},
+        same={field: value for field, value in alike.items() if value is not None},
         findings=tuple(_not_comparable(details)),
-        amended={field: within for field in values_by_field if (within := amended_in(field, *details))},
-        curves=curves,
+        amended={field: within for field in table if (within := amended_in(field, *details))},
+        curves={adapter.name: adapter.curve for adapter in details},
         withdrawals={adapter.name: adapter.withdrawals for adapter in details},
         plot=None,
     )
@@ -146,13 +135,12 @@ def _chosen(session: Session, references: Sequence[str]) -> list[tables.AdapterR
         query.where(task.name.in_({text.strip().casefold() for text in references}))
     ):
         versions.setdefault(name, []).append(version)
-    wanted = [each for text in references for each in versions.get(text.strip().casefold(), [text])]
+    wanted = [name for text in references for name in versions.get(text.strip().casefold(), [text])]
     if len(wanted) > MOST:
         raise BadInputError(
-            f"{len(wanted)} adapters are too many for one table",
-            hint=f"at most {MOST}, such as TASK@1 TASK@2; fusery log TASK lists all",
+            f"too many adapters: {len(wanted)} (at most {MOST})", hint="fusery diff TASK@1 TASK@2"
         )
-    # What is called by its name, as most are, takes one question for all.
+    # Adapters given by name take one query together.
     in_full = load_adapters(in_full=True)
     named = in_full.where(adapter.name.in_({text.strip() for text in wanted}))
     adapters_by_name = {row.name: row for row in session.scalars(named).unique()}
@@ -160,14 +148,9 @@ def _chosen(session: Session, references: Sequence[str]) -> list[tables.AdapterR
     adapters_by_id = {row.id: row for row in rows}
     if len(adapters_by_id) < 2:
         raise BadInputError(
-            "comparing takes two different adapters or more",
-            hint="fusery diff REF REF..., or TASK for all its versions; of one: fusery show REF",
+            "give two different adapters or more", hint="fusery diff REF REF, or fusery show REF"
         )
     return list(adapters_by_id.values())
-
-
-def _alike(values: Sequence[object]) -> bool:
-    return all(value == values[0] for value in values)
 
 
 def _measured_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
@@ -177,14 +160,12 @@ def _measured_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[obje
     ]
     keys = {key: keyed_evaluation for values in newest for key, keyed_evaluation in values.items()}
     several = [name for name, count in Counter(name for name, _ in keys).items() if count > 1]
-    values_by_field: dict[str, tuple[object, ...]] = {}
+    table: dict[str, tuple[object, ...]] = {}
     for key, keyed_evaluation in sorted(keys.items(), key=lambda pair: (pair[0][0], str(pair[0][1]))):
         on = f" ({setting_of(keyed_evaluation, seed=False)})" if key[0] in several else ""
         measured = (values.get(key) for values in newest)
-        values_by_field[f"{METRIC}{key[0]}{on}"] = tuple(
-            None if one is None else one.value for one in measured
-        )
-    return values_by_field
+        table[f"{METRIC}{key[0]}{on}"] = tuple(None if one is None else one.value for one in measured)
+    return table
 
 
 def _not_comparable(adapters: Sequence[AdapterDetails]) -> Iterator[NotComparable]:
@@ -202,10 +183,7 @@ def _not_comparable(adapters: Sequence[AdapterDetails]) -> Iterator[NotComparabl
             code = mismatch(theirs[-1], values[-1])
             if code is None or any(comparable(own_evaluation) in settings for own_evaluation in values):
                 continue
-            on = (
-                setting_of(last_evaluation, seed=False) or "undeclared data"
-                for last_evaluation in (theirs[-1], values[-1])
-            )
+            on = (setting_of(last, seed=False) or "undeclared data" for last in (theirs[-1], values[-1]))
             of = " and of ".join(f"{one} on {what}" for one, what in zip((first, name), on, strict=True))
             yield NotComparable(
                 code=code, metric=metric, adapters=(first, name), why=f"{metric} was measured of {of}"

@@ -25,9 +25,7 @@ from .event_texts import names_of, summary_of
 if TYPE_CHECKING:
     from ..records.references import Thing
 
-_FREE_TEXTS = frozenset({"reason", "reasons", "note", "path"})
-"""What people wrote: a name in it is not the thing itself."""
-
+_FREE_TEXTS = frozenset({"reason", "reasons", "note", "path"})  # a name in these mentions no record
 _ADAPTER = "adapter"
 _APPROVALS = ("adapter.approved", "adapter.unapproved")
 
@@ -68,22 +66,14 @@ def read_log(
 
 def events_of(session: Session, rows: Sequence[tables.EventRow]) -> list[Event]:
     """Return the records of entries."""
-    names = names_of(session, rows)
-    details = {row.seq: json.loads(row.detail) for row in rows}
-    return [
-        Event.from_row(
-            row,
-            kind=row.subject_kind,
-            name=names[row.seq],
-            summary=summary_of(row.action, details[row.seq]),
-            detail=details[row.seq],
-            records=tuple(
-                WrittenRecord(kind=kind, name=name, digest=digest)
-                for kind, _, name, digest in json.loads(row.seals or "[]")
-            ),
-        )
-        for row in rows
-    ]
+    names, records = names_of(session, rows), list[Event]()
+    for row in rows:
+        detail, seals = json.loads(row.detail), json.loads(row.seals or "[]")
+        written = (WrittenRecord(kind=kind, name=name, digest=digest) for kind, _, name, digest in seals)
+        values = {"kind": row.subject_kind, "name": names[row.seq], "detail": detail}
+        summary = summary_of(row.action, detail)
+        records.append(Event.from_row(row, **values, summary=summary, records=tuple(written)))
+    return records
 
 
 @dataclass(frozen=True, slots=True)

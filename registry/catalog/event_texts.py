@@ -16,8 +16,7 @@ from ..database.events import ACTIONS
 from ..engine.verdict import share_in_words
 from ..records.fused_rows import label_of
 
-_NAMED = frozenset({"adapter", "alias", "deployment", "key", "webhook"})
-"""Kinds of subjects that the log calls by their names."""
+_NAMED = frozenset({"adapter", "alias", "deployment", "key", "webhook"})  # subjects that the log names
 
 Detail = Mapping[str, Any]
 
@@ -27,10 +26,14 @@ def names_of(session: Session, events: Sequence[tables.EventRow]) -> dict[int, s
     wanted: dict[str, set[str]] = defaultdict(set)
     for event in events:
         wanted[event.subject_kind].add(event.subject)
-    names = {"blob": _blobs(session, wanted["blob"])}
+    names = dict[str, dict[str, str]]()
     for kind, (column, name_of) in _NAMES.items():
         # Most entries about adapters have a name themselves, and need no question.
-        digests = {each for each in wanted[kind] if len(each) == 64 and not each.strip("0123456789abcdef")}
+        digests = {
+            subject
+            for subject in wanted[kind]
+            if len(subject) == 64 and not subject.strip("0123456789abcdef")
+        }
         names[kind] = {
             getattr(row, column.key): name_of(row)
             for some in batches(sorted(digests))
@@ -38,7 +41,7 @@ def names_of(session: Session, events: Sequence[tables.EventRow]) -> dict[int, s
                 select(column.class_).where(column.in_(some)).order_by(column.class_.id)
             )
         }
-    found = dict[int, str | None]()
+    by_number = dict[int, str | None]()
     for event in events:
         kind, detail = event.subject_kind, json.loads(event.detail)
         name = names.get(kind, {}).get(event.subject) or (event.subject if kind in _NAMED else None)
@@ -47,8 +50,8 @@ def names_of(session: Session, events: Sequence[tables.EventRow]) -> dict[int, s
             name = f"{detail['target']} {detail['path']}"
         elif kind == "fused":
             name = name or detail.get("label") or detail.get("adapter")
-        found[event.seq] = name or (kind if kind == "registry" else None)
-    return found
+        by_number[event.seq] = name or (kind if kind == "registry" else None)
+    return by_number
 
 
 _NAMES: Mapping[str, tuple[Any, Callable[[Any], str]]] = {
@@ -61,27 +64,11 @@ _NAMES: Mapping[str, tuple[Any, Callable[[Any], str]]] = {
 """By kind: the column with the digest that the log calls a subject by, and the name of a row."""
 
 
-def _blobs(session: Session, digests: set[str]) -> dict[str, str]:
-    from ..provenance.owners import owners_of
-
-    files: dict[str, tables.ManifestFileRow] = {}
-    for chosen in batches(sorted(digests)):
-        query = select(tables.ManifestFileRow).where(tables.ManifestFileRow.sha256.in_(chosen))
-        for file in session.scalars(query.order_by(tables.ManifestFileRow.manifest_id)):
-            files.setdefault(file.sha256, file)
-    owners = owners_of(session, {file.manifest_id for file in files.values()})
-    return {
-        digest: f"{file.path} of {owners[file.manifest_id][0].title}"
-        for digest, file in files.items()
-        if owners.get(file.manifest_id)
-    }
-
-
 def summary_of(action: str, detail: Detail) -> str:
     """Return an entry in words: its own, or else the meaning of its action."""
     tell = _TELLS.get(action, "")
-    known = defaultdict(lambda: None, detail)
-    first = tell.format_map(known) if isinstance(tell, str) else tell(detail)
+    details = defaultdict(lambda: None, detail)
+    first = tell.format_map(details) if isinstance(tell, str) else tell(detail)
     reason = str(detail.get("reason") or detail.get("note") or "")
     parts = (first, "" if reason in str(first) else reason)
     return "; ".join(str(part) for part in parts if part) or ACTIONS.get(action, "")
@@ -104,8 +91,8 @@ def _name(stated: Any) -> str:
 
 def _amended(detail: Detail) -> str:
     return ", ".join(
-        f"{each.get('field')} {json.dumps(each.get('from'))} -> {json.dumps(each.get('to'))}"
-        for each in detail.get("changes") or ()
+        f"{change.get('field')} {json.dumps(change.get('from'))} -> {json.dumps(change.get('to'))}"
+        for change in detail.get("changes") or ()
     )
 
 
@@ -115,8 +102,7 @@ def _evaluated(detail: Detail) -> str:
     return ", ".join(words + ([f"and {len(metrics) - _SHOWN} more"] if len(metrics) > _SHOWN else []))
 
 
-_SHOWN = 3
-"""Metrics that a line of the log names."""
+_SHOWN = 3  # metrics that a line of the log names
 
 
 def _repaired(detail: Detail) -> str:
@@ -132,11 +118,9 @@ def _proved(detail: Detail) -> str:
 
 
 def _trusted(detail: Detail) -> str:
-    counts = [
-        ", ".join(detail.get("aliases", ())),
-        "fused models of other registries" if detail.get("fused") else "",
-    ]
-    return f"for {' and '.join(filter(None, counts))}" if any(counts) else ""
+    purposes = [", ".join(detail.get("aliases", ()))]
+    purposes += ["fused models of other registries"] if detail.get("fused") else []
+    return f"for {' and '.join(filter(None, purposes))}" if any(purposes) else ""
 
 
 def _measured(detail: Detail) -> str:
@@ -168,18 +152,19 @@ def _received(detail: Detail) -> str:
     return f"{', '.join(detail.get('added') or ()) or 'whole'} from {origin.get('registry')}"
 
 
-_SIGNED = "with the key {key_id!s:.12}"
-_RAN = "{of} {name}"
 _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
+    **{f"{kind}.received": _received for kind in ("adapter", "base", "calibration", "fused")},
+    **{f"{kind}.signed": "with the key {key_id!s:.12}" for kind in ("adapter", "bundle", "fused")},
+    **{f"deployment.{what}": "{of} {name}" for what in ("ended", "recorded", "refused")},
+    **dict.fromkeys(("adapter.evaluated", "adapter.evaluation_withdrawn"), _evaluated),
+    **dict.fromkeys(("adapter.approved", "adapter.unapproved"), _approved),
+    **dict.fromkeys(("blob.repaired", "fused.repaired"), _repaired),
+    **dict.fromkeys(("fused.confirmed", "fused.refuted"), _proved),
+    **dict.fromkeys(("rules.removed", "rules.set"), _ruled),
+    **dict.fromkeys(("webhook.added", "webhook.removed"), _sent),
     "adapter.amended": _amended,
-    "adapter.approved": _approved,
-    "adapter.evaluated": _evaluated,
-    "adapter.evaluation_withdrawn": _evaluated,
     "adapter.exported": "{target} to {path}",
-    "adapter.received": _received,
     "adapter.registered": _registered,
-    "adapter.unapproved": _approved,
-    "adapter.signed": _SIGNED,
     "alias.confirmed": lambda detail: (
         f"{_name(detail.get('to'))} holds it still, and was judged once more by what is amended"
     ),
@@ -188,39 +173,23 @@ _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "base.added": "{name} from {source}",
     "base.calibrated": "{prompts}, {tokens} tokens",
     "base.calibration_chosen": "{prompts}, {calibration!s:.12}",
-    "base.received": _received,
     "base.related": "{name} and {other_name} are forms of one model",
     "base.recognised": "{name} holds the same as the base {same_as!s:.12}",
     "blob.quarantined": "moved to {moved_to}",
-    "blob.repaired": _repaired,
-    "bundle.signed": _SIGNED,
     "bundle.written": lambda detail: ", ".join(
         str(name) for name in detail.get("adapters") or [detail.get("adapter")] if name
     ),
-    "calibration.received": _received,
-    "deployment.ended": _RAN,
-    "deployment.recorded": _RAN,
-    "deployment.refused": _RAN,
     "fuse.fitted": "into {budget} times the base's size",
     "fuse.refused": lambda detail: f"not published: {_reason(detail)}",
     "fuse.tried": lambda detail: f"the next format was tried: {_reason(detail)}",
-    "fused.confirmed": _proved,
     "fused.made": _measured,
     "fused.published": "{bytes} bytes to the store",
-    "fused.received": _received,
-    "fused.refuted": _proved,
-    "fused.repaired": _repaired,
-    "fused.signed": _SIGNED,
     "key.trusted": _trusted,
     "registry.made": "its files are in {store}",
-    "rules.removed": _ruled,
-    "rules.set": _ruled,
     "registry.indexed": "{tensors} tensors of {name}, for identify",
     "store.collected": "{removed} removed, {freed_bytes} bytes",
     "token.created": lambda detail: (
         f"as {detail.get('role')}, until {detail.get('expires') or 'it is revoked'}"
     ),
-    "webhook.added": _sent,
-    "webhook.removed": _sent,
     "webhook.skipped": "entry {seq}, {action}",
 }

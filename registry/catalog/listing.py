@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, Subquery, false, func, or_, select, union_all
-from sqlalchemy.orm import Session, aliased, joinedload, selectinload
+from sqlalchemy.orm import Session, joinedload, selectinload
 
 from fusery.storage.plaintext import is_keepable
 
@@ -21,8 +21,8 @@ from ..records.adapter import Adapter, Version
 from ..records.evaluation import METRIC, parse_metric
 from ..records.fused import Base, BaseDetails
 from ..records.references import begins_with, digest_prefix, load_adapters, named_by, resolve_base
-from ..records.transfer import Found
-from ..records.views import adapter_records, base_record, is_newest, newest_values
+from ..records.transfer import SearchResults
+from ..records.views import adapter_records, base_record, newest_value, newest_values
 from ..workspace.workspace import Workspace
 
 SORTABLE: Mapping[str, Any] = {
@@ -31,9 +31,7 @@ SORTABLE: Mapping[str, Any] = {
 """Fields that `list` can sort by."""
 
 MOST_SORT_FIELDS = 8
-
-FEW = 2_000
-"""Adapters that are sooner sorted than a page of them found among all others."""
+FEW = 2_000  # adapters that are sooner sorted than a page of them is found among all others
 
 
 class _Key(NamedTuple):
@@ -41,8 +39,6 @@ class _Key(NamedTuple):
     column: Any
     descending: bool
     nullable: bool
-    joined: Any = None
-    on: Any = None
 
     def order(self, column: Any) -> ColumnElement[Any]:
         """Return how to sort by it, given where its values are; those without a value come last."""
@@ -81,17 +77,16 @@ class Page:
     def query(self, offset: int, limit: int | None) -> Select[tables.AdapterRow]:
         """Return the query for the adapters of a page, with everything their views need."""
         if limit is None:
-            query = self._joined(load_adapters()).where(*self._filters)
+            query = load_adapters().where(*self._filters)
             return query.order_by(*self._order()).offset(offset or None)
         page = self._page(offset, limit)
         # By the page's own columns, or the database might walk an index of all adapters once more.
         return load_adapters().join(page, page.c.id == tables.AdapterRow.id).order_by(*self._order(page.c))
 
     def _page(self, offset: int, limit: int) -> Subquery:
-        """Return the query for a page: ids, and what they are sorted by.
+        """Return the query for a page: ids and sort values.
 
-        Those without a value of the first field are found apart, because an index has them at one end for both
-        directions.
+        Adapters without a value of the first field are a query of their own: an index has them at one end.
         """
         first = self._keys[0]
         if self._sorts_all or not first.nullable:
@@ -104,18 +99,11 @@ class Page:
 
     def _ids(self, order: list[ColumnElement[Any]]) -> Select[Any]:
         columns = {"id": tables.AdapterRow.id, **{key.name: key.column.label(key.name) for key in self._keys}}
-        query = self._joined(select(*columns.values()).select_from(tables.AdapterRow)).order_by(*order)
-        filters = self._filters
+        query, filters = select(*columns.values()).select_from(tables.AdapterRow), self._filters
         if not self._sorts_all and self._session.get_bind().dialect.name == "sqlite":
             # In this form SQLite, which does not count what fits, uses no index for it.
             filters = [func.coalesce(fits, false()) for fits in filters]
-        return query.where(*filters)
-
-    def _joined(self, query: Select[Any]) -> Select[Any]:
-        for key in self._keys:
-            if key.joined is not None:
-                query = query.outerjoin(key.joined, key.on)
-        return query
+        return query.where(*filters).order_by(*order)
 
     def _order(self, where: Any = None, *, plain: bool = False) -> list[ColumnElement[Any]]:
         order: list[ColumnElement[Any]] = []
@@ -137,9 +125,7 @@ class Page:
 def _keys(sort: str) -> list[_Key]:
     fields = sort.split(",")
     if len(fields) > MOST_SORT_FIELDS:
-        raise BadInputError(
-            f"{len(fields)} fields to sort by are too many", hint=f"at most {MOST_SORT_FIELDS}"
-        )
+        raise BadInputError(f"too many fields to sort by: {len(fields)}", hint=f"at most {MOST_SORT_FIELDS}")
     return [_key(text.strip(), f"key_{number}") for number, text in enumerate(fields)]
 
 
@@ -148,8 +134,7 @@ def _key(text: str, name: str) -> _Key:
     if not colon or direction not in ("asc", "desc"):  # names of metrics may have a colon
         field, direction = text, ""
     if field.startswith(METRIC):
-        metric, row = parse_metric(field.removeprefix(METRIC)), aliased(tables.EvaluationRow)
-        return _Key(name, row.value, direction == "desc", True, row, is_newest(row, metric))
+        return _Key(name, newest_value(parse_metric(field.removeprefix(METRIC))), direction == "desc", True)
     column = SORTABLE.get(field)
     if column is None:
         raise BadInputError(
@@ -227,15 +212,14 @@ def task_history(workspace: Workspace, task: str) -> list[Version]:
     ]
 
 
-MOST = 50
-"""Of a kind."""
+MOST = 50  # of a kind
 
 
-def search(workspace: Workspace, text: str) -> Found:
+def search(workspace: Workspace, text: str) -> SearchResults:
     """Return what is called so, in a few statements however much is on record."""
     wanted, folded = text.strip(), text.strip().casefold()
     if not wanted or not is_keepable(wanted):  # which no name has, and no database takes
-        return Found(query=wanted, adapters=(), tasks=(), bases=(), fused=())
+        return SearchResults(query=wanted, adapters=(), tasks=(), bases=(), fused=())
     digest = digest_prefix(folded)
     fused = tables.FusedRow
     begun = or_(begins_with(fused.key, digest), begins_with(fused.digest, digest))
@@ -247,16 +231,16 @@ def search(workspace: Workspace, text: str) -> Found:
         having = having.where(or_(named, begins_with(base.digest, digest)) if digest else named)
         first = select(name.name).where(name.base_id == base.id).order_by(name.id).limit(1).scalar_subquery()
         tasks = _names(session, select(task).where(task.contains(folded, autoescape=True)).order_by(task))
-        return Found(
+        return SearchResults(
             query=wanted,
             tasks=tasks,
-            adapters=_adapters(session, wanted, beginning=None if tasks else folded),
+            adapters=_adapters(session, wanted, prefix=None if tasks else folded),
             bases=_names(session, select(first).where(base.id.in_(having)).order_by(base.id)),
             fused=_names(session, select(fused.key).where(begun).order_by(fused.id)) if digest else (),
         )
 
 
-def _adapters(session: Session, text: str, *, beginning: str | None) -> tuple[str, ...]:
+def _adapters(session: Session, text: str, *, prefix: str | None) -> tuple[str, ...]:
     name = tables.AdapterRow.name
     names: tuple[str, ...] = ()
     try:
@@ -266,11 +250,9 @@ def _adapters(session: Session, text: str, *, beginning: str | None) -> tuple[st
     if reference is not None:
         meant = named_by(reference, select(name))
         names = _names(session, meant, most=MOST if reference.kind == "digest" else 1)
-    if not names and beginning is not None:
+    if not names and prefix is not None:
         # A range, which the index answers: names are small ASCII letters, digits and a few signs.
-        names = _names(
-            session, select(name).where(name >= beginning, name < f"{beginning}\x7f").order_by(name)
-        )
+        names = _names(session, select(name).where(name >= prefix, name < f"{prefix}\x7f").order_by(name))
     return names
 
 

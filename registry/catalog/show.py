@@ -85,27 +85,17 @@ def show_adapter(workspace: Workspace, reference: str, *, at: str | None = None)
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference, load_adapters(in_full=True))
         fused = fused_by_adapter(session, [adapter])[adapter.id]
-        bundles = list(
-            session.scalars(
-                select(tables.BundleRow)
-                .join(tables.BundleAdapterRow, tables.BundleAdapterRow.bundle_id == tables.BundleRow.id)
-                .where(tables.BundleAdapterRow.adapter_id == adapter.id)
-                .order_by(tables.BundleRow.id)
-            )
-        )
-        packed = of_bundles(session, [bundle.id for bundle in bundles])
-        running = deployments_of(
-            session,
-            adapters=[adapter.id],
-            fused=[artifact.id for artifact in fused],
-            bundles=[bundle.id for bundle in bundles],
-        )
+        bundle = tables.BundleRow
+        packing = select(bundle).where(bundle.adapters.any(tables.AdapterRow.id == adapter.id))
+        bundles = list(session.scalars(packing.order_by(bundle.id)))
+        numbers = [row.id for row in bundles]
+        packed = of_bundles(session, numbers)
+        fused_ids = [model.id for model in fused]
+        running = deployments_of(session, adapters=[adapter.id], fused=fused_ids, bundles=numbers)
         facts = {
             "renderings": tuple(Rendering(format=row.form, digest=row.digest) for row in adapter.renderings),
             "fused": fused_lines(session, [adapter], {adapter.id: fused})[adapter.id],
-            "bundles": tuple(
-                BundleLine.from_row(bundle, withdrawals=packed.get(bundle.id, ())) for bundle in bundles
-            ),
+            "bundles": tuple(BundleLine.from_row(row, withdrawals=packed.get(row.id, ())) for row in bundles),
             "deployments": tuple(running),
             "signatures": tuple(recorded_signature(row) for row in adapter.signatures),
         }
@@ -143,7 +133,7 @@ def show_then(workspace: Workspace, reference: str, at: str) -> AdapterDetails:
 
 def resolve_then(session: Session, text: str, moment: datetime) -> tables.AdapterRow:
     """Return the adapter that a reference named at a moment."""
-    adapter = tables.AdapterRow
+    adapter, at = tables.AdapterRow, moment.isoformat(timespec="seconds")
     try:
         kind = Reference.parse(text)
     except BadInputError:
@@ -154,22 +144,14 @@ def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapte
         if number is not None:
             row = session.scalars(load_adapters().where(adapter.id == number)).one()
     elif kind.kind == "latest":
-        query = (
-            load_adapters().join(adapter.task.of_type(tables.TaskRow)).where(tables.TaskRow.name == kind.task)
-        )
-        query = query.where(adapter.version == latest_version(moment))
+        query = load_adapters().join(adapter.task.of_type(tables.TaskRow))
+        query = query.where(tables.TaskRow.name == kind.task, adapter.version == latest_version(moment))
         row = session.scalars(query).first()
     else:
         row = resolve_adapter(session, text)
         if row.created_at > moment:
-            raise UnknownReferenceError(
-                f"{row.name} was not registered yet on {moment.isoformat(timespec='seconds')}",
-                hint=f"it was on {row.created_at.isoformat(timespec='seconds')}",
-            )
+            raise UnknownReferenceError(f"{row.name} was not registered on {at}", hint=f"fusery show {text}")
     if row is None:
         resolve_adapter(session, text)  # which says what there is, where it has never named anything
-        raise UnknownReferenceError(
-            f"{text} named nothing on {moment.isoformat(timespec='seconds')}",
-            hint=f"fusery show {text}, without --at",
-        )
+        raise UnknownReferenceError(f"{text} named nothing on {at}", hint=f"fusery show {text}")
     return row

@@ -46,30 +46,18 @@ def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Wa
             approver, recorded = person(by), given[name, alias]
             if approver != person(author):
                 recorded[approver] = (by, bool(authenticated) or recorded.get(approver, ("", False))[1])
-    waiting_versions = []
+    waiting = []
     for (name, alias), (wanted, with_token) in sorted(asked.items()):
         task = newest[name]
         held = {held_alias.alias: held_alias.version for held_alias in task.aliases}.get(alias)
         if held == task.version:
             continue
-        who = tuple(
-            sorted(
-                by
-                for by, authenticated in given[task.adapter, alias].values()
-                if authenticated or not with_token
-            )
-        )
+        approvals = given[task.adapter, alias].values()
+        who = tuple(sorted(by for by, authenticated in approvals if authenticated or not with_token))
         if len(who) < wanted:
-            waiting_versions.append(
-                Waiting(
-                    adapter=task.adapter,
-                    alias=f"{name}#{alias}",
-                    version=held,
-                    wanted=wanted,
-                    approvals=who,
-                )
-            )
-    return waiting_versions
+            full, adapter_name = f"{name}#{alias}", task.adapter
+            waiting += [Waiting(adapter=adapter_name, alias=full, version=held, wanted=wanted, approvals=who)]
+    return waiting
 
 
 def _asked(session: Session, tasks: Mapping[str, Task]) -> dict[tuple[str, str], tuple[int, bool]]:
@@ -104,11 +92,11 @@ def list_tasks(
     if holding:
         query = query.where(task.name.contains(holding.casefold(), autoescape=True))
     with workspace.database.read() as session:
-        found = session.execute(query.order_by(task.name).limit(limit)).all()
-        alias, numbers = tables.AliasRow, [each.id for each, _ in found]
+        pairs = session.execute(query.order_by(task.name).limit(limit)).all()
+        alias, numbers = tables.AliasRow, [task_row.id for task_row, _ in pairs]
         holders = select(alias.task_id, alias.name, row.version, row.id).join(row, row.id == alias.adapter_id)
         rows = session.execute(holders.where(alias.task_id.in_(numbers)).order_by(alias.name)).all()
-        withdrawals = of_adapters(session, [adapter.id for _, adapter in found] + [each.id for each in rows])
+        withdrawals = of_adapters(session, [*(adapter.id for _, adapter in pairs), *(row.id for row in rows)])
         held = defaultdict[int, list[HeldVersion]](list)
         for number, name, version, adapter_id in rows:
             yanks = withdrawals.get(adapter_id, ())
@@ -116,10 +104,10 @@ def list_tasks(
         return [
             Task.from_row(
                 adapter,
-                task=each.name,
+                task=task_row.name,
                 adapter=adapter.name,
                 withdrawals=withdrawals.get(adapter.id, ()),
-                aliases=tuple(held[each.id]),
+                aliases=tuple(held[task_row.id]),
             )
-            for each, adapter in found
+            for task_row, adapter in pairs
         ]

@@ -28,11 +28,8 @@ from ..records.amendments import TAG
 from ..records.evaluation import METRIC
 from .where_fields import FIELDS, Value, WhereField, field_named
 
-WORDS = frozenset({"and", "or", "not", "in", "is", "null", "true", "false"})
-"""What cannot be a text without quotes."""
-
-LENGTH = 4000
-"""Characters of an expression."""
+WORDS = frozenset({"and", "or", "not", "in", "is", "null", "true", "false"})  # texts only in quotes
+LENGTH = 4000  # characters of an expression
 
 Kind = Literal["word", "number", "date", "text", "sign", "end"]
 
@@ -61,9 +58,7 @@ class Lexeme:
 def tokenize(expression: str) -> list[Lexeme]:
     """Cut an expression into tokens, the last of which is an `end`."""
     if len(expression) > LENGTH:
-        raise WhereError(
-            f"the expression has {len(expression)} characters, more than {LENGTH}", expression, LENGTH
-        )
+        raise WhereError(f"the expression has more than {LENGTH} characters", expression, LENGTH)
     tokens, place = [], 0
     while place < len(expression):
         match = _TOKEN.match(expression, place)
@@ -85,12 +80,8 @@ def tokenize(expression: str) -> list[Lexeme]:
     return [*tokens, Lexeme("end", "", len(expression))]
 
 
-PATTERN = 200
-"""Characters of a pattern."""
-
-STARS = 8
-"""Stars in a pattern: what matching costs grows with each."""
-
+PATTERN = 200  # characters of a pattern
+STARS = 8  # stars in a pattern: the cost of matching grows with each
 _NUMBER = re.compile(r"(?P<number>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?P<unit>[A-Za-z]*)")
 _SIZES = {
     "": 1,
@@ -125,9 +116,7 @@ def read_value(field: WhereField, token: Lexeme, expression: str, *, part: bool 
         hint = nearest(str(value), field.choices) or f"one of {', '.join(field.choices)}"
         raise WhereError(f"{str(value)[:60]!r} is not one of its values", expression, token.start, hint=hint)
     if part and (len(str(value)) > PATTERN or str(value).count("*") > STARS):
-        raise WhereError(
-            f"a pattern has at most {PATTERN} characters and {STARS} stars", expression, token.start
-        )
+        raise WhereError(f"more than {PATTERN} characters or {STARS} stars", expression, token.start)
     if isinstance(value, str) and ("\0" in value or any("\ud800" <= char <= "\udfff" for char in value)):
         raise WhereError("this text holds NUL or half of a character", expression, token.start)
     return value
@@ -150,11 +139,8 @@ def _read(field: WhereField, token: Lexeme) -> Value | None:
     if token.kind != "number":
         return None
     if field.kind == "real":
-        value = (
-            float(token.text)
-            if _NUMBER.fullmatch(token.text) and token.text[-1] in "0123456789."
-            else math.nan
-        )
+        match = _NUMBER.fullmatch(token.text)
+        value = float(token.text) if match and not match["unit"] else math.nan
         return value if math.isfinite(value) else None
     return _whole(token, _SIZES if field.kind == "size" else _COUNTS)
 
@@ -206,12 +192,8 @@ def _ago(text: str) -> datetime | None:
         return None
 
 
-DEPTH = 50
-"""Parentheses and `not` within each other."""
-
-TESTS = 200
-"""Tests in an expression, the values of an `in` counted one by one."""
-
+DEPTH = 50  # parentheses and `not` within each other
+TESTS = 200  # tests in an expression, the values of an `in` counted one by one
 _OPERATORS = {"==": "=", "!=": "=", "!~": "~", **{sign: sign for sign in ("=", "<", "<=", ">", ">=", "~")}}
 Condition = ColumnElement[bool]
 
@@ -307,17 +289,15 @@ class _Parser:
                 raise self._problem("expected 'null' or 'not null' after 'is'")
             return _negated(field.missing(), negated)
         operator = self._token
+        takes = f"{token.text} takes {' '.join(sorted(field.operators))}, 'in' and 'is null'"
         if operator.kind != "sign" or operator.text not in _OPERATORS:
             if field.kind == "flag":
                 return field.fits("=", True)
-            raise self._problem(
-                f"expected a comparison of {token.text}", hint=f"for example: {field.example(token.text)}"
-            )
+            raise self._problem("expected a comparison", hint=takes)
         self._take()
         op = _OPERATORS[operator.text]
         if op not in field.operators:
-            hint = f"{token.text} takes {' '.join(sorted(field.operators))}, 'in' and 'is null'"
-            raise self._problem(f"{token.text} cannot be compared with {op!r}", operator, hint=hint)
+            raise self._problem(f"{token.text} cannot be compared with {op!r}", operator, hint=takes)
         return _negated(field.fits(op, self._value(field, part=op == "~")), operator.text.startswith("!"))
 
     def _value(self, field: WhereField, *, part: bool = False) -> Value:

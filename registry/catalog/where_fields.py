@@ -37,23 +37,12 @@ from ..records.evaluation import METRIC, parse_metric
 from ..records.views import newest_value
 from ..records.withdrawals import is_yanked, source_pairs
 
-Value = bool | int | float | str | date | datetime
-"""What a field is compared with, of the field's kind."""
+Value = bool | int | float | str | date | datetime  # a value that a field is compared with
 
 Condition = Callable[[Any], ColumnElement[bool]]
 
 _TEXT = frozenset({"=", "~"})
 _ORDER = frozenset({"=", "<", "<=", ">", ">="})
-_EXAMPLES = {
-    "text": '~ "part*"',
-    "choice": "= lora",
-    "whole": ">= 8",
-    "real": "< 0.5",
-    "size": "> 5MB",
-    "day": ">= 2026-01-15",
-    "moment": ">= 2026-01-15",
-    "flag": "= true",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +53,7 @@ class WhereField:
     column: Any
     rows: Select[Any] | None = None
     choices: tuple[str, ...] = ()  # all values that it can have, if they are known
-    inherited: Select[Any] | None = (
-        None  # for adapter ids and the values that they inherit from their sources
-    )
+    inherited: Select[Any] | None = None  # ids of adapters, and the values that they have from their sources
 
     @property
     def operators(self) -> frozenset[str]:
@@ -74,10 +61,6 @@ class WhereField:
         if self.kind in ("text", "choice"):
             return _TEXT
         return frozenset({"="}) if self.kind == "flag" else _ORDER
-
-    def example(self, name: str) -> str:
-        """Return a test of it."""
-        return f"{name} {_EXAMPLES[self.kind]}"
 
     def fits(self, op: str, value: Value) -> ColumnElement[bool]:
         """Return the condition that one of its values compares so, by one of = < <= > >= ~: true or false, never NULL."""
@@ -103,7 +86,7 @@ class WhereField:
 
 
 def field_named(name: str) -> WhereField | None:
-    """Return a field, None if there is none of that name."""
+    """Return a field; None for an unknown name."""
     if not name.startswith((METRIC, TAG)):
         return FIELDS.get(name)
     try:
@@ -113,9 +96,8 @@ def field_named(name: str) -> WhereField | None:
     except BadInputError:
         return None
     tag = tables.AdapterTagRow
-    return WhereField(
-        "text", _one(select(tag.value).where(tag.adapter_id == tables.AdapterRow.id, tag.key == key))
-    )
+    value = select(tag.value).where(tag.adapter_id == tables.AdapterRow.id, tag.key == key)
+    return WhereField("text", _one(value))
 
 
 def _one(query: Select[Any]) -> Any:
@@ -153,11 +135,9 @@ def _fields() -> dict[str, WhereField]:
         for name, part in parts_of(AdapterDetails).items()
         if part.about.filterable
     }
-    return {
-        **fields,
-        "alias": WhereField("text", None, aliases),
-        "finding": WhereField("text", None, findings),
-    }
+    fields["alias"] = WhereField("text", None, aliases)
+    fields["finding"] = WhereField("text", None, findings)
+    return fields
 
 
 FIELDS: dict[str, WhereField] = _fields()

@@ -21,9 +21,7 @@ from ..workspace.homes import CONFIG_NAME, EMBEDDED, default_home, expanded
 
 Kind = Literal["adapter", "latest", "alias", "alias_name", "task", "base", "webhook"]
 
-MOST = 200
-"""Names of a kind; the newest ones of adapters."""
-
+MOST = 200  # names of a kind; the newest ones of adapters
 _SECONDS = 2
 _NAMES: dict[Kind, str] = {
     "adapter": "SELECT name AS word, -id AS place FROM adapter",
@@ -52,15 +50,14 @@ def names_beginning(prefix: str, kinds: Iterable[Kind], *, home: Path | None = N
                 return []
             file = Path(rest.removeprefix("/").partition("?")[0])
         names = dict.fromkeys(_read(file, prefix, list(kinds)))
-        # A database may be anybody's, and shells take lines and escapes for what they are.
+        # Shells would act on line breaks and escapes in the names of a foreign database.
         return [word for word in names if word.isprintable() and not any(map(str.isspace, word))]
     except (FuseryError, OSError, ValueError, ImportError, sqlite3.Error):
         return []
 
 
 def _read(path: Path, prefix: str, kinds: Sequence[Kind]) -> Iterator[str]:
-    # As it lies there, a connection makes no files beside it.  Where another process writes, its journal is there already, and
-    # has what is newest.
+    # An immutable database needs no further files.  While another process writes, its log has the newest rows.
     busy, index = (path.with_name(f"{path.name}-{part}") for part in ("wal", "shm"))
     journal = busy.is_file() and busy.stat().st_size and index.is_file()
     way = "mode=ro" if journal else "mode=ro&immutable=1"

@@ -23,8 +23,7 @@ from ..releases.deployments import deployments_of
 from ..workspace.workspace import Workspace
 from .where import parse
 
-MOST = 1_000
-"""Adapters of one call."""
+MOST = 1_000  # adapters of one call
 
 
 def yank(
@@ -88,23 +87,16 @@ def lift(
 
 def _chosen(session: Session, references: Sequence[str], where: str | None) -> Sequence[tables.AdapterRow]:
     if bool(references) == (where is not None):
-        raise BadInputError(
-            "name adapters, or give an expression",
-            hint="fusery yank REF..., or --where EXPR as in fusery list",
-        )
+        raise BadInputError("name adapters or give an expression", hint="fusery yank REF..., or --where EXPR")
     if where is None:
-        rows_by_id = {
-            row.id: row for row in (resolve_adapter(session, reference) for reference in references)
-        }
+        rows_by_id = {row.id: row for row in (resolve_adapter(session, text) for text in references)}
         return [*rows_by_id.values()]
     adapter = tables.AdapterRow
     rows = session.scalars(select(adapter).where(parse(where)).order_by(adapter.id).limit(MOST + 1)).all()
     if not rows:
         raise UnknownReferenceError("no adapter matches the expression", hint="fusery list --where EXPR")
     if len(rows) > MOST:
-        raise BadInputError(
-            f"more than {MOST:,} adapters match", hint="narrow the expression, such as by task"
-        )
+        raise BadInputError(f"more than {MOST:,} adapters match", hint="narrow the expression by task")
     return rows
 
 
@@ -114,39 +106,30 @@ def _tell(session: Session, adapter: tables.AdapterRow, action: str, reason: str
 
 
 def _made_with(session: Session, adapter: tables.AdapterRow) -> Mapping[str, Any]:
-    aliases = session.scalars(
-        select(tables.AliasRow).where(tables.AliasRow.adapter_id == adapter.id).order_by(tables.AliasRow.name)
-    )
+    row, alias, bundle = tables.AdapterRow, tables.AliasRow, tables.BundleRow
+    aliases = session.scalars(select(alias).where(alias.adapter_id == adapter.id).order_by(alias.name))
     fused = list(session.scalars(fused_from(adapter)))
-    bundle = tables.BundleRow
-    holding = or_(
-        bundle.adapters.any(tables.AdapterRow.id == adapter.id),
-        bundle.fused_id.in_([made.id for made in fused]),  # of a sum, a bundle names the first adapter only
-    )
+    fused_ids = [made.id for made in fused]
+    # Of a sum, a bundle names the first adapter only.
+    holding = or_(bundle.adapters.any(row.id == adapter.id), bundle.fused_id.in_(fused_ids))
     bundles = list(session.scalars(select(bundle).where(holding).order_by(bundle.id)))
-    names = select(tables.AdapterRow.name).order_by(tables.AdapterRow.id)
-    alike = same_weights(select(tables.AdapterRow.id).where(tables.AdapterRow.id == adapter.id))
-    others = names.where(tables.AdapterRow.id.in_(select(alike.c.other)), tables.AdapterRow.id != adapter.id)
-    same_digest = tables.AdapterRow.digest == adapter.digest
+    numbers = [held.id for held in bundles]
+    running = deployments_of(session, adapters=[adapter.id], fused=fused_ids, bundles=numbers)
+    names = select(row.name).order_by(row.id)
+    alike = same_weights(select(row.id).where(row.id == adapter.id))
+    others = names.where(row.id.in_(select(alike.c.other)), row.id != adapter.id)
+    same_digest = row.digest == adapter.digest
     pairs = source_pairs(select(alike.c.other), up=False)
     computed = select(pairs.c.adapter).where(pairs.c.adapter != pairs.c.source)
-    child = tables.AdapterRow
-    continued = select(child.id).where(child.parent_id == adapter.id).cte(recursive=True)
-    continued = continued.union(select(child.id).join(continued, child.parent_id == continued.c.id))
+    continued = select(row.id).where(row.parent_id == adapter.id).cte(recursive=True)
+    continued = continued.union(select(row.id).join(continued, row.parent_id == continued.c.id))
     return {
-        "aliases": tuple(f"{alias.task.name}#{alias.name}" for alias in aliases),
+        "aliases": tuple(f"{held.task.name}#{held.name}" for held in aliases),
         "fused": tuple(made.key for made in fused),
         "bundles": tuple(map(ShippedBundle.from_row, bundles)),
-        "deployments": tuple(
-            deployments_of(
-                session,
-                adapters=[adapter.id],
-                fused=[made.id for made in fused],
-                bundles=[row.id for row in bundles],
-            )
-        ),
+        "deployments": tuple(running),
         "same_bytes": tuple(session.scalars(others.where(same_digest))),
         "same_weights": tuple(session.scalars(others.where(~same_digest))),
-        "continued": tuple(session.scalars(names.where(tables.AdapterRow.id.in_(select(continued.c.id))))),
-        "computed": tuple(session.scalars(names.where(tables.AdapterRow.id.in_(computed)))),
+        "continued": tuple(session.scalars(names.where(row.id.in_(select(continued.c.id))))),
+        "computed": tuple(session.scalars(names.where(row.id.in_(computed)))),
     }

@@ -12,21 +12,18 @@ from . import svg
 from .svg import rendered
 from .text import finite, number, short
 
-CURVE = "curve.svg"
-"""Name of the file in a bundle."""
-
+CURVE = "curve.svg"  # the name of the file in a bundle
 WIDTH = 720
 _LEFT, _RIGHT = 60, 26
 _COLOURS = 6
-_MOST = 800
-"""Points of a line that are drawn: there are no more columns of pixels."""
+_MOST = 800  # points of a line: there are no more columns of pixels
 _CAPTION = "Loss by iteration; validation loss with marks, training loss as a thin line."
 
 Line = list[tuple[float, float]]
 
 
 def curves_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
-    """Return training curves: validation loss with marks, training loss as a thin line; None where there are none."""
+    """Return training curves: validation loss with marks, training loss as a thin line; None without points."""
     curves = [_curve(version_curve["points"]) for version_curve in section["curves"]]
     if not any(line for curve in curves for line in curve):
         return None
@@ -122,8 +119,7 @@ def swatch(at: int) -> Markup:
 
 _ROW = 18
 _MOST_FLAGS = 5
-_APART = 78
-"""Pixels between labels of versions, at least: a date is as long."""
+_APART = 78  # the least pixels between labels of versions: a date is as long
 
 
 def versions_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
@@ -134,9 +130,7 @@ def versions_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
     if not recorded_losses:
         return None
     # Aliases, and the places of the versions that hold them.
-    flags = [(alias, at) for at, version in enumerate(versions) for alias in version["aliases"]][
-        -_MOST_FLAGS:
-    ]
+    flags = [(alias, at) for at, row in enumerate(versions) for alias in row["aliases"]][-_MOST_FLAGS:]
     top, height = 16 + _ROW * len(flags), 250 + _ROW * len(flags)
     bottom = height - 46
     rise, ticks = svg.axis(recorded_losses, bottom, top + 8)

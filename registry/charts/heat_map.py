@@ -18,8 +18,7 @@ from .svg import rendered
 from .text import finite, share, short
 
 MOST_LAYERS = 512
-MOST_ROWS = 64
-"""More cannot be told apart in a picture, and only a broken or hostile model has more."""
+MOST_ROWS = 64  # the most rows of a picture; only a broken or hostile model has more
 
 _BLOCK = re.compile(r"(?P<stem>(?:[^.0-9][^.]*\.)*)(?P<block>[0-9]{1,5})\.(?P<kind>.+)")
 _NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.|$)")
@@ -33,7 +32,7 @@ _ORDER = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One kind of module, and its number in each layer; None where there is none."""
+    """One kind of module, and its value in each layer; None without one."""
 
     label: str
     cells: tuple[float | None, ...]
@@ -73,7 +72,7 @@ def _arranged(
     for path, module in modules.items():
         match = _BLOCK.fullmatch(path)
         if match is None:
-            outside.append(Row(_printable(path), (_retained([module]),)))
+            outside.append(Row(short(path, _LABEL), (_retained([module]),)))
         else:
             kind = (match["stem"], _NUMBER.sub("*", match["kind"]))
             inside[kind][int(match["block"])].append(module)
@@ -84,10 +83,7 @@ def _arranged(
             numbers.add(int(match["block"]))
     layers = tuple(sorted(numbers))
     if len(layers) > MOST_LAYERS or len(inside) + len(outside) > MOST_ROWS:
-        raise BadInputError(
-            f"{len(inside) + len(outside)} kinds of modules in {len(layers)} layers are too many for a picture",
-            hint="leave --plot out, and read them with --json",
-        )
+        raise BadInputError("too many layers or kinds of modules for a picture", hint="--json has them")
 
     def place(kind: tuple[str, str]) -> tuple[Any, ...]:
         last = kind[1].rpartition(".")[2]
@@ -102,7 +98,7 @@ def _arranged(
     ]
     chosen = next((names for names in spellings if len(set(names)) == len(kinds)), spellings[-1])
     rows = [
-        Row(_printable(name), tuple(_retained(inside[kind].get(layer, ())) for layer in layers))
+        Row(short(name, _LABEL), tuple(_retained(inside[kind].get(layer, ())) for layer in layers))
         for kind, name in zip(kinds, chosen, strict=True)
     ]
     return layers, tuple(rows), tuple(outside)
@@ -122,13 +118,6 @@ def _retained(modules: Sequence[Mapping[str, Any]]) -> float | None:
     )
 
 
-def _printable(name: str) -> str:
-    plain = "".join(
-        char if " " <= char <= "~" else char.encode("unicode_escape").decode() for char in name[: 2 * _LABEL]
-    )
-    return plain if len(plain) <= _LABEL else f"{plain[: _LABEL - 3]}..."
-
-
 Colour = tuple[int, int, int]
 
 
@@ -138,23 +127,12 @@ VIRIDIS = bytes.fromhex(
 )
 """matplotlib's: told apart by the colour-blind, and by their brightness on paper."""
 
-WIDTH = 860
-FILE_WIDTH = 2400
-"""Pixels that a map in a file fits into."""
-
-_WIDE, _NARROW, _HIGH = 40, 20, 26
-"""Of a cell with a number in it, and of one with a mark at most."""
-
+WIDTH, FILE_WIDTH = 860, 2400  # the most pixels of a map on a page, and in a file
+_WIDE, _NARROW, _HIGH = 40, 20, 26  # of a cell with a number in it, and of one with a mark at most
 _LEAST = 420
 _STEPS = 40
-
-
-_MARKS = (0.0, DEGRADED_FROM, PASS_FROM, 1.0)
-"""Shares that the scale of colours names."""
-
-
-_LIGHT_FROM = 0.4354
-"""The share from which a colour's relative luminance is above 0.18, so that black letters have more contrast."""
+_MARKS = (0.0, DEGRADED_FROM, PASS_FROM, 1.0)  # shares that the scale of colours names
+_LIGHT_FROM = 0.4354  # the share from which black letters have more contrast: relative luminance above 0.18
 
 
 def colour(value: float) -> Colour:

@@ -48,10 +48,7 @@ def picture(
     kind: str = "wide",
 ) -> Markup:
     """Return a picture with its name and a description for who cannot see it."""
-    named = (
-        element("title", title, id=f"{key}-title"),
-        element("desc", described, id=f"{key}-desc"),
-    )
+    named = (element("title", title, id=f"{key}-title"), element("desc", described, id=f"{key}-desc"))
     return element(
         "svg",
         [*named, *parts],
@@ -153,8 +150,7 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-_NOTHING = 1e-300
-"""What is smaller is drawn as 0: a step between round numbers has no digits left there."""
+_NOTHING = 1e-300  # smaller values are drawn as 0: a step between round numbers would have no digits left
 
 
 def axis(values: Sequence[float], start: float, end: float, *, about: int = 5) -> tuple[Scale, list[float]]:
@@ -181,8 +177,7 @@ def grid(rise: Scale, ticks: Iterable[float], left: float, right: float) -> Iter
         yield text(left - 10, rise(value) + 4, number(value), anchor="end")
 
 
-_ZOOM = 1.5625
-"""150 dots an inch, where a picture's own pixels are 96."""
+_ZOOM = 1.5625  # 150 dots an inch, where a picture's own pixels are 96
 
 
 def rendered(document: str, kind: str) -> bytes:

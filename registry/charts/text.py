@@ -8,9 +8,7 @@ from typing import Any
 
 from fusery.storage.plaintext import visible
 
-LONGEST = 2_000
-"""Characters of one text that are shown."""
-
+LONGEST = 2_000  # the most characters of one text that are shown
 _DIGITS = re.compile(r"([0-9]+)")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -29,10 +27,10 @@ def short(value: Any, most: int) -> str:
 
 
 def finite(value: Any) -> float | None:
-    """Return a number, or None for what is none: SQLite keeps any value in any column."""
+    """Return a number as a float; None for another value: SQLite keeps any value in any column."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    # What is this large is finite no more once a picture has room for it; it may be a whole number of any length.
+    # A larger number would be infinite once it is scaled; a whole number may have any length.
     return float(value) if abs(value) < 1e300 else None
 
 

@@ -141,9 +141,7 @@ class Database:
             if self.dialect == "sqlite":
                 broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
                 if broken is not None:
-                    raise errors.SchemaError(
-                        f"the change would leave rows of {broken[0]} pointing at nothing"
-                    )
+                    raise errors.SchemaError(f"the change would break references of {broken[0]}")
 
     @staticmethod
     def clock() -> FunctionElement[float]:
@@ -254,9 +252,7 @@ def _parse(url: str) -> URL:
         problem = f"unsupported database: {parsed.drivername[:40]!r} (SQLite or PostgreSQL)"
         raise errors.BadInputError(problem, hint=_URL_HINT)
     if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
-        raise errors.BadInputError(
-            "an SQLite database must be a file that other processes can open", hint=_URL_HINT
-        )
+        raise errors.BadInputError("an SQLite database must be a file", hint=_URL_HINT)
     return parsed.set(database=str(Path(str(parsed.database)).absolute()))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypedDict, Unpack
 
@@ -84,7 +85,7 @@ def copy(
     for moved, document, own in zip(done, package.documents, withdrawals, strict=True):
         sent = document.withdrawals if isinstance(document, AdapterDocument | FusedDocument) else ()
         by_relation = {(notice.adapter, notice.relation): notice for notice in (*sent, *own)}
-        items.append(moved.with_withdrawals(tuple(by_relation.values())))
+        items.append(replace(moved, withdrawals=tuple(by_relation.values())))
     sides = origin.side(package.registry), destination.side(registry)
     return Exchanged(reference, *sides, dry_run, tuple(items))
 

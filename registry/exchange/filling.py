@@ -231,12 +231,9 @@ def table_rows(session: Session, source: sa.Table) -> Iterator[Row]:
     kinds = {column.name: kind_of(column) for column in source.columns}
     # By default, PostgreSQL orders strings by the server's locale.
     plain, key = session.get_bind().dialect.name == "postgresql", source.primary_key.columns
-    order = [
-        collate(column, "C") if plain and isinstance(column.type, sa.String) else column for column in key
-    ]
-    stored = session.execute(
-        sa.select(source).order_by(*order).execution_options(yield_per=_BATCH)
-    ).mappings()
+    order = [collate(one, "C") if plain and isinstance(one.type, sa.String) else one for one in key]
+    query = sa.select(source).order_by(*order).execution_options(yield_per=_BATCH)
+    stored = session.execute(query).mappings()
     rows = ({name: to_json(kind, row[name]) for name, kind in kinds.items()} for row in stored)
     if source.name == tables.LeaseRow.__tablename__:
         yield from ({**row, "owner": "", "expires": 0.0} for row in rows if row["key"] != LEASE)
@@ -253,9 +250,8 @@ def table_rows(session: Session, source: sa.Table) -> Iterator[Row]:
 def needed_blobs(session: Session) -> Iterator[Blob]:
     """Yield the blobs that files of manifests refer to."""
     file, blob = tables.ManifestFileRow, tables.BlobRow
-    query = sa.select(blob.digest, blob.size, blob.generation).where(
-        sa.exists().where(file.blob == blob.digest)
-    )
+    is_needed = sa.exists().where(file.blob == blob.digest)
+    query = sa.select(blob.digest, blob.size, blob.generation).where(is_needed)
     for row in session.execute(query.order_by(blob.digest).execution_options(yield_per=_BATCH)):
         yield Blob(Digest(row.digest), row.size, row.generation)
 

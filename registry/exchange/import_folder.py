@@ -26,8 +26,7 @@ from ..adapters.tokenizer_files import is_tokenizer_file
 from ..documents import FORMAT, KEY
 from ..errors import BadInputError, UnknownReferenceError
 from ..records.adapter import Registered
-from ..records.references import load_adapters, resolve_adapter, resolve_base
-from ..records.renderings import recorded_digest
+from ..records.references import resolve_adapter, resolve_base
 from ..records.views import adapter_records
 from ..remote.documents import AdapterDocument, Item, read_document
 from ..wire import decode
@@ -93,7 +92,9 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
     exported = _read_metadata(read_object(paths[METADATA]), folder)
     files = _own_files(paths, exported, folder)
     if exported.rendered:
-        return _already_here(workspace, exported, files, folder)
+        problem = f"{folder.name} was computed from {exported.name}, and has another digest"
+        hint = f"get it without --format, or remove {METADATA} to register this form as an adapter of its own"
+        raise BadInputError(problem, hint=hint)
     with workspace.cache.scratch() as scratch:
         copied = scratch / "adapter"
         for name, path in files.items():
@@ -144,21 +145,6 @@ def _own_files(paths: Mapping[str, Path], exported: _Exported, folder: Path) -> 
             problem = f"{entry.path} in {folder.name} was changed after the export"
             raise BadInputError(problem, hint="restore the file, or register a new adapter")
     return files
-
-
-def _already_here(
-    workspace: Workspace, exported: _Exported, files: Mapping[str, Path], folder: Path
-) -> Registered:
-    """Return the adapter that a rendering belongs to; a rendering alone does not have the adapter's digest."""
-    digest = manifest_of({name: files[name] for name in FORM_FILES[exported.form]}).digest
-    with workspace.database.read() as session:
-        query = load_adapters().where(tables.AdapterRow.digest == exported.digest)
-        for adapter in session.scalars(query.order_by(tables.AdapterRow.id)):
-            if recorded_digest(adapter, exported.form) == digest:
-                return Registered.extending(adapter_records(session, [adapter])[0], created=False)
-    problem = f"{folder.name} was computed from {exported.name}, which is not registered here"
-    hint = f"get it without --format, or remove {METADATA} to register this form as an adapter of its own"
-    raise BadInputError(problem, hint=hint)
 
 
 def _document(

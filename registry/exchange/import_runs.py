@@ -251,9 +251,7 @@ def _chosen(
             problem = BadInputError(f"invalid metric name: {name[:60]!r}")
             continue
         if key in chosen_metrics:
-            problem = BadInputError(
-                f"two metrics with the name {key[:60]!r}", hint="select one with --metric"
-            )
+            problem = BadInputError(f"two metrics are called {key[:60]!r}", hint="select one with --metric")
             continue
         chosen_metrics[key] = value
     return chosen_metrics, problem

@@ -51,12 +51,8 @@ _MOST = 32
 _MOST_BYTES = 64 << 20
 """Maximum size of their files, which are temporarily on this machine."""
 
-_UNREACHABLE = (
-    DatabaseUnavailableError,
-    ServerUnavailableError,
-    errors.StoreUnavailableError,
-    errors.OutOfSpaceError,
-)
+_STORE_FAILURES = (errors.StoreUnavailableError, errors.OutOfSpaceError)
+_UNREACHABLE = (DatabaseUnavailableError, ServerUnavailableError, *_STORE_FAILURES)
 
 _HINT = "fusery audit, on the other registry"
 
@@ -114,10 +110,8 @@ class Receiver:
             targets = [(document, scratch / str(number)) for number, (document, _) in enumerate(pairs)]
             for _, folder in targets:
                 folder.mkdir()
-            present = [target for target in targets if _is_present(target[0])]
-            coming = iter(
-                self.carrier.fetch([(document, folder / "arrived") for document, folder in present])
-            )
+            wanted = [(document, folder / "arrived") for document, folder in targets]
+            coming = iter(self.carrier.fetch([target for target in wanted if _is_present(target[0])]))
             arrived, context = list[ExaminedDocument](), self._context(pairs[0][0])
             for (document, folder), (_, moved) in zip(targets, pairs, strict=True):
                 self.say(f"copying {document.kind} {document.name}")

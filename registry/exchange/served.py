@@ -6,6 +6,7 @@ A package from a client is validated before it is used.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -90,7 +91,8 @@ def take_package(
     if digests:
         uploads.release(digests)
     withdrawals = withdrawals_of(workspace, package)
-    return PackageTaken(workspace.identity, tuple(map(Moved.with_withdrawals, done, withdrawals)))
+    items = tuple(replace(moved, withdrawals=yanks) for moved, yanks in zip(done, withdrawals, strict=True))
+    return PackageTaken(workspace.identity, items)
 
 
 def _checked(data: bytes) -> Package:

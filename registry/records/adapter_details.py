@@ -115,18 +115,14 @@ class TrainingRun(Record):
     """Where an adapter's weights are from."""
 
     checkpoint: int | None = described("the iteration that was registered")
-    chosen: str = described(
-        "`best`, `last` or by number", choices=("best", "last", "iteration"), words=" ({})"
-    )
+    chosen: str = described("which checkpoint", choices=("best", "last", "iteration"), words=" ({})")
     best: Measured | None = described("the iteration with the lowest validation loss", brief=True)
     last: Measured = described("the last one that was validated")
     state: str = described("how the run ended", title="run", choices=("finished", "stopped", "unknown"))
     source: str = described("what says so", choices=("record", "log", "config"))
     started_at: datetime | None = described("when it began", words=", began {}")
     seconds: float | None = described("duration in seconds", form="{:,.1f} s", words=", {}")
-    trained_tokens: int | None = described(
-        "number of tokens that it was trained on", unit="token", words=", {}", most=LARGE
-    )
+    trained_tokens: int | None = described("trained tokens", unit="token", words=", {}", most=LARGE)
     peak_memory: int | None = described("bytes", kind="size", words=", peak memory {}", most=LARGE)
     git: Commit | None = described("the code", brief=True)
     machine: Mapping[str, object] | None = described("processor, cores, memory and system", brief=True)
@@ -157,9 +153,7 @@ class Rendering(Record):
 class AdapterDetails(Adapter):
     """An adapter with all details, now or at an earlier time."""
 
-    reduction_factor: float = described(
-        "base parameters a trained one", words=" ({} times fewer)", form="{:.0f}"
-    )
+    reduction_factor: float = described("base / trained parameters", words=" ({} times fewer)", form="{:.0f}")
     bytes: int = described("size of its files", title="size", kind="size", filterable=True, compared=True)
     base_bytes: int = described("size of its base model's files in bytes", kind="size", words=" (base: {})")
     files: tuple[FileEntry, ...] = described("path, size in bytes and SHA-256 of each file")

@@ -1,4 +1,4 @@
-"""The move of an alias: a row of its history and the event that tells of it, in one transaction."""
+"""Moves of aliases: a row of the history and the event about it, in one transaction."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ALIAS_MOVED = "alias.moved"
 
 
 def alias_row(session: Session, adapter: tables.AdapterRow, name: str) -> tables.AliasRow:
-    """Return an alias of an adapter's task; where there is none, one that is recorded when it moves."""
+    """Return an alias of an adapter's task, or a new one, which is recorded when it moves."""
     alias = tables.AliasRow
     row = session.scalar(select(alias).where(alias.task_id == adapter.task_id, alias.name == name))
     return row or alias(task_id=adapter.task_id, task=adapter.task, name=name, adapter_id=None)
@@ -146,9 +146,7 @@ def overtaken(session: Session, alias: tables.AliasRow) -> list[str]:
 
 def judged_against(session: Session, alias: tables.AliasRow) -> tables.AdapterRow | None:
     """Return the adapter that an alias held before its present holder; None if it held none."""
-    moved = tables.AliasMoveRow
-    query = select(moved.from_adapter_id).where(
-        moved.alias_id == alias.id, moved.to_adapter_id == alias.adapter_id
-    )
-    number = session.scalars(query.order_by(moved.id.desc()).limit(1)).first()
+    row = tables.AliasMoveRow
+    query = select(row.from_adapter_id).where(row.alias_id == alias.id, row.to_adapter_id == alias.adapter_id)
+    number = session.scalars(query.order_by(row.id.desc()).limit(1)).first()
     return None if number is None else session.get(tables.AdapterRow, number)

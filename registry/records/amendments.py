@@ -23,8 +23,7 @@ from ..names import compact_date, parse_date
 from ..record import parts_of
 from .adapter import Adapter, Amendment
 
-_BYTES = 2_000
-"""Bytes of a dataset's name and revision: PostgreSQL indexes at most 2,704 bytes of a row, with the digest."""
+_BYTES = 2_000  # of a dataset's name and revision: PostgreSQL indexes at most 2,704, with the digest
 
 
 def dataset_row(
@@ -32,9 +31,7 @@ def dataset_row(
 ) -> tables.DatasetRow:
     """Return the row of a dataset, inserted if it is new; `examples` is what a new one is recorded with."""
     if (length := len(f"{name}{revision}".encode())) > _BYTES:
-        raise BadInputError(
-            f"name and revision of the dataset have {length:,} bytes", hint=f"give at most {_BYTES:,} bytes"
-        )
+        raise BadInputError(f"dataset name and revision have {length:,} bytes", hint=f"at most {_BYTES:,}")
     data = tables.DatasetRow
     query = select(data).where(data.name == name, data.revision == revision, data.digest == digest)
     row = session.scalar(query)
@@ -50,8 +47,6 @@ State = dict[str, Any]  # field to value
 TAG = "tag."  # what the field of a tag begins with
 
 DATASET = ("dataset", "dataset_revision", "dataset_digest")
-"""The fields that make up a dataset: its name, its revision and its digest."""
-
 FIELDS = tuple(name for name, part in parts_of(Adapter).items() if part.about.amendable != "no")
 """All fields but the tags': names of the record, of `Correction` and of `fusery edit`."""
 
@@ -181,8 +176,6 @@ def text_of(value: Any) -> str:
     return canonical_json(value).decode("ascii")
 
 
-def amendment_records(amendments: Iterable[tables.AmendmentRow]) -> list[Amendment]:
+def amendment_records(rows: Iterable[tables.AmendmentRow]) -> list[Amendment]:
     """Return the records of amendments."""
-    return [
-        Amendment.from_row(row, from_=json.loads(row.before), to=json.loads(row.after)) for row in amendments
-    ]
+    return [Amendment.from_row(row, from_=json.loads(row.before), to=json.loads(row.after)) for row in rows]

@@ -85,9 +85,8 @@ class Generations(dict[str, int]):
 def blob_generations(workspace: Workspace, digests: Sequence[str]) -> Generations:
     """Return the generation under which each of these blobs is stored."""
     with workspace.database.read() as session:
-        query = select(tables.BlobRow.digest, tables.BlobRow.generation).where(
-            tables.BlobRow.digest.in_(digests)
-        )
+        blob = tables.BlobRow
+        query = select(blob.digest, blob.generation).where(blob.digest.in_(digests))
         return Generations({row.digest: row.generation for row in session.execute(query)})
 
 
@@ -112,7 +111,7 @@ def _referenced(folder: Path, base: tables.BaseModelRow, file: tables.ManifestFi
 def proven_files(
     workspace: Workspace, base: tables.BaseModelRow, scratch: Path, *, rehash_all: bool = False
 ) -> Iterator[dict[str, Path]]:
-    """Yield where a base's files can be read, and refuse those that change before the block ends; `anew` hashes all again."""
+    """Yield where a base's files can be read, and refuse those that change before the block ends; `rehash_all` hashes all."""
     files, manifest = locate_files(workspace, base, scratch), base.manifest.value
     with watched(files, manifest) as watch:
         left = manifest if rehash_all else unproven(workspace, manifest, files)
@@ -200,10 +199,8 @@ _TEXTS = {
 
 def licence_of_text(text: str) -> str | None:
     """Return the identifier of a well-known licence by the beginning of its text."""
-    beginning = text[:_BEGINNING]
-    return next(
-        (name for name, pattern in _TEXTS.items() if re.search(pattern, beginning, re.IGNORECASE)), None
-    )
+    start = text[:_BEGINNING]
+    return next((name for name, pattern in _TEXTS.items() if re.search(pattern, start, re.IGNORECASE)), None)
 
 
 def licence_of_readme(text: str) -> str | None:
@@ -214,7 +211,7 @@ def licence_of_readme(text: str) -> str | None:
 
 
 def base_licence(workspace: Workspace, base: tables.BaseModelRow) -> str | None:
-    """Return a base's licence; None where nobody says one, or its files cannot be read."""
+    """Return a base's licence; None without a declared one, or if its files cannot be read."""
     declared = base.config.get("license")
     if base.location is not None and not (isinstance(declared, str) and declared):
         declared = licence_of_readme(_local(Path(base.location) / "README.md"))

@@ -1,4 +1,4 @@
-"""What is on record of bundles: where each one lies, which gave way, and the event of its writing."""
+"""Records of bundles: their places, which were replaced, and the events of their writing."""
 
 from __future__ import annotations
 
@@ -74,21 +74,13 @@ def record_bundle(
     )
     session.add(row)
     session.flush()
-    events.record(
-        session,
-        action,
-        "bundle",
-        manifest.digest,
-        {**detail, "target": target, "path": place, "tool": f"fusery {version('fusery')}"},
-        at=now,
-    )
+    detail = {**detail, "target": target, "path": place, "tool": f"fusery {version('fusery')}"}
+    events.record(session, action, "bundle", manifest.digest, detail, at=now)
     return row.id
 
 
 _ACTIONS = (WRITTEN, "adapter.exported")
-_SENT = "sent"
-"""The detail of a log entry for a bundle that a client described: its path is on the client's machine."""
-
+_SENT = "sent"  # the detail of a log entry for a bundle of a client: its path is on the client's machine
 _LONGEST = 10_000  # characters of a path, and of the log entry's other details
 _LONGEST_TARGET = 32
 _LARGEST = 2**62  # bytes of all files
@@ -117,7 +109,7 @@ def written_bundle(session: Session, event: tables.EventRow) -> SentBundle | Non
     )
 
 
-def is_elsewhere(session: Session, row: tables.BundleRow) -> bool:
+def is_remote(session: Session, row: tables.BundleRow) -> bool:
     """Return whether only a client named a bundle's path: it is on another machine, and is never read here."""
     bundle_events = events.history(session, kind="bundle", subject=row.digest)
     details = [json.loads(event.detail) for event in bundle_events if event.action in _ACTIONS]
@@ -141,7 +133,7 @@ def record_sent(
             return False
         adapters = [resolve_adapter(session, name) for name in bundle.adapters]
         if len({adapter.id for adapter in adapters}) < len(adapters):
-            raise _invalid("adapters", "each once")
+            raise _invalid("adapters")
         packed = tables.BundleAdapterRow
         for adapter in adapters:
             count = session.scalar(select(func.count()).where(packed.adapter_id == adapter.id)) or 0
@@ -151,9 +143,7 @@ def record_sent(
             query = select(tables.FusedRow).where(keys.in_([bundle.fused, claim]))
             fused = session.scalars(query.order_by(keys != bundle.fused)).first()
             if fused is None:
-                raise UnknownReferenceError(
-                    f"there is no fused model {bundle.fused[:12]}", hint="fusery list"
-                )
+                raise UnknownReferenceError(f"fused model not found: {bundle.fused[:12]}", hint="fusery list")
         if any(person(row.created_by) != person(workspace.actor) for row in rows):
             require_may_replace()
         _mark_replaced(session, bundle.path)
@@ -173,29 +163,23 @@ def record_sent(
 
 def _validate(bundle: SentBundle) -> Manifest:
     adapters, sizes = bundle.adapters, [file.size for file in bundle.files]
-    rules = {
-        "action": (bundle.action in _ACTIONS, f"one of {', '.join(_ACTIONS)}"),
-        "target": (_is_line(bundle.target, _LONGEST_TARGET), f"1 to {_LONGEST_TARGET} printable characters"),
-        "path": (_is_line(bundle.path, _LONGEST), f"1 to {_LONGEST:,} printable characters"),
-        "adapters": (
-            bool(adapters) and len(set(adapters)) == len(adapters) and is_keepable(list(adapters)),
-            "names on record, at least one, each once",
-        ),
-        "detail": (_is_detail(bundle.detail), "what fusery writes to the log, at most 10,000 characters"),
-        "files": (
-            bool(sizes) and min(sizes) >= 0 and sum(sizes) <= _LARGEST,
-            f"at least one, and 0 to {_LARGEST} bytes",
-        ),
+    validity = {
+        "action": bundle.action in _ACTIONS,
+        "target": _is_line(bundle.target, _LONGEST_TARGET),
+        "path": _is_line(bundle.path, _LONGEST),
+        "adapters": bool(adapters) and len(set(adapters)) == len(adapters) and is_keepable(list(adapters)),
+        "detail": _is_detail(bundle.detail),
+        "files": bool(sizes) and min(sizes) >= 0 and sum(sizes) <= _LARGEST,
     }
-    for field, (is_valid, allowed) in rules.items():
+    for field, is_valid in validity.items():
         if not is_valid:
-            raise _invalid(field, allowed)
+            raise _invalid(field)
     try:
         for digest in (*(file.sha256 for file in bundle.files), *filter(None, [bundle.fused])):
             parse_digest(digest)
         return Manifest.of(bundle.files)
     except (ValueError, StorageError) as error:
-        raise _invalid("files", "relative paths, each once, with SHA-256 digests") from error
+        raise _invalid("files") from error
 
 
 def _is_line(text: str, longest: int) -> bool:
@@ -207,11 +191,11 @@ def _is_detail(detail: Mapping[str, object]) -> bool:
     for key, value in detail.items():
         texts = value if key == "adapters" and isinstance(value, list) else [value]
         nullable = value is None and key in _DETAILS
-        known = key in _DETAILS or key == "adapters"
-        if not known or not (nullable or all(isinstance(text, str) for text in texts)):
+        is_allowed = key in _DETAILS or key == "adapters"
+        if not is_allowed or not (nullable or all(isinstance(text, str) for text in texts)):
             return False
     return is_keepable(dict(detail)) and len(json.dumps(detail)) <= _LONGEST
 
 
-def _invalid(field: str, allowed: str) -> BadInputError:
-    return BadInputError(f"invalid {field} of a bundle ({allowed})", hint="update the client")
+def _invalid(field: str) -> BadInputError:
+    return BadInputError(f"invalid {field} of a bundle", hint="update the client")

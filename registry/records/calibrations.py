@@ -52,37 +52,28 @@ def choose_calibration(session: Session, row: tables.CalibrationRow) -> tables.C
     return before
 
 
-def learned_with(workspace: Workspace, adapter: str, base_calibration: tables.CalibrationRow) -> list[Digest]:
+def learned_with(workspace: Workspace, adapter: str, base: tables.CalibrationRow) -> list[Digest]:
     """Return the calibrations for one adapter that were learned with a calibration of its base, or cannot be read, newest first."""
     made = tables.CalibrationRow
     with workspace.database.read() as session:
-        query = select(made).where(
-            made.base_id == base_calibration.base_id,
-            made.adapter == adapter,
-            made.rank == base_calibration.rank,
-        )
-        files = [
-            (row.digest, row.manifest.files[0]) for row in session.scalars(query.order_by(made.id.desc()))
-        ]
-        blobs = [(Digest(digest), Digest(file.sha256), file.size) for digest, file in files]
-    generations = blob_generations(workspace, [blob for _, blob, _ in blobs])
-    found = []
-    for digest, sha256, size in blobs:
-        blob = Blob(sha256, size, generations[sha256])
+        query = select(made).where(made.base_id == base.base_id, made.rank == base.rank)
+        rows = session.scalars(query.where(made.adapter == adapter).order_by(made.id.desc()))
+        files = [(Digest(row.digest), row.manifest.files[0].entry) for row in rows]
+    generations = blob_generations(workspace, [file.sha256 for _, file in files])
+    digests = []
+    for digest, file in files:
+        blob = Blob(file.sha256, file.size, generations[file.sha256])
         try:
             length = int.from_bytes(b"".join(workspace.store.span(blob, 0, _LENGTH)), "little")
-            if length <= min(size - _LENGTH, ADAPTER_HEADER_LIMIT):
+            if length <= min(file.size - _LENGTH, ADAPTER_HEADER_LIMIT):
                 data = b"".join(workspace.store.span(blob, _LENGTH, _LENGTH + length))
                 about = parse_json(data, "the header")[METADATA]
-                if (about["prompts"], about["tokens"]) != (
-                    base_calibration.prompts_digest,
-                    str(base_calibration.tokens),
-                ):
+                if (about["prompts"], about["tokens"]) != (base.prompts_digest, str(base.tokens)):
                     continue
         except (StorageError, KeyError, TypeError):
             pass  # it cannot be read
-        found.append(digest)
-    return found
+        digests.append(digest)
+    return digests
 
 
 CALIBRATION = "calibration.safetensors"
@@ -100,9 +91,7 @@ class CalibrationReport(Record, kw_only=False):
     engine: str = described("which mlx-lm ran the base")
     created: bool = described("whether it is new")
     seconds: float = described("duration in seconds")
-    adapter: str | None = described(
-        "adapter whose fused model's scales were learned", title="for", brief=True, default=None
-    )
+    adapter: str | None = described("adapter whose scales it learned", title="for", brief=True, default=None)
     before: float | None = described(
         "nats per token from base + adapter", words=" nats a token, and {} before", default=None
     )
@@ -113,7 +102,7 @@ class CalibrationReport(Record, kw_only=False):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a calibration is made from: texts, directions per input, and the digest of an adapter if it is for one."""
+    """The inputs of a calibration: texts, directions per input, and the digest of an adapter if it is for one."""
 
     prompts: str
     prompts_digest: Digest
@@ -124,14 +113,10 @@ class Reading:
 def recorded_calibration(
     workspace: Workspace, base: tables.BaseModelRow, reading: Reading, *, among: Collection[str] | None = None
 ) -> CalibrationReport | None:
-    """Return what is there already; what the store has lost is not, and is made anew."""
+    """Return the recorded calibration; None without one, or if the store has lost its file."""
     table = tables.CalibrationRow
-    query = select(table).where(
-        table.base_id == base.id,
-        table.prompts_digest == reading.prompts_digest,
-        table.rank == reading.rank,
-        table.adapter == reading.adapter,
-    )
+    query = select(table).where(table.base_id == base.id, table.prompts_digest == reading.prompts_digest)
+    query = query.where(table.rank == reading.rank, table.adapter == reading.adapter)
     if among is not None:
         query = query.where(table.digest.in_(among))
     with workspace.database.read() as session:
@@ -160,11 +145,9 @@ def record_calibration(
 ) -> tuple[tables.CalibrationRow, bool]:
     """Return a calibration's record, and whether it is new."""
     table = tables.CalibrationRow
-    existing_row = session.scalars(
-        select(table).where(table.base_id == base.id, table.digest == manifest.digest)
-    ).first()
-    if existing_row is not None:
-        return existing_row, False
+    existing = session.scalar(select(table).where(table.base_id == base.id, table.digest == manifest.digest))
+    if existing is not None:
+        return existing, False
     now = workspace.database.utcnow(session)
     row = table(
         **asdict(reading),
@@ -178,20 +161,9 @@ def record_calibration(
     )
     session.add(row)
     session.flush()
-    events.record(
-        session,
-        "base.calibrated",
-        "base",
-        base.digest,
-        {
-            "calibration": row.digest,
-            "prompts": row.prompts,
-            "tokens": tokens,
-            "rank": row.rank,
-            **({} if row.adapter is None else {"adapter": row.adapter}),
-        },
-        at=now,
-    )
+    detail = {"calibration": row.digest, "prompts": row.prompts, "tokens": tokens, "rank": row.rank}
+    detail |= {} if row.adapter is None else {"adapter": row.adapter}
+    events.record(session, "base.calibrated", "base", base.digest, detail, at=now)
     return row, True
 
 
@@ -254,9 +226,7 @@ def fetch_calibration(
         query = select(tables.CalibrationRow).where(tables.CalibrationRow.digest == digest)
         row = session.scalars(query.order_by(tables.CalibrationRow.id)).first()
         if row is None:
-            raise UnknownReferenceError(
-                f"there is no calibration {digest[:12]}", hint="fusery base show BASE lists them"
-            )
+            raise UnknownReferenceError(f"calibration not found: {digest[:12]}", hint="fusery base show BASE")
         blob = Digest(row.manifest.files[0].sha256)
     generation = blob_generations(workspace, [blob])[blob]
     workspace.store.fetch(blob, target, generation=generation)

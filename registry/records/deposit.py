@@ -5,8 +5,8 @@
     with deposit.recording() as session:
         row = deposit.commit(session)
 
-`put` says what it is about to store before it stores it, so that the collector spares it.  `commit` looks whether that
-held all the while; if not, nothing is recorded.  A process that dies between leaves bytes that nobody refers to.
+`put` claims the blobs before it stores them, so that the collector spares them.  `commit` checks that the claims still hold;
+if not, nothing is recorded.  A process that dies in between leaves unreferenced bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from ..database.owner import LeaseOwner
 from ..errors import DatabaseUnavailableError, DepositLostError
 
 _SETTLED = "settled deposit"
-
 Source = Path | Staged | bytes  # where bytes are
 
 
@@ -95,12 +94,8 @@ class Deposit:
                 # Where reading costs nothing, `put_file` reads what is there, and replaces it if it is damaged.
                 skips = not self._store.capabilities.local
                 for digest, (entry, source) in wanted.items():
-                    generation = self._generations[digest]
-                    if (
-                        skips
-                        and digest in ready
-                        and self._store.size(digest, generation=generation) == entry.size
-                    ):
+                    generation, is_ready = self._generations[digest], skips and digest in ready
+                    if is_ready and self._store.size(digest, generation=generation) == entry.size:
                         continue
                     if isinstance(source, bytes):
                         self._store.put_bytes(source, generation=generation)
@@ -207,23 +202,12 @@ def record_manifests(session: Session, manifests: Iterable[Manifest]) -> dict[st
     """Return the rows of manifests by digest; see `record_manifest`."""
     wanted = {manifest.digest: manifest for manifest in manifests}
     row = tables.ManifestRow
-    rows = {
-        manifest_row.digest: manifest_row
-        for some in batches(wanted)
-        for manifest_row in session.scalars(select(row).where(row.digest.in_(some)))
-    }
-    new = [
-        row(
-            digest=digest,
-            size=manifest.size,
-            files=[
-                tables.ManifestFileRow(path=file.path, size=file.size, sha256=file.sha256)
-                for file in manifest
-            ],
-        )
-        for digest, manifest in wanted.items()
-        if digest not in rows
-    ]
+    queries = (select(row).where(row.digest.in_(some)) for some in batches(wanted))
+    rows = {one.digest: one for query in queries for one in session.scalars(query)}
+    new = []
+    for digest, manifest in ((name, value) for name, value in wanted.items() if name not in rows):
+        files = [tables.ManifestFileRow(path=one.path, size=one.size, sha256=one.sha256) for one in manifest]
+        new.append(row(digest=digest, size=manifest.size, files=files))
     if new:
         session.add_all(new)
         session.flush()
@@ -240,11 +224,8 @@ def _is_stored(session: Session, rows: Iterable[tables.ManifestRow]) -> None:
 def _blobs(session: Session, digests: Iterable[Digest]) -> dict[str, tables.BlobRow]:
     """Return the rows of blobs as they are now, of those that are on record."""
     blob, fresh = tables.BlobRow, {"populate_existing": True}
-    return {
-        row.digest: row
-        for some in batches(digests)
-        for row in session.scalars(select(blob).where(blob.digest.in_(some)), execution_options=fresh)
-    }
+    queries = (select(blob).where(blob.digest.in_(some)) for some in batches(digests))
+    return {row.digest: row for query in queries for row in session.scalars(query, execution_options=fresh)}
 
 
 def _decide(
@@ -278,7 +259,4 @@ def _entry(path: str, source: Source) -> FileEntry:
 
 
 def _lost() -> DepositLostError:
-    return DepositLostError(
-        "the files were collected before they could be recorded, because storing them took too long",
-        hint="run the command again",
-    )
+    return DepositLostError("the files were collected before they were recorded", hint="run it again")

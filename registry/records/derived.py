@@ -47,19 +47,14 @@ def require_sensible(files: Mapping[str, Path]) -> None:
     """Refuse a model whose configuration says sizes that no model has."""
     problem = absurdity(read_object(files["config.json"])) if "config.json" in files else None
     if problem is not None:
-        raise BadInputError(
-            f"config.json cannot be that of a model: {problem}",
-            hint="is this the config.json that came with the model?",
-        )
+        raise BadInputError(f"invalid config.json: {problem}", hint="use the model's own config.json")
 
 
 def require_recordable(architecture: Architecture) -> None:
     """Refuse a base model whose record would be larger than backups and other registries accept."""
     columns = {"config": dict(architecture.config), "weights": _weights(architecture)}
     if (problem := problem_of(tables.metadata.tables["base_model"], columns)) is not None:
-        raise BadInputError(
-            f"the base model is too large to be recorded: {problem} ({len(architecture.weights):,} tensors)"
-        )
+        raise BadInputError(f"the base model is too large: {problem} ({len(architecture.weights):,} tensors)")
 
 
 def base_columns(architecture: Architecture, identity: BaseIdentity) -> Mapping[str, Any]:

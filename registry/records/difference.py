@@ -35,9 +35,7 @@ class ModuleDifference(Record):
     numerical_rank_b: int = described("likewise of the second")
     overlap_in: float | None = described("share of the smaller input space that both read from", kind="share")
     overlap_out: float | None = described("likewise of the outputs", kind="share")
-    angles_in: tuple[float, ...] = described(
-        "principal angles between their input spaces, in degrees, rising"
-    )
+    angles_in: tuple[float, ...] = described("principal angles between input spaces, in degrees, rising")
     angles_out: tuple[float, ...] = described("principal angles between their output spaces")
     spectrum_a: tuple[float, ...] = described("singular values of the first's update, falling")
     spectrum_b: tuple[float, ...] = described("likewise of the second")
@@ -54,9 +52,7 @@ class WholeDifference(Record):
     norm_b: float = described("likewise of the second", words=" and {}")
     cosine: float | None = described("cosine of the angle between the two; None where one of them is zero")
     relative_change: float | None = described("norm of the difference over that of the first")
-    effective_rank_a: float = described(
-        "of the first, by squared norms", title="effective rank", form="{:.3g}"
-    )
+    effective_rank_a: float = described("of the first (squared norms)", title="effective rank", form="{:.3g}")
     effective_rank_b: float = described("likewise of the second", words=" and {}", form="{:.3g}")
     overlap_in: float | None = described(
         "share of the smaller input space that both read from", title="overlap of inputs", kind="share"

@@ -81,10 +81,7 @@ _COMPARED = ("dataset", "split", "harness", "shots")  # what `comparable` is mad
 def parse_metric(text: str) -> str:
     """Return the name of a metric."""
     if not isinstance(text, str) or len(text) > LONGEST or not _NAME.fullmatch(text):
-        raise BadInputError(
-            f"{str(text)[:60]!r} is not the name of a metric",
-            hint="letters, digits and _, with single . : @ - between them, such as mmlu.acc",
-        )
+        raise BadInputError(f"invalid metric: {str(text)[:60]!r}", hint="such as mmlu.acc")
     return text
 
 
@@ -120,7 +117,7 @@ def mismatch(a: tables.EvaluationRow | Evaluation, b: tables.EvaluationRow | Eva
 
 
 def setting_of(row: tables.EvaluationRow | Evaluation, *, seed: bool = True) -> str:
-    """Return what a value was measured on and with, in words; empty if nobody said so."""
+    """Return the data and program of a measurement, in words; empty if undeclared."""
     parts = ["/".join(part for part in (row.dataset, row.split) if part), row.harness]
     parts += [] if row.shots is None else [f"{row.shots}-shot"]
     parts += [] if row.seed is None or not seed else [f"seed {row.seed}"]

@@ -89,9 +89,7 @@ class Fidelity(Record):
     cosine: float | None = described("cosine between the update and its part in the weights", compared=True)
     relative_error: float | None = described("norm of the difference, over that of the update", compared=True)
     noise: float | None = described("rounding errors, as a share of the weights", compared=True, kind="share")
-    modules: tuple[ModuleFidelity, ...] | None = described(
-        "the same of each module", optional=True, default=None
-    )
+    modules: tuple[ModuleFidelity, ...] | None = described("of each module", optional=True, default=None)
 
 
 class Foreign(Record):
@@ -111,7 +109,7 @@ class Weighted(Record):
 
 
 class FusedLabel(Record):
-    """What a fused model is called."""
+    """The names of a fused model."""
 
     scale: float | None = described("factor of the first adapter's update, if that is not its own scale")
     combined: str = described("its adapters, with their weights")

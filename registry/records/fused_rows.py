@@ -16,8 +16,7 @@ from .. import tables
 from ..engine.recipe import ENGINE, OWN, Recipe
 from .fused import FusedLabel
 
-_DIGITS = 8
-"""Of a digest: enough to tell the calibrations of a base, or the choices of bits, from one another."""
+_DIGITS = 8  # of a digest: enough to distinguish the calibrations of a base, or choices of bits
 
 
 def describe(recipe: Recipe) -> str:

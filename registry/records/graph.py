@@ -81,13 +81,8 @@ class Graph(Record, kw_only=False, frozen=False):
     root: str = described("id of the subject's node")
     by_id: dict[str, Node | DeploymentNode] = described(default_factory=dict)
     edges: list[Edge] = described("the edges, without duplicates", default_factory=list)
-    starts: tuple[
-        str, ...
-    ] = ()  # ids of all subjects if there are several, such as the revisions of a dataset
-    cut: bool = described(
-        "whether nodes are left out: all but the nearest and newest of a kind",
-        default=False,
-    )
+    starts: tuple[str, ...] = ()  # ids of all subjects if there are several, such as a dataset's revisions
+    cut: bool = described("nodes are left out: all but the nearest and newest of a kind", default=False)
     KEYS: ClassVar[tuple[str, ...]] = ("root", "roots", "nodes", "edges", "cut", "left_out")
 
     @property

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # naming the rows would import all tables
     Thing: TypeAlias = (
         tables.BaseModelRow | tables.DatasetRow | tables.AdapterRow | tables.FusedRow | tables.BundleRow
     )
+    Adapters: TypeAlias = Select[tables.AdapterRow]
 
 _STEP = 1_000  # the most that a version above the limit may exceed its task's newest version
 
@@ -51,18 +52,14 @@ def load_adapters(*, in_full: bool = False) -> Select[tables.AdapterRow]:
     )
 
 
-def resolve_adapter(
-    session: Session, text: str, among: Select[tables.AdapterRow] | None = None
-) -> tables.AdapterRow:
+def resolve_adapter(session: Session, text: str, among: Adapters | None = None) -> tables.AdapterRow:
     """Return the adapter that a reference names."""
     if (adapter := _find_adapter(session, text, among)) is None:
         raise _no_adapter(session, text)
     return adapter
 
 
-def _find_adapter(
-    session: Session, text: str, among: Select[tables.AdapterRow] | None
-) -> tables.AdapterRow | None:
+def _find_adapter(session: Session, text: str, among: Adapters | None) -> tables.AdapterRow | None:
     try:
         reference = Reference.parse(text)
     except BadInputError:
@@ -74,9 +71,7 @@ def _find_adapter(
     matches = list(session.scalars(named_by(reference, among).limit(3)).unique())
     if reference.kind == "digest" and len({adapter.digest for adapter in matches}) > 1:
         names = ", ".join(adapter.name for adapter in matches)
-        raise AmbiguousReferenceError(
-            f"the digest {text} fits more than one adapter: {names}", hint="give more digits"
-        )
+        raise AmbiguousReferenceError(f"ambiguous digest {text}: {names}", hint="give more digits")
     return matches[0] if matches else None
 
 
@@ -132,17 +127,15 @@ def no_alias(session: Session, text: str) -> UnknownReferenceError:
     """Return the error for an alias that there is not, with those that may be meant."""
     task, _, wanted = text.strip().partition("#")
     alias = tables.AliasRow
-    alias_query = (
-        select(tables.TaskRow.name, alias.name).join(alias.task).where(alias.adapter_id.is_not(None))
-    )
-    own = [name for _, name in session.execute(alias_query.where(tables.TaskRow.name == task).limit(1000))]
+    query = select(tables.TaskRow.name, alias.name).join(alias.task).where(alias.adapter_id.is_not(None))
+    own = [name for _, name in session.execute(query.where(tables.TaskRow.name == task).limit(1000))]
     if own:
         # What the names of a task have in common says nothing.
         hint = nearest(wanted[:200], own, most=1, before=f"{task}#") or (
             f"there are: {', '.join(f'{task}#{name}' for name in own[:5])}"
         )
     else:
-        alias_names = [f"{name}#{one}" for name, one in session.execute(alias_query.limit(1000))]
+        alias_names = [f"{name}#{one}" for name, one in session.execute(query.limit(1000))]
         hint = nearest(f"{task}#{wanted}", alias_names) or "fusery alias list"
     return UnknownReferenceError(f"there is no alias {text!r}", hint=hint)
 
@@ -151,9 +144,7 @@ def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceE
     for column in (tables.FusedRow.key, tables.FusedRow.digest):
         for fused in _by_digest(session, column, text):
             name = fused.adapter.name
-            return UnknownReferenceError(
-                f"{text!r} is a fused model of {name}, not an adapter", hint=f"give {name}"
-            )
+            return UnknownReferenceError(f"{text!r} is a fused model of {name}", hint=f"give {name}")
     meant = _meant(session, text.strip().casefold()) or hint
     return UnknownReferenceError(f"there is no adapter {text!r}", hint=meant)
 
@@ -166,9 +157,7 @@ def _meant(session: Session, wanted: str) -> str | None:
     name = wanted.partition("@")[2]  # MLflow writes an alias with @
     if name and session.scalars(held.where(tables.TaskRow.name == task, alias.name == name)).first():
         return f"did you mean {task}#{name}?"
-    newest = {
-        row[0]: row[1] for row in session.execute(select(tables.TaskRow.name, latest_version()).limit(1000))
-    }
+    newest = dict(session.execute(select(tables.TaskRow.name, latest_version()).limit(1000)).all())
     if task in newest:
         versions = select(tables.AdapterRow.version).join(tables.AdapterRow.task)
         numbers = sorted(session.scalars(versions.where(tables.TaskRow.name == task)))
@@ -222,7 +211,7 @@ def _by_digest(session: Session, column: Any, text: str) -> list[Any]:
 
 
 def resolve_any(
-    session: Session, text: str, among: Select[tables.AdapterRow] | None = None
+    session: Session, text: str, among: Adapters | None = None
 ) -> tables.BaseModelRow | tables.AdapterRow | tables.FusedRow:
     """Return whatever a reference names: an adapter, a base model by name or digest, a fused artifact by digest or key."""
     fused: list[tables.FusedRow] = _by_digest(session, tables.FusedRow.digest, text)
@@ -230,12 +219,10 @@ def resolve_any(
     if len(fused) > 1 and len({row.digest for row in fused}) == 1:
         # The same bytes, made here and claimed elsewhere.
         fused = [row for row in fused if row.origin is None] or fused[:1]
-    resolved_row = (
-        fused[0] if len(fused) == 1 else _find_adapter(session, text, among) or _find_base(session, text)
-    )
-    if resolved_row is None:
+    row = fused[0] if len(fused) == 1 else _find_adapter(session, text, among) or _find_base(session, text)
+    if row is None:
         raise _no_adapter(session, text)
-    return resolved_row
+    return row
 
 
 def adapter_names(session: Session, numbers: Collection[int]) -> dict[int, str]:
@@ -262,8 +249,7 @@ def require_version(session: Session, task: str, version: int) -> None:
     newest = next_version(session, row) - 1 if row is not None else 0
     if version > newest + _STEP:
         raise BadInputError(
-            f"invalid version: {version} (at most {MAX_DECLARED_VERSION})",
-            hint="leave out --version to get the next one",
+            f"invalid version: {version} (at most {MAX_DECLARED_VERSION})", hint="leave out --version"
         )
 
 
@@ -272,10 +258,7 @@ KINDS = ("base", "dataset", "adapter", "bundle")
 
 
 def find_things(
-    session: Session,
-    text: str,
-    places: Sequence[str] | None = None,
-    among: Select[tables.AdapterRow] | None = None,
+    session: Session, text: str, places: Sequence[str] | None = None, among: Adapters | None = None
 ) -> list[Thing]:
     """Return what a reference names: one thing, or all revisions of a dataset; `places` is `places_of(text)`."""
     kind, rest = _kind_of(text)
@@ -319,9 +302,7 @@ def find_datasets(session: Session, text: str) -> Sequence[tables.DatasetRow]:
         query = select(dataset).where(begins_with(dataset.digest, prefix)).order_by(dataset.id)
         datasets = session.scalars(query).all()
     if not datasets:
-        raise UnknownReferenceError(
-            f"there is no dataset {text[:80]!r}", hint="fusery list --where 'dataset = NAME'"
-        )
+        raise UnknownReferenceError(f"there is no dataset {text[:80]!r}", hint="fusery list")
     return datasets
 
 
@@ -340,9 +321,7 @@ def find_bundle(session: Session, text: str, places: Sequence[str]) -> tables.Bu
         with suppress(UnknownReferenceError):
             others = resolve_any(session, text) is not None
     if others:
-        raise AmbiguousReferenceError(
-            f"the digest {text} fits more than one thing", hint="give more digits, or its place"
-        )
+        raise AmbiguousReferenceError(f"ambiguous digest {text}", hint="give more digits, or its place")
     return rows[0] if rows else None
 
 
@@ -351,6 +330,4 @@ def shippable(things: Sequence[Thing], text: str) -> tables.AdapterRow | tables.
     thing = things[0]
     if isinstance(thing, tables.AdapterRow | tables.FusedRow | tables.BundleRow):
         return thing
-    raise BadInputError(
-        f"{text[:80]!r} is neither an adapter, a fused model nor a bundle", hint="fusery list"
-    )
+    raise BadInputError(f"{text[:80]!r} is no adapter, fused model or bundle", hint="fusery list")

@@ -34,9 +34,7 @@ class Outcome(Record, kw_only=False):
     state: State = described("`passed`, `failed`, or `unknown` if it cannot be decided")
     why: str = described("the reason, in one sentence")
     hint: str | None = described("a command that helps; None without one", default=None)
-    code: str | None = described(
-        "why metrics do not compare, such as `metric_other_split`", optional=True, default=None
-    )
+    code: str | None = described("why metrics do not compare", optional=True, default=None)
 
 
 _CODES: dict[State, int] = {"passed": 0, "failed": 1, "unknown": 3}
@@ -121,9 +119,7 @@ class Yank(Record):
     deployments: tuple[Deployment, ...] = described("deployments of it, its models and bundles")
     same_bytes: tuple[str, ...] = described("names of adapters with the same bytes")
     same_weights: tuple[str, ...] = described("names of adapters with the same weights and other files")
-    continued: tuple[str, ...] = described(
-        "names of adapters that continued its training, in any number of steps"
-    )
+    continued: tuple[str, ...] = described("names of adapters that continued its training, directly or not")
     computed: tuple[str, ...] = described("names of adapters computed from it, in any number of steps")
 
 

@@ -33,7 +33,7 @@ from .adapter import Withdrawal
 from .bases import blob_generations, completed_config, locate_files, proven_files, recorded_architecture
 from .fused_rows import label_of
 from .references import resolve_adapter, resolve_any, resolve_base
-from .withdrawals import of_adapters, of_fused, refuse_yanked
+from .withdrawals import of_adapter, of_fused, refuse_yanked
 
 
 def own_form(adapter: tables.AdapterRow) -> Form:
@@ -153,38 +153,31 @@ class LocalFolder(Record, kw_only=False):
 def local_folder(workspace: Workspace, reference: str, form: str | None = None) -> LocalFolder:
     """Return a folder of this machine with the files of an adapter, a base model or a fused model."""
     with workspace.database.read() as session:
-        resolved_row = resolve_any(session, reference)
-        if isinstance(resolved_row, tables.FusedRow):
+        row = resolve_any(session, reference)
+        if form is not None and not isinstance(row, tables.AdapterRow):
+            raise BadInputError(f"{reference} is a model, and has no format", hint="leave out --format")
+        if isinstance(row, tables.FusedRow):
             # Its own files, or the same bytes under another key.
-            same = select(tables.FusedRow).where(
-                tables.FusedRow.digest == resolved_row.digest, tables.FusedRow.id != resolved_row.id
+            fused = tables.FusedRow
+            same = session.scalars(
+                select(fused).where(fused.digest == row.digest).order_by(fused.id != row.id)
             )
             cached_paths = (
-                workspace.cache.lookup(Digest(row.key), row.manifest.value)
-                for row in (resolved_row, *session.scalars(same))
+                workspace.cache.lookup(Digest(cached.key), cached.manifest.value) for cached in same
             )
-            here, name = next(filter(None, cached_paths), None), label_of(resolved_row)
-            if here is None:
+            if (path := next(filter(None, cached_paths), None)) is None:
                 raise UnknownReferenceError(
-                    f"{name} is not on this machine",
-                    hint=f"fusery fuse {resolved_row.adapter.name} --recipe {resolved_row.key}",
+                    f"{label_of(row)} is not on this machine",
+                    hint=f"fusery fuse {row.adapter.name} --recipe {row.key}",
                 )
-            withdrawals = of_fused(session, [resolved_row.id]).get(resolved_row.id, ())
-        elif isinstance(resolved_row, tables.BaseModelRow):
-            name, withdrawals = resolved_row.name, ()
-        else:
-            name, withdrawals = (
-                resolved_row.name,
-                of_adapters(session, [resolved_row.id]).get(resolved_row.id, ()),
-            )
-    if isinstance(resolved_row, tables.AdapterRow):
-        path = adapter_folder(workspace, name, format=form or "mlx")
-        return LocalFolder("adapter", name, resolved_row.digest, form or "mlx", path, withdrawals)
-    if form is not None:
-        raise BadInputError(f"{name} is a model, and a format is one of adapters", hint="leave out --format")
-    if isinstance(resolved_row, tables.FusedRow) and here is not None:
-        return LocalFolder("fused", name, resolved_row.digest, None, here, withdrawals)
-    return LocalFolder("base", name, resolved_row.digest, None, model_folder(workspace, name), withdrawals)
+            withdrawals = of_fused(session, [row.id]).get(row.id, ())
+            return LocalFolder("fused", label_of(row), row.digest, None, path, withdrawals)
+        withdrawals = of_adapter(session, row) if isinstance(row, tables.AdapterRow) else ()
+        name, digest = row.name, row.digest
+    if isinstance(row, tables.BaseModelRow):
+        return LocalFolder("base", name, digest, None, model_folder(workspace, name), withdrawals)
+    path = adapter_folder(workspace, name, format=form or "mlx")
+    return LocalFolder("adapter", name, digest, form or "mlx", path, withdrawals)
 
 
 def adapter_folder(workspace: Workspace, reference: str, *, format: str = "mlx") -> Path:
@@ -211,9 +204,9 @@ def model_folder(workspace: Workspace, name: str) -> Path:
     with workspace.scratch() as scratch, proven_files(workspace, base, scratch) as files:
         completed = completed_config(files[CONFIG])
         if completed is None and base.location is not None:
-            folder, known = Path(base.location), {entry.path for entry in manifest}
-            there = (path for path in folder.rglob("*") if not path.is_dir())
-            others = (path for path in there if path.relative_to(folder).as_posix() not in known)
+            folder, own_paths = Path(base.location), {entry.path for entry in manifest}
+            all_files = (path for path in folder.rglob("*") if not path.is_dir())
+            others = (path for path in all_files if path.relative_to(folder).as_posix() not in own_paths)
             if all(path.name.startswith(".") or path.suffix.lower() in _HARMLESS for path in others):
                 return folder  # nothing is beside the model's files that somebody might load as a part of it
         own = {} if completed is None else {CONFIG: completed}
@@ -227,7 +220,7 @@ def model_folder(workspace: Workspace, name: str) -> Path:
 
 
 def _kept(workspace: Workspace, files: dict[str, Path], manifest: Manifest, own: dict[str, bytes]) -> Path:
-    """Return the entry of the cache with these files, made if it is not there; `own` has those that are written anew."""
+    """Return the cache entry with these files, made if needed; `own` has the changed ones."""
     key = Digest(manifest.digest)
     if (path := workspace.cache.lookup(key, manifest)) is not None:
         return path

@@ -26,7 +26,6 @@ MEANINGS: Mapping[Role, str] = {
 }
 """What each may do, in words."""
 
-
 PARTS: Mapping[str, tuple[Role, Role]] = {
     "note or tag": ("publisher", "publisher"),
     "yank": ("approver", "approver"),
@@ -72,7 +71,7 @@ def may_change(workspace: Workspace, session: Session, part: str, row: Thing) ->
 
 
 def is_trusted(workspace: Workspace) -> bool:
-    """Tell whether whoever is at work may decide what counts in this registry: its operator, or an approver's token."""
+    """Return whether the actor may decide for this registry: its operator, or an approver's token."""
     return not workspace.role or allows(parse_role(workspace.role), "approver")
 
 
@@ -85,10 +84,13 @@ def require_may_change(workspace: Workspace, session: Session, part: str, row: T
 def require_role(workspace: Workspace, role: Role, change: str) -> None:
     """Refuse what the role does not allow."""
     if workspace.role and not allows(parse_role(workspace.role), role):
-        raise RoleError(
-            f"{workspace.actor} has the role of {workspace.role}, and {change} needs {role}",
-            hint=f"ask an admin for a token with the role of {role}",
-        )
+        raise role_error(workspace.actor, workspace.role, change, role)
+
+
+def role_error(actor: str, role: str, change: str, needed: Role) -> RoleError:
+    """Return the error for a change that needs another role."""
+    message = f"{actor} has the role of {role}, and {change} needs {needed}"
+    return RoleError(message, hint=f"ask an admin for a token with the role of {needed}")
 
 
 def owner_of(session: Session, row: Thing) -> str:

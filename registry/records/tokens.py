@@ -1,8 +1,7 @@
-"""Tokens: secrets by which a server knows who asks.
+"""Tokens of a server's users.
 
-A secret is 32 random bytes, so that its SHA-256 can neither be guessed nor turned back, and no slow hash is needed, which
-is for passwords that people choose.  The database holds the digest alone; it is also how a token is looked up, so that how
-long that takes says nothing about a secret.
+A secret is 32 random bytes, so that its SHA-256 needs no slow hash.  The database holds only that digest, by which a token is
+looked up: the time that this takes reveals nothing about a secret.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ def create(workspace: Workspace, name: str, role: str, expires: str = DEFAULT_EX
         until = parse_expiry(expires, now=now)
         if _newest(session, called, revoked=False) is not None:
             raise AlreadyExistsError(
-                f"there is a token {called} already",
-                hint=f"fusery admin token revoke {called}, or another name",
+                f"token {called} already exists", hint=f"fusery admin token revoke {called}"
             )
         row = tables.TokenRow(
             name=called,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal
 
 from fusery.storage.manifest import FileEntry
@@ -25,10 +24,6 @@ class Moved(Record, kw_only=False):
     bytes: int = described("size of the missing files")
     reason: str | None = described("why it was left out, or that amendments differ", default=None)
     withdrawals: tuple[Withdrawal, ...] = described("yanks that concern it in the destination", default=())
-
-    def with_withdrawals(self, withdrawals: tuple[Withdrawal, ...]) -> Moved:
-        """Return a copy with the yanks that concern it."""
-        return replace(self, withdrawals=withdrawals)
 
 
 class Arrived(Record, kw_only=False):
@@ -75,7 +70,7 @@ class SentBundle(Record):
     detail: Mapping[str, object] = described("other details of its log entry")
 
 
-class Found(Record):
+class SearchResults(Record):
     """What a search found, of each kind at most so many."""
 
     query: str = described("the search text")

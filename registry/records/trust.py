@@ -92,7 +92,7 @@ State = Literal["active", "expired", "revoked"]
 
 
 class Token(Record):
-    """A token, without its secret, which nobody has but its bearer."""
+    """A token, without its secret."""
 
     REFERENCE = "name"
 

@@ -8,10 +8,9 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased, joinedload, object_session
 
-from fusery.storage.digest import Digest
 from fusery.storage.errors import StorageError
 from fusery.storage.manifest import FileEntry, Manifest
 
@@ -34,18 +33,18 @@ if TYPE_CHECKING:
 
 def entries(manifest: tables.ManifestRow) -> tuple[FileEntry, ...]:
     """Return the files of a manifest: path, size in bytes, digest."""
-    return tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in manifest.files)
+    return tuple(file.entry for file in manifest.files)
 
 
 def adapter_records(
-    session: Session, adapters: Sequence[tables.AdapterRow], told: Mapping[int, Withdrawals] | None = None
+    session: Session, adapters: Sequence[tables.AdapterRow], yanks: Mapping[int, Withdrawals] | None = None
 ) -> list[Adapter]:
     """Return the records of adapters; the number of queries does not depend on how many they are."""
     ids, alias = [adapter.id for adapter in adapters], tables.AliasRow
     aliases: dict[int, list[str]] = defaultdict(list)
     for held in session.scalars(select(alias).where(alias.adapter_id.in_(ids)).order_by(alias.name)):
         aliases[held.adapter_id or 0].append(held.name)
-    told = of_adapters(session, ids) if told is None else told
+    yanks = of_adapters(session, ids) if yanks is None else yanks
     return [
         Adapter(
             **adapter_values(adapter),
@@ -53,8 +52,8 @@ def adapter_records(
             aliases=tuple(aliases[adapter.id]),
             tags={tag.key: tag.value for tag in adapter.tags},
             amendments=tuple(amendment_records(adapter.amendments)),
-            yanked=own(told.get(adapter.id, ())) is not None,
-            withdrawals=told.get(adapter.id, ()),
+            yanked=own(yanks.get(adapter.id, ())) is not None,
+            withdrawals=yanks.get(adapter.id, ()),
             findings=tuple(
                 Finding(row.code, cast(Severity, row.severity), row.subject, row.message, row.hint)
                 for row in adapter.findings
@@ -158,27 +157,12 @@ def missing_evaluations(
 
 
 def newest_value(name: str) -> Any:
-    """Return the expression of an adapter's value of a metric: the one that was recorded last, null if there is none."""
+    """Return the expression of an adapter's newest value of a metric; null without one."""
     row = aliased(tables.EvaluationRow)
     query = select(row.value).where(
         row.adapter_id == tables.AdapterRow.id, row.metric == name, row.withdrawn_at.is_(None)
     )
     return query.order_by(row.id.desc()).limit(1).correlate(tables.AdapterRow).scalar_subquery()
-
-
-def is_newest(row: Any, name: str) -> ColumnElement[bool]:
-    """Return the condition that an alias of the table is an adapter's newest row of a metric."""
-    other = aliased(tables.EvaluationRow)
-    newest = (
-        select(func.max(other.id))
-        .where(other.adapter_id == tables.AdapterRow.id, other.metric == name, other.withdrawn_at.is_(None))
-        .correlate(tables.AdapterRow)
-        .scalar_subquery()
-    )
-    condition: ColumnElement[bool] = (
-        (row.adapter_id == tables.AdapterRow.id) & (row.metric == name) & (row.id == newest)
-    )
-    return condition
 
 
 def newest_values(
@@ -203,17 +187,9 @@ SCHEME = "model-signing"
 def trusted_signers(session: Session, kind: str, digest: str, alias: str) -> list[str]:
     """Return the names of the trusted keys, sorted, whose verified signatures over the files count for an alias."""
     key, signature = tables.TrustedKeyRow, tables.SignatureRow
-    rows = session.execute(
-        select(key, signature)
-        .join(signature, signature.key_id == key.key_id)
-        .where(
-            signature.subject_kind == kind,
-            signature.subject_digest == digest,
-            signature.scheme == SCHEME,
-            key.revoked_at.is_(None),
-        )
-        .order_by(key.name)
-    )
+    query = select(key, signature).join(signature, signature.key_id == key.key_id).order_by(key.name)
+    query = query.where(signature.subject_kind == kind, signature.subject_digest == digest)
+    rows = session.execute(query.where(signature.scheme == SCHEME, key.revoked_at.is_(None)))
     return [
         trusted.name
         for trusted, signature_row in rows
@@ -251,7 +227,7 @@ def is_good(
 
 
 def manifest_of(session: Session, digest: str) -> Manifest | None:
-    """Return the list of files that a digest stands for, or None if there is none that it is the digest of."""
+    """Return the recorded manifest of a digest; None without one that has this digest."""
     row = session.scalar(select(tables.ManifestRow).where(tables.ManifestRow.digest == digest))
     if row is None:
         return None
@@ -265,13 +241,8 @@ def manifest_of(session: Session, digest: str) -> Manifest | None:
 def signatures_of(session: Session, digest: str) -> list[RecordedSignature]:
     """Return the recorded signatures over a digest, oldest first, with the name of each key where it is trusted."""
     signature = tables.SignatureRow
-    rows = session.scalars(
-        select(signature)
-        .options(joinedload(signature.key))
-        .where(signature.subject_digest == digest)
-        .order_by(signature.id)
-    )
-    return [recorded_signature(row) for row in rows]
+    query = select(signature).options(joinedload(signature.key)).where(signature.subject_digest == digest)
+    return [recorded_signature(row) for row in session.scalars(query.order_by(signature.id))]
 
 
 def recorded_signature(row: tables.SignatureRow) -> RecordedSignature:

@@ -1,10 +1,7 @@
-"""Withdrawals, and which records they concern: the single place for all views and refusals; and recipes of computed adapters.
+"""Yanks, and which records they concern; and the recipes of adapters that were computed from others.
 
-A yank covers one record: an adapter under its name.  Commands refuse to make anything from that record.  They warn about
-adapters with the same bytes under another name, adapters with the same weights beside other files, fused models, sums and
-bundles that contain these bytes, and adapters that `combine` or `shrink` computed from them in any number of steps.  Adapters whose training continued from a yanked one get no warning.
-
-A recipe says how an adapter was computed from others; it is part of its configuration and so of its digest.
+A yank covers one adapter under its name: nothing is made from it any more.  Commands warn about adapters with the same bytes
+or weights, fused models and bundles that contain them, and adapters computed from them, but not about continued training.
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from functools import cache
@@ -58,39 +55,25 @@ def is_a_part() -> ColumnElement[bool]:
 def same_weights(first: Select[int]) -> CTE:
     """Return the query for pairs of an adapter and each adapter with the same weights file, in either form, itself included."""
     adapter, rendering, file = tables.AdapterRow, tables.AdapterRenderingRow, tables.ManifestFileRow
-    start = first.distinct().subquery()
+    start = first.distinct().subquery().c[0]
     is_weights = file.path.in_((WEIGHTS, PEFT_WEIGHTS))
-    stored = (
-        select(start.c[0].label("adapter"), file.sha256)
-        .join(adapter, adapter.id == start.c[0])
-        .join(file, file.manifest_id == adapter.manifest_id)
-        .where(is_weights)
-    )
-    rendered = (
-        select(start.c[0], file.sha256)
-        .join(rendering, rendering.adapter_id == start.c[0])
-        .join(file, file.manifest_id == rendering.manifest_id)
-        .where(is_weights, ~is_a_part())
-    )
-    weights = union(stored, rendered).cte("weights")
+    stored = select(start.label("adapter"), file.sha256).join(adapter, adapter.id == start)
+    stored = stored.join(file, file.manifest_id == adapter.manifest_id).where(is_weights)
+    rendered = select(start, file.sha256).join(rendering, rendering.adapter_id == start)
+    rendered = rendered.join(file, file.manifest_id == rendering.manifest_id)
+    weights = union(stored, rendered.where(is_weights, ~is_a_part())).cte("weights")
     # A function of the digest keeps SQLite from indexing `weights` and reading every file to look it up there.
     with_file = select(weights.c.adapter).join(file, file.sha256 == func.lower(weights.c.sha256))
     with_file = with_file.where(is_weights)
-    storing = with_file.join(adapter, adapter.manifest_id == file.manifest_id).add_columns(
-        adapter.id.label("other")
-    )
-    rendering_them = (
-        with_file.join(rendering, rendering.manifest_id == file.manifest_id)
-        .where(~is_a_part())
-        .add_columns(rendering.adapter_id)
-    )
+    storing = with_file.join(adapter, adapter.manifest_id == file.manifest_id)
+    rendering_them = with_file.join(rendering, rendering.manifest_id == file.manifest_id).where(~is_a_part())
     twin = aliased(adapter)
-    same_digest = (
-        select(start.c[0], twin.id)
-        .join(adapter, adapter.id == start.c[0])
-        .join(twin, twin.digest == adapter.digest)
-    )
-    return union(storing, rendering_them, same_digest).cte("same_weights")
+    same_digest = select(start, twin.id).join(adapter, adapter.id == start)
+    return union(
+        storing.add_columns(adapter.id.label("other")),
+        rendering_them.add_columns(rendering.adapter_id),
+        same_digest.join(twin, twin.digest == adapter.digest),
+    ).cte("same_weights")
 
 
 def of_adapters(
@@ -110,14 +93,9 @@ def of_bundles(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]
     return _affected(session, ids, _packed, holding=True)
 
 
-def told_of(session: Session, adapters: Iterable[tables.AdapterRow]) -> Withdrawals:
-    """Return the yanks that whoever uses adapters is to know of, each once."""
-    withdrawals_by_adapter = of_adapters(session, [adapter.id for adapter in adapters])
-    return tuple(
-        dict.fromkeys(
-            withdrawal for withdrawals in withdrawals_by_adapter.values() for withdrawal in withdrawals
-        )
-    )
+def of_adapter(session: Session, adapter: tables.AdapterRow) -> Withdrawals:
+    """Return the yanks that concern an adapter."""
+    return of_adapters(session, [adapter.id]).get(adapter.id, ())
 
 
 Moment = datetime | BindParameter[datetime] | None
@@ -175,12 +153,14 @@ def usable_record(session: Session, adapter: tables.AdapterRow) -> tables.Adapte
 Where = Callable[[Any], ColumnElement[bool]]
 """From the column with a thing's number to the condition that it is one of those that are asked about."""
 
+Pairs = Select[*tuple[Any, ...]]  # of a thing and an adapter that it is or holds
 
-def _itself(where: Where) -> Select[*tuple[Any, ...]]:
+
+def _itself(where: Where) -> Pairs:
     return select(tables.AdapterRow.id, tables.AdapterRow.id).where(where(tables.AdapterRow.id))
 
 
-def _parts(where: Where) -> Select[*tuple[Any, ...]]:
+def _parts(where: Where) -> Pairs:
     """Return the query for which adapters fused models hold: the first, and the further ones of a sum."""
     fused, extra = tables.FusedRow, tables.FusedExtraRow
     first = select(fused.id, fused.adapter_id).where(where(fused.id))
@@ -189,14 +169,10 @@ def _parts(where: Where) -> Select[*tuple[Any, ...]]:
     return select(both.c[0], both.c[1])
 
 
-def _packed(where: Where) -> Select[*tuple[Any, ...]]:
+def _packed(where: Where) -> Pairs:
     """Return the query for which adapters bundles hold; of a sum, `BundleAdapter` has the first one only."""
-    bundle, packed, fused, extra = (
-        tables.BundleRow,
-        tables.BundleAdapterRow,
-        tables.FusedRow,
-        tables.FusedExtraRow,
-    )
+    bundle, packed = tables.BundleRow, tables.BundleAdapterRow
+    fused, extra = tables.FusedRow, tables.FusedExtraRow
     apart = select(bundle.id, packed.adapter_id).join(packed, packed.bundle_id == bundle.id)
     first = select(bundle.id, fused.adapter_id).join(fused, fused.id == bundle.fused_id)
     further = select(bundle.id, extra.adapter_id).join(extra, extra.fused_id == bundle.fused_id)
@@ -208,20 +184,16 @@ def _packed(where: Where) -> Select[*tuple[Any, ...]]:
 def _affected(
     session: Session,
     ids: Collection[int],
-    parts_of: Callable[[Where], Select[*tuple[Any, ...]]],
+    parts_of: Callable[[Where], Pairs],
     *,
     holding: bool = False,
     at: datetime | None = None,
 ) -> dict[int, Withdrawals]:
-    # `parts_of` is the query for pairs of a thing and an adapter that it is or holds.
     if not ids or session.scalar(_any(at is None), {"moment": at}) is None:
         return {}
     # Of many things, one looks from what is yanked, since that is little.
-    many, wanted, withdrawals_by_id = (
-        len(ids) > BATCH,
-        set(ids),
-        defaultdict[int, dict[str, Withdrawal]](dict),
-    )
+    many, wanted = len(ids) > BATCH, set(ids)
+    withdrawals_by_id = defaultdict[int, dict[str, Withdrawal]](dict)
     given = {"moment": at} if many else {"moment": at, "ids": list(ids)}
     rows = session.execute(_query(parts_of, many=many, now=at is None), given)
     for number, computed, itself, same_bytes, name, reason, since, by in rows:
@@ -251,9 +223,7 @@ def _any(now: bool) -> Select[int]:
 
 
 @cache
-def _query(
-    parts_of: Callable[[Where], Select[*tuple[Any, ...]]], *, many: bool, now: bool
-) -> Select[*tuple[Any, ...]]:
+def _query(parts_of: Callable[[Where], Pairs], *, many: bool, now: bool) -> Pairs:
     part, record, yank = aliased(tables.AdapterRow), aliased(tables.AdapterRow), tables.YankRow
     asked: BindParameter[Sequence[int]] = bindparam("ids", expanding=True)
     standing = stands_at(None if now else _MOMENT)
@@ -267,17 +237,9 @@ def _query(
         lines = source_pairs(select(adapter), up=True)
         alike = same_weights(select(lines.c.source))
         part_id, record_id = alike.c.adapter, alike.c.other
+    relation = (lines.c.adapter != part.id, part.id == record.id, part.digest == record.digest)
     return (
-        select(
-            thing,
-            lines.c.adapter != part.id,
-            part.id == record.id,
-            part.digest == record.digest,
-            record.name,
-            yank.reason,
-            yank.at,
-            yank.by,
-        )
+        select(thing, *relation, record.name, yank.reason, yank.at, yank.by)
         .join(lines, lines.c.adapter == adapter)
         .join(part, part.id == lines.c.source)
         .join(alike, part_id == part.id)
@@ -291,11 +253,11 @@ def _query(
 SHRINK = "shrink"
 _DIGEST = re.compile("[0-9a-f]{64}")
 _MOST = 1000
-_FIELDS = frozenset(each.name for each in fields(CombinationRecipe))
+_FIELDS = frozenset(field.name for field in fields(CombinationRecipe))
 
 
 def recipe_in(config: Mapping[str, Any]) -> CombinationRecipe | None:
-    """Return the recipe in a configuration; None where there is none, or something else under its key."""
+    """Return the recipe in a configuration; None without a valid one."""
     raw_recipe = config.get(RECIPE)
     if not isinstance(raw_recipe, Mapping) or set(raw_recipe) != _FIELDS:
         return None
@@ -317,12 +279,9 @@ def recorded_sources(
 ) -> list[tables.AdapterSourceRow]:
     """Return the rows for those of a recipe's sources that are on record, on the same base: the first with the bytes."""
     adapter = tables.AdapterRow
-    query = select(adapter.digest, adapter.id).where(
-        adapter.digest.in_(recipe.sources), adapter.base_id == base_id
-    )
-    first: dict[str, int] = {}
-    for digest, number in session.execute(query.order_by(adapter.id)):
-        first.setdefault(digest, number)
+    query = select(adapter.digest, adapter.id).where(adapter.digest.in_(recipe.sources))
+    rows = session.execute(query.where(adapter.base_id == base_id).order_by(adapter.id.desc()))
+    first = {row.digest: row.id for row in rows}
     return [
         tables.AdapterSourceRow(position=position, source_id=first[digest])
         for position, digest in enumerate(recipe.sources)

@@ -24,7 +24,7 @@ from ..parsing import parse_moment
 from ..records.alias_moves import ALIAS_MOVED, alias_row, move, move_record, refuse_guarded, text_of
 from ..records.references import adapter_names, no_alias, resolve_adapter
 from ..records.release import Alias, AliasHolder, AliasMove, Moved
-from ..records.withdrawals import is_yanked, of_adapters, refuse_yanked, standing_yank, told_of
+from ..records.withdrawals import is_yanked, of_adapter, of_adapters, refuse_yanked, standing_yank
 from ..workspace.workspace import Workspace
 
 _ROLLBACK = "rollback"  # the key of a log entry that marks a rollback
@@ -46,7 +46,7 @@ def set_alias(workspace: Workspace, alias: str, reference: str, *, reason: str =
         refuse_guarded(session, adapter.task.name, name, hint=hint)
         refuse_yanked(session, adapter)
         moved = move(workspace, session, alias_row(session, adapter, name), adapter, reason)
-        return replace(moved, withdrawals=told_of(session, [adapter]))
+        return replace(moved, withdrawals=of_adapter(session, adapter))
 
 
 def remove_alias(workspace: Workspace, reference: str, *, reason: str = "", emergency: bool = False) -> Moved:
@@ -69,7 +69,7 @@ def roll_back(workspace: Workspace, reference: str, *, reason: str = "", emergen
             hint = f"fusery promote {usable} {alias.name}, or fusery alias remove {text_of(alias)}"
             raise BadInputError(f"cannot roll back {text_of(alias)}: {why}", hint=hint)
         moved = move(workspace, session, alias, adapter, reason or "rolled back", extra_detail)
-        return replace(moved, withdrawals=told_of(session, [adapter]))
+        return replace(moved, withdrawals=of_adapter(session, adapter))
 
 
 def rollback_target(workspace: Workspace, reference: str) -> str | None:

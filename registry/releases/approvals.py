@@ -17,7 +17,7 @@ from ..names import parse_alias, parse_task
 from ..records.references import resolve_adapter
 from ..records.release import Approval
 from ..records.roles import owner_of
-from ..records.withdrawals import refuse_yanked, told_of
+from ..records.withdrawals import of_adapter, refuse_yanked
 from ..workspace.workspace import Workspace
 
 LONGEST_NOTE = 10_000  # characters
@@ -131,7 +131,7 @@ def _record(
         approved=standing is not None,
         changed=changed,
         approvals=tuple(approvers(session, adapter, alias)),
-        withdrawals=told_of(session, [adapter]),
+        withdrawals=of_adapter(session, adapter),
         by=standing.by if standing else None,
         at=standing.at if standing else None,
         note=standing.note if standing else None,

@@ -32,7 +32,7 @@ from ..records.references import load_adapters, resolve_adapter
 from ..records.release import Outcome, Promotion, State
 from ..records.roles import require_role
 from ..records.views import stands
-from ..records.withdrawals import of_adapters, refuse_yanked, told_of
+from ..records.withdrawals import of_adapter, refuse_yanked
 from ..workspace.workspace import Workspace
 from .approvals import alias_of, approvers
 from .rules import MetricRule, Rules, bound_words, make_rules
@@ -59,8 +59,8 @@ class Case:
 
 def judge(case: Case, recorded: Mapping[str, Any] | None) -> list[Outcome]:
     """Evaluate every recorded rule of an alias for an adapter."""
-    of_adapter = of_adapters(case.session, [case.adapter.id]).get(case.adapter.id, ())
-    others = [withdrawal.summary for withdrawal in of_adapter if withdrawal.relation != "itself"]
+    yanks = of_adapter(case.session, case.adapter)
+    others = [withdrawal.summary for withdrawal in yanks if withdrawal.relation != "itself"]
     judgement: StateText = ("passed", "; ".join(["it is not yanked", *others]))
     try:
         refuse_yanked(case.session, case.adapter)
@@ -292,7 +292,7 @@ def promote(
             confirmed=again and verdict == "passed" and not dry_run,
             dry_run=dry_run,
             reason=reason,
-            withdrawals=told_of(session, [adapter]),
+            withdrawals=of_adapter(session, adapter),
             rules=tuple(outcomes),
         )
 

@@ -261,9 +261,8 @@ def _logs(session: Session, kind: str, subjects: Sequence[str]) -> Mapping[str, 
         about = (event.subject_kind == kind) & event.subject.in_(some)
         ranked = select(event.seq, rank, total).where(about).subquery()
         # The newest entry is always included: its hash is checked, to report a forged one.
-        travels = (ranked.c.rank <= documents.MOST_EVENTS) & (
-            (ranked.c.rank == 1) | (ranked.c.total <= MOST_LOG)
-        )
+        is_short = (ranked.c.rank == 1) | (ranked.c.total <= MOST_LOG)
+        travels = (ranked.c.rank <= documents.MOST_EVENTS) & is_short
         query = select(event).join(ranked, ranked.c.seq == event.seq).where(travels).order_by(event.seq)
         for row in session.scalars(query):
             logs[row.subject] += (entry_values(row),)

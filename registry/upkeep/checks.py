@@ -25,7 +25,7 @@ from ..engine.config import WEIGHTS
 from ..parsing import plural, shown_size
 from ..provenance.trace import DOWN, nodes_of, walk
 from ..records.alias_moves import text_of
-from ..records.bundles import is_elsewhere
+from ..records.bundles import is_remote
 from ..records.fused_rows import label_with_key
 from ..records.references import resolve_any
 from ..workspace.workspace import Workspace
@@ -124,7 +124,7 @@ def _item(row: Any, workspace: Workspace) -> AuditableItem:
         name, place, session = row.path, Path(row.path), object_session(row)
         assert session is not None
         records = set()
-        if not is_elsewhere(session, row):
+        if not is_remote(session, row):
             file = place if place.is_file() and len(files) == 1 else None
             folder = place.parent if file else place if place.is_dir() else None
     manifest = Manifest(tuple(one.entry for one in files))

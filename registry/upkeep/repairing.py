@@ -21,7 +21,7 @@ from fusery.storage.progress import Reporter
 from .. import tables
 from ..database import events
 from ..database.leases import reading
-from ..records.bundles import is_elsewhere
+from ..records.bundles import is_remote
 from ..workspace.workspace import Workspace
 from .report import Damage, Problem, Repair, Report
 
@@ -86,7 +86,7 @@ class _Copies:
                         places.append((cached, f"the fused model {owner.key[:12]} in the cache"))
                         continue
                     where = getattr(owner, "location" if isinstance(owner, base) else "path")
-                    if where is not None and not (isinstance(owner, bundle) and is_elsewhere(session, owner)):
+                    if where is not None and not (isinstance(owner, bundle) and is_remote(session, owner)):
                         places.append((Path(where) / name, str(Path(where) / name)))
         places += ((path, str(path)) for path in self._by_size.get(damage.size, ()))
         for path, source in places:

@@ -55,7 +55,6 @@ SECRET, SECRET_FILE = "FUSERY_WEBHOOK_SECRET", "FUSERY_WEBHOOK_SECRET_FILE"
 PRIVATE = "FUSERY_WEBHOOK_PRIVATE"
 
 _SHORTEST, _MOST_SECRETS, _LARGEST = 32, 4, 64 << 10
-_YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
 class NoWebhookSecretError(BadInputError):
@@ -73,20 +72,15 @@ class Deliverer:
     def load(cls, environment: Mapping[str, str] | None = None) -> Deliverer:
         """Read the environment."""
         values = os.environ if environment is None else environment
-        private = values.get(PRIVATE, "").strip().casefold()
-        if private not in (*_YES, *_NO):
-            raise BadInputError(f"{PRIVATE} is neither 1 nor 0", hint=f"export {PRIVATE}=1")
         text, file = values.get(SECRET, ""), values.get(SECRET_FILE, "")
-        if text.strip() and file:
-            raise BadInputError(f"{SECRET} and {SECRET_FILE} are both set", hint=f"unset {SECRET}")
-        if file:
+        if file and not text.strip():
             with opened(Path(file)) as content:
                 text = content.read(_LARGEST).decode(errors="replace")
         secrets = tuple(map(os.fsencode, text.split()))
         if any(len(secret) < _SHORTEST for secret in secrets) or len(secrets) > _MOST_SECRETS:
             problem = f"invalid webhook secret (of {_SHORTEST} characters or more; at most {_MOST_SECRETS})"
             raise BadInputError(problem, hint="make one: openssl rand -hex 32")
-        return cls(secrets, private in _YES)
+        return cls(secrets, values.get(PRIVATE) == "1")
 
     def require_secrets(self) -> tuple[bytes, ...]:
         """Return the secrets."""

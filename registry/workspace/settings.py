@@ -10,7 +10,6 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +23,6 @@ from .homes import CONFIG_NAME, EMBEDDED, default_home, expanded, home_folder
 from .reach import require_allowed
 
 _LARGEST = 1 << 20
-_NUMBER = re.compile(r"[0-9]{1,19}(?:\.0*)?")
 _SQLITE = re.compile(r"(?P<scheme>sqlite(?:\+pysqlite)?:///)(?P<path>[^/:?][^?]*)(?P<query>\?.*)?", re.DOTALL)
 
 
@@ -209,20 +207,12 @@ def _path(value: Any) -> Path | None:
 
 
 def _count(value: Any) -> int:
-    number = value
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        number = int(value.partition(".")[0])
-    elif isinstance(value, str):
-        from ..parsing import parse_size
+    from ..parsing import parse_size
 
-        # A number without a unit may have no digits after the point but zeros.
-        with suppress(BadInputError):
-            number = parse_size(value) if value.rstrip()[-1:].lower() in tuple("bkmgti") else None
-    elif isinstance(value, float) and value.is_integer():
-        number = int(value)
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 63:
-        raise ValueError("it should be a whole number of bytes, 0 or more, or a size such as 20GB")
-    return number
+    try:
+        return parse_size(str(value))
+    except BadInputError as error:
+        raise ValueError("it should be a number of bytes, or a size such as 20GB") from error
 
 
 def _table(value: Any) -> dict[str, Any]:

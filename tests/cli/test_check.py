@@ -53,9 +53,7 @@ def test_strict_makes_errors_of_warnings(stocked: Fusery, others: Path) -> None:
 
 
 @pytest.mark.parametrize("declared", ["in its metadata", "by its folder"])
-def test_a_registered_adapter_passes_strictly(
-    stocked: Fusery, tiny_base: Path, tmp_path: Path, declared: str
-) -> None:
+def test_an_adapter_passes_strictly(stocked: Fusery, tiny_base: Path, tmp_path: Path, declared: str) -> None:
     """The task is declared by the files: a check of a repository finds mostly registered adapters."""
     metadata = declared == "in its metadata"
     folder = tmp_path / ("first" if metadata else "adapters_mail_v1_20261120")
@@ -225,7 +223,7 @@ def test_options_and_files(stocked: Fusery, others: Path) -> None:
     assert (done.code, "--files0-from" in done.err) == (2, True)
 
 
-def test_files_can_be_named_by_a_file_or_a_pipe(
+def test_files_are_named_by_a_file_or_pipe(
     stocked: Fusery, others: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A list has any length, and names with anything in them."""

@@ -55,8 +55,9 @@ def test_compare(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_first_line_says_which_is_better(stocked: Fusery) -> None:
     shown = stocked("diff", "course_rec")
-    assert shown.out.splitlines()[0] == (
-        "course_rec@2 is better: validation loss 0.42 against 0.61 on the same data"
+    assert (
+        shown.out.splitlines()[0]
+        == "course_rec@2 is better: validation loss 0.42 against 0.61 on the same data"
     )
     assert stocked("diff", *BOTH, "--json").json["better"]["reference"] == "course_rec@2"
     stocked("edit", "course_rec@1", "--dataset", "others", "--reason", "wrong name")

@@ -41,7 +41,7 @@ def test_fuse_and_materialize_name_the_command_for_16_bits(fusery: Fusery, tmp_p
     assert dense.code == 0 and COST not in dense.err
     assert COST not in quantised("fuse", "small@1", "--as", "mixed", "--json").err
     ran = quantised("materialize", "small@1", "docker", "--target", "docker", "--as", "mixed")
-    assert ran.code == 0 and "--target docker --as 16bit" in ran.err
+    assert ran.code == 0 and "add --as 16bit --force" in ran.err
     gguf = quantised("materialize", "small@1", "file", "--target", "gguf", "--as", "mixed")
     assert COST not in gguf.err
     assert COST in (tmp_path / "docker" / "README.md").read_text()

@@ -109,7 +109,7 @@ SPOILED: tuple[tuple[Callable[[Path], object], str], ...] = (
 
 
 @pytest.mark.slow
-def test_a_folder_that_was_changed_is_refused(
+def test_a_changed_folder_is_refused(
     stocked: Fusery, exported: Path, tmp_path: Path, tiny_base: Path
 ) -> None:
     add_elsewhere(stocked, tiny_base)

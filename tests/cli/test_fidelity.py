@@ -121,9 +121,7 @@ def test_the_command_that_is_named_makes_the_same_again(
     assert (again["key"], again["digest"]) == (made["key"], made["digest"])
 
 
-def test_figures_and_tries_appear_with_v(
-    small: Fusery, folders: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_figures_with_v(small: Fusery, folders: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     ran = small("fuse", "one@1")
     assert "trying the next format" in ran.err and "% noise" not in ran.err + ran.out
     assert ran.err.count("fusery base calibrate") == 1

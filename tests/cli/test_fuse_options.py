@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tiny_models
 
 from fusery.cli.fuse import KEYS
-from fusery.cli.materialize import TARGET_KEYS, Again
+from fusery.cli.materialize import TARGET_KEYS
 from fusery.registry.fusion.request import MODES, ROUNDINGS, FuseRequest
 
 from .conftest import Fusery, require_refusals
@@ -98,8 +95,7 @@ def test_materialize_names_the_base_and_takes_a_key(forms: Fusery) -> None:
     made = forms("fuse", "course_rec@1", "--base", "four", "--as", "keep", "--accept-loss", "--json").json
     ran = forms("materialize", "course_rec@1", "out")
     assert re.search(r"^(Wrote: .*) \(tiny in \w+\)$", ran.out, re.MULTILINE)
-    command = shlex.split(ran.err.partition("To write that: ")[2].splitlines()[0])
-    assert command[2:] == ["course_rec@1", "out", "--target", "model", "--base", "four", "--force"]
+    assert "add --base four --force" in ran.err
     shown = forms("show", "course_rec@1").out
     assert "x the base four" in shown and "x the base tiny" in shown
     assert forms("materialize", made["key"][:12], "by_key", "--json").json["fused"] == made["digest"]
@@ -107,22 +103,8 @@ def test_materialize_names_the_base_and_takes_a_key(forms: Fusery) -> None:
     assert error["hint"] == f"give {made['adapter']}"
 
 
-def test_the_command_for_another_format_repeats_what_was_typed() -> None:
-    details = {"scale": 3.0, "models": ("a=1", "b=2")}
-    again = Again(["course_rec#prod"], "my image", "docker", True, details, ["b@1:0.5"], "four")
-    bundle = SimpleNamespace(adapters=("course_rec_v1",))
-    words = shlex.split(again.command(bundle, again.base, " --as 16bit"))  # type: ignore[arg-type]
-    assert words[2:5] == ["course_rec#prod", "my image", "--target"]
-    options = "docker --fused --with b@1:0.5 -o scale=3.0 -o models=a=1 -o models=b=2 --base four --as 16bit --force"
-    assert words[5:] == options.split()
-    by_key = replace(again, references=["0123456789ab"], base=None)
-    assert by_key.command(bundle, None).split()[2] == "course_rec_v1"  # type: ignore[arg-type]
-
-
 @pytest.mark.slow
-def test_an_evaluation_on_another_form_has_its_name(
-    forms: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_form_is_named(forms: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLX_DISABLE_COMPILE", "1")
     (tmp_path / "asked.jsonl").write_text('{"prompt": "the cat", "completion": " sat"}\n')
     words = ("eval", "run", "course_rec@1", "--prompts", "asked.jsonl", "--json")

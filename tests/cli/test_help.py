@@ -90,20 +90,9 @@ def test_a_former_command_names_its_successor(fusery: Fusery) -> None:
         assert not command[1:] or not command[1].startswith("--") or command[1] in flags, name
 
 
-@pytest.mark.parametrize(
-    ("words", "now"),
-    [
-        ("events --ref course_rec#prod", "log course_rec#prod"),
-        ("impact base:tiny", "lineage --down tiny"),
-        ("import http://host --from mlflow", "register mlflow+http://host"),
-        ("import --from folder runs --dry-run", "register folder+runs --dry-run"),
-        ("report course_rec --html a.html", "ui course_rec --save a.html"),
-        ("verify out --registry", "identify --verify out"),
-        ("signature list course_rec@1", "sign --list course_rec@1"),
-    ],
-)
-def test_arguments_of_a_former_command_are_filled_in(words: str, now: str) -> None:
-    assert (successor(words.split()) or ("", []))[1] == now.split()
+def test_arguments_of_a_former_command_are_filled_in() -> None:
+    for words, now in {"signature list a@1": "sign --list a@1", "completion bash": "doctor"}.items():
+        assert (successor(words.split()) or ("", []))[1] == now.split()
 
 
 WITH_TABLES = {

@@ -44,15 +44,11 @@ def test_a_hint_about_another_registry_does_not_name_this_home() -> None:
     hints = Hints()
     hints.registry = "here"
     assert hints.spelled("fusery audit, on the other registry") == "fusery audit, on the other registry"
-    assert (
-        hints.spelled("fusery is not fusery-list, .fusery list") == "fusery is not fusery-list, .fusery list"
-    )
+    unlike = "fusery is not fusery-list, .fusery list"
+    assert hints.spelled(unlike) == unlike
     quoted = """mkdir 'a fusery list $(x) fusery list'"'"'s fusery list b' && fusery list"""
     assert hints.spelled(quoted) == f"{quoted.removesuffix('fusery list')}fusery --registry here list"
-    assert (
-        hints.spelled("an adapter's fusery list isn't 'x'")
-        == "an adapter's fusery --registry here list isn't 'x'"
-    )
+    assert hints.spelled("it's fusery list isn't 'x'") == "it's fusery --registry here list isn't 'x'"
     assert hints.spelled("--debug shows where: fusery --debug train ...") == (
         "--debug shows where: fusery --registry here --debug train ..."
     )

@@ -23,17 +23,8 @@ from fusery.cli.options import LocalPath
 from .conftest import require_refusals
 
 HEAVY = (
-    "sqlalchemy",
-    "alembic",
-    "mlx",
-    "mlx_lm",
-    "transformers",
-    "numpy",
-    "rich",
-    "pydantic",
-    "fsspec",
-    "safetensors",
-)
+    "sqlalchemy", "alembic", "mlx", "mlx_lm", "transformers", "numpy", "rich", "pydantic", "fsspec", "safetensors",
+)  # fmt: skip
 UNASKED = (
     "html", "tomllib", "tarfile", "platformdirs", "multiprocessing", "urllib.request", "fusery.registry.provenance",
     "fusery.registry.registration", "fusery.registry.tables.fused", "fusery.registry.tables.trust",
@@ -127,9 +118,7 @@ def test_errors_as_text_and_as_json(stocked: Fusery, monkeypatch: pytest.MonkeyP
         assert (ran.code, re.findall("[\x1b\u202e]", ran.err)) == (2, []), words
 
 
-def test_a_current_folder_that_is_gone(
-    fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_is_gone(fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -218,9 +207,7 @@ def test_every_path_refuses_a_url() -> None:
     assert accepting == URL_OPTIONS
 
 
-def test_a_file_or_a_url_as_home_is_refused(
-    fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_or_url_as_home(fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "plain.txt").write_text("kept")
     urls = ("https:/host", "file:///tmp/home", "s3://bucket/home")
     monkeypatch.setenv("FUSERY_TOKEN", "x" * 20)

@@ -19,7 +19,7 @@ def test_the_targets_are_those_of_the_package() -> None:
 
 
 @pytest.mark.slow
-def test_a_card_by_option_and_by_setting(
+def test_a_card_by_option_or_setting(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own.md.j2").write_text("# {{ name }} of ours\n")
@@ -39,10 +39,7 @@ def test_a_card_by_option_and_by_setting(
 
 
 def test_refusals_write_nothing(stocked: Fusery, tmp_path: Path) -> None:
-    cases = (
-        ("oci://host/x:y --target oci", "unknown kind of store: 'oci'"),
-        ("hf://a/b", "target hub"),
-    )
+    cases = (("oci://host/x:y --target oci", "unknown kind of store: 'oci'"), ("hf://a/b", "target hub"))
     require_refusals(stocked, *((f"materialize course_rec@1 {words}", named) for words, named in cases))
     injected = ("materialize", "course_rec@1", "out", "--target", "docker", "-o", "base_image=x\nRUN y")
     require_refusals(stocked, (injected, "not the name of an image"))
@@ -52,9 +49,7 @@ def test_refusals_write_nothing(stocked: Fusery, tmp_path: Path) -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime_genai") is not None, reason="the packages are installed here"
 )
-def test_onnx_without_its_packages_is_refused(
-    stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_onnx_needs_its_packages(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUSERY_ONNX_PYTHON", raising=False)
     require_refusals(stocked, ("materialize course_rec@1 out --target onnx -o onnx_type=f32", "[onnx]"))
     assert not (tmp_path / "out").exists()

@@ -52,9 +52,7 @@ STEPS = (
 )
 
 
-def test_mistakes_are_one_error_with_a_hint(
-    stocked: Fusery, adapter: Path, tiny_base: Path, tmp_path: Path
-) -> None:
+def test_mistakes_have_hints(stocked: Fusery, adapter: Path, tiny_base: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a model")
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
@@ -106,24 +104,16 @@ def test_the_first_command_that_writes_makes_the_registry(
     )
 
 
+TABLES = ("adapter", "base_model", "base_name", "task", "manifest", "blob", "intent", "event", "bundle")
+
+
 def state(folder: Path) -> tuple[object, ...]:
     """Return everything there is to see: the user's files, the store's, and the records."""
     with opened(folder / "home") as workspace:
         from sqlalchemy import text
 
         with workspace.database.read() as session:
-            tables = (
-                "adapter",
-                "base_model",
-                "base_name",
-                "task",
-                "manifest",
-                "blob",
-                "intent",
-                "event",
-                "bundle",
-            )
-            rows = tuple(session.scalar(text(f"SELECT count(*) FROM {table}")) for table in tables)
+            rows = tuple(session.scalar(text(f"SELECT count(*) FROM {table}")) for table in TABLES)
     files = sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
@@ -162,9 +152,7 @@ def shared_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_a_home_without_permissions(
-    fusery: Fusery, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_home_not_permitted(fusery: Fusery, shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSERY_REGISTRY", str(shared_folder / "home"))
     assert fusery("doctor").code == 1  # imports what is needed while it still may be read
     shared_folder.chmod(0o555)

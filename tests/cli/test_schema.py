@@ -80,9 +80,7 @@ def test_a_document_that_is_otherwise_fails_the_test_that_prints_it(document: An
 @pytest.mark.parametrize(
     ("other", "said"), [({"further": 1}, "'further' was unexpected"), ({"created_at": "today"}, "date-time")]
 )
-def test_a_key_of_no_record_and_a_malformed_moment_fail_it_too(
-    stocked: Any, other: dict[str, Any], said: str
-) -> None:
+def test_unknown_keys_and_malformed_moments_fail(stocked: Any, other: dict[str, Any], said: str) -> None:
     [row, _] = stocked("list", "--json").json
     printed_documents.require("list", [row])
     with pytest.raises(AssertionError, match=said):

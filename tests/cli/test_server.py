@@ -67,7 +67,7 @@ def test_refusals(fusery: Fusery, tmp_path: Path) -> None:
     cases = (
         ("--host 0.0.0.0", "fusery admin token create"),
         ("--host 192.0.2.7 --insecure-http", "fusery admin token create"),
-        ("--proxy somewhere", "invalid address"),
+        ("--proxy somewhere", "invalid --proxy"),
         (f"--certificate {public}", "go together"),
         ("--certificate none.pem --key none.pem", "none.pem"),
     )

@@ -45,11 +45,7 @@ def test_refusals(keyed: Fusery, tmp_path: Path) -> None:
         "", "--key nothing.pem", "--key anna.pub", "--log --key anna.pem", "--list --key anna.pem",
     )  # fmt: skip
     require_refusals(keyed, *((f"sign course_rec@1 {each}", "") for each in options))
-    cases = (
-        "sign --key anna.pem",
-        "sign nothing@1 --key anna.pem",
-        "admin trust keygen anna",
-    )
+    cases = ("sign --key anna.pem", "sign nothing@1 --key anna.pem", "admin trust keygen anna")
     require_refusals(keyed, *((words, "") for words in cases))
     (tmp_path / "course_rec@1").mkdir()
     (tmp_path / "course_rec@1" / "x").write_text("x")

@@ -172,9 +172,7 @@ def four_bits(ready: Fusery, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_what_was_trained_through_the_quantiser_is_what_the_fused_model_gives(
-    ready: Fusery, folder: Path
-) -> None:
+def test_what_was_trained_quantised_is_what_the_fused_model_gives(ready: Fusery, folder: Path) -> None:
     four = four_bits(ready, folder)
     run, data = folder / "run", folder / "data"
     words = ("--iters", "6", "--val-batches", "-1", "--learning-rate", "1e-3")
@@ -263,9 +261,7 @@ def test_a_run_that_is_ended_from_outside_can_be_registered(
 
 @pytest.mark.slow
 @pytest.mark.timing
-def test_a_run_in_the_background_goes_on_after_ctrl_c_and_ends_at_sigterm(
-    ready: Fusery, folder: Path
-) -> None:
+def test_a_run_in_the_background_survives_ctrl_c_and_ends_at_sigterm(ready: Fusery, folder: Path) -> None:
     with started(folder, "train", "--", *TRAIN, "--iters", "100000", deaf=True) as process:
         wait_for_checkpoint(folder, process, 8)
         process.send_signal(signal.SIGINT)

@@ -80,11 +80,11 @@ def test_refusals_of_report(stocked: Fusery, tmp_path: Path) -> None:
         stocked,
         ("ui --save a.pdf", ".html"),
         ("ui --save .", ".html"),
-        ("ui --save folder.html", "is a folder"),
+        ("ui --save folder.html", "folder.html"),
         ("ui --save there.html", "--force"),
         ("ui --save nowhere/a.html", "nowhere"),
         ("ui nothing --save a.html", "unknown_reference"),
-        ("ui tiny --save a.html", "cannot report on a base model"),
+        ("ui tiny --save a.html", "cannot save a base model"),
         ("--registry none ui --save a.html", "schema"),
     )
     assert not (tmp_path / "a.html").exists()

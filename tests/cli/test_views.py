@@ -113,12 +113,8 @@ def bases() -> Iterator[dict[str, Any]]:
         "sources": [{"source": "org/a", "revision": "main"}, {"source": "b", "revision": None}],
     }  # fmt: skip
     yield base
-    yield {
-        **base,
-        "reference": "/models/tiny",
-        "adapters": ["a_v1"],
-        "quantization": {"bits": 4, "group_size": 64},
-    }
+    quantization = {"bits": 4, "group_size": 64}
+    yield {**base, "reference": "/models/tiny", "adapters": ["a_v1"], "quantization": quantization}
 
 
 def audits() -> Iterator[tuple[Report, bool]]:
@@ -138,16 +134,8 @@ def hooks() -> Iterator[Webhook]:
         created_by="anna",
     )  # fmt: skip
     yield hook
-    yield replace(
-        hook,
-        tasks=("t",),
-        failing=8,
-        attempts=1,
-        error="no",
-        next_attempt=AT,
-        delivered_at=AT,
-        disabled_at=AT,
-    )
+    moments = dict.fromkeys(("next_attempt", "delivered_at", "disabled_at"), AT)
+    yield replace(hook, tasks=("t",), failing=8, attempts=1, error="no", **moments)
 
 
 def test_what_is_printed(

@@ -44,9 +44,7 @@ def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.timing
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_events_are_delivered_as_they_come_until_somebody_interrupts(
-    how: signal.Signals, stocked: Fusery
-) -> None:
+def test_events_are_delivered_until_somebody_interrupts(how: signal.Signals, stocked: Fusery) -> None:
     receiver = Receiver(free_port())
     stocked("admin", "webhook", "add", receiver.url, "--on", "alias.moved", "--name", "ci", "--allow-private")
     with up(receiver), interrupts():

@@ -171,7 +171,7 @@ def test_what_it_does_not_know_it_asks_the_registry_for(
     with pytest.raises(openai.NotFoundError):
         llama_server.chat(client, "course_rec_v9_20270101", "Hello")
     made.run("alias", "set", V2, "prod")
-    with pytest.raises(openai.BadRequestError, match="may mean another adapter tomorrow"):
+    with pytest.raises(openai.BadRequestError, match="is an alias"):
         llama_server.chat(client, "course_rec#prod", "Hello")
     made.run("yank", V1, "--reason", "bad data")
     with pytest.raises(openai.BadRequestError, match="was withdrawn"):

@@ -116,7 +116,9 @@ def test_cancelled_at_any_stage(host: EngineHost) -> None:
     assert host.engine._batches_by_adapter == {}
 
 
-def test_a_failure_ends_its_lane_and_nothing_else(host: EngineHost, small_base: Path, tmp_path: Path) -> None:
+def test_a_failure_ends_its_batch_and_nothing_else(
+    host: EngineHost, small_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tiny_models.make_adapter(tmp_path / "dora", small_base, update=0.5, fine_tune_type="dora")
     resident = host.engine.load("a", folder).result()
 
@@ -127,6 +129,7 @@ def test_a_failure_ends_its_lane_and_nothing_else(host: EngineHost, small_base: 
     other, failing = (host.begin(Generation(on, host.tokens("hello"), 60, GREEDY)) for on in (None, resident))
     assert host.finish(failing) == "error"
     assert host.finish(other) in ("length", "stop")
+    assert ("RuntimeError" in caplog.text, "hello" in caplog.text) == (True, False)
     assert say(host, Generation(None, host.tokens("hello"), 2, GREEDY)) != [""]
 
 

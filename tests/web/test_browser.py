@@ -15,11 +15,8 @@ from fusery.registry import Registry
 from fusery.web.auth import LocalAuth, Proxies, TokenAuth
 from fusery.web.routes import API
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timing,
-    pytest.mark.skipif(not browser.is_complete(), reason=browser.MISSING),
-]
+MARK = pytest.mark
+pytestmark = [MARK.slow, MARK.timing, MARK.skipif(not browser.is_complete(), reason=browser.MISSING)]
 LOOKS: dict[str, tuple[dict[str, int], str]] = {
     "light": ({"width": 1280, "height": 900}, "light"),
     "dark": ({"width": 1280, "height": 900}, "dark"),

@@ -74,9 +74,7 @@ def test_every_link_leads_somewhere(address: str, answers: dict[str, tuple[Answe
         assert ask(address, link, **HTML).status == 200, link
 
 
-def test_what_it_says_is_what_the_api_says(
-    shown: Registry, answers: dict[str, tuple[Answer, Answer]]
-) -> None:
+def test_it_says_what_the_api_says(shown: Registry, answers: dict[str, tuple[Answer, Answer]]) -> None:
     adapter = shown.adapters.list(task="course_rec", sort="version:desc", limit=1)[0]
     assert answers["adapter"][1].json == shown.adapters.show(adapter.name).to_dict()
     assert answers["base"][1].json == shown.bases.show(adapter.base).to_dict()
@@ -107,9 +105,7 @@ def test_versions_are_sorted_by_links(shown: Registry, address: str) -> None:
         assert names == [each.name for each in wanted]
 
 
-def test_long_lists_are_read_page_by_page(
-    shown: Registry, address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_lists_are_paged(shown: Registry, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def pages_from(path: str, following: str) -> Iterator[Any]:
         while True:
             page = ask(address, path, **JSON).json
@@ -205,9 +201,7 @@ def test_a_filter_that_is_wrong_can_be_mended(address: str) -> None:
     assert 'value="val_loss &lt;"' in page.text and 'value="rank"' in page.text
 
 
-def test_what_is_withdrawn_is_said_to_be_wherever_it_stands(
-    answers: dict[str, tuple[Answer, Answer]],
-) -> None:
+def test_what_is_withdrawn_is_said_to_be_everywhere(answers: dict[str, tuple[Answer, Answer]]) -> None:
     def told(value: Any) -> Iterator[str]:
         if isinstance(value, dict):
             for each in value.get("withdrawals") or ():

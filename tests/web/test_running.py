@@ -15,7 +15,6 @@ import pytest
 from page_server import ask
 
 from fusery.registry import Registry, Reporter
-from fusery.registry.exchange.uploads import USUAL, UploadLimits
 from fusery.storage.errors import FuseryError
 from fusery.web import running
 from fusery.web.running import TeamRequest, Tls, serve_pages, serve_team
@@ -74,28 +73,26 @@ def test_a_page_that_takes_long_does_not_keep_the_process(monkeypatch: pytest.Mo
     assert (done, len(slept)) == (["shutdown", "flush", "flush"], 3)
 
 
-def test_a_team_s_server_delivers_webhooks_and_says_what_is_missing(
-    own: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def serve(**options: Any) -> tuple[list[str], int, bool]:
-        said, found = list[str](), list[Any]()
+def test_a_team_s_server_delivers_webhooks(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(**options: Any) -> tuple[list[str], bool]:
+        said, found = list[str](), list[bool]()
 
-        def served(_: Registry, *, uploads: UploadLimits, **__: Any) -> int:
-            found.extend([uploads.largest, "webhooks" in {thread.name for thread in threading.enumerate()}])
+        def served(_: Registry, **__: Any) -> int:
+            found.append("webhooks" in {thread.name for thread in threading.enumerate()})
             return 0
 
         monkeypatch.setattr(running, "serve_pages", served)
         request = TeamRequest(**options)
         assert serve_team(own, request, ready=lambda *_: None, reporter=Reporter(said.append)) == 0
-        return said, found[0], found[1]
+        return said, found[0]
 
     monkeypatch.delenv("FUSERY_WEBHOOK_SECRET", raising=False)
-    said, largest, delivers = serve(port=0)
-    assert ("fusery admin token create" in said[0], largest, delivers) == (True, USUAL.largest, False)
+    said, delivers = serve(port=0)
+    assert ("fusery admin token create" in said[0], delivers) == (True, False)
     own.tokens.create("one", "reader")
-    assert serve(host="localhost", largest_blob=7) == ([], 7, False)
+    assert serve(host="localhost") == ([], False)
     own.webhooks.add("https://hooks.example/x", "alias.moved")
     assert "FUSERY_WEBHOOK_SECRET" in serve()[0][0]
     monkeypatch.setenv("FUSERY_WEBHOOK_SECRET", "whsec_" + "a" * 32)
-    assert serve()[::2] == ([], True)
+    assert serve() == ([], True)
     assert "webhooks" not in {thread.name for thread in threading.enumerate()}

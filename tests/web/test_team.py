@@ -289,15 +289,9 @@ def test_a_proxy_s_headers_are_one_each_and_only_those_that_were_named(own: Regi
 
 def raw_status(address: str, *headers: str) -> int:
     parts = urlsplit(address)
-    lines = [
-        "GET /log HTTP/1.1",
-        "Host: localhost",
-        "Accept: application/json",
-        "Connection: close",
-        *headers,
-    ]
+    sent = ("Host: localhost", "Accept: application/json", "Connection: close", *headers)
     with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60) as connection:
-        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        connection.sendall(("\r\n".join(("GET /log HTTP/1.1", *sent)) + "\r\n\r\n").encode())
         return int(connection.makefile("rb").readline().split()[1])
 
 

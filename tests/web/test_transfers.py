@@ -81,11 +81,8 @@ class Server:
 
     def begin(self, data: bytes, last: int, first: int = 0) -> socket.socket:
         expected = self.received[0] + last - first
-        lines = (
-            f"Content-Length: {len(data) - first}",
-            f"Upload-Offset: {first}",
-            f"Upload-Length: {len(data)}",
-        )
+        size = len(data)
+        lines = f"Content-Length: {size - first}", f"Upload-Offset: {first}", f"Upload-Length: {size}"
         connection = self.connect()
         connection.sendall(self.head_of(digest_of(data), *lines) + data[first:last])
         wait_until(lambda: self.received[0] == expected)
@@ -120,7 +117,7 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 @pytest.fixture
 def server(own: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(application.create_app, "__kwdefaults__", {"hosts": (), "uploads": LIMITS})
+    monkeypatch.setattr(application, "USUAL", LIMITS)
     made = {name: own.tokens.create(name, role).secret for name, role in
             {"ci": "publisher", "ann": "publisher", "eve": "reader"}.items()}  # fmt: skip
     received, chunks = [0], transfers._chunks
@@ -309,9 +306,7 @@ def test_so_many_unfinished_uploads_and_no_more(server: Server) -> None:
     assert server.go_on(unfinished[1], 100).status == 200
 
 
-def test_whoever_holds_on_leaves_room_for_others(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_waits_leaves_room(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many fetch a blob and read nothing as there are turns, by one name, however they write the header; somebody else is served meanwhile."""
     monkeypatch.setattr(limits, "STALLED", 600)  # none of them is hung up on
     folder = tiny_models.make_base(tmp_path / "large", layers=1, vocab=40_000, hidden=256)

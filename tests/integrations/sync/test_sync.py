@@ -12,7 +12,7 @@ from fusery.integrations.sync import folders
 from fusery.integrations.sync import sync as module
 from fusery.integrations.sync.plan import DestinationOptions
 from fusery.integrations.sync.sync import SyncRequest, sync, watch
-from fusery.registry import Registry
+from fusery.registry import Registry, Reporter
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.workspace.workspace import Workspace
 
@@ -198,6 +198,34 @@ def test_watching(stocked: Registry, place: Somewhere) -> None:
         thread.join()
     assert told == [{"v1": "load"}, {"v2": "load", "v1": "unload"}, {"v2": "load"}]
     assert place.names() == {V2}
+
+
+@folder_only
+def test_watch_reports_each_failure_once(
+    stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    synced: list[module.Synced] = []
+    ended, request = threading.Event(), place.request("course_rec#prod")
+    with pytest.raises(UnknownReferenceError):
+        watch(stocked, request, every=0, on_sync=synced.append, ended=ended)
+    stocked.aliases.set("prod", "course_rec@1")
+    away, plan = OSError("away"), module._Sync._plan
+    outcomes = iter([away, away, None, BadInputError("no"), away, None])
+
+    def planned(self: module._Sync) -> object:
+        error = next(outcomes, ended)
+        if isinstance(error, Exception):
+            raise error
+        if error is ended:
+            ended.set()
+        return plan(self)
+
+    monkeypatch.setattr(module._Sync, "_plan", planned)
+    reporter = Reporter(said.append)
+    watch(stocked, request, every=0, on_sync=synced.append, ended=ended, reporter=reporter)
+    failures = [text.rpartition(": ")[2] for text in said if "cannot be synced" in text]
+    assert (failures, [acts(each) for each in synced]) == (["away", "no", "away"], [{"v1": "load"}])
 
 
 def test_places_that_there_are_not(stocked: Registry, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -14,11 +16,14 @@ from unittest.mock import Mock
 import pytest
 from waiting import wait_until
 
+from fusery.model_server import run as running
 from fusery.model_server.local import serve as module
-from fusery.model_server.local.serve import Follower, ServeRequest, serve
+from fusery.model_server.local.serve import Follower, ServeRequest, Serving, serve
 from fusery.registry import Registry, Reporter
-from fusery.registry.errors import BadInputError, MissingExtraError
+from fusery.registry.errors import BadInputError, MissingExtraError, ModelUnusableError
+from fusery.registry.fusion.request import FuseRequest
 from fusery.registry.runtime.document import read_document
+from fusery.registry.runtime.errors import AddressError, DocumentError, ServingError
 
 pytestmark = pytest.mark.timing
 
@@ -104,3 +109,45 @@ def test_a_fused_model_is_served_alone(stocked: Registry) -> None:
     for more in ({"references": ["course_rec@1", "course_rec@2"]}, {"models": ["x=course_rec@1"]}):
         with pytest.raises(BadInputError), served(**more):
             pass
+
+
+def test_a_server_follows_until_it_ends(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(module, "TOUCH_SECONDS", 0.01)
+    stocked.aliases.set("prod", "course_rec@1")
+    said: list[str] = []
+    shown: list[Serving] = []
+
+    def run(path: Path, options: ServeRequest, *, loaded: Any, ready: Any, say: Any) -> int:
+        assert (path.parent / "base" / "config.json").is_file()
+        os.utime(path.parent, (0, 0))
+        wait_until(lambda: path.parent.stat().st_mtime > 0)  # or it would be swept from the cache
+        loaded()
+        ready("http://127.0.0.1:1")
+        stocked.aliases.set("prod", "course_rec@2")
+        wait_until(lambda: read_document(path).routes["course_rec#prod"] == V2)
+        return 7
+
+    monkeypatch.setattr(running, "serve", run)
+    request = ServeRequest(references=["course_rec#prod"], host="0.0.0.0", models=["mine=course_rec@1"])
+    assert serve(stocked, request, ready=shown.append, reporter=Reporter(said.append)) == 7
+    (serving,) = shown
+    assert (serving.url, serving.base, serving.adapters) == ("http://127.0.0.1:1/v1", "tiny", (V1,))
+    assert serving.models == ("tiny", V1, "course_rec#prod", "course_rec", "mine")
+    assert {"fetching tiny", f"fetching {V1}", f"fetching {V2}"} < {*said} and "--api-keys" in said[0]
+    assert not [thread for thread in threading.enumerate() if thread.name in ("follower", "kept")]
+    local = replace(request, host="localhost", models=[])
+    for raised, error in (
+        (DocumentError, BadInputError), (AddressError, BadInputError), (ServingError, ModelUnusableError)
+    ):  # fmt: skip
+        monkeypatch.setattr(running, "serve", Mock(side_effect=raised("no")))
+        said.clear()
+        with pytest.raises(error):
+            serve(stocked, local, ready=print, reporter=Reporter(said.append))
+        assert said[0] == "fetching tiny"
+    fuse = FuseRequest(precision="keep")
+    for wrong in ({"adapters_from": tmp_path / "missing"}, {"request": fuse}):
+        with pytest.raises(BadInputError):
+            serve(stocked, replace(local, **wrong), ready=print)  # type: ignore[arg-type]

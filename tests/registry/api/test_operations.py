@@ -115,14 +115,9 @@ def operations() -> Iterator[tuple[str, Operation]]:
 
 def test_each_operation_that_reads_is_asked_below() -> None:
     asked = {(resource, name) for resource, name, *_ in READS}
-    read = {
-        (resource, operation.method.__name__.strip("_"))
-        for resource, operation in operations()
-        if not operation.writes
-    }
-    assert read - asked == {
-        ("tokens", "own"), ("webhooks", "show"), ("webhooks", "key"),
-    }  # fmt: skip
+    reading = [(resource, each.method) for resource, each in operations() if not each.writes]
+    read = {(resource, method.__name__.strip("_")) for resource, method in reading}
+    assert read - asked == {("tokens", "own"), ("webhooks", "show"), ("webhooks", "key")}  # fmt: skip
 
 
 @pytest.fixture
@@ -142,9 +137,7 @@ def filled(stocked: Registry) -> Registry:
     return stocked
 
 
-def test_long_lists_are_read_page_by_page(
-    filled: Registry, cached: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_lists_are_paged(filled: Registry, cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (operation_module, web_operations):
         monkeypatch.setattr(module, "PAGE", 1)
     for number in range(3):
@@ -239,7 +232,7 @@ def test_errors_are_the_same_there_and_here(stocked: Registry, remote: Registry,
         assert getattr(there.value, name, None) == getattr(here.value, name, None)
 
 
-def test_fuses_are_computed_here_of_what_was_fetched_and_recorded_there(
+def test_fuses_are_computed_here_and_recorded_there(
     stocked: Registry, cached: Path, remote: Registry
 ) -> None:
     made = remote.fused.fuse("course_rec@1", precision="dequantize")
@@ -257,9 +250,7 @@ def test_fuses_are_computed_here_of_what_was_fetched_and_recorded_there(
     )
 
 
-def test_bases_that_are_added_here_are_recorded_there(
-    stocked: Registry, remote: Registry, tmp_path: Path
-) -> None:
+def test_bases_added_here_are_recorded_there(stocked: Registry, remote: Registry, tmp_path: Path) -> None:
     other = make_base(tmp_path / "other", layers=1, seed=5)
     made = remote.bases.add(other, name="other")
     assert stocked.bases.show("other").digest == made.digest
@@ -270,9 +261,7 @@ def test_bases_that_are_added_here_are_recorded_there(
         remote.bases.add(other, name="linked", reference=True)
 
 
-def test_what_was_withdrawn_there_is_not_fused_here(
-    stocked: Registry, cached: Path, remote: Registry
-) -> None:
+def test_what_was_withdrawn_is_not_fused_here(stocked: Registry, cached: Path, remote: Registry) -> None:
     remote.fused.fuse("course_rec@1", precision="dequantize")
     stocked.adapters.yank("course_rec@1", reason="wrong data")
     with pytest.raises(BadInputError):
@@ -281,9 +270,7 @@ def test_what_was_withdrawn_there_is_not_fused_here(
     assert remote.fused.fuse("course_rec@1", precision="dequantize").path.is_dir()
 
 
-def test_register_there_is_what_register_is_here(
-    stocked: Registry, remote: Registry, make_adapter: Callable[..., Path]
-) -> None:
+def test_registering_there(stocked: Registry, remote: Registry, make_adapter: Callable[..., Path]) -> None:
     folder = make_adapter("adapters_3", seed=7)
     assert remote.adapters.check(folder, base="tiny", task="course_rec") == stocked.adapters.check(
         folder, base="tiny", task="course_rec"
@@ -323,9 +310,7 @@ def test_what_is_computed_here_is_registered_there(stocked: Registry, remote: Re
     assert len(stocked.provenance.lineage(str(both.name), down=False).edges) > 1
 
 
-def test_results_are_read_here_and_recorded_there(
-    stocked: Registry, remote: Registry, tmp_path: Path
-) -> None:
+def test_results_read_here_are_recorded_there(stocked: Registry, remote: Registry, tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     file.write_text('{"accuracy": 0.91}')
     done = remote.evaluations.record("course_rec@1", file, harness="ours")
@@ -337,7 +322,7 @@ def test_results_are_read_here_and_recorded_there(
         remote.evaluations.record("course_rec@1", {"loss": float("nan")})
 
 
-def test_many_are_fused_and_bundled_here_and_recorded_there(
+def test_many_are_bundled_here_and_recorded_there(
     stocked: Registry, remote: Registry, tmp_path: Path
 ) -> None:
     done = remote.fused.fuse_all(FuseRequest("dequantize"), task="course_rec", jobs=1)
@@ -348,9 +333,7 @@ def test_many_are_fused_and_bundled_here_and_recorded_there(
     )
     assert bundles.ok
     shown = stocked.adapters.show("course_rec@1").bundles
-    assert [(each.path, each.target) for each in shown] == [
-        (str(tmp_path / "course_rec_v1_20260115"), "model")
-    ]
+    assert [(row.path, row.target) for row in shown] == [(str(tmp_path / "course_rec_v1_20260115"), "model")]
     assert stocked.adapters.show("course_rec@2").bundles == ()
     remote.bundles.materialize("course_rec@2", tmp_path / "course_rec_v1_20260115", force=True)
     assert stocked.adapters.show("course_rec@1").bundles[0].path.endswith("(replaced)")
@@ -419,9 +402,7 @@ def test_what_lies_here_is_found_there(stocked: Registry, remote: Registry, tmp_
     assert remote.provenance.identify(tmp_path / "unknown.txt").verdict == "unknown"
 
 
-def test_places_are_synced_from_here_and_deployments_recorded_there(
-    stocked: Registry, remote: Registry, tmp_path: Path
-) -> None:
+def test_places_synced_here_are_recorded_there(stocked: Registry, remote: Registry, tmp_path: Path) -> None:
     stocked.aliases.set("course_rec#prod", "course_rec@1")
     request = SyncRequest(DestinationOptions(str(tmp_path / "served")), ["course_rec#prod"])
     assert [step.act for step in sync(remote, request, dry_run=True).steps] == ["load"]

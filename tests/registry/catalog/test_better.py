@@ -155,8 +155,9 @@ def test_best_of_several(pair: tuple[AdapterDetails, AdapterDetails]) -> None:
         replace(pair[0], version=number, val_loss=loss) for number, loss in ((1, 0.5), (2, 0.3), (3, 0.4))
     ]
     found = better_of(three)
-    assert found.sentence == (
-        "course_rec@2 is the best of 3: validation loss 0.3 against 0.4 of course_rec@3 on the same data"
+    assert (
+        found.sentence
+        == "course_rec@2 is the best of 3: validation loss 0.3 against 0.4 of course_rec@3 on the same data"
     )
     found = better_of([*three[:2], replace(three[2], val_loss=None)])
     assert found.reference is None and found.reason.startswith("course_rec@3 has no validation loss")

@@ -54,9 +54,7 @@ def test_the_weights_of_two_versions(stocked: Registry, tmp_path: Path) -> None:
     assert not [path for path in scratch.rglob("*.safetensors") if path.is_file()]
 
 
-def test_other_bases_and_damaged_weights_are_refused(
-    stocked: Registry, tmp_path: Path, make_adapter: Any
-) -> None:
+def test_other_bases_and_damage_are_refused(stocked: Registry, tmp_path: Path, make_adapter: Any) -> None:
     base = tiny_models.make_base(tmp_path / "other", seed=5)
     stocked.bases.add(base, name="other")
     stocked.adapters.register(make_adapter("foreign", base=base), base="other", task="foreign")
@@ -163,7 +161,7 @@ def test_metrics_are_compared_where_they_were_measured_alike(stocked: Registry) 
     assert both == found.differs
     stocked.adapters.amend(one, tags={"team": "x"}, reason="forgotten")
     assert stocked.adapters.compare([one, two]).amended == {"tags": ("course_rec_v1_20260115",)}
-    assert [each.val_loss_change for each in stocked.adapters.history("course_rec")] == [
+    assert [row.val_loss_change for row in stocked.adapters.history("course_rec")] == [
         None,
         pytest.approx(-0.19),
     ]

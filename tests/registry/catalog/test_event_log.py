@@ -13,7 +13,6 @@ from fusery.registry.catalog.event_texts import summary_of
 from fusery.registry.database.events import ACTIONS, record
 from fusery.registry.errors import BadInputError, FidelityError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.storage.digest import Digest
 
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
 KEEP = FuseRequest(precision="keep", accept_loss=True)
@@ -118,19 +117,6 @@ def test_events_of_every_kind(stocked: Registry, tmp_path: Path) -> None:
             log(reference=reference)
     registry.adapters.yank("course_rec@1", reason=SECOND)  # a reason is no reference
     assert len(log(reference="course_rec@2", action="adapter.yanked")) == 1
-
-
-def test_a_blob_is_called_by_the_file_that_is_made_of_it(stocked: Registry) -> None:
-    files = stocked.adapters.show("course_rec@1")["files"]
-    (weights,) = [file for file in files if file["path"].endswith(".safetensors")]
-    store = stocked.workspace.store
-    place = store.local_path(Digest(weights["sha256"]))
-    assert place is not None
-    place.chmod(0o600)
-    place.write_bytes(b"x" * weights["size"])
-    assert not stocked.upkeep.audit(repair=True).ok
-    (event,) = stocked.upkeep.log(reference=weights["sha256"][:10])
-    assert (event["action"], event["name"]) == ("blob.quarantined", f"{weights['path']} of {FIRST}")
 
 
 def test_a_refused_fuse_says_why(stocked: Registry) -> None:

@@ -109,9 +109,7 @@ def test_sorting_by_several_fields_and_paging(stocked: Registry, make_adapter: A
     assert [*chain(*(listed("method", limit=1, offset=at) for at in range(8)))] == listed()
 
 
-def test_nothing_is_guessed_from_a_text_that_is_no_name(
-    stocked: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_guessed_from_what_is_no_name(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody sent 55,000 digits, and a server looked for half a minute for what they may have meant."""
     looked: list[int] = []
 

@@ -85,7 +85,7 @@ def test_precedence_quotes_and_exact_numbers() -> None:
         ("method = loar", 9, "did you mean lora"),
         ("val_loss = null", 11, "is null"),
         ("note = and", 7, 'quotes: "and"'),
-        ("rank", 4, "rank >= 8"),
+        ("rank", 4, "rank takes <"),
         ("", 0, "fields: name"),
         ("(rank >= 8", 0, ""),
         ("rank >= 8)", 9, ""),
@@ -162,12 +162,18 @@ def test_the_database_finds_what_python_finds(
         raise Undo
 
 
+EXAMPLES = {
+    "text": '~ "part*"', "choice": "= lora", "whole": ">= 8", "real": "< 0.5", "size": "> 5MB", "day": ">= 2026-01-15",
+    "moment": ">= 2026-01-15", "flag": "= true",
+}  # fmt: skip
+
+
 def test_every_field_can_be_asked_for(database: Database) -> None:
     with database.read() as session:
         for name in (*FIELDS, "tag.team", "metric.a:b.acc"):
             known = field_named(name)
             assert known is not None
-            for text in (f"{name} is null", known.example(name)):
+            for text in (f"{name} is null", f"{name} {EXAMPLES[known.kind]}"):
                 assert list(session.scalars(select(tables.AdapterRow.name).where(parse(text)))) == [], name
 
 

@@ -84,13 +84,13 @@ MAP = HeatMap(
     (Row("lm_head", (0.7,)),),
 )
 VIRIDIS = {
-    0.0: 0x440154,
+    0: 0x440154,
     0.1: 0x482475,
     0.5: 0x21918C,
     0.6: 0x22A884,
     0.7: 0x44BF70,
     0.9: 0xBDDF26,
-    1.0: 0xFDE725,
+    1: 0xFDE725,
 }
 """As matplotlib has it."""
 

@@ -122,9 +122,7 @@ class TestDeposit:
         assert commit(database, again) == number
         store.verify(DIGEST, len(DATA))  # what was damaged is repaired
 
-    def test_a_manifest_known_by_digest_only_gets_its_bytes(
-        self, database: Database, make: Callable[[], Deposit]
-    ) -> None:
+    def test_a_known_manifest_gets_its_bytes(self, database: Database, make: Callable[[], Deposit]) -> None:
         manifest = Manifest.of([FileEntry("a", len(DATA), DIGEST)])
         with database.write() as session:
             number = record_manifest(session, manifest).id
@@ -198,9 +196,7 @@ class TestCollector:
         assert caught.value.hint
         assert files(database) == {}
 
-    def test_the_intent_comes_before_the_bytes_and_is_renewed(
-        self, database: Database, store: WatchedStore
-    ) -> None:
+    def test_the_intent_is_first_and_is_renewed(self, database: Database, store: WatchedStore) -> None:
         ends: list[float] = []
 
         def is_renewed() -> bool:

@@ -13,7 +13,6 @@ from fusery.registry.records.evaluation import comparable, key_of, mismatch, ran
 from fusery.registry.records.references import resolve_adapter
 from fusery.registry.records.views import (
     evaluation_records,
-    is_newest,
     missing_evaluations,
     newest_value,
     newest_values,
@@ -81,10 +80,6 @@ def test_the_newest_value_that_stands(stocked: Registry) -> None:
         one, two = (resolve_adapter(session, f"course_rec@{version}").id for version in (1, 2))
         values = session.execute(select(tables.AdapterRow.id, newest_value("acc"))).all()
         assert sorted(map(tuple, values)) == [(one, 0.8), (two, 0.6)]
-        query = select(tables.EvaluationRow.value).join(
-            tables.AdapterRow, is_newest(tables.EvaluationRow, "acc")
-        )
-        assert sorted(session.scalars(query)) == [0.6, 0.8]
         found = newest_values(session, [one, two], ["acc", "f1"])
         assert found == {one: {"acc": 0.8, "f1": 0.1}, two: {"acc": 0.6}}
         assert newest_values(session, [two], ["f1"]) == {}

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError, UnknownReferenceError
-from fusery.registry.records.references import find_things, places_of, resolve_any, shippable
+from fusery.registry.names import MAX_DECLARED_VERSION
+from fusery.registry.records.references import (
+    find_things,
+    latest_version,
+    places_of,
+    require_version,
+    resolve_adapter,
+    resolve_any,
+    shippable,
+)
 from fusery.registry.records.withdrawals import recipe_in
 
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -60,6 +72,40 @@ def test_references_to_any_record(stocked: Registry) -> None:
         for wrong in (fused.key[:7], fused.digest[:7], fused.key + "0"):
             with pytest.raises(UnknownReferenceError):
                 resolve_any(session, wrong)
+
+
+@SQLITE
+def test_what_else_may_be_meant(stocked: Registry) -> None:
+    stocked.aliases.set("course_rec#prod", "course_rec@1")
+    with stocked.workspace.database.read() as session:
+        for text, hint in {
+            "course_rec#prd": "did you mean course_rec#prod?", "course_rec#xyz": "there are: course_rec#prod",
+            "cours_rec#prod": "did you mean course_rec#prod?", "other#xyz": "fusery alias list",
+            "course_rec@prod": "did you mean course_rec#prod?", "course_rec@9": "there are: course_rec@1, course_rec@2",
+            "prod": "did you mean course_rec#prod?", "cours_rec@latest": "did you mean course_rec@latest?", "xyz": "write a name",
+        }.items():  # fmt: skip
+            with pytest.raises(UnknownReferenceError) as refused:
+                resolve_adapter(session, text)
+            assert str(refused.value.hint).startswith(hint), (text, refused.value.hint)
+        for text, version in (("course_rec@latest", 2), ("course_rec#prod", 1), (" Course_rec@2 ", 2)):
+            assert resolve_adapter(session, text).version == version
+        for version in (MAX_DECLARED_VERSION, MAX_DECLARED_VERSION + 1):
+            with nullcontext() if version == MAX_DECLARED_VERSION else pytest.raises(BadInputError):
+                require_version(session, "course_rec", version)
+                require_version(session, "other", version)
+
+
+@SQLITE
+def test_latest_at_a_moment_skips_computed_adapters_without_a_loss(stocked: Registry) -> None:
+    stocked.adapters.combine(["course_rec@1", "course_rec@2"])
+    before = stocked.adapters.show("course_rec@3").created_at
+    stocked.adapters.amend("course_rec@3", val_loss=0.1, reason="measured")
+    with stocked.workspace.database.read() as session:
+        task, since = tables.TaskRow, stocked.adapters.show("course_rec@3").amendments[0].since
+        moments = {None: 3, before: 2, since: 3, before - timedelta(days=1): None}
+        for at, version in moments.items():
+            query = select(latest_version(at)).select_from(task).where(task.name == "course_rec")
+            assert session.scalar(query) == version, at
 
 
 KNOWN = {

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import product
 
 import pytest
 from sqlalchemy import CheckConstraint
 
 from fusery.registry import BadInputError, Registry, tables
-from fusery.registry.records.roles import MEANINGS, ROLES, allows, may_change, parse_role
+from fusery.registry.errors import RoleError
+from fusery.registry.records.roles import (
+    MEANINGS,
+    ROLES,
+    allows,
+    is_trusted,
+    may_change,
+    parse_role,
+    require_may_change,
+)
 
 
 def test_each_role_may_what_those_before_it_may() -> None:
@@ -35,3 +45,6 @@ def test_a_publisher_changes_only_own_adapters(stocked: Registry) -> None:
         ):
             workspace = stocked.workspace.acting(name, role=role)
             assert may_change(workspace, session, "amendment", adapter) is may, (name, role)
+            assert is_trusted(workspace) is (role != "publisher")
+            with nullcontext() if may else pytest.raises(RoleError):
+                require_may_change(workspace, session, "amendment", adapter)

@@ -37,9 +37,7 @@ def counted(registry: Registry, alias: str = ALIAS, reference: str = REFERENCE) 
         return trusted_signers(session, "adapter", digest, alias)
 
 
-def test_a_signature_counts_for_what_its_key_is_trusted_for(
-    stocked: Registry, anna: Pair, bert: Pair
-) -> None:
+def test_a_signature_counts_for_what_its_key_may(stocked: Registry, anna: Pair, bert: Pair) -> None:
     stocked.trust.sign(REFERENCE, anna.signing())
     assert counted(stocked) == [], "a signature is worth nothing while nobody trusts its key"
     stocked.trust.add_key("Anna", anna.public, ["course_rec#prod", "other#*"])
@@ -110,9 +108,7 @@ def test_signatures_travel_with_what_they_are_over(stocked: Registry, anna: Pair
     assert (tmp_path / "again.sig").read_bytes() == (tmp_path / "out.sig").read_bytes()
 
 
-def test_verifying_with_the_registry_at_hand(
-    stocked: Registry, anna: Pair, bert: Pair, tmp_path: Path
-) -> None:
+def test_verifying_with_the_registry(stocked: Registry, anna: Pair, bert: Pair, tmp_path: Path) -> None:
     stocked.bundles.materialize("course_rec@1", tmp_path / "out")
     assert stocked.trust.verify(tmp_path / "out").verdict == "unproven"
     stocked.trust.sign(str(tmp_path / "out"), anna.signing())
@@ -137,9 +133,7 @@ def test_verifying_with_the_registry_at_hand(
     assert changed.registry is not None and not changed.registry["known"]
 
 
-def test_what_is_not_on_record_is_signed_beside_itself_only(
-    stocked: Registry, anna: Pair, tmp_path: Path
-) -> None:
+def test_what_is_not_on_record_is_signed_beside_it(stocked: Registry, anna: Pair, tmp_path: Path) -> None:
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "x").write_text("x")
     signed = stocked.trust.sign(str(tmp_path / "foreign"), anna.signing())

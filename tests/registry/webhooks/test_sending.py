@@ -164,6 +164,10 @@ def test_another_address_is_tried_where_one_does_not_take_it(
     found = ["127.0.0.2", "127.0.0.1"]  # the receiver listens at the second
     monkeypatch.setattr("fusery.registry.webhooks.sending.addresses_of", lambda *_, **__: found)
     assert attempt(receiver.url) == DeliveryAnswer()
+    found[:] = ["127.0.0.1", "127.0.0.1"]
+    receiver.manner = "close"  # an event that may have been taken is not sent to another address
+    assert attempt(receiver.url).error
+    assert len(receiver.requests) == 2
 
 
 def test_no_proxy_of_the_environment_is_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:

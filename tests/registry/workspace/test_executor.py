@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,13 @@ def test_items_are_taken_only_as_they_are_needed_and_no_thread_is_left() -> None
     assert 1000 - next(numbers) >= 1000 - 2 * (2 * AHEAD + 1)
     running.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+def test_processes_of_a_caller_that_stops_are_ended() -> None:
+    outcomes = iter(ProcessPool(2).run(time.sleep, [0, 600, 600]))
+    assert next(outcomes).item == 0
+    outcomes.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.slow

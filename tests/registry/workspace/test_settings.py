@@ -156,7 +156,7 @@ def test_a_limit_is_a_whole_number_or_a_size(tmp_path: Path, monkeypatch: pytest
     for text, size in limits.items():
         monkeypatch.setenv("FUSERY_CACHE_LIMIT", text)
         assert Settings.load(tmp_path).cache_limit == size
-    for text in ("٣", "1.5", "-1", "true", "9" * 400, "9" * 5000, "1_0", "GB", "20 bits", "1e3MB"):
+    for text in ("٣", "-1", "true", "9" * 400, "9" * 5000, "1_0", "GB", "20 bits", "1e3MB"):
         monkeypatch.setenv("FUSERY_CACHE_LIMIT", text)
         with pytest.raises(BadInputError, match="cache_limit"):
             Settings.load(tmp_path)
