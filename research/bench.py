@@ -283,14 +283,10 @@ def advise(rows: Sequence[FormCost], *, adapters: int) -> tuple[str | None, tupl
     for_all = f" for {adapters} adapters" if adapters > 1 else ""
     for row in kept:
         slower, more = 1 - speed(row) / speed(chosen), memory(row) / memory(chosen) - 1
-        if row is chosen:
-            continue
         if slower > NOTICEABLE:
             reasons.append(f"{row.label} writes {slower:.0%} fewer tokens a second.")
-        elif more > NOTICEABLE:
+        elif row is not chosen:
             reasons.append(f"{row.label} is as fast, and takes {more:.0%} more memory{for_all}.")
-        else:
-            reasons.append(f"{row.label} is as fast and as large; either will do.")
     if chosen.fidelity is None:
         reasons.append("The adapter on its base is exact, and every further adapter costs its own size only.")
     else:

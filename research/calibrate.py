@@ -263,14 +263,12 @@ def _directions(basis: Matrix, image: Matrix, rank: int) -> Matrix:
 
 
 def inputs_of(model: LoadedModel, samples: Sequence[Sample], report: Callable[[str, Inputs], None]) -> None:
-    """Run a model over samples and report each linear layer's path and inputs (tokens, in), which must not be changed.
+    """Run a model (numpy=True) over samples and report each linear layer's path and inputs (tokens, in), not to be changed.
 
     Layers of experts are left out: their inputs are sorted, so that padding cannot be recognised.
     """
     from .layers import LINEAR, watch
 
-    if not model.numpy:
-        raise ValueError("load the model with numpy=True to watch its layers")
     # The layer that an adapter wraps is called by the wrapper, which is watched under the layer's own path.
     watched = {
         path: module

@@ -97,10 +97,10 @@ def back_through(module: Any, gradient: Matrix) -> Matrix:
 
 
 def _applied(module: Any, x: Any, product: Callable[[Matrix], Matrix]) -> Any:
-    if (heard := module.__dict__.get("_heard")) is not None:
-        return _differentiable(module, x, product, heard)
+    if (on_gradient := module.__dict__.get("_on_gradient")) is not None:
+        return _differentiable(module, x, product, on_gradient)
     values = matrix(x)
-    if (on_input := module.__dict__.get("_told")) is not None:
+    if (on_input := module.__dict__.get("_on_input")) is not None:
         on_input(values)
     rows = values.reshape(-1, values.shape[-1])
     if (wanted := module.__dict__.get("_wanted")) is not None:
@@ -110,7 +110,7 @@ def _applied(module: Any, x: Any, product: Callable[[Matrix], Matrix]) -> Any:
 
 
 def _differentiable(
-    module: Any, x: Any, product: Callable[[Matrix], Matrix], heard: Callable[[Matrix, Matrix], None]
+    module: Any, x: Any, product: Callable[[Matrix], Matrix], on_gradient: Callable[[Matrix, Matrix], None]
 ) -> Any:
     @mx.custom_function
     def forward(given: Any) -> Any:
@@ -122,7 +122,7 @@ def _differentiable(
     def backward(given: Any, gradient: Any, _: Any) -> Any:
         values, slopes = matrix(given), matrix(gradient)
         rows = slopes.reshape(-1, slopes.shape[-1])
-        heard(values.reshape(-1, values.shape[-1]), rows)
+        on_gradient(values.reshape(-1, values.shape[-1]), rows)
         return mx.array(back_through(module, rows).reshape(values.shape))
 
     return forward(x)
@@ -197,16 +197,18 @@ def use_float32(model: Any, *, numpy: bool) -> None:
 
 def watch(module: Any, on_input: Callable[[Matrix], None] | None) -> None:
     """Have a linear layer show each input, in the shape in which it comes; None ends that."""
-    module.__dict__.pop("_told", None)
+    module.__dict__.pop("_on_input", None)
     if on_input is not None:
-        module.__dict__["_told"] = on_input
+        module.__dict__["_on_input"] = on_input
 
 
 @contextmanager
-def differentiable(model: Any, heard: Callable[[str, Matrix, Matrix], None], moved: Any) -> Iterator[None]:
+def differentiable(
+    model: Any, on_gradient: Callable[[str, Matrix, Matrix], None], moved: Any
+) -> Iterator[None]:
     """Make a model's layers differentiable by a number that is added to its embeddings.
 
-    On the way back, `heard` gets a linear layer's path, its inputs (tokens, in) and the gradient of its outputs (tokens, out).
+    On the way back, `on_gradient` gets a linear layer's path, its inputs (tokens, in) and the gradient of its outputs (tokens, out).
     """
     changed: list[tuple[Any, str]] = []
 
@@ -218,9 +220,9 @@ def differentiable(model: Any, heard: Callable[[str, Matrix, Matrix], None], mov
         for path, module in model.named_modules():
             if isinstance(module, (nn.Embedding, nn.QuantizedEmbedding)):
                 put(module, "_moved", moved)
-                put(module, "_heard", lambda *_: None)
+                put(module, "_on_gradient", lambda *_: None)
             elif isinstance(module, LINEAR):
-                put(module, "_heard", partial(heard, path))
+                put(module, "_on_gradient", partial(on_gradient, path))
         yield
     finally:
         for module, name in changed:

@@ -81,11 +81,8 @@ def learn(
                 workspace, file, inputs.base.digest, reading, learned.tokens, engine, started, reporter
             )
         report = replace(report, before=learned.before, after=learned.after)
-    taken = gather(workspace, name)
-    if taken.calibration != inputs.calibration:
-        reporter.say("a fuse takes the other calibration that the base has since: learn again with that")
-    elif taken.learned != report.digest:
-        reporter.say(f"a fuse takes what was learned from other texts since: {str(taken.learned)[:12]}")
+    if gather(workspace, name).learned != report.digest:
+        reporter.say("a fuse takes a newer calibration than this: learn again for a fuse with it")
     return replace(report, adapter=name)
 
 

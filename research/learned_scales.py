@@ -81,7 +81,7 @@ class _Layer:
     def put(self, numbers: LayerScales) -> None:
         self.module["scales"], self.module["biases"] = mx.array(numbers.scales), mx.array(numbers.biases)
 
-    def hear(self, inputs: Matrix, gradient: Matrix) -> None:
+    def add(self, inputs: Matrix, gradient: Matrix) -> None:
         rows, groups = self.start.scales.shape
         by_weight: Matrix = (gradient.T @ inputs).reshape(rows, groups, -1)
         form = {"group_size": self.module.group_size, "bits": self.module.bits}
@@ -114,9 +114,7 @@ def learn_scales(
     steps: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> LearnedScales:
-    """Learn the scales and biases of a fused model, which has them afterwards."""
-    if not (fused.numpy and adapted.numpy):
-        raise ValueError("load the models with numpy=True to learn")
+    """Learn the scales and biases of a fused model, which has them afterwards; both models are loaded with numpy=True."""
     layers = {path: _Layer.of(module) for path, module in _moved_layers(fused, adapted)}
     if not layers:
         raise ModelUnusableError(
@@ -154,8 +152,6 @@ def _moved_layers(fused: LoadedModel, adapted: LoadedModel) -> Iterator[tuple[st
 
 
 def _parted(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    if len(samples) < 2:
-        raise ValueError("learning needs texts to learn from and others to judge by")
     # Of all of them alike: texts of one kind are together, and those of the task last.
     tokens = sum(min(len(sample.tokens), LONGEST) for sample in samples)
     apart = max(min(_HELD, len(samples)), -(-tokens // _MOST_HELD_OUT))
@@ -198,12 +194,12 @@ def _divergence(fused: LoadedModel, adapted: LoadedModel, samples: Sequence[Samp
 def _go_back(fused: LoadedModel, sample: Sample, wanted: Matrix, layers: Mapping[str, _Layer]) -> None:
     reference = mx.array(wanted)
 
-    def heard(path: str, inputs: Matrix, gradient: Matrix) -> None:
+    def on_gradient(path: str, inputs: Matrix, gradient: Matrix) -> None:
         if path in layers:
-            layers[path].hear(inputs, gradient)
+            layers[path].add(inputs, gradient)
 
     def loss(moved: Any) -> Any:
-        with differentiable(fused.network, heard, moved):
+        with differentiable(fused.network, on_gradient, moved):
             logits = fused.network(mx.array([sample.tokens])).astype(mx.float32)[0]
         log_probabilities = logits - mx.logsumexp(logits, axis=1, keepdims=True)
         return (mx.exp(reference) * (reference - log_probabilities)).sum()

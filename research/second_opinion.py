@@ -182,10 +182,7 @@ def passes(report: ProbeReport) -> bool | None:
 
 
 def _in_words(opinion: Opinion) -> str:
-    summary = (
-        f"asked {opinion.prompts} questions, it loses {max(opinion.lost, 0.0):.3f} of {opinion.gained:.3f} nats that the "
-        "adapter gained"
-    )
-    if opinion.passed is None:
-        return f"{summary}, which is too little to tell anything by"
-    return f"{summary}: {'it is taken' if opinion.passed else 'trying what is larger'}"
+    outcomes = {None: "too small a gain to decide", True: "it is taken", False: "trying a larger format"}
+    lost = max(opinion.lost, 0.0)
+    figures = f"asked {opinion.prompts} questions, it loses {lost:.3f} of {opinion.gained:.3f} nats of gain"
+    return f"{figures}: {outcomes[opinion.passed]}"

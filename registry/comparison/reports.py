@@ -83,24 +83,16 @@ Origin = Literal["built-in", "file", "held-out"]  # Where prompts come from
 class ProbePrompts(Record, kw_only=False):
     """Whether the prompts belong to the adapter's task.
 
-    An adapter makes texts like those that it was trained on more likely than its base does.  Where it does not, what was
-    measured says nothing of the task.
-
-    Attributes:
-        origin: where they come from.
-        file: name of the file; None for the built-in ones.
-        gain: mean fall in loss from the base to the adapter over the prompts, in nats; None where the base was not measured.
-        clear: that fall is more than chance, from prompt to prompt.
-        loss: of the adapter.
-        val_loss: the adapter's validation loss on record.
+    An adapter makes texts like those that it was trained on more likely than its base does.  Otherwise the measurement
+    does not describe the task.
     """
 
-    origin: Origin = "file"
-    file: str | None = None
-    gain: float | None = None
-    clear: bool = False
-    loss: float | None = None
-    val_loss: float | None = None
+    origin: Origin = described("where they come from", default="file")
+    file: str | None = described("name of the file; None for the built-in ones", default=None)
+    gain: float | None = described("mean fall in loss from the base to the adapter, in nats", default=None)
+    clear: bool = described("that fall is more than chance, from prompt to prompt", default=False)
+    loss: float | None = described("loss of the adapter", default=None)
+    val_loss: float | None = described("the adapter's validation loss on record", default=None)
     KEYS: ClassVar[tuple[str, ...]] = ("origin", "file", "gain", "val_loss", "of_task", "note")
 
     @property
@@ -159,18 +151,13 @@ NOTHING = 1e-6  # A divergence below which a difference is that of rounding in f
 
 
 class ProbedModel(Record, kw_only=False):
-    """One of the two models.
-
-    Attributes:
-        precision: of a fused model.
-        format: how a fused model is written.
-    """
+    """One of the two models."""
 
     kind: str = described("`base`, `adapter` (the base with the adapter put on) or `fused`")
     name: str = described("name of the base or the adapter; of a sum, all of them with their weights")
     digest: str = described("digest of the base, the adapter or the fused model")
-    precision: str | None = None
-    format: str | None = None
+    precision: str | None = described("precision of a fused model", default=None)
+    format: str | None = described("precision of a fused model in words", default=None)
 
     def __str__(self) -> str:
         words = {
@@ -195,11 +182,7 @@ class PromptScores(Record, kw_only=False):
 
 
 class ProbeReport(Record, kw_only=False):
-    """The results of a probe.
-
-    Attributes:
-        about_prompts: what the prompts are to the adapter.
-    """
+    """The results of a probe."""
 
     a: ProbedModel = described("the model to compare with")
     b: ProbedModel = described("the other")

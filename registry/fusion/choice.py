@@ -206,29 +206,18 @@ def _is_all_affine(inputs: FuseInputs) -> bool:
 
 
 class Format(Record):
-    """One format that a fused model could have.
-
-    Attributes:
-        key: of the model in it; None where the format does not fit this base.
-        bytes: of its weights.
-        times_base: the same over that of the base.
-        fidelity: what it holds of the update; None where the format does not fit this base.
-        sampled: that was measured on a sample of the rows, rounded at random where its calibration would not decide; false
-            where it is on record.
-        reason: why the format does not fit this base; None where it does.
-        chosen: `fuse` would write it.
-    """
+    """One format that a fused model could have; unknown values of a format that does not fit the base are None."""
 
     format: str = described("its precision in words")
     precision: str = described("`keep`, `dither`, `mixed` or `dequantize`")
     bits: int | None = described("where the adapter is, if all of it has as many of its own")
-    key: str | None = None
-    bytes: int | None = None
-    times_base: float | None = None
-    fidelity: Fidelity | None = None
-    sampled: bool = False
-    reason: str | None = None
-    chosen: bool = False
+    key: str | None = described("key of the model in it", default=None)
+    bytes: int | None = described("size of its weights in bytes", default=None)
+    times_base: float | None = described("its size over that of the base", default=None)
+    fidelity: Fidelity | None = described("fidelity of the model in it", default=None)
+    sampled: bool = described("the fidelity is of a sample of the rows, not on record", default=False)
+    reason: str | None = described("why it does not fit this base", default=None)
+    chosen: bool = described("`fuse` would write it", default=False)
 
 
 class Formats(Record):

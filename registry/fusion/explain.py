@@ -59,37 +59,23 @@ class OnRecord(Record):
 
 
 class ExplainedModel(Record):
-    """Why getting a fused model is a hit or a miss.
-
-    Attributes:
-        scale: that the first adapter's update is multiplied by, where that is not its own.
-        combined: its adapters, with their weights; None if it is not recorded.
-        format: its precision in words; likewise.
-        label: both; likewise.
-        inputs: what makes the key; likewise.
-        asked: the request may lead to it.
-        differs: entries of the recipe, `base` and `adapter`, in which it differs from what is asked for.
-        recorded: what is on record of it; None if it was never made.
-        aliases: that stand for an adapter in it, as `task#alias`.
-        published: its files are on record as being in the store, from where they are fetched.
-        missing: files that getting it would need, and the store lacks.
-    """
+    """Why getting a fused model is a hit or a miss; unrecorded values are None."""
 
     key: str = described("digest of the inputs and the method")
     status: Literal["hit", "miss", "refused"] = described("`hit`, `miss` or `refused`")
     reason: str = described("why, in a sentence")
-    scale: float | None = None
-    combined: str | None = None
-    format: str | None = None
-    label: str | None = None
-    inputs: KeyInputs | None = None
-    asked: bool = False
-    differs: tuple[str, ...] = ()
-    recorded: OnRecord | None = None
-    aliases: tuple[str, ...] = ()
+    scale: float | None = described("factor of the first adapter's update", default=None)
+    combined: str | None = described("its adapters, with their weights", default=None)
+    format: str | None = described("its precision in words", default=None)
+    label: str | None = described("both", default=None)
+    inputs: KeyInputs | None = described("the inputs of its key", default=None)
+    asked: bool = described("the request may lead to it", default=False)
+    differs: tuple[str, ...] = described("entries of the recipe that differ from the request", default=())
+    recorded: OnRecord | None = described("its record, if it was ever made", default=None)
+    aliases: tuple[str, ...] = described("aliases of its adapters, as `task#alias`", default=())
     here: Here | None = described("the entry in this machine's cache; None without one")
-    published: bool = False
-    missing: tuple[str, ...] = ()
+    published: bool = described("its files are recorded in the store", default=False)
+    missing: tuple[str, ...] = described("needed files that the store lacks", default=())
 
 
 class Explanation(Record):

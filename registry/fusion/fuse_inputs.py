@@ -251,13 +251,7 @@ class InputFiles:
         workspace, held = self._workspace, self._workspace.cache.in_use_here()
         needs = [Need(folder.parent, [held, *plan.sizes], taken=held), *workspace.notes]
         if publish:
-            # Files that are copied from a base in the store are there already.
-            stored = self.fuse_inputs.base.location is None
-            copied = [plan.base.files[name].stat().st_size for name in plan.copies] if stored else []
-            sizes = plan.sizes
-            for size in copied:
-                sizes.remove(size)
-            needs += needs_of(workspace.store, sizes)
+            needs += needs_of(workspace.store, plan.sizes)
         require_rooms(
             needs, hint="fusery admin cache prune, or set FUSERY_CACHE_DIR to a folder on another disk"
         )

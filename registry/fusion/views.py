@@ -215,9 +215,8 @@ def cautions(workspace: Workspace, fused: Fused, request: FuseRequest) -> Iterat
 
 def _better_format(fused: Fused, compare: str) -> str | None:
     """Return how to find a format that retains more; None where there is no other."""
-    if fused.recipe.get("aware") is not None:
-        return None  # more bits are no nearer to what was trained
-    if fused.quantization is None and fused.precision == "keep":
+    # More bits are no nearer to an adapter that was trained through a quantiser.
+    if "quantization_aware" in fused.recipe or (fused.quantization is None and fused.precision == "keep"):
         return None
     if fused.quantization is None or fused.precision != "dequantize":
         return f"Compare the formats: {compare}"

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny_models
 
-from fusery.registry import Registry
+from fusery.registry import Registry, Reporter
 from fusery.registry.comparison.reports import FormCost, Held, Kind
 from fusery.registry.errors import BadInputError, ModelUnusableError
 from fusery.registry.workspace.settings import Settings
 from fusery.registry.workspace.workspace import Workspace
-from fusery.research.bench import advise
+from fusery.research import bench, bench_worker
+from fusery.research.bench import BenchForm, advise
+from fusery.research.reports import COSTS
 
 
 @pytest.fixture
@@ -63,6 +70,41 @@ def test_numbers_that_measure_nothing(quantized: Registry) -> None:
             quantized.evaluations.bench("course_rec@1", **wrong)
 
 
+def test_forms_take_turns_and_medians_are_recorded(
+    quantized: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, progress, said = list[str](), list[tuple[int, int]](), list[str]()
+
+    def run(form: BenchForm, prompt_tokens: int, tokens: int) -> dict[str, float] | str:
+        order.append(form.label)
+        if form.kind == "resident":
+            return "no memory"
+        return dict.fromkeys(COSTS, float(len(order))) | {"tokens_per_second": float(prompt_tokens + tokens)}
+
+    monkeypatch.setattr(bench, "_run", run)
+    quantized.aliases.set("prod", "course_rec@1")
+    sizes = {"resident": 2, "tokens": 4, "prompt_tokens": 8, "runs": 3}
+    heard = Reporter(said.append, lambda *done: progress.append(done))
+    found = quantized.evaluations.bench("course_rec@1", precisions=["dequantize"], reporter=heard, **sizes)
+    labels = ["base", "base + adapter", "base + 2 adapters", "fused, dequantize"]
+    assert [row.label for row in found.rows] == labels
+    assert order == [*labels, labels[3], *labels[1::-1], *labels[:2], labels[3]]
+    assert progress[-12:] == [(number, 12) for number in range(12)]
+    rows = {row.label: row for row in found.rows}
+    assert [row.error for row in found.rows] == [None, None, "no memory", None]
+    assert rows["base"].load_seconds == 7.0 and rows["base + 2 adapters"].load_seconds is None
+    assert [row.adapters for row in found.rows] == [0, 1, 2, 0]
+    held = rows["base + adapter"].bytes - rows["base"].bytes
+    assert rows["base + 2 adapters"].bytes - rows["base"].bytes == 2 * held > 0
+    assert quantized.evaluations.last_bench("course_rec@1") == found
+    assert {
+        value.value for value in quantized.evaluations.list(metric="bench.adapter.tokens_per_second")
+    } == {12.0}
+    monkeypatch.setattr(bench, "_run", lambda *_: "broken")
+    with pytest.raises(ModelUnusableError, match="broken"):
+        quantized.evaluations.bench("course_rec@1", precisions=["keep"], record=False, **sizes)
+
+
 @pytest.mark.slow
 def test_a_base_that_cannot_be_run_is_said_so(quantized: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
@@ -106,3 +148,26 @@ def test_what_could_not_be_measured_is_no_choice() -> None:
     assert advise(rows, adapters=1)[0] is None
     rows[1] = row("adapter", "on", 10, 100)
     assert advise(rows, adapters=1)[0] == "on"
+
+
+def test_a_worker_measures_in_its_own_process(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base)
+    asked = {"model": str(tiny_base), "adapters": [str(adapter)], "prompt_tokens": 5, "tokens": 3}
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(bench_worker, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+
+    def reply(**other: Any) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**asked, **other})))
+        assert bench_worker.main() == 0
+        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return answer
+
+    found = reply()
+    assert (found["load_seconds"], found["first_token_seconds"], found["tokens_per_second"]) == (1, 1, 1.0)
+    assert found["peak_bytes"] > 20 << 20 and 0 < found["adapter_bytes"] < 1 << 20
+    assert reply(adapters=[])["adapter_bytes"] == 0
+    assert list(reply(model=str(tmp_path))) == ["error"]
+    texts = SimpleNamespace(encode=lambda _: [1, 2]), SimpleNamespace(encode=lambda _: [])
+    assert [bench_worker.prompt_of(tokenizer, 3) for tokenizer in texts] == [[1, 2, 1], [0, 0, 0]]

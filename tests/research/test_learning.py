@@ -91,7 +91,7 @@ def test_the_next_fuse_has_what_was_learned_and_the_codes_that_it_had(
     other, said = learned(calibrated, rewritten(texts, "island", "mainland")), list[str]()
     last = learn(calibrated.workspace, "four", "lessons@1", prompts=texts, reporter=Reporter(said.append))
     assert other.created and (last.created, last.digest) == (False, made.digest)
-    assert said == [f"a fuse takes what was learned from other texts since: {other.digest[:12]}"]
+    assert len(said) == 1 and "newer calibration" in said[0]
     newest = calibrated.fused.fuse("lessons@1", DITHER)
     assert newest.recipe["calibration"] == other.digest
     # Whoever has the calibration gets the same bytes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from lora_layers import as_model, asked, mx, nn
 
+from fusery.registry.adapters.trained_through import ITS_WEIGHTS
 from fusery.registry.errors import BadInputError
 from fusery.registry.recording.trainer import without_format
-from fusery.research.quantized_training import make_layers, require_trainable
+from fusery.research.quantized_training import bound_to_weights, make_layers, require_trainable
+from fusery.storage.digest import digest_bytes
 
 
 def lora_layer(kind: str, mode: str = "affine") -> Any:
@@ -236,3 +239,16 @@ def test_training_goes_on_from_its_own_kind_alone(kind: str, tmp_path: Path) -> 
             continue
         with pytest.raises(BadInputError, match=rf"{name}\.safetensors: layers\.0\.proj\.lora_a"):
             make_layers(args, as_model(group_layer(kind)), lambda *_: None, "qa-lora")
+
+
+def test_the_configuration_names_the_weights_of_the_run(tmp_path: Path) -> None:
+    config, saved = tmp_path / "adapter_config.json", tmp_path / "0000010_adapters.safetensors"
+    config.write_text(json.dumps({"seed": 7}))
+    (tmp_path / "adapters.safetensors").write_bytes(b"before")
+    with bound_to_weights(tmp_path):
+        pass
+    assert json.loads(config.read_text()) == {"seed": 7}
+    with pytest.raises(ZeroDivisionError), bound_to_weights(tmp_path):
+        saved.write_bytes(b"weights")
+        raise ZeroDivisionError
+    assert json.loads(config.read_text()) == {"seed": 7, ITS_WEIGHTS: [digest_bytes(b"weights")]}

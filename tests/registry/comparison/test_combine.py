@@ -194,6 +194,15 @@ REFUSED: dict[str, Words] = {
 }
 
 
+def test_weights_elsewhere_are_fetched(filled: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = filled.adapters.combine(BOTH, task="both", dry_run=True)
+    monkeypatch.setattr(type(filled.workspace.store), "local_path", lambda *_, **__: None)
+    assert filled.adapters.combine(BOTH, task="both", dry_run=True) == local
+    filled.adapters.register(filled.adapters.folder("course_rec@1", format="peft"), base="tiny", task="peft")
+    peft = filled.adapters.combine(["peft@1", BOTH[1]], task="both", dry_run=True)
+    assert (peft.modules, peft.retained) == (local.modules, pytest.approx(local.retained, rel=1e-4))
+
+
 def test_what_makes_no_sense_is_refused(filled: Registry, tiny_base: Path, tmp_path: Path) -> None:
     def refused(names: list[str], **words: Any) -> None:
         with pytest.raises(BadInputError) as caught:

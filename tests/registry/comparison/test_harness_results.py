@@ -207,6 +207,22 @@ def test_a_task_of_a_hub_s_dataset_was_measured_on_that() -> None:
         assert (one.dataset, one.split) == (dataset, "test")
 
 
+def test_directions_of_lighteval() -> None:
+    metrics = [
+        7,
+        {"metric_name": "acc", "higher_is_better": True},
+        {"metric_name": ["em", 7, "f1"], "higher_is_better": {"em": False}},
+        {"metric_name": ["f1"], "higher_is_better": True},
+    ]
+    light = {"config_general": {}, "config_tasks": {"t|0": {"metrics": metrics}}}
+    found = results_of({**light, "results": {"t|0": {"acc": 1.0, "em": 1.0, "f1": 1.0}}}, "r").measured
+    assert {value.metric: value.higher_is_better for value in found} == {
+        "t.acc": True,
+        "t.em": False,
+        "t.f1": None,
+    }
+
+
 def test_what_a_harness_measured_on_a_hub_s_benchmark_is_in_the_file_that_the_hub_reads() -> None:
     task = "gpqa_diamond_zeroshot"
     document: dict[str, Any] = {"results": {task: {"acc,none": 0.5}}, "config": {}}

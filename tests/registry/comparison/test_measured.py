@@ -13,7 +13,12 @@ from sqlalchemy import text
 from fusery.registry import Registry, Reporter, tables
 from fusery.registry.comparison import measured
 from fusery.registry.comparison.harness_results import MetricValue
-from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
+from fusery.registry.errors import (
+    AlreadyExistsError,
+    BadInputError,
+    DatabaseReadOnlyError,
+    UnknownReferenceError,
+)
 from fusery.registry.records.evaluation import Evaluation
 from fusery.registry.records.references import resolve_adapter
 from fusery.registry.records.views import stands
@@ -269,3 +274,14 @@ def test_an_adapter_that_has_as_many_as_it_may(stocked: Registry, monkeypatch: p
     put(stocked, 1.5)
     assert put(stocked, 1.25) == []
     assert [value.value for value in stocked.evaluations.list()] == [1.5]
+
+
+def test_nothing_is_recorded_in_a_registry_that_is_read_only(
+    stocked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise DatabaseReadOnlyError("read-only")
+
+    monkeypatch.setattr(type(stocked.workspace.database), "write", refuse)
+    assert len(put(stocked, 1.5)) == 1
+    assert stocked.evaluations.list() == []

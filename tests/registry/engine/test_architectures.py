@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 from peft_folders import real_peft
 
-from fusery.registry.engine.architectures import NOT_IN_TRANSFORMERS, REMAPPED, TABLE, architecture_of
+from fusery.registry.engine.architectures import (
+    NOT_IN_TRANSFORMERS,
+    REMAPPED,
+    TABLE,
+    architecture_of,
+    taken_by_name,
+)
+from fusery.registry.engine.config import absurdity
 
 pytest.importorskip("mlx_lm")
 
@@ -79,3 +86,43 @@ def test_what_is_dropped() -> None:
     ):
         assert TABLE[name].dropped({head, rotary, predictor, "model.norm.weight"}, config) == dropped
         assert TABLE[name].dropped(set(), config) == set()
+
+
+def test_bases_that_are_taken_by_name() -> None:
+    llama, other = {"model_type": "llama"}, {"model_type": "gpt_oss"}
+    awq = {**llama, "quantization_config": {"quant_method": "awq"}}
+    for config, by_mlx, quantize, by_name in (
+        (llama, False, False, True), (llama, False, True, True), ({"model_type": "granite"}, False, True, False),
+        (other, False, False, False), (other, True, False, True), (other, True, True, False),
+        (awq, False, False, False), ({**awq, "quantization": {"bits": 4, "group_size": 64}}, False, False, True),
+        ({**llama, "quantization": {}}, False, False, True), ({}, False, False, True),
+        ({"model_type": "bitnet"}, True, False, False),
+    ):  # fmt: skip
+        found = taken_by_name(config, (), written_by_mlx=by_mlx, quantize=quantize)
+        assert found is by_name, (config, by_mlx, quantize)
+    assert not taken_by_name(llama, ["hf_quant_config.json"], written_by_mlx=False)
+
+
+def test_sizes_that_no_model_has() -> None:
+    plain = {
+        "hidden_size": 8,
+        "vocab_size": 1.0,
+        "num_experts": 0,
+        "n_heads": [1, None, 2],
+        "rope_theta": 1e4,
+    }
+    for sound in (
+        {},
+        {"hidden_size": 1 << 24, "max_position_embeddings": (1 << 31) - 1, "norm_eps": 1},
+        plain,
+    ):
+        assert absurdity(sound) is None
+    for wrong in (
+        {"hidden_size": 0}, {"hidden_size": (1 << 24) + 1}, {"hidden_size": True}, {"hidden_size": 1.5}, {"n_heads": -1},
+        {"num_hidden_layers": 10_001}, {"max_position_embeddings": 1 << 31}, {"n_heads": [1, -1]}, {"rope_theta": 0},
+        {"rope_theta": 3e38}, {"norm_eps": True}, {"norm_eps": "1"}, {"quantization": 4},
+        {"text_config": {"hidden_size": 0}}, {"vision_config": {"norm_eps": -1}},
+    ):  # fmt: skip
+        assert absurdity(wrong), wrong
+        assert absurdity({**plain, **wrong}), wrong
+    assert absurdity({"text_config": [{"hidden_size": 0}]}) is None

@@ -125,7 +125,7 @@ class GiveUp(Exception):
 def test_it_can_be_cancelled(
     threads: int, base: Path, adapter: Path, folder: Path, planned: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fusery.registry.engine.engine._CHECK_BYTES", 0)
+    monkeypatch.setattr("fusery.registry.engine.engine._CHECK_SECONDS", 0.0)
     calls: list[str] = []
 
     def check() -> None:
@@ -144,7 +144,7 @@ def test_it_can_be_cancelled(
 def test_progress_goes_up_to_the_size_of_the_weights(
     base: Path, adapter: Path, folder: Path, planned: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fusery.registry.engine.engine._CHECK_BYTES", 0)
+    monkeypatch.setattr("fusery.registry.engine.engine._CHECK_SECONDS", 0.0)
     told: list[int] = []
     plan = planned(base, adapter)
     # Of several threads, one looks; the others may have ended all steps before it gets its turn.

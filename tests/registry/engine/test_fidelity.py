@@ -14,7 +14,14 @@ from tensor_files import numbers, weight
 
 from fusery.registry.engine.arithmetic import Array
 from fusery.registry.engine.fidelity import FuseFidelity, ModuleShare, Sums, measure, measure_exactly
-from fusery.registry.engine.verdict import closeness, in_words, judge, recorded_verdict, share_in_words
+from fusery.registry.engine.verdict import (
+    closeness,
+    in_words,
+    judge,
+    range_in_words,
+    recorded_verdict,
+    share_in_words,
+)
 
 from .conftest import OurFuse
 
@@ -123,6 +130,7 @@ def test_words_name_the_figures_and_say_when_a_fuse_overshoots() -> None:
     words = in_words("LOST", 1.936, 0.042)
     assert all(part in words for part in ("LOST", "overshoots", "193.6 %", "4.2 %"))
     assert "overshoots" not in in_words("LOST", 0.1, 0.042)
+    assert range_in_words(0.9) == "90 to 110 % of the update"
     assert "103.0 %" in share_in_words(1.03) and "0.0 %" in share_in_words(None)
     reason = "some modules"  # where the figures alone give none
     assert reason in in_words("DEGRADED", 0.95, 0.04)

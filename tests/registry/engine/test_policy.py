@@ -123,3 +123,15 @@ def test_every_choice_changes_the_key() -> None:
 def test_a_recipe_needs_no_numpy() -> None:
     script = "import sys; sys.modules['numpy'] = None; import fusery.registry.engine.recipe"
     subprocess.run([sys.executable, "-P", "-c", script], check=True)
+
+
+def test_a_recipe_comes_back_from_its_json() -> None:
+    aware = {"bits": 4, "group_size": 64, "mode": "affine"}
+    plain = Recipe(KEEP)
+    assert plain.to_dict().keys() == {"precision", "engine", "quantization", "scale", "seed"}
+    full = Recipe(
+        MIXED, scale=2.0, seed=3, bits={"": 6}, calibration="c", rounding="once", biases=True, fitted=True,
+        aware=aware, quantization=aware, extras=(("d", 0.5),),
+    )  # fmt: skip
+    for recipe in (plain, full):
+        assert Recipe.from_dict(recipe.to_dict()) == recipe

@@ -10,6 +10,7 @@ import tiny_models
 
 from fusery.registry import FuseRequest, Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.storage.digest import Digest
 
 
 @pytest.fixture
@@ -95,3 +96,43 @@ def test_pins_are_set_by_key_and_by_adapter(known: Registry) -> None:
     with pytest.raises(UnknownReferenceError):
         known.cache.pin(other[:7])
     assert [(each.key, each.changed) for each in known.cache.pin(other[:12])] == [(other, True)]
+
+
+def test_what_is_pruned_and_why_it_is_a_miss_then(known: Registry) -> None:
+    first, second = known.fused.fuse("mail@1"), known.fused.fuse("mail@2")
+    known.aliases.set("prod", "mail@1")
+    plan = known.cache.prune(0, dry_run=True)
+    assert (plan.removed, plan.freed_bytes, plan.kept, plan.kept_bytes) == (1, second.bytes, 1, first.bytes)
+    assert (plan.fits, plan.limit_bytes, second.path.exists()) == (False, 0, True)
+    full = known.cache.prune(first.bytes + second.bytes)
+    assert (full.removed, full.kept, full.fits) == (0, 2, True)
+    done = known.cache.prune(first.bytes)
+    assert ([model.key for model in done.items_], done.kept_bytes, done.fits) == (
+        [second.key],
+        first.bytes,
+        True,
+    )
+    assert done.freed_bytes >= second.bytes and not second.path.exists()
+    assert known.cache.prune().limit_bytes == known.workspace.settings.cache_limit
+    contents = known.cache.contents()
+    assert [(entry.key, entry.bytes) for entry in contents.entries] == [(first.key, contents.bytes)]
+
+    [hit] = known.fused.explain(first.key).models
+    assert hit.here is not None
+    assert (hit.status, hit.asked, hit.aliases, hit.here.pinned) == ("hit", False, ("mail#prod",), False)
+    [miss] = known.fused.explain(second.key[:12]).models
+    assert (miss.status, miss.missing, miss.here, miss.published) == ("miss", (), None, False)
+    [new] = known.fused.explain("mail@3").models
+    assert (new.status, new.asked, new.recorded) == ("miss", True, None)
+    models = known.fused.explain("mail@1", FuseRequest(scale=3.0)).models
+    assert [(model.asked, model.differs) for model in models] == [(True, ()), (False, ("scale",))]
+    known.folder("mail@3")
+    [other] = {entry.key for entry in known.workspace.cache.entries()} - {first.key}
+    assert known.fused.explain(other[:8]).models[0].status == "miss"
+    for reference, error in (("tiny", BadInputError), ("f" * 12, UnknownReferenceError)):
+        with pytest.raises(error):
+            known.fused.explain(reference)
+    blob = known.adapters.show("mail@2").files[0].sha256
+    known.workspace.store.local_path(Digest(blob)).unlink()  # type: ignore[union-attr]
+    [broken] = known.fused.explain(second.key).models
+    assert len(broken.missing) == 1

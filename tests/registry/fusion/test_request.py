@@ -1,0 +1,102 @@
+"""Requests to fuse: contradictions are refused, and defaults follow from the other options."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fusery.registry import FuseRequest
+from fusery.registry.errors import BadInputError
+from fusery.registry.fusion.request import parse_budget, parse_extra
+from fusery.registry.fusion.views import cautions
+
+INVALID: list[dict[str, Any]] = [
+    {"precision": "best"},
+    {"rounding": "twice"},
+    *({"min_fidelity": share} for share in (-0.1, 1.1, math.nan)),
+    *({"scale": scale} for scale in (0.0, math.nan, math.inf)),
+    {"extras": (("other", math.nan),)},
+    *({"budget": budget} for budget in (0.9, math.nan, math.inf)),
+    {"group_size": 64},
+    {"mode": "affine"},
+    {"precision": "keep", "quantize": 4},
+    {"quantize": 4, "budget": 2.0},
+    {"quantize": 4, "mode": "int4"},
+    {"precision": "keep", "recipe": "file"},
+]
+VALID: list[dict[str, Any]] = [
+    {},
+    {"min_fidelity": 0.0, "budget": 1.0, "scale": -1.0, "rounding": "once"},
+    {"min_fidelity": 1.0, "extras": (("other", 0.0),)},
+    {"quantize": 8, "mode": "mxfp8", "group_size": 32},
+    {"recipe": "file", "base": "b", "min_fidelity": 0.5, "accept_loss": True, "accept_foreign": True},
+]
+
+
+def test_contradictions_are_refused() -> None:
+    for options in INVALID:
+        with pytest.raises(BadInputError) as caught:
+            FuseRequest(**options).check()
+        assert caught.value.hint, options
+    for options in VALID:
+        FuseRequest(**options).check()
+
+
+def test_defaults_follow_from_other_options() -> None:
+    roundings = (
+        ({}, True), ({"precision": "keep"}, False), ({"quantize": 4}, False),
+        ({"precision": "keep", "rounding": "once"}, True), ({"rounding": "mlx-lm"}, False),
+    )  # fmt: skip
+    for options, once in roundings:
+        assert FuseRequest(**options).rounds_once is once  # type: ignore[arg-type]
+    assert FuseRequest().quantization is None
+    for mode, size, group_size in ((None, None, 64), ("mxfp4", None, 32), ("affine", 128, 128)):
+        found = FuseRequest(quantize=4, mode=mode, group_size=size).quantization  # type: ignore[arg-type]
+        assert found == {"bits": 4, "group_size": group_size, "mode": mode or "affine"}
+
+
+def test_other_names_take_the_places_of_the_first() -> None:
+    request = FuseRequest(extras=(("a", 0.5), ("b", 2.0)), base="c")
+    assert request.others == ["a", "b", "c"]
+    assert request.with_others(["x", "y", "z"]) == FuseRequest(extras=(("x", 0.5), ("y", 2.0)), base="z")
+    assert FuseRequest().with_others([]) == FuseRequest() and FuseRequest().others == []
+
+
+def test_weights_and_budgets_are_read() -> None:
+    assert [parse_extra(text) for text in ("a", "a:0.5", "t#p:-1")] == [("a", 1.0), ("a", 0.5), ("t#p", -1.0)]
+    assert [parse_budget(text) for text in ("1.2x", "2")] == [1.2, 2.0]
+    for read, text in ((parse_extra, "a:b"), (parse_budget, "1.2y"), (parse_budget, "-1")):
+        with pytest.raises(BadInputError):
+            read(text)
+
+
+@pytest.mark.parametrize(
+    ("facts", "count", "advice"),
+    [
+        ({}, 0, ""),
+        ({"verdict": "DEGRADED"}, 1, "--formats"),
+        ({"verdict": "LOST", "precision": "dequantize", "quantization": {}}, 1, "-o quantize"),
+        ({"verdict": "LOST", "precision": "keep", "quantization": None}, 1, "to change."),
+        ({"verdict": "LOST", "recipe": {"quantization_aware": {}}}, 1, "to change."),
+        ({"precision": "dequantize", "quantization": None}, 1, "--formats"),
+    ],
+)
+def test_cautions(facts: dict[str, Any], count: int, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusery.registry.fusion.views.chat_template_problems", lambda *_: [])
+    usual = {
+        "adapter": "a",
+        "options": "",
+        "precision": "mixed",
+        "quantization": {},
+        "recipe": {},
+        "times_base": 3.0,
+    }
+    fused: Any = SimpleNamespace(
+        **{**usual, **facts}, fidelity=SimpleNamespace(verdict=facts.get("verdict", "PASS"))
+    )
+    found = list(cautions(None, fused, FuseRequest()))  # type: ignore[arg-type]
+    assert len(found) == count and all(line.endswith(advice) or advice in line for line in found)
+    assert len(list(cautions(None, fused, FuseRequest("mixed")))) == ("verdict" in facts)  # type: ignore[arg-type]
