@@ -329,6 +329,10 @@ def _print_promotion(session: Session, promotion: Promotion) -> None:
     for outcome in promotion.rules:
         if outcome.state != "passed" and outcome.hint:
             session.say(f"Hint: {cell(outcome.hint)}")
+    if promotion.verdict == "passed" and promotion.holder not in (None, promotion.adapter):
+        better = session.registry.adapters.compare([promotion.holder, promotion.adapter]).better
+        if better.reference is not None and better.reference == next(iter(better.values_)):
+            session.say(f"Note: {cell(better.sentence)}")
 
 
 def _sentence(promotion: Promotion) -> str:

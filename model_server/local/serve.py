@@ -94,8 +94,6 @@ def serve(
         with registry.bases.here(*request.references, *names, *base):
             pass
 
-    if registry.server is not None:
-        refresh()
     workspace, say = registry.workspace, reporter.say
     require_extras()
     from ..run import serve as serve_document
@@ -155,6 +153,7 @@ def _folder(
     """Yield a folder with `serving.json`, and its follower; close `reading` when all files are loaded."""
     if not request.fused and replace(request.request, base=None) != FuseRequest():
         raise BadInputError("options of a fuse go with --fused", hint="fusery serve REF --fused")
+    refresh()
     if request.fused:
         with _fused_folder(workspace, request, reading, say) as folder:
             yield folder, None

@@ -1,4 +1,4 @@
-"""What `fusery alias rules`, `approve` and `promote` refuse."""
+"""What `fusery alias rules`, `approve` and `promote` refuse, and a promotion to a worse version."""
 
 from __future__ import annotations
 
@@ -18,3 +18,13 @@ def test_what_is_refused(stocked: Fusery, tmp_path: Path) -> None:
         "promote course_rec@9 prod", "promote course_rec@1 latest",
     )  # fmt: skip
     require_refusals(stocked, *((words, "") for words in cases))
+
+
+def test_a_promotion_to_a_version_that_was_measured_worse_says_so(stocked: Fusery) -> None:
+    stocked("edit", "course_rec@2", "--dataset", "data", "--reason", "same")
+    notes = [
+        [line for line in stocked("promote", version, "prod").err.splitlines() if line.startswith("Note: ")]
+        for version in ("course_rec@1", "course_rec@2", "course_rec@1")
+    ]
+    assert notes[:2] == [[], []]
+    assert "course_rec@2" in notes[2][0]

@@ -32,10 +32,7 @@ from fusery.registry.registration.training_record import RunRecord
 from fusery.testing.sources import SourceContract
 
 # MLflow's own tables ask SQLAlchemy for what that will leave out one day.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
-    pytest.mark.timing,
-]
+pytestmark = [pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"), pytest.mark.timing]
 
 DAY = 1_790_000_000_000  # when the first run began, in milliseconds since 1970: 2026-09-21
 
@@ -132,10 +129,7 @@ def test_a_run_becomes_an_adapter_with_all_that_mlflow_knows(
     client.log_inputs(run, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
     [done] = with_base.exchange.import_runs(tracking, base="tiny", metrics=["mmlu/*", "grad_norm"])
     assert (done.error, done.created, done.path, done.run) == (None, True, "adapter", run)
-    assert (done.adapter, done.metrics) == (
-        "course_recommender_v1_20260921",
-        ("mmlu.acc", "mmlu.acc_norm"),
-    )
+    assert (done.adapter, done.metrics) == ("course_recommender_v1_20260921", ("mmlu.acc", "mmlu.acc_norm"))
     found = with_base.adapters.show("course_recommender@1")
     assert (found.val_loss, found.dataset, found.dataset_revision) == (2.2, "courses", "abc12345")
     assert found.tags == {"mlflow.run_id": run, "mlflow.project": "Course Recommender!"}

@@ -12,12 +12,7 @@ import numpy as np
 import pytest
 import tiny_models
 from bundle_cases import make_bundle
-from consumers import (
-    adapters_source,
-    files_of,
-    llama_cpp_logits,
-    mlx_logits,
-)
+from consumers import adapters_source, files_of, llama_cpp_logits, mlx_logits
 from peft_folders import make_peft
 
 from fusery.registry.bundles import BundleSource, own_targets

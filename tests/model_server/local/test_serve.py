@@ -32,7 +32,8 @@ V1, V2 = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
 def follower(registry: Registry, folder: Path, heard: list[str], *references: str, **more: Any) -> Follower:
     folder.mkdir()
-    made = Follower(registry.workspace, ServeRequest(references=references, **more), folder, heard.append)
+    request = ServeRequest(references=references, **more)
+    made = Follower(registry.workspace, request, folder, heard.append, lambda: heard.append("refreshed"))
     made.follow(made.plan())
     return made
 
@@ -47,13 +48,15 @@ def test_an_alias_is_followed(stocked: Registry, tmp_path: Path, monkeypatch: py
     for _ in range(2):  # a notice is printed once
         following.follow(replace(following.plan(), notices=("a caution",)))
     assert heard.count("a caution") == 1
+    (folder / "made" / V2).mkdir(parents=True)  # by an attempt that failed
+    assert "refreshed" not in heard
     following.start()
     try:
         stocked.aliases.set("prod", "course_rec@2")
         wait_until(lambda: read_document(folder / "serving.json").routes["course_rec#prod"] == V2)
         files = {path.name for path in (folder / "adapters" / V2).iterdir()}
         assert files >= {"adapters.safetensors", "adapter_config.json"}
-        assert f"now serving {V2}" in heard
+        assert {f"now serving {V2}", "refreshed"} < {*heard}
         # What is served when it is yanked is served on, and that is said once.
         stocked.adapters.yank("course_rec@2", reason="bad data")
         wait_until(lambda: any("yanked" in text for text in heard))
@@ -91,14 +94,19 @@ def test_a_missing_extra(package: str, extra: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_fused_model_is_served_alone(stocked: Registry) -> None:
+    refreshed: list[bool] = []
+
     @contextmanager
     def served(**more: Any) -> Iterator[Path]:
         request = ServeRequest(**{"references": ["course_rec@1"], "fused": True} | more)
         with (
             ExitStack() as reading,
-            module._folder(stocked.workspace, request, reading, lambda _: None) as (folder, nobody),
+            module._folder(stocked.workspace, request, reading, print, lambda: refreshed.append(True)) as (
+                folder,
+                nobody,
+            ),
         ):
-            assert nobody is None
+            assert (nobody, refreshed.pop()) == (None, True)
             yield folder
 
     with served(port=0) as folder:
