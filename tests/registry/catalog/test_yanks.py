@@ -24,6 +24,8 @@ def test_a_yank_needs_a_reason_and_counts_once(stocked: Registry) -> None:
     again = stocked.adapters.yank("course_rec@1", reason="another reason")
     assert (again["changed"], again["reason"]) == (False, "wrong licence")
     assert stocked.adapters.show("course_rec@1")["yanked"]
+    with pytest.raises(BadInputError):
+        stocked.adapters.unyank("course_rec@1", reason="x" * 100_000)
     assert stocked.adapters.unyank("course_rec@1", reason="cleared")["changed"]
     assert not stocked.adapters.unyank("course_rec@1")["changed"]
     assert not stocked.adapters.show("course_rec@1")["yanked"]
