@@ -220,9 +220,7 @@ def _ask(script: Script, registry: Registry, examples: Path, folder: Path) -> No
 
 
 def _fuse_onto_four_bits(script: Script, registry: Registry, folder: Path) -> None:
-    script.tell(
-        "8. The same adapter on the model in 4 bits: a fuse can lose what was learned, without an error"
-    )
+    script.tell("8. The same adapter on the 4-bit model: a fuse can lose what was learned, without an error")
     from mlx_lm import convert
 
     source, target = str(folder / BASE), str(folder / SMALL)

@@ -56,10 +56,8 @@ def push(session: Session, done: Exchanged) -> None:
     for row in done.items_:
         name = row.there if row.there == row.name else f"{row.name} (there: {row.there})"
         would = "would be " if done.dry_run and row.state in ("copied", "completed") else ""
-        reason = f": {row.reason}" if row.reason else ""
-        table.add_row(
-            cell(name), row.kind, cell(would + row.state + reason), size(row.bytes), row.digest[:12]
-        )
+        state = f"{would}{row.state}: {row.reason}" if row.reason else would + row.state
+        table.add_row(cell(name), row.kind, cell(state), size(row.bytes), row.digest[:12])
     session.print_table(table)
     for row in done.items_:
         for yank in row.withdrawals:

@@ -274,7 +274,7 @@ def say_cpu_cost(session: Session, command: str | None) -> None:
     if computes_on_linux_cpu():
         instead = "" if command is None else f" For 16 bits: {command}"
         session.say(
-            f"Note: on this CPU, mlx is about seven times slower with quantised weights than with 16 bits.{instead}"
+            f"Note: on this CPU, mlx is seven times slower with quantised weights than in 16 bits.{instead}"
         )
 
 
@@ -349,9 +349,8 @@ def _print_formats(session: Session, formats: Formats) -> None:
         cells = [row.reason or "", "", *["-"] * len(right)]
         if (fidelity := row.fidelity) is not None and row.bytes is not None and row.times_base is not None:
             noisy = at < chosen and fidelity.verdict == "PASS"
-            mark = " ".join(
-                ["<- auto"] * row.chosen + ["too noisy"] * noisy + ["on record"] * (not row.sampled)
-            )
+            marks = (("<- auto", row.chosen), ("too noisy", noisy), ("on record", not row.sampled))
+            mark = " ".join(text for text, applies in marks if applies)
             numbers = (share(fidelity.retained), number(fidelity.cosine), share(fidelity.noise))
             cells = [fidelity.verdict, mark, size(row.bytes), times(row.times_base), *numbers]
         table.add_row(written_as(row.format), *cells)
@@ -359,8 +358,7 @@ def _print_formats(session: Session, formats: Formats) -> None:
     if formats.chosen is None:
         session.say("No format holds what the adapter learned.")
     else:
-        session.say(
-            f"`auto` writes {written_as(formats.chosen)}: the smallest that holds the update, with little noise."
-        )
+        chosen_format = written_as(formats.chosen)
+        session.say(f"`auto` writes {chosen_format}: the smallest that holds the update, with little noise.")
     if any(row.sampled for row in formats.formats):
         session.say("Numbers that are not recorded are estimates from an eighth of the rows.")

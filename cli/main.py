@@ -18,14 +18,7 @@ import click
 
 from fusery.storage.errors import FuseryError
 
-from .commands import (
-    ADMIN,
-    COMMANDS,
-    EVERYDAY,
-    SECTIONS,
-    TABLE,
-    import_commands,
-)
+from .commands import ADMIN, COMMANDS, EVERYDAY, SECTIONS, TABLE, import_commands
 
 if TYPE_CHECKING:
     from .hints import Hints
@@ -37,10 +30,7 @@ _MOMENT = 0.05  # seconds for a finalizer to end in
 OTHER_ERRORS: dict[str, tuple[int, str]] = {
     "usage": (2, "An option or argument is missing, unknown or invalid."),
     "os_error": (2, "The operating system reported an error."),
-    "unexpected": (
-        2,
-        "An internal error: a bug in fusery, or a database that another program edited.",
-    ),
+    "unexpected": (2, "An internal error: a bug in fusery, or a database that another program edited."),
 }
 """Codes of errors that are no `FuseryError`: exit code, and what is the case."""
 

@@ -25,12 +25,7 @@ from .routes import Routes, add_operations
 from .transfers import add_transfers
 
 
-def create_app(
-    registry: Registry,
-    auth: LocalAuth | TokenAuth,
-    *,
-    hosts: Collection[str] = (),
-) -> FastAPI:
+def create_app(registry: Registry, auth: LocalAuth | TokenAuth, *, hosts: Collection[str] = ()) -> FastAPI:
     """Return the application for a registry."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Slots, client_key=auth.client_key)

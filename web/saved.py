@@ -14,17 +14,9 @@ from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.record import plain
 from fusery.registry.upkeep.report import Report
 
+from . import sheets
 from .rendering import environment, of_adapter, of_alias, presentable, segment, style_sheet
-from .sheets import (
-    PAGE,
-    Sheet,
-    adapter_sheet,
-    alias_sheet,
-    fused_sheet,
-    lineage_sheet,
-    start_sheet,
-    task_sheet,
-)
+from .sheets import PAGE, Sheet
 
 TASKS = 500  # maximum number of tasks in the table of a whole registry
 SECTIONS = 40  # maximum number of tasks with pages there
@@ -47,8 +39,8 @@ def saved(registry: Registry, subject: str | None = None, audit: Report | None =
     pages = dict(_pages(registry, subject))
     if audit is not None:
         newest = registry.upkeep.log(limit=1)
-        audit_content = {"report": audit, "newest": newest[0] if newest else None}
-        pages["/audit"] = Sheet("audit.html.j2", audit_content)
+        content = {"report": audit, "newest": newest[0] if newest else None}
+        pages["/audit"] = Sheet("audit.html.j2", content)
     anchors = {address: f"p{at}" for at, address in enumerate(pages, 1)}
     html = [_html(sheet, anchors[address], anchors) for address, sheet in pages.items()]
     values = {
@@ -75,7 +67,7 @@ def _title(address: str) -> str:
 
 def _pages(registry: Registry, subject: str | None) -> Iterator[Page]:
     if subject is None:
-        yield "/", start_sheet(registry, most=TASKS)
+        yield "/", sheets.start_sheet(registry, most=TASKS)
         for task in registry.adapters.tasks(limit=SECTIONS):
             yield from _of_task(registry, task.task)
         return
@@ -85,7 +77,7 @@ def _pages(registry: Registry, subject: str | None) -> Iterator[Page]:
         record = registry.provenance.resolve(subject)
     else:
         yield from _of_task(registry, newest.task)
-        held = [alias_record.adapter for alias_record in registry.aliases.list(newest.task)]
+        held = [alias.adapter for alias in registry.aliases.list(newest.task)]
         for name in list(dict.fromkeys([*filter(None, held), newest.name]))[:MOST]:
             yield from _of_adapter(registry, name)
         return
@@ -95,34 +87,29 @@ def _pages(registry: Registry, subject: str | None) -> Iterator[Page]:
     yield from _of_adapter(registry, name)
     adapter = registry.adapters.show(name)
     for alias in adapter.aliases:
-        yield of_alias(f"{adapter.task}#{alias}"), alias_sheet(registry, adapter.task, alias)
+        yield of_alias(f"{adapter.task}#{alias}"), sheets.alias_sheet(registry, adapter.task, alias)
 
 
 def _of_task(registry: Registry, task: str) -> Iterator[Page]:
     versions = registry.adapters.list(task=task, sort="version:desc", limit=PAGE + 1)
-    yield f"/tasks/{segment(task)}", task_sheet(registry, task, versions)
-    for alias_record in registry.aliases.list(task)[:PAGE]:
-        name = alias_record.alias.rpartition("#")[2]
-        yield of_alias(f"{task}#{name}"), alias_sheet(registry, task, name)
+    yield f"/tasks/{segment(task)}", sheets.task_sheet(registry, task, versions)
+    for alias in registry.aliases.list(task)[:PAGE]:
+        name = alias.alias.rpartition("#")[2]
+        yield of_alias(f"{task}#{name}"), sheets.alias_sheet(registry, task, name)
 
 
 def _of_adapter(registry: Registry, name: str) -> Iterator[Page]:
-    sheet = adapter_sheet(registry, name)
+    sheet = sheets.adapter_sheet(registry, name)
     yield of_adapter(name), sheet
-    for fused_record in sheet.content["fused"][:MOST]:
-        yield f"/fused/{segment(fused_record['key'])}", fused_sheet(registry, fused_record["key"])
-    yield f"/lineage/{segment(name)}", lineage_sheet(registry, name)
+    for key in [fused["key"] for fused in sheet.content["fused"][:MOST]]:
+        yield f"/fused/{segment(key)}", sheets.fused_sheet(registry, key)
+    yield f"/lineage/{segment(name)}", sheets.lineage_sheet(registry, name)
 
 
 def _html(sheet: Sheet, anchor: str, anchors: dict[str, str]) -> Markup:
     """Return a page for the document: with unique ids, and without forms, pictures or links to a server."""
-    values = {
-        "it": presentable(plain(dict(sheet.content))),
-        "principal": _READER,
-        "asked": "",
-        "acts": {},
-        **sheet.more,
-    }
+    content = presentable(plain(dict(sheet.content)))
+    values = {"it": content, "principal": _READER, "asked": "", "acts": {}, **sheet.more}
     html = environment(_BARE).get_template(sheet.template).render(values)
     html = _FURTHER.sub('<p class="bound">The registry has more.</p>', _CONTROLS.sub("", html))
     html = _PICTURE.sub("Lineage: see below", html)

@@ -5,8 +5,9 @@ other scales are multiplied into `lora_b`, exactly where the factor is a power o
 The modules are named by their paths from the root, so the result depends on the PEFT folder alone; of QA-LoRA, of experts and
 of models that see, which mlx-lm calls otherwise than PEFT, on the base's configuration and shapes as well, which are on record.
 
-Servers read less than PEFT writes: llama.cpp's converter passes over `rank_pattern`, `alpha_pattern` and `use_rslora`, and Ollama takes whole numbers as `lora_alpha` only.  Whatever is
-passed over gives wrong numbers without a word, so it is multiplied into the factors here, or refused.
+Servers read less than PEFT writes: llama.cpp's converter passes over `rank_pattern`, `alpha_pattern` and `use_rslora`, and
+Ollama takes whole numbers as `lora_alpha` only.  Whatever is passed over gives wrong numbers without a word, so it is
+multiplied into the factors here, or refused.
 """
 
 from __future__ import annotations

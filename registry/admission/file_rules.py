@@ -15,7 +15,7 @@ from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
 from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding, some
 from ..adapters.tokenizer_files import SETTINGS, own_tokenizer, reader, settings_of
-from .candidate import Candidate, Entry
+from .candidate import Candidate
 from .code import always_error, error, info, rule, warning
 
 _FLOATS = ("BF16", "F16", "F32")
@@ -289,18 +289,14 @@ def no_executable_files(candidate: Candidate) -> Iterator[Finding]:
     """The folder has no programs, and no files that run code when they are loaded."""
     entries = candidate.surroundings.entries
     programs = {e.path for e in entries if e.suffix in _PROGRAMS or e.head.startswith(_PROGRAM_HEADS)}
-    pickles = {e.path for e in entries if _is_pickle(e)} - programs
+    # A pickle named .safetensors has its own error, `not_safetensors`.
+    others = [entry for entry in entries if entry.suffix != ".safetensors"]
+    pickles = {e.path for e in others if e.suffix in _PICKLES or e.head.startswith(_PICKLE_HEADS)} - programs
     trainer = {path for path in pickles if _TRAINER.fullmatch(path)}
     pickles -= trainer
     for code, paths in ((PICKLE_FILE, pickles), (TRAINER_FILE, trainer), (PROGRAM_FILE, programs)):
         if paths:
             yield code.finding(min(paths), f"beside the adapter: {some(paths)}")
-
-
-def _is_pickle(entry: Entry) -> bool:
-    # A pickle named .safetensors has its own error, `not_safetensors`.
-    pickled = entry.suffix in _PICKLES or entry.head.startswith(_PICKLE_HEADS)
-    return pickled and entry.suffix != ".safetensors"
 
 
 @rule(REMOTE_CODE)

@@ -80,9 +80,7 @@ class Exchange(Resource):
         if self.server is None:
             return pull(ours, named(reference), other, **options)
         if dry_run:
-            raise BadInputError(
-                f"cannot preview a pull to {self.server.url}", hint="push from the other registry"
-            )
+            raise BadInputError(f"cannot preview a pull to {self.server.url}", hint="preview the push there")
         from ..exchange.exchange import reached
 
         with self.here() as (workspace, _):

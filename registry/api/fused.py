@@ -253,9 +253,7 @@ class Bases(Resource):
         from ..registration.add_base import add_base
 
         if reference and self.server is not None:
-            raise BadInputError(
-                "a server's base model cannot be kept by reference", hint="leave out --reference"
-            )
+            raise BadInputError("a server keeps no base model by reference", hint="leave out --reference")
         with self.here(reporter=reporter) as (workspace, _):
             return add_base(
                 workspace, str(source), name=name, revision=revision, reference=reference, reporter=reporter
@@ -295,15 +293,9 @@ class Bases(Resource):
         place = Path(prompts) if prompts is not None else None
         several = [base] if adapter is None else [base, adapter]
         with self.here(*several, reporter=reporter) as (workspace, [name, *others]):
-            if others:
-                learned: CalibrationReport = part("research.learn:learn")(
-                    workspace, name, others[0], prompts=place, reporter=reporter
-                )
-                return learned
-            made: CalibrationReport = part("research.calibrate:calibrate")(
-                workspace, name, prompts=place, reporter=reporter
-            )
-            return made
+            reads = part("research.learn:learn" if others else "research.calibrate:calibrate")
+            report: CalibrationReport = reads(workspace, name, *others, prompts=place, reporter=reporter)
+            return report
 
     @operation("reader")
     @runs("catalog.listing:list_bases")

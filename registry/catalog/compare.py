@@ -111,9 +111,7 @@ def compare_adapters(workspace: Workspace, references: Sequence[str]) -> Compare
         table[f"fused.{field}"] = tuple(None if line is None else line[field] for line in newest)
     for field in compared(Fidelity):
         table[f"fused.{field}"] = tuple(None if line is None else line.fidelity[field] for line in newest)
-    alike = {
-        field: values[0] for field, values in table.items() if all(value == values[0] for value in values)
-    }
+    alike = {name: values[0] for name, values in table.items() if all(value == values[0] for value in values)}
     return ComparedAdapters(
         adapters=names,
         better=better_of(details),
@@ -131,15 +129,12 @@ def _chosen(session: Session, references: Sequence[str]) -> list[tables.AdapterR
     adapter, task = tables.AdapterRow, tables.TaskRow
     query = select(task.name, adapter.name).join(task, task.id == adapter.task_id).order_by(adapter.version)
     versions = dict[str, list[str]]()
-    for name, version in session.execute(
-        query.where(task.name.in_({text.strip().casefold() for text in references}))
-    ):
+    names = {text.strip().casefold() for text in references}
+    for name, version in session.execute(query.where(task.name.in_(names))):
         versions.setdefault(name, []).append(version)
     wanted = [name for text in references for name in versions.get(text.strip().casefold(), [text])]
     if len(wanted) > MOST:
-        raise BadInputError(
-            f"too many adapters: {len(wanted)} (at most {MOST})", hint="fusery diff TASK@1 TASK@2"
-        )
+        raise BadInputError(f"too many adapters: {len(wanted)} (at most {MOST})", hint="fusery diff REF REF")
     # Adapters given by name take one query together.
     in_full = load_adapters(in_full=True)
     named = in_full.where(adapter.name.in_({text.strip() for text in wanted}))

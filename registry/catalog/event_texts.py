@@ -29,11 +29,7 @@ def names_of(session: Session, events: Sequence[tables.EventRow]) -> dict[int, s
     names = dict[str, dict[str, str]]()
     for kind, (column, name_of) in _NAMES.items():
         # Most entries about adapters have a name themselves, and need no question.
-        digests = {
-            subject
-            for subject in wanted[kind]
-            if len(subject) == 64 and not subject.strip("0123456789abcdef")
-        }
+        digests = {text for text in wanted[kind] if len(text) == 64 and not text.strip("0123456789abcdef")}
         names[kind] = {
             getattr(row, column.key): name_of(row)
             for some in batches(sorted(digests))

@@ -70,7 +70,7 @@ def _asked(session: Session, tasks: Mapping[str, Task]) -> dict[tuple[str, str],
     rules_by_alias = {}
     for row in rows:
         having = [
-            name for name, task in tasks.items() if any(alias.alias == row.alias for alias in task.aliases)
+            name for name, task in tasks.items() if row.alias in {alias.alias for alias in task.aliases}
         ]
         for name in [row.task] if row.task else having:
             rules_by_alias[name, row.alias] = row.rules if isinstance(row.rules, dict) else {}

@@ -70,9 +70,7 @@ class Deposit:
         self, artifacts: Sequence[tuple[Manifest, Mapping[str, Source]]], *, progress: Progress | None = None
     ) -> None:
         """Store the bytes of many small artifacts, each content once; raises as `put`."""
-        wanted = {
-            entry.sha256: (entry, files[entry.path]) for manifest, files in artifacts for entry in manifest
-        }
+        wanted = {file.sha256: (file, files[file.path]) for manifest, files in artifacts for file in manifest}
         self._together = [manifest for manifest, _ in artifacts]
         self._store_all(wanted, progress)
 

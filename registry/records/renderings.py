@@ -159,13 +159,10 @@ def local_folder(workspace: Workspace, reference: str, form: str | None = None) 
         if isinstance(row, tables.FusedRow):
             # Its own files, or the same bytes under another key.
             fused = tables.FusedRow
-            same = session.scalars(
-                select(fused).where(fused.digest == row.digest).order_by(fused.id != row.id)
-            )
-            cached_paths = (
-                workspace.cache.lookup(Digest(cached.key), cached.manifest.value) for cached in same
-            )
-            if (path := next(filter(None, cached_paths), None)) is None:
+            query = select(fused).where(fused.digest == row.digest).order_by(fused.id != row.id)
+            same = session.scalars(query)
+            paths = (workspace.cache.lookup(Digest(one.key), one.manifest.value) for one in same)
+            if (path := next(filter(None, paths), None)) is None:
                 raise UnknownReferenceError(
                     f"{label_of(row)} is not on this machine",
                     hint=f"fusery fuse {row.adapter.name} --recipe {row.key}",

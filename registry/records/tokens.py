@@ -39,9 +39,8 @@ def create(workspace: Workspace, name: str, role: str, expires: str = DEFAULT_EX
         now = workspace.database.utcnow(session)
         until = parse_expiry(expires, now=now)
         if _newest(session, called, revoked=False) is not None:
-            raise AlreadyExistsError(
-                f"token {called} already exists", hint=f"fusery admin token revoke {called}"
-            )
+            hint = f"fusery admin token revoke {called}"
+            raise AlreadyExistsError(f"token {called} already exists", hint=hint)
         row = tables.TokenRow(
             name=called,
             role=may,

@@ -67,7 +67,8 @@ def select_folder(path: Path, submission: Submission) -> tuple[Path, Training | 
 
 def select_run(folder: AdapterFolder, submission: Submission) -> Training:
     """Return the run of an adapter's own folder with the chosen checkpoint."""
-    log, remarks = _log(submission), list[Finding]()
+    log = Path(submission.log).expanduser() if submission.log is not None else None
+    remarks = list[Finding]()
     own = state_in(folder.path, remarks)
     state = own if log is None else _read_given(log) if log.suffix == ".json" else None
     if state is None:
@@ -84,10 +85,6 @@ def select_run(folder: AdapterFolder, submission: Submission) -> Training:
     if log is not None and own is not None:
         remarks += _conflict(state.curve, own.curve, source, STATE)
     return _run(folder.path, checkpoints, record, state, remarks, source).choose(wanted)
-
-
-def _log(submission: Submission) -> Path | None:
-    return Path(submission.log).expanduser() if submission.log is not None else None
 
 
 def _read_given(log: Path) -> TrainerState:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 
-from sqlalchemy import ColumnElement, CursorResult, Select, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
@@ -186,9 +186,8 @@ class Marking:
         freed = [(blob, self._store.delete(blob.digest, generation=blob.generation)) for blob in marked]
         return [Removed("blob", blob.digest, size) for blob, size in freed if size]
 
-    def strike(self, marked: Sequence[Stored]) -> int:
-        """Record that the bytes are gone, of those that are still ours; return how many."""
-        struck = 0
+    def strike(self, marked: Sequence[Stored]) -> None:
+        """Record that the bytes are gone, of those that are still ours."""
         with self._database.write() as session:
             for blob in marked:
                 # Somebody who waited for the tombstone to run out has raised the generation, and owns the row now.
@@ -198,10 +197,7 @@ class Marking:
                     .where(ours, BlobRow.state == "deleting")
                     .values(state="absent", generation=BlobRow.generation + 1, tomb_expires=None)
                 )
-                result = session.execute(statement, execution_options={"synchronize_session": False})
-                assert isinstance(result, CursorResult)
-                struck += int(result.rowcount)
-        return struck
+                session.execute(statement, execution_options={"synchronize_session": False})
 
 
 @dataclass(slots=True)

@@ -213,15 +213,7 @@ def test_a_file_or_url_as_home(fusery: Fusery, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("FUSERY_TOKEN", "x" * 20)
     server = ("http://host/home", "--insecure-http")
     for home, named in (("plain.txt", "is a file"), server, *((url, "is a URL") for url in urls)):
-        for words in (
-            (
-                "admin",
-                "init",
-            ),
-            ("list",),
-            ("doctor",),
-            ("register", "somewhere"),
-        ):
+        for words in (("admin", "init"), ("list",), ("doctor",), ("register", "somewhere")):
             require_refusals(fusery, (("--registry", home, *words), named))
         monkeypatch.setenv("FUSERY_REGISTRY", home)
         require_refusals(fusery, ("admin init", named))

@@ -93,9 +93,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "severities": {"FUSERY_ADMISSION": f'{{"severity": {{"a": "{URL}"}}}}'},
     "a template": {"FUSERY_CARD": URL},
     "a cache": {"FUSERY_CACHE_DIR": f"/dev/null/https://ann:{CANARY}@host"},
-    "the other store": {
-        "FUSERY_OTHER_STORE_OPTIONS": OPTIONS[:-1],
-    },
+    "the other store": {"FUSERY_OTHER_STORE_OPTIONS": OPTIONS[:-1]},
 }
 """A secret in the environment, of a command that fails or does not."""
 

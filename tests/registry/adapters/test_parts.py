@@ -81,25 +81,18 @@ def test_tokenizers_that_differ(ours: Any, theirs: Any, differing: list[str], ev
 def test_tokenizer_files_that_replace_those_of_the_base(tmp_path: Path) -> None:
     names = ("tokenizer.json", SETTINGS, JINJA, "vocab.txt", "config.json")
     base = {name: tmp_path / name for name in names}
-    for name, texts in (
-        ("own", ("tokenizer.json", SETTINGS)),
-        ("template", (JINJA,)),
-        ("settings", (GENERATION,)),
+    for texts, expected in (
+        (("tokenizer.json", SETTINGS), {"config.json"}),
+        ((JINJA,), {*names} - {JINJA}),
+        ((GENERATION,), {*names}),
     ):
-        folder = tmp_path / name
-        folder.mkdir()
-        own = {text: folder / text for text in texts}
+        own = {text: tmp_path / text for text in texts}
         for path in own.values():
             path.write_text("{}")
-        left = (
-            tokenizer_files.with_tokenizer(base, {**own, "adapters.safetensors": tmp_path}).keys()
-            - own.keys()
-        )
+        with_own = tokenizer_files.with_tokenizer(base, {**own, "adapters.safetensors": tmp_path})
         read = tokenizer_files.reader_with(lambda _: b"base", own)
-        assert left == {"own": {"config.json"}, "template": {*names} - {JINJA}}.get(name, {*names}), name
-        assert {name for name in base.keys() - own.keys() if read(name) == b"base"} == left and read(
-            texts[0]
-        ) == b"{}"
+        assert with_own.keys() - own.keys() == expected and read(texts[0]) == b"{}"
+        assert {name for name in base.keys() - own.keys() if read(name) == b"base"} == expected
     for name, data in ((JINJA, b"\xff"), (SETTINGS, b"[]"), ("tokenizer.json", b"{")):
         with pytest.raises(FormatError):
             tokenizer_files.require_readable(name, data)
@@ -112,29 +105,17 @@ def test_tokenizer_files_that_replace_those_of_the_base(tmp_path: Path) -> None:
 def test_merge_aware_entries() -> None:
     four = {"bits": 4, "group_size": 64}
     name, other = trained_through.QUANTIZATION_AWARE, trained_through.NVFP4_MERGE_AWARE
+    mxfp4 = {"bits": 4, "group_size": 32, "mode": "mxfp4"}
     assert trained_through.trained_through({name: four}) == {**four, "mode": "affine"}
-    assert trained_through.trained_through({name: {"mode": "mxfp4"}}) == {
-        "bits": 4,
-        "group_size": 32,
-        "mode": "mxfp4",
-    }
-    assert (
-        trained_through.trained_through({name: False}) is None and trained_through.trained_through({}) is None
-    )
-    for wrong in (
-        True,
-        {**four, "x": 1},
-        {**four, "mode": 5},
-        {**four, "bits": 7},
-        {**four, "bits": "4"},
-        {"bits": 4, "group_size": "64"},
-    ):
+    assert trained_through.trained_through({name: {"mode": "mxfp4"}}) == mxfp4
+    assert trained_through.trained_through({name: False}) is trained_through.trained_through({}) is None
+    for wrong in ({"x": 1}, {"mode": 5}, {"bits": 7}, {"bits": "4"}, {"group_size": "64"}, None):
+        entry = {name: {**four, **wrong} if wrong else True}
         with pytest.raises(ValueError, match="no quantisation"):
-            trained_through.trained_through({name: wrong})
-        assert trained_through.aware_of("lora", {name: wrong}) is None
-    assert trained_through.aware_of("full", {name: four}) is None and trained_through.aware_of(
-        "dora", {name: four}
-    )
+            trained_through.trained_through(entry)
+        assert trained_through.aware_of("lora", entry) is None
+    assert trained_through.aware_of("full", {name: four}) is None
+    assert trained_through.aware_of("dora", {name: four})
     assert trained_through.format_in_words("lora", {name: four}) == "4 bits in groups of 64 (affine)"
     for config, hint in (({name: four}, "fusery fuse a"), ({other: {"x": 1}}, "axolotl")):
         with pytest.raises(BadInputError) as caught:
@@ -158,15 +139,11 @@ def test_numbers_in_texts_and_configurations_of_old() -> None:
     assert todays_config({"num_layers": "all"}, {}) == {"num_layers": "all"}
     names = {"model.layers.1.q.lora_a": (8, 2), "model.layers.1.q.lora_b": (2, 8), "odd": (1,)}
     modules, unexpected = lora_modules(header(names))
-    assert (list(modules), unexpected, modules["model.layers.1.q"].a) == (
-        ["model.layers.1.q"],
-        ("odd",),
-        (8, 2),
-    )
-    config = todays_config(
-        {"use_dora": True, "lora_layers": 4, "lora_parameters": {"scale": 1, "dropout": 1.5}}, modules
-    )
-    expected = {"scale": 1, "rank": 2, "dropout": 0.0, "keys": ["model.layers.1.q"]}
+    [path] = modules
+    assert (path, unexpected, modules[path].a) == ("model.layers.1.q", ("odd",), (8, 2))
+    old = {"use_dora": True, "lora_layers": 4, "lora_parameters": {"scale": 1, "dropout": 1.5}}
+    config = todays_config(old, modules)
+    expected = {"scale": 1, "rank": 2, "dropout": 0.0, "keys": [path]}
     assert (config["lora_parameters"], config["fine_tune_type"]) == (expected, "dora")
     assert config["num_layers"] == -1 and "use_dora" not in config
 
@@ -181,17 +158,10 @@ def tensor(*shape: int, name: str = "x") -> Tensor:
 
 def test_modules_of_peft() -> None:
     place = "base_model.model.m."
-    shapes = {
-        f"{place}lora_A.weight": (2, 8),
-        f"{place}lora_B.weight": (6, 2),
-        f"{place}lora_magnitude_vector": (6,),
-    }
-    odd = {
-        "m.lora_A.weight": (2, 8),
-        f"{place}lora_magnitude_vector.weight": (6,),
-        f"{place}conv.lora_A.weight": (2, 8, 1, 1),
-    }
-    modules, whole, remarks = sort_tensors(header({**shapes, **odd}))
+    pair = {f"{place}lora_A.weight": (2, 8), f"{place}lora_B.weight": (6, 2)}
+    magnitudes = {f"{place}lora_magnitude_vector": (6,), f"{place}lora_magnitude_vector.weight": (6,)}
+    odd = {"m.lora_A.weight": (2, 8), f"{place}conv.lora_A.weight": (2, 8, 1, 1)}
+    modules, whole, remarks = sort_tensors(header({**pair, **magnitudes, **odd}))
     assert (list(modules), whole) == (["m"], []) and "3 tensors" in remarks[0].message
     assert (modules["m"].rank, modules["m"].gain) == (2, 1.0)
     assert (PeftModule("m", b=tensor(6, 3)).rank, PeftModule("m").rank) == (3, None)
@@ -200,16 +170,11 @@ def test_modules_of_peft() -> None:
     assert [remark.code for remark in sort_tensors(header(both))[2]] == ["peft_variant"]
     mixed = {f"{place}lora_embedding_A": (2, 8), f"{place}lora_B.weight": (6, 2)}
     assert [remark.code for remark in sort_tensors(header(mixed))[2]] == ["peft_unknown_tensor"]
-    biases = {
-        f"{place}lora_B.bias": (6,),
-        f"{place}norm.weight": (6,),
-        f"{place}norm.bias": (6,),
-        f"{place}q.bias": (6,),
-    }
-    _, whole, remarks = sort_tensors(header(biases))
+    biases = ("lora_B.bias", "norm.weight", "norm.bias", "q.bias")
+    _, whole, remarks = sort_tensors(header({f"{place}{name}": (6,) for name in biases}))
     assert whole == [f"{place}norm.weight", f"{place}norm.bias"] and remarks[0].code == "peft_bias"
-    assert refusal_of_method("LORA") is None and "no name" in refusal_of_method(5)[0]  # type: ignore[index]
-    assert "nothing to fuse" in refusal_of_method("P_TUNING")[0]  # type: ignore[index]
+    assert refusal_of_method("LORA") is None and "no name" in refusal_of_method(5)[0]
+    assert "nothing to fuse" in refusal_of_method("P_TUNING")[0]
     config = PeftConfig(target_modules=["q"], exclude_modules=["layers.1.q"], layers_to_transform=[1, 2])
     assert [targets(config, f"model.layers.{number}.q") for number in range(4)] == [False, False, True, False]
     assert full_match("[^a]b", "cb") and not full_match("[^a]b", "ab")
@@ -225,9 +190,8 @@ def base_with(weights: dict[str, tuple[int, ...]]) -> Architecture:
 
 
 def test_experts_on_a_base() -> None:
-    config = PeftConfig(
-        target_parameters=["experts.down_proj", "gate.weight", "w.weight", "k_proj.weight"], r=2
-    )
+    parameters = ["experts.down_proj", "gate.weight", "w.weight", "k_proj.weight"]
+    config = PeftConfig(target_parameters=parameters, r=2)
     layout = reading.expert_layout(EXPERTS)
     assert layout is not None and layout.routers is not None
     holder = f"model.layers.0.{layout.experts}"
@@ -241,11 +205,8 @@ def test_experts_on_a_base() -> None:
     assert list(straight.switches) and not straight.remarks
     assert next(iter(placed((8, 8), (6, 8)).switches.values())).turned
     assert not next(iter(straight.switches.values())).turned
-    for wrong in (
-        placed((8, 5), (8, 8)),
-        placed((6, 6), (8, 6)),
-        placed((8, 6), (8, 8), "model.layers.9.experts"),
-    ):
+    elsewhere = placed((8, 6), (8, 8), "model.layers.9.experts")
+    for wrong in (placed((8, 5), (8, 8)), placed((6, 6), (8, 6)), elsewhere):
         assert not wrong.switches and wrong.remarks[0].code == "peft_experts"
     router = f"model.layers.0.{layout.routers[0]}"
     modules = {name: PeftModule(name) for name in (router, "q.k_proj", "q.w", "plain")}
@@ -265,14 +226,14 @@ def test_experts_on_a_base() -> None:
 )  # fmt: skip
 def test_square_experts_go_by_the_version(version: str | None, transposed: bool, turned: Any) -> None:
     config = PeftConfig(peft_version=version) if version else PeftConfig()
-    layout = replace(reading.expert_layout(EXPERTS), transposed=transposed)  # type: ignore[type-var]
+    layout = replace(reading.expert_layout(EXPERTS), transposed=transposed)
     square = (reading.ExpertFactors(STEM, "down_proj", 2, tensor(8, 6), tensor(6, 8)), ["p"], (4, 6, 6))
-    found = reading._orientation([square], config, layout)  # type: ignore[arg-type]
+    found = reading._orientation([square], config, layout)
     assert isinstance(found, str) if turned is str else found is turned
-    assert reading._orientation([], config, layout) is False  # type: ignore[arg-type]
+    assert reading._orientation([], config, layout) is False
     one = (replace(square[0], b=tensor(8, 8)), ["p"], (4, 8, 6))
     other = (replace(square[0], a=tensor(8, 8)), ["p"], (4, 8, 6))
-    assert isinstance(reading._orientation([one, other], config, layout), str)  # type: ignore[arg-type]
+    assert isinstance(reading._orientation([one, other], config, layout), str)
 
 
 def test_groups_of_qalora_on_a_base() -> None:
@@ -284,18 +245,12 @@ def test_groups_of_qalora_on_a_base() -> None:
         return reading.put_on_base(config, {module.path: module}, [], base)
 
     assert pooled(plain).modules[plain.path].pooled == 4
-    for one in (
-        replace(plain, a=tensor(2, 16)),
-        replace(plain, a=None),
-        replace(plain, embedding=True),
-        replace(plain, path="x"),
-    ):
+    for change in ({"a": tensor(2, 16)}, {"a": None}, {"embedding": True}, {"path": "x"}):
+        one = replace(plain, **change)
         assert pooled(one).modules[one.path].pooled == 1
-    for wrong in (
-        PeftConfig(use_qalora=True, qalora_group_size=1),
-        PeftConfig(use_qalora=True, use_dora=True),
-    ):
-        assert [remark.code for remark in pooled(plain, wrong).remarks] == ["peft_variant"]
+    for wrong in ({"qalora_group_size": 1}, {"use_dora": True}):
+        remarks = pooled(plain, PeftConfig(use_qalora=True, **wrong)).remarks
+        assert [remark.code for remark in remarks] == ["peft_variant"]
 
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

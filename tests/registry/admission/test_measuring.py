@@ -72,6 +72,13 @@ def test_one_number_that_is_not_finite_is_seen(bad: float, name: str, tmp_path: 
     assert [key for key, look in found.tensors.items() if not look.finite] == [name]
 
 
+def test_numbers_that_are_all_alike_were_not_clipped(tmp_path: Path) -> None:
+    for value in (0, 1, math.inf):
+        alike = {"m.lora_a": ("F32", np.full((6, 6), value, np.float32))}
+        [look] = measured(tmp_path / "x.safetensors", alike).tensors.values()
+        assert (look.zero, look.finite, look.clipped) == (value == 0, value != math.inf, 0)
+
+
 def test_a_file_that_shrinks_is_no_crash(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     value = np.ones((64, 64), np.float32)

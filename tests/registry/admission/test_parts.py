@@ -72,22 +72,18 @@ def test_rules_of_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "plugins", lambda _: installed)
     loaded["odd"] = yielding(GOOD, replace(GOOD, message="m" * 2000))
     [plugged] = rules.plugged_rules()
-    assert next(iter(plugged(candidate))) == GOOD and rules.took_part() == ["odd-package 1"]  # type: ignore[arg-type]
+    assert next(iter(plugged(candidate))) == GOOD and rules.took_part() == ["odd-package 1"]
     assert rules.SeverityPolicy.configured({"odd-x": "off"}).apply([GOOD]) == []
-    for found in (
-        CODE,
-        replace(GOOD, code="odd-y"),
-        replace(GOOD, message="a\0"),
-        replace(GOOD, hint="h" * 2001),
-    ):
+    unfit = ({"code": "odd-y"}, {"message": "a\0"}, {"hint": "h" * 2001})
+    for found in (CODE, *(replace(GOOD, **change) for change in unfit)):
         loaded["odd"] = yielding(found)
         with pytest.raises(PluginError):
-            list(rules.rule_of(PLUGIN)(candidate))  # type: ignore[arg-type]
-    for broken in (yielding(replace(GOOD, severity="loud")), Rule(refusing, (CODE,))):  # type: ignore[arg-type]
+            list(rules.rule_of(PLUGIN)(candidate))
+    for broken in (yielding(replace(GOOD, severity="loud")), Rule(refusing, (CODE,))):
         loaded["odd"] = broken
         with pytest.raises(PluginError):
-            list(rules.rule_of(PLUGIN)(candidate))  # type: ignore[arg-type]
-    wrong: tuple[Any, ...] = (5, Rule(refusing, [CODE]), Rule(refusing, ("odd-x",)))  # type: ignore[arg-type]
+            list(rules.rule_of(PLUGIN)(candidate))
+    wrong: tuple[Any, ...] = (5, Rule(refusing, [CODE]), Rule(refusing, ("odd-x",)))
     changes: tuple[dict[str, Any], ...] = (
         *({"name": name} for name in ("pickle_file", "odd-X", "odd-" + "x" * 97)),
         *({"fixed": True}, {"why": None}, {"severity": "loud"}),
@@ -106,9 +102,8 @@ def test_rules_of_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_folder_that_cannot_be_read_is_a_finding() -> None:
     for message, code in (("x is a link out", "link_outside"), ("not a regular file", "special_file")):
-        assert rules.unreadable(UnsafePathError(message, hint="h")) == rules.CODES[code].finding(
-            ".", message, "h"
-        )
+        found = rules.unreadable(UnsafePathError(message, hint="h"))
+        assert found == rules.CODES[code].finding(".", message, "h")
     assert rules.unreadable(UnsafePathError("a crowd")).code == "unsafe_path"
 
 
@@ -175,9 +170,7 @@ def test_shapes_that_fit(tiny_base: Path) -> None:
     assert fits((6, 8), (8, 2), (2, 6)) and fits((6, 8), (6, 2), (2, 8)) and fits(experts, a, b)
     for wrong in (((3, 2, 8), b), (a, (4, 6, 3)), (a, (4, 5, 2)), ((4, 2, 7), b), ((2, 8), b), (a, (6, 2))):
         assert not fits(experts, *wrong)
-    assert (
-        not fits((6, 8), (8, 2), (3, 6)) and not fits((6, 8), (8, 2), (2, 5)) and fits((6, 8), (8, 2), None)
-    )
+    assert [fits((6, 8), (8, 2), part) for part in ((3, 6), (2, 5), None)] == [False, False, True]
     assert fits((6, 8), None, None, (6,)) and not fits((6, 8), None, None, (8,))
     for part, shape, own, bits, good in (
         ("scales", (6, 1), (6, 8), 4, True), ("biases", (6, 1), (6, 8), None, False),
@@ -201,20 +194,15 @@ def test_whole_tensors_of_peft(tiny_base: Path, tmp_path: Path) -> None:
         def fit(_: Path, whole: Any) -> FittedWhole:
             return FittedWhole(**{"tensors": whole.tensors, "rows": {}, **parts})
 
-        return {
-            finding.code: finding.message for finding in look(folder, tiny_base, facts={"fit_whole": fit})
-        }
+        findings = look(folder, tiny_base, facts={"fit_whole": fit})
+        return {finding.code: finding.message for finding in findings}
 
     replaced = found(vocabulary=400, untied="model.embed_tokens.weight")
-    assert (
-        "model.norm.weight (128)" in replaced["peft_whole_tensors"]
-        and "400 tokens" in replaced["peft_whole_tensors"]
-    )
-    assert "no longer the embedding" in replaced["peft_whole_tensors"] and "not_finite" in replaced
+    for text in ("model.norm.weight (128)", "400 tokens", "no longer the embedding"):
+        assert text in replaced["peft_whole_tensors"] and "not_finite" in replaced
     assert "400" not in found()["peft_whole_tensors"]
     wrong = found(problems=("it is odd",))
     assert "it is odd" in wrong["peft_full_modules"] and "peft_whole_tensors" not in wrong
     copies = found(tensors={}, copies=("lm_head.weight",), quantised=True)
-    assert (
-        "lm_head.weight (of a quantised base" in copies["peft_copies"] and "peft_whole_tensors" not in copies
-    )
+    assert "lm_head.weight (of a quantised base" in copies["peft_copies"]
+    assert "peft_whole_tensors" not in copies

@@ -47,10 +47,8 @@ def test_what_a_server_is_asked_and_answers(museum: Museum, tmp_path: Path) -> N
     museum.registry.bundles.materialize(FIRST, tmp_path / "out", target="model", request=KEEP)
     packed = candidates.candidates(workspace, candidates.sought(tmp_path / "out"))
     assert [bundle.path for bundle in packed.bundles] == [str(tmp_path / "out")] and len(packed.names) >= 1
-    for wrong in (
-        replace(unit, files=("a\0",)),
-        replace(unit, tensors=(SoughtTensor(name="\ud800", shape=(1,), digest="x"),)),
-    ):
+    odd = SoughtTensor(name="\ud800", shape=(1,), digest="x")
+    for wrong in (replace(unit, files=("a\0",)), replace(unit, tensors=(odd,))):
         with pytest.raises(BadInputError):
             candidates.candidates(workspace, Sought(files=(), units=(wrong,)))
     with pytest.raises(BadInputError, match="101"):
@@ -93,7 +91,7 @@ def test_only_what_was_named_is_signed() -> None:
             require_meant(text, subject)
     wrong: list[tuple[str, SigningSubject]] = [
         *((text, MEANT) for text in ("course_rec@2", "rec@latest", "course_rec_v2_20260115", "c" * 64, "a b")),
-        *(("course_rec@1", replace(MEANT, **change)) for change in ({"event": "x"}, {"said": "x"}, {"path": Path("/x")}, {"kind": None})),  # type: ignore[arg-type]
+        *(("course_rec@1", replace(MEANT, **change)) for change in ({"event": "x"}, {"said": "x"}, {"path": Path("/x")}, {"kind": None})),
         ("course_rec@1", FUSED), ("c" * 64, FUSED), (KEY, replace(FUSED, said=f"fused {DIGEST} exact: ")),
         ("course_rec@1", BUNDLE), (DIGEST, replace(BUNDLE, name="bundle x")), ("course_rec@1", replace(MEANT, name="x")),
     ]  # fmt: skip
@@ -135,12 +133,8 @@ def test_records_to_sign(
     envelope = stocked.trust.signatures("course_rec@1").signatures
     data = (tmp_path / "notes").read_text()
     checker = KeyChecker.parse("x", public)
-    facts: dict[str, Any] = {
-        "key_id": checker.key_id,
-        "scheme": "model-signing",
-        "envelope": data,
-        "public": public,
-    }
+    known = {"key_id": checker.key_id, "scheme": "model-signing"}
+    facts: dict[str, Any] = {**known, "envelope": data, "public": public}
     assert envelope and record_signature(stocked.workspace, "adapter", subject.digest, **facts).existed
     for kind, digest, change in (
         ("adapter", subject.digest, {"scheme": "x"}), ("adapter", "0" * 64, {}), ("fused", subject.digest, {}),
@@ -187,11 +181,8 @@ def test_tensors_under_other_names(tmp_path: Path) -> None:
     prefixed = ask({"a": "1"}, {"model.a": "2", "rope_freqs.weight": "3"})
     assert (prefixed.changed, prefixed.missing, prefixed.extra) == (("model.a",), (), ())
     file = tmp_path / "x.safetensors"
-    arrays = {
-        "flat": np.ones((4, 4), np.float32),
-        "short": np.arange(100, dtype=np.float32),
-        "long": np.arange(200, dtype=np.float32),
-    }
-    tiny_models.write_tensors(file, {name: ("F32", array) for name, array in arrays.items()}, None)
+    arrays = {"flat": np.ones((4, 4)), "short": np.arange(100), "long": np.arange(200)}
+    written = {name: ("F32", array.astype(np.float32)) for name, array in arrays.items()}
+    tiny_models.write_tensors(file, written, None)
     held = {view.name: tensors.is_distinctive(view) for view in tensors.read_views(file)}
     assert held == {"flat": False, "short": False, "long": True}

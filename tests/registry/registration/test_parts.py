@@ -40,9 +40,8 @@ def test_files_that_a_client_has_uploaded(
     with pytest.raises(MissingFileError):
         sources.files_to_send(tmp_path / "nowhere", None)
     with_base.adapters.register(folder, base="tiny", task="t", checkpoint="last")
-    stored = {
-        name: str(digest_file(folder / name)[0]) for name in ("adapters.safetensors", "adapter_config.json")
-    }
+    names = ("adapters.safetensors", "adapter_config.json")
+    stored = {name: str(digest_file(folder / name)[0]) for name in names}
     weights = stored["adapters.safetensors"]
     files = {**stored, "0000200_adapters.safetensors": weights, "log/x.log": weights}
     with sources.uploaded(with_base.workspace, "run", files) as (place, log):
@@ -51,10 +50,8 @@ def test_files_that_a_client_has_uploaded(
     assert not place.exists()
     with sources.uploaded(with_base.workspace, "run", stored) as (_, log):
         assert log is None
-    with (
-        pytest.raises(BlobsMissingError),
-        sources.uploaded(with_base.workspace, "run", {"adapters.safetensors": "0" * 64}),
-    ):
+    missing = sources.uploaded(with_base.workspace, "run", {"adapters.safetensors": "0" * 64})
+    with pytest.raises(BlobsMissingError), missing:
         pass
     monkeypatch.setattr(sources, "_MOST_SENT", 2)
     monkeypatch.setattr(sources, "_MOST_SENT_BYTES", 10)
@@ -126,7 +123,7 @@ def test_a_run_that_could_not_be_registered_does_not_begin(
     ask(task="new", version=name.version)
     for wrong in ({"version": name.version}, {"iterations": -1}, {"task": None}):
         with pytest.raises(FuseryError):
-            ask(**wrong)  # type: ignore[arg-type]
+            ask(**wrong)
     for same, hint in ((True, "leave out --model"), (False, "--trained-on")):
         with pytest.raises(BadInputError) as caught:
             ask(model="org/another", same=same)
@@ -134,11 +131,9 @@ def test_a_run_that_could_not_be_registered_does_not_begin(
 
 
 def points(*losses: tuple[float | None, float | None]) -> list[CurvePoint]:
-    values = enumerate(losses, 1)
-    return [
-        CurvePoint(iteration=at, train_loss=one, val_loss=two, learning_rate=None)
-        for at, (one, two) in values
-    ]
+    values = ((at, *pair, None) for at, pair in enumerate(losses, 1))
+    names = ("iteration", "train_loss", "val_loss", "learning_rate")
+    return [CurvePoint(**dict(zip(names, value, strict=True))) for value in values]
 
 
 def test_a_curve_in_a_line_and_in_a_picture(tmp_path: Path) -> None:
@@ -161,17 +156,8 @@ def test_an_adapter_of_another_registry_has_its_run(with_base: Registry, base: P
         ours.init()
         ours.exchange.pull("t@1", with_base.workspace.settings.home)
         pulled, own = ours.adapters.show("t@1"), with_base.adapters.show("t@1")
-        for name in (
-            "digest",
-            "val_loss",
-            "dataset",
-            "tags",
-            "alpha",
-            "iterations",
-            "training_run",
-            "curve",
-            "amendments",
-        ):
+        facts = "digest val_loss dataset tags alpha iterations training_run curve amendments"
+        for name in facts.split():
             assert pulled[name] == own[name], name
         assert {f["code"] for f in pulled["findings"]} == {f["code"] for f in theirs["findings"]}
         assert ours.upkeep.audit().ok
@@ -198,4 +184,4 @@ def test_bases_that_cannot_be_named(
     refused("save_as_lora")
     for wrong in ({"revision": "main"}, {"reference": True, "name": "a b"}):
         with pytest.raises(BadInputError):
-            with_base.bases.add(base, **wrong)  # type: ignore[arg-type]
+            with_base.bases.add(base, **wrong)

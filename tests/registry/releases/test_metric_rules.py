@@ -108,7 +108,7 @@ def test_rules_from_texts(said: list[str], rules: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "texts",
-    ["acc", "acc > 0.6", "acc >= high", "acc >= nan", "acc >= 1 on a b", "a..b >= 1", "x >= 1;x >= 2"],
+    ["acc", "acc > 0.6", "acc >= high", "acc >= inf", "acc >= 1 on a b", "a..b >= 1", "x >= 1;x >= 2"],
 )
 def test_invalid_texts_are_refused(texts: str) -> None:
     with pytest.raises(BadInputError):

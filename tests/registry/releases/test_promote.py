@@ -162,6 +162,27 @@ def test_validation_loss(stocked: Registry, make_adapter: MakeAdapter) -> None:
         assert stocked.adapters.show(f"other#{alias}")["version"] == held
 
 
+def test_the_holder_is_judged_once_more(stocked: Registry) -> None:
+    stocked.aliases.set_rules("prod", {"val_loss_within": 0.0, "admission": "no_errors"})
+    assert stocked.aliases.promote("course_rec@1", "prod").moved
+    assert stocked.aliases.promote("course_rec@2", "prod").moved
+    log = len(stocked.upkeep.log())
+    assert not stocked.aliases.promote(SECOND, "prod").confirmed
+    assert len(stocked.upkeep.log()) == log, "there was nothing to judge once more"
+    stocked.adapters.amend(SECOND, val_loss=0.7, reason="typo")
+    refused = stocked.aliases.promote(SECOND, "prod")
+    assert (refused.verdict, refused.holder, refused.moved) == ("failed", SECOND, False)
+    assert not refused.confirmed
+    assert not stocked.upkeep.audit().ok
+    stocked.adapters.amend(SECOND, val_loss=0.55, reason="typo")
+    assert not stocked.aliases.promote(SECOND, "prod", dry_run=True).confirmed
+    assert not stocked.upkeep.audit().ok
+    done = stocked.aliases.promote(SECOND, "prod")
+    assert (done.verdict, done.holder, done.moved, done.confirmed) == ("passed", SECOND, False, True)
+    assert stocked.upkeep.log()[-1]["action"] == "alias.confirmed"
+    assert stocked.upkeep.audit().ok
+
+
 def test_fidelity(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"fidelity": "PASS"})
     unknown = stocked.aliases.promote("course_rec@1", "prod")

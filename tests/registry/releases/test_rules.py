@@ -40,8 +40,9 @@ ALL = {
     ids=str,
 )
 def test_invalid_rules_are_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(BadInputError):
+    with pytest.raises(BadInputError) as caught:
         make_rules(values)
+    assert ("there is no rule" in caught.value.message) == ("admision" in values)
 
 
 def test_a_file_in_either_form(tmp_path: Path) -> None:

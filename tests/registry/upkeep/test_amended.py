@@ -155,23 +155,6 @@ def test_an_amendment_of_what_no_rule_judges_by_is_none(stocked: Registry) -> No
     assert stocked.upkeep.audit().ok
 
 
-def test_the_holder_is_judged_once_more(guarded: Registry) -> None:
-    log = len(guarded.upkeep.log())
-    assert not guarded.aliases.promote(TWO, "prod").confirmed
-    assert len(guarded.upkeep.log()) == log, "there was nothing to judge once more"
-    guarded.adapters.amend(TWO, val_loss=0.7, reason="typo")
-    refused = guarded.aliases.promote(TWO, "prod")
-    assert (refused.verdict, refused.holder, refused.moved) == ("failed", TWO, False)
-    assert not guarded.upkeep.audit().ok
-    guarded.adapters.amend(TWO, val_loss=0.55, reason="typo")
-    assert not guarded.aliases.promote(TWO, "prod", dry_run=True).confirmed
-    assert not guarded.upkeep.audit().ok
-    done = guarded.aliases.promote(TWO, "prod")
-    assert (done.verdict, done.holder, done.moved, done.confirmed) == ("passed", TWO, False, True)
-    assert guarded.upkeep.log()[-1]["action"] == "alias.confirmed"
-    assert guarded.upkeep.audit().ok
-
-
 def test_no_value_of_an_amendment_stops_the_audit(stocked: Registry) -> None:
     """Even where somebody seals what cannot be."""
     values = itertools.product(("val_loss", "date", "tag.a b", "rank"), ("5", '"x"', "{", "[]", "1e999"))
