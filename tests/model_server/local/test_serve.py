@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import tiny_models
 from waiting import wait_until
 
 from fusery.model_server import run as running
@@ -155,7 +156,8 @@ def test_a_server_follows_until_it_ends(
         with pytest.raises(error):
             serve(stocked, local, ready=print, reporter=Reporter(said.append))
         assert said[0] == "fetching tiny"
-    fuse = FuseRequest(precision="keep")
-    for wrong in ({"adapters_from": tmp_path / "missing"}, {"request": fuse}):
+    stocked.bases.add(tiny_models.make_base(tmp_path / "other", seed=5), name="other")
+    fuse, other = FuseRequest(precision="keep"), FuseRequest(base="other")
+    for wrong in ({"adapters_from": tmp_path / "missing"}, {"request": fuse}, {"request": other}):
         with pytest.raises(BadInputError):
             serve(stocked, replace(local, **wrong), ready=print)  # type: ignore[arg-type]

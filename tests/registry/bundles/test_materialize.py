@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tiny_models
 
 from fusery.registry import Registry, Reporter
 from fusery.registry.bundles import Choices, Layout, LayoutError, Target, model_layout
 from fusery.registry.bundles import target as targets
 from fusery.registry.errors import AlreadyExistsError, BadInputError
+from fusery.registry.fusion.request import FuseRequest
 from fusery.registry.runtime.document import read_document
 from fusery.storage.digest import digest_file
 from fusery.storage.plugins import Plugin, PluginError
@@ -152,7 +154,9 @@ def test_adapters_beside_their_base(stocked: Registry, tmp_path: Path) -> None:
     assert read_document(tmp_path / "both" / "serving.json").routes["mix"] == {V1: 1.0, V2: 3.0}
     stocked.bundles.materialize("course_rec@1", tmp_path / "one", target="adapters")
     assert record("one")["name"] == V1
-    for wrong in ({"content": "fused"}, {"target": "model", "choices": mix}, {"target": "no such"}):
+    stocked.bases.add(tiny_models.make_base(tmp_path / "other", seed=5), name="other")
+    other = {"request": FuseRequest(base="other")}
+    for wrong in ({"content": "fused"}, {"target": "model", "choices": mix}, {"target": "no such"}, other):
         with pytest.raises(BadInputError):
             stocked.bundles.materialize("course_rec@1", tmp_path / "x", **{"target": "adapters"} | wrong)
 

@@ -17,10 +17,11 @@ import pytest
 import yaml
 from bundle_cases import Imaged, make_bundle, model_folder, with_model
 
-from fusery.registry.bundles import BUNDLE_FORMAT, BundleSource
+from fusery.registry.bundles import BUNDLE_FORMAT, BundleFolder, BundleSource
 from fusery.registry.bundles.writing import bundle_record
 from fusery.registry.documents import record_bytes, without_places
 from fusery.registry.errors import BadInputError
+from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import BlobCorruptError, MissingFileError
 from fusery.storage.manifest import Manifest
 
@@ -88,6 +89,17 @@ def test_links_are_made_on_request_only(source: BundleSource, tmp_path: Path) ->
     assert not copied.samefile(original)
     assert linked.samefile(original)
     assert linked.stat().st_mode == original.stat().st_mode
+
+
+def test_files_of_another_program_are_moved(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    bundle, file = BundleFolder(tmp_path / "bundle"), tmp_path / "made"
+    file.write_bytes(b"x")
+    file.chmod(0o600)
+    bundle.take(file, "a/b")
+    (entry,) = bundle.manifest()
+    assert (file.exists(), entry.path, entry.size, entry.sha256) == (False, "a/b", 1, digest_bytes(b"x"))
+    assert stat.S_IMODE((tmp_path / "bundle" / "a" / "b").stat().st_mode) == 0o644
 
 
 def test_a_damaged_or_missing_file_is_found(source: BundleSource, tmp_path: Path) -> None:
