@@ -282,26 +282,23 @@ def held_out(
     A folder that was given relative to where the training ran is looked for below the working folder.  Wherever a file is
     found, it counts only with the digest that the run recorded; with `unrecorded`, also if the run recorded no digests.
     """
-    run, adapter = (
-        session.get(tables.TrainingRunRow, adapter_id),
-        session.get_one(tables.AdapterRow, adapter_id),
-    )
+    run = session.get(tables.TrainingRunRow, adapter_id)
+    adapter = session.get_one(tables.AdapterRow, adapter_id)
     files = run.dataset_files or () if run is not None else ()
     recorded = {file["path"]: file for file in files if file.get("path") in names and file.get("examples")}
     arguments = (run.arguments if run is not None else None) or adapter.training
     candidates = (arguments.get("data"), adapter.dataset and adapter.dataset.name)
-    folders = [
-        *dict.fromkeys(dataset_name(folder) for folder in candidates if isinstance(folder, str) and folder)
-    ]
+    names_of_data = (dataset_name(folder) for folder in candidates if isinstance(folder, str) and folder)
+    folders = list(dict.fromkeys(names_of_data))
     wanted = [name for name in names if name in recorded or (unrecorded and not files)]
     for name in wanted:
         for folder in folders:
             path = Path(os.path.expanduser(folder)) / name
             if _is_recorded(path, recorded.get(name)):
                 return HeldOut(name, path, folders, is_recorded=name in recorded)
-    return (
-        HeldOut(wanted[0], None, folders, is_recorded=wanted[0] in recorded) if wanted and folders else None
-    )
+    if not wanted or not folders:
+        return None
+    return HeldOut(wanted[0], None, folders, is_recorded=wanted[0] in recorded)
 
 
 def _is_recorded(path: Path, file: Mapping[str, object] | None) -> bool:

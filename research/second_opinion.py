@@ -113,13 +113,9 @@ def _smallest(
             record_own(workspace, values, reporter)
             assert report.loss_base is not None
             gained, lost = report.loss_base - report.loss_a, report.loss_b - report.loss_a
-            opinion = Opinion(
-                precision=recipe.precision,
-                prompts=report.prompts,
-                gained=gained,
-                lost=lost,
-                passed=passes(report),
-            )
+            figures = {"gained": gained, "lost": lost}
+            prompts, passed = report.prompts, passes(report)
+            opinion = Opinion(precision=recipe.precision, prompts=prompts, passed=passed, **figures)
             opinions.append(opinion)
             reporter.say(f"{describe(recipe)}: {_in_words(opinion)}")
             if opinion.passed:

@@ -75,13 +75,8 @@ def record_evaluations(
         if rows and not dry_run:
             require_may_change(workspace, session, "evaluation", adapter)
             write_evaluations(workspace, session, adapter, rows)
-        return RecordedEvaluations(
-            adapter.name,
-            results.form,
-            evaluation_records(adapter.name, rows),
-            tuple(recorded_metrics),
-            dry_run,
-        )
+        records = evaluation_records(adapter.name, rows)
+        return RecordedEvaluations(adapter.name, results.form, records, tuple(recorded_metrics), dry_run)
 
 
 def evaluation_rows(
@@ -152,10 +147,9 @@ def _missing(
     if others:
         row = others[0]
         on = setting_of(row)
-        more = f", and {len(others) - 1} more differ" if len(others) > 1 else ""
         raise MetricRecordedTwiceError(
             f"{row.metric} of {adapter.name} is on record as {row.value:g}{f' ({on})' if on else ''}, and not as "
-            f"{own[key_of(row)].value:g}{more}",
+            f"{own[key_of(row)].value:g}",
             hint="of another measurement, say what is different: --seed N, --split or --dataset; "
             f"fusery eval list {adapter.name}",
         )
@@ -180,12 +174,8 @@ def _require_own(
     session: Session, adapter: tables.AdapterRow, measured_results: Results, name: str, file: str
 ) -> None:
     names, digests = set[str](), set[str]()
-    pieces = (
-        piece
-        for text in measured_results.described_metrics
-        for piece in _PIECE.split(text[:10_000].lower())
-        if piece
-    )
+    texts = (text[:10_000].lower() for text in measured_results.described_metrics)
+    pieces = (piece for text in texts for piece in _PIECE.split(text) if piece)
     for piece in islice(pieces, _MOST_PIECES):
         names |= set(_NAME.findall(piece.removeprefix("adapters_"))[:1])
         digests |= set(_DIGEST.findall(piece)[:1])
@@ -283,14 +273,8 @@ def withdraw_evaluations(
         if not dry_run:
             if not all(person(row.by) == person(workspace.actor) for row in rows):
                 require_role(workspace, "approver", "the evaluation of another")
-            withdraw_rows(
-                session,
-                adapter,
-                rows,
-                reason=evaluations.reason,
-                at=workspace.database.utcnow(session),
-                by=workspace.actor,
-            )
+            at, reason = workspace.database.utcnow(session), evaluations.reason
+            withdraw_rows(session, adapter, rows, reason=reason, at=at, by=workspace.actor)
         return evaluations
 
 

@@ -76,9 +76,7 @@ class Base:
     tensors: Mapping[str, Source]  # those that mlx-lm keeps, by name, in the order of the files
     all_linear: bool  # every matrix of a block is known to be a linear layer
     # From mlx-lm's class of the model, None if it was not loaded:
-    kinds: Mapping[str, str] | None = (
-        None  # of modules that can be adapted: `linear`, `embedding` or `switch`
-    )
+    kinds: Mapping[str, str] | None = None  # of modules: `linear`, `embedding` or `switch`
     blocks: Sequence[Sequence[str]] | None = None  # paths of the layers of each block
     formats: Mapping[str, Mapping[str, Any]] | None = None  # of the quantised modules
     quantizable: Mapping[str, Any] | None = None  # by module: True, parameters for `quantization`, or False

@@ -113,15 +113,8 @@ class FuseFidelity:
         )
         close = sum(value.close for value in sums.values()) / total.intended if total.intended > 0 else 1.0
         kept = [closeness(ModuleShare.of("", value).retained) for value in replaced.values()]
-        return cls(
-            judge(min([_digits(close), *kept]), total.noise),
-            whole.norm,
-            whole.retained,
-            whole.cosine,
-            whole.relative_error,
-            total.noise,
-            modules,
-        )
+        figures = whole.norm, whole.retained, whole.cosine, whole.relative_error
+        return cls(judge(min([_digits(close), *kept]), total.noise), *figures, total.noise, modules)
 
 
 def measure(real: Array, intended: Array, base: Array, scratch: Array, *, grouped: bool) -> Sums:

@@ -77,8 +77,6 @@ def copy_range(source: int, target: int, offset: int, place: int, size: int) -> 
                 return False
             raise
         if not count:
-            return (
-                False  # some file systems of the kernel answer 0 for "cannot": reading detects a short file
-            )
+            return False  # some file systems answer 0 for "cannot"
         done += count
     return True

@@ -73,11 +73,9 @@ def bits_of(base: Base, module: str) -> int:
     if scales.tensor.dtype == "U8":
         return int(_by_shape(module, weight, scales)["bits"])
     column_counts = _columns(base, weight, scales) if scales.tensor.dtype in FORMATS else set()
-    return (
-        weight.shape[-1] * 32 // column_counts.pop()
-        if len(column_counts) == 1
-        else int(_default(base)["bits"])
-    )
+    if len(column_counts) == 1:
+        return weight.shape[-1] * 32 // column_counts.pop()
+    return int(_default(base)["bits"])
 
 
 def _misfit(module: str, bits: Any, size: Any) -> FusionUnsupportedError:

@@ -211,14 +211,9 @@ def _module(
         quantize = _quantize(base, path, policy.quantize)
         target = quantized_target(quantize, declared, plain, columns, policy.quantize)
     else:
+        rescaled, switch = m is not None, len(weight.shape) > 2
         target = policy.target(
-            path,
-            grid,
-            plain,
-            columns,
-            adapted=bool(parts),
-            rescaled=m is not None,
-            switch=len(weight.shape) > 2,
+            path, grid, plain, columns, adapted=bool(parts), rescaled=rescaled, switch=switch
         )
     aware = None
     if parts and policy.aware is not None and columns % policy.aware.group_size == 0:

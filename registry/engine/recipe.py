@@ -10,16 +10,12 @@ from fusery.storage.digest import Digest, digest_json
 
 ENGINE = "canonical-1"  # the arithmetic of this package; the number goes up when the bytes change
 SEEING = "canonical-2"  # the same on a base with a `vision_config`
-BY_CLASS = (
-    "canonical-3"  # the same on a base whose tensors mlx-lm renames or stacks, written under its own names
-)
+BY_CLASS = "canonical-3"  # the same, written under the names of a base that mlx-lm renames or stacks
 KEYS = "mlx-keys-2"  # follows the engine's name if keys are added to the configuration
 FORMAT = "fusery.key.v1"
 
 USUAL_SEED = 0  # the default seed of random rounding
-OWN = (
-    0  # among the bits of `mixed`: the base's own format, if that has no whole number of bits (mxfp4, nvfp4)
-)
+OWN = 0  # among the bits of `mixed`: the base's own format (mxfp4, nvfp4)
 ONCE = "once"  # The rounding of DoRA that is not `mlx_lm.fuse`'s
 
 
@@ -34,17 +30,11 @@ class Recipe:
     seed: int | None = None  # of random rounding
     # with `mixed`, of each touched module by path; under "" of all others; `OWN` to keep the base's format.
     bits: Mapping[str, int] = field(default_factory=dict)
-    calibration: str | None = (
-        None  # digest of the statistics that shape the rounding; None for random rounding
-    )
+    calibration: str | None = None  # digest of the statistics that shape the rounding
     rounding: str | None = None  # of DoRA: `once`, at the end; None as `mlx_lm.fuse` does, after each step
-    biases: bool = (
-        False  # with `keep`, an update that is constant within the base's groups moves biases alone
-    )
+    biases: bool = False  # with `keep`, an update that is constant in groups moves biases alone
     fitted: bool = False  # with `dither` and a calibration, scales and biases follow the codes
-    aware: Mapping[str, Any] | None = (
-        None  # the format that the adapter was trained through, as MLX writes it
-    )
+    aware: Mapping[str, Any] | None = None  # the format that the adapter was trained through
     extras: tuple[tuple[str, float], ...] = ()  # digests and weights of further adapters of a sum, in order
 
     @classmethod

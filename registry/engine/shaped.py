@@ -154,9 +154,7 @@ def _as_codes(values: Array, grid: Grid) -> Array:
 
 
 RIDGE = 1e-3  # share added to the diagonal of A H A^T: equal codes do not distinguish a scale from a bias
-MOST = (
-    0.5  # share of itself by which a scale may change, or else it stays: the codes were chosen for its step
-)
+MOST = 0.5  # share of itself by which a scale may change at most, or else it stays
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,10 @@ DEGRADED_FROM = 0.3  # closeness below which the adapter is lost: less than half
 NOISE_TO = 0.12  # noise up to which a fuse passes: with more, the model itself suffers
 # `auto` takes an output up to this noise: answers to other questions did not change (KL below 0.04).
 QUIET_TO = 0.025
-QUIET_SHAPED_TO = (
-    0.035  # the same of `mixed` with a calibration: its noise is in directions that inputs hardly have
-)
+QUIET_SHAPED_TO = 0.035  # the same of `mixed` with a calibration, whose noise matters less
 # `auto` takes an output from this closeness: below, three of four quiet ones had lost 6 to 12 % of the gain.
 WHOLE_FROM = 0.9
-CLEAR_FROM = (
-    0.1  # `auto` takes an output from this cosine: below, a few percent of the gain were lost in noise
-)
+CLEAR_FROM = 0.1  # `auto` takes an output from this cosine
 
 
 def closeness(retained: float | None) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import digest_json
 
@@ -146,16 +146,8 @@ def _within_budget(
     inputs: InputFiles, request: FuseRequest, candidates: Sequence[Recipe], budget: float
 ) -> list[Recipe]:
     ours = inputs.fuse_inputs
-    plain = replace(
-        candidates[0],
-        precision="keep",
-        quantization=None,
-        bits={},
-        seed=None,
-        calibration=None,
-        biases=False,
-        fitted=False,
-    )
+    fresh: Mapping[str, Any] = {"quantization": None, "bits": {}, "seed": None, "calibration": None}
+    plain = replace(candidates[0], precision="keep", biases=False, fitted=False, **fresh)
     kept = inputs.sample(plain)
     samples = {OWN: kept}
     fitting = []
@@ -309,12 +301,6 @@ def _sampled(
     settled = recorded_measurement(inputs.fuse_inputs.workspace, key).settled
     if settled is not None:
         fidelity = replace(fidelity, verdict=settled.verdict, retained=settled.retained, noise=settled.noise)
-    format = replace(
-        format,
-        key=key,
-        bytes=sampled.size,
-        times_base=round(sampled.size / max(1, base_bytes), 4),
-        fidelity=fidelity,
-        sampled=True,
-    )
+    times = round(sampled.size / max(1, base_bytes), 4)
+    format = replace(format, key=key, bytes=sampled.size, times_base=times, fidelity=fidelity, sampled=True)
     return format, settled or measured

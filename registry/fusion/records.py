@@ -233,21 +233,10 @@ def compare_claims(workspace: Workspace, session: Session, key: Digest, manifest
         same = f"what registry {registry} has under this key are the same bytes"
         other = f"WARNING: what registry {registry} has under this key is FALSE: other bytes came out here, and ours count"
         sentences.append(same if true else other)
-        made = (
-            select(tables.BundleRow).where(tables.BundleRow.fused_id == row.id).order_by(tables.BundleRow.id)
-        )
+        bundle = tables.BundleRow
+        made = select(bundle).where(bundle.fused_id == row.id).order_by(bundle.id)
         bundles = [] if true else [{"path": one.path, "digest": one.digest} for one in session.scalars(made)]
-        events.record(
-            session,
-            CONFIRMED if true else REFUTED,
-            "fused",
-            row.key,
-            {
-                "registry": row.origin,
-                "key": key,
-                "claimed": row.digest,
-                "made": manifest.digest,
-                "bundles": bundles,
-            },
-        )
+        detail = {"registry": row.origin, "key": key, "claimed": row.digest, "made": manifest.digest}
+        action = CONFIRMED if true else REFUTED
+        events.record(session, action, "fused", row.key, {**detail, "bundles": bundles})
     return sentences

@@ -249,9 +249,7 @@ def claims(session: Session, key: str) -> list[tables.FusedRow]:
     fused = tables.FusedRow
     origins = session.scalars(select(fused.origin).where(fused.origin.is_not(None)).distinct()).all()
     keys = [foreign_key(str(origin), key) for origin in origins]
-    claim_rows = (
-        session.scalars(select(fused).where(fused.key.in_(keys)).order_by(fused.id)).all() if keys else ()
-    )
+    claim_rows = session.scalars(select(fused).where(fused.key.in_(keys)).order_by(fused.id)).all()
     return sorted(claim_rows, key=lambda row: not counts(session, row))
 
 

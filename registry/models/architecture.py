@@ -18,7 +18,7 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.plaintext import is_keepable
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Header, Tensor, read_header
 
-from ..engine.config import INDEX, WEIGHTS
+from ..engine.config import INDEX, weight_names
 
 NAME_LIMIT = 200
 TYPE_LIMIT = 100
@@ -95,11 +95,7 @@ def read_architecture(folder: Path | Mapping[str, Path]) -> Architecture:
                 hint="is this the config.json that came with the model?",
             )
     _require_all_shards(files)
-    headers = [
-        read_header(path, limit=BASE_HEADER_LIMIT)
-        for name, path in sorted(files.items())
-        if WEIGHTS.fullmatch(name)
-    ]
+    headers = [read_header(files[name], limit=BASE_HEADER_LIMIT) for name in weight_names(files)]
     if not headers:
         raise FormatError(
             "there are no weights in safetensors format",
@@ -149,7 +145,7 @@ def architecture_of(config: Mapping[str, Any], headers: Iterable[Header]) -> Arc
         module, _, part = name.rpartition(".")
         if part in ("scales", "biases") and f"{module}.scales" in tensors and f"{module}.weight" in tensors:
             continue
-        if tied and module == "lm_head" and part == "weight":
+        if tied and module == "lm_head":
             continue
         shape, dtype = tensor.shape, tensor.dtype
         if part == "weight":

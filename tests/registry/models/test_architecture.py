@@ -119,3 +119,11 @@ def test_packed_weights() -> None:
     for bits in (7, 3, "4"):
         with pytest.raises(FormatError, match="bits"):
             shape({"bits": bits})
+
+
+def test_a_tied_head_counts_once() -> None:
+    names = ("model.embed_tokens.weight", "lm_head.weight")
+    header = Header({name: Tensor(name, "F16", (2, 3), 0, 0) for name in names}, {}, 0, 0)
+    for tied, parameters in ((True, 6), (False, 12)):
+        found = architecture_of({"tie_word_embeddings": tied}, [header])
+        assert (found.parameters, "lm_head" in found.weights) == (parameters, not tied)

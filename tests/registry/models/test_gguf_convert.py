@@ -27,6 +27,8 @@ from fusery.registry.engine.matrices import StoredMatrix
 from fusery.registry.errors import BadInputError
 from fusery.registry.models import gguf_convert as convert
 from fusery.registry.models.gguf_convert import convert_gguf, kind_of
+from fusery.registry.models.gguf_header import read_header
+from fusery.registry.models.gguf_tokenizer import convert_tokenizer
 from fusery.storage.safetensors import Tensor
 
 
@@ -168,3 +170,13 @@ def test_blocks_of_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(BadInputError):
         written(values * np.float32(1e6), "F16")
     assert written(values * np.float32(np.inf), "F16")
+
+
+def test_a_first_token_is_added_if_there_is_one(tmp_path: Path, good_bytes: bytes) -> None:
+    (tmp_path / "good.gguf").write_bytes(good_bytes)
+    metadata = dict(read_header(tmp_path / "good.gguf").metadata)
+    vocab = len(metadata["tokenizer.ggml.tokens"])  # type: ignore[arg-type]
+    metadata |= {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 1}
+    assert convert_tokenizer(metadata, vocab, 64).config["add_bos_token"] is True
+    del metadata["tokenizer.ggml.bos_token_id"]
+    assert convert_tokenizer(metadata, vocab, 64).config["add_bos_token"] is False

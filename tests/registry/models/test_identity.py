@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_models
-from tensor_files import load_raw, rewrite
+from tensor_files import load_raw, rewrite, write_tensors
 
 from fusery.registry import Registry
 from fusery.registry.errors import AlreadyExistsError
@@ -137,3 +138,14 @@ def test_a_taken_name_is_refused_for_other_bytes(registry: Registry, tiny_base: 
         registry.bases.add(copy, name="Tiny")
     assert set(registry.workspace.store.blobs()) == blobs
     assert [base["names"] for base in registry.bases.list()] == [["tiny"]]
+
+
+def test_the_writer_counts_if_tensors_are_rearranged(tmp_path: Path) -> None:
+    def content(model_type: str, metadata: dict[str, str] | None) -> str:
+        path = tmp_path / "model.safetensors"
+        write_tensors(path, {"w": ("F32", np.zeros((2, 2), np.float32))}, metadata)
+        return identify_base({path.name: path}, {"model_type": model_type}).content
+
+    mlx, other = {"format": "mlx"}, {"format": "pt"}
+    assert content("llama", mlx) == content("llama", other)
+    assert content("gpt_oss", mlx) != content("gpt_oss", other) == content("gpt_oss", None)
