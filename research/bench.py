@@ -93,7 +93,7 @@ def bench(
     sizes = 0 <= resident <= 1000 and 1 <= prompt_tokens <= 100_000 and 2 <= tokens <= 10_000
     if not sizes or not 1 <= runs <= 100:
         raise BadInputError(
-            "invalid sizes of the measurement: a prompt and a run are needed, and two tokens or more",
+            "these numbers measure nothing: a prompt and a run are needed, and two tokens or more",
             hint="fusery eval bench REF --tokens 32 --runs 3",
         )
     if find_spec("mlx_lm") is None:
