@@ -106,7 +106,7 @@ def _common_format(layers: Iterable[Any], way: Way) -> tuple[int, int, str]:
     if common_format is None:
         format_names = ", ".join(sorted(map(_in_words, formats)))
         raise BadInputError(
-            f"--{way} trains for one quantised format, and the layers that are trained have {format_names}",
+            f"--{way} trains for one quantiser, and the layers that are trained have {format_names}",
             hint="train on a quantised base (mlx_lm.convert -q makes one), and name layers of one format as keys in"
             " lora_parameters of the configuration file",
         )
