@@ -75,8 +75,13 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     if choices.models:
         raise BadInputError("vLLM serves adapters by their full names only", hint="leave out -o models")
     architecture, served, rank = adaptable(source)
-    base = common.named_base(source, architecture, choices.base_name, _SERVER)
-    values = _values(source, base, rank, choices)
+    try:
+        base = common.named_base(source, architecture, choices.base_name, _SERVER)
+        values = _values(source, base, rank, choices)
+    except BadInputError as error:
+        if choices.location is None and error.hint != HINT:
+            error.hint = f"{error.hint}; and {HINT}"  # the next error would ask for it
+        raise
     for adapter in served:
         common.write_peft(bundle, adapter, base.name)
     # KServe's service, or a deployment of one pod with its service; each text in them is quoted.

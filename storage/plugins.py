@@ -6,7 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TextIO, cast, get_args
@@ -120,7 +120,9 @@ def blaming(
             raise
         from .secrets import redact  # it costs a short command a tenth of its time
 
-        message = redact(" ".join(str(error).split()))[:200]
+        message = ""
+        with suppress(Exception):  # an error of a plugin may have no text
+            message = redact(" ".join(str(error).split()))[:200]
         raise plugin.wrong(f"{what}: {type(error).__name__}{f': {message}' if message else ''}") from error
 
 

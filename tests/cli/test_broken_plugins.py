@@ -40,7 +40,7 @@ BROKEN: dict[Group, list[tuple[str, str]]] = {
     "fusery.targets": [
         ("X = 5", "is no Target"),
         (f"{TARGET}X = Target('other', 'odd')", "calls itself 'other'"),
-        (f"{TARGET}X = Target('odd', 'odd', ('models',))", "does not say that it holds"),
+        (f"{TARGET}X = Target('odd', 'odd', ('models',))", "has invalid contents"),
         (ODD_TARGET, "has no functions write and check"),
         (f"{TARGET}X = Target('odd', 'odd.nowhere')", "cannot be imported: ModuleNotFoundError"),
         (f"{ODD_TARGET}def write(*_): 1 / 0\ndef check(_): pass", "failed: ZeroDivisionError: division by zero"),

@@ -50,7 +50,7 @@ def test_compare(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     for words in (BOTH, ["course_rec"]):
         assert all(text in stocked("diff", *words).out for text in (FIRST, SECOND, "0.61"))
     monkeypatch.setattr("fusery.registry.catalog.compare.MOST", 1)
-    require_refusals(stocked, ("diff course_rec", "TASK@1 TASK@2"))
+    require_refusals(stocked, ("diff course_rec", "fusery diff REF REF"))
 
 
 def test_the_first_line_says_which_is_better(stocked: Fusery) -> None:

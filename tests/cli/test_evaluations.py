@@ -107,7 +107,7 @@ def test_without_a_measurement_it_is_inconclusive(stocked: Fusery) -> None:
     require_refusals(
         stocked,
         ("eval bench course_rec@1 --last --as keep", "--last"),
-        ("eval bench course_rec@1 --tokens 1", "measure nothing"),
+        ("eval bench course_rec@1 --tokens 1", "eval bench REF --tokens"),
     )
 
 

@@ -49,7 +49,8 @@ def test_malformed_urls(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> Non
     for url, options in STORES:
         monkeypatch.setenv("FUSERY_STORE_URL", url)
         monkeypatch.setenv("FUSERY_STORE_OPTIONS", json.dumps(options))
-        require_reported(stocked("--registry", "new", "admin", "init"), "is not the URL of a", (url, options))
+        named = "endpoint_url" if options else "is not the URL of a"
+        require_reported(stocked("--registry", "new", "admin", "init"), named, (url, options))
     for port in ("nine", "99999", "-1", "1.5", ""):
         require_reported(stocked("serve", "course_rec@1", "--port", port), "'--port'", port)
 

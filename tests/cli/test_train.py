@@ -110,7 +110,7 @@ def test_refusals_come_before_the_training(ready: Fusery, folder: Path) -> None:
     named = "--base tiny --task t"
     for options, changed, said in (
         ("--base nowhere --task t", "", "'nowhere'"),
-        ("--base tiny", "", "what the adapter is for"),
+        ("--base tiny", "", "--task course_rec"),
         (f"{named} --checkpoint first", "", "best, last or an iteration"),
         (named, "--model org/other", "--model org/other"),
         (named, "--data nowhere", "nowhere"),
@@ -248,7 +248,7 @@ def test_a_run_that_is_ended_from_outside_can_be_registered(
     said = (folder / "said").read_text()
     assert process.returncode == code, said
     assert "Traceback" not in said
-    assert ("What was saved can be registered: fusery register run" in said) == (how != signal.SIGKILL)
+    assert ("Next: fusery register run" in said) == (how != signal.SIGKILL)
     record = read_record(folder / "run" / RUN_RECORD)
     assert (record.state, record.learned().validations.keys() >= {4, 8}) == (state, True)
     assert ready("list", "--json").json == []
