@@ -25,10 +25,10 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 85_704,
-    "files": 446,
+    "lines": 81_305,
+    "files": 442,
     "files under 60 lines": 49,
-    "class names used more than once": 11,
+    "class names used more than once": 10,
     "dict[str, Any]": 40,
 }
 """The product's size: lower a number whenever it falls.  The goals are 75,000, 450, 40, 20 and 60."""

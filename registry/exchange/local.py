@@ -122,7 +122,7 @@ def package_of(workspace: Workspace, reference: str, *, fused: bool, most: int =
 
 def package_with(registry: str, documents: Sequence[Item]) -> Package:
     """Return the package of documents of a registry."""
-    parts = {kind: tuple(each for each in documents if each.kind == kind) for kind in KINDS}
+    parts = {kind: tuple(document for document in documents if document.kind == kind) for kind in KINDS}
     tool = f"fusery {version('fusery')}"
     return Package(tool=tool, registry=registry, made_at=datetime.now(UTC), **parts)  # type: ignore[arg-type]
 

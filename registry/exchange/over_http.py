@@ -101,7 +101,7 @@ class ServerRegistry:
 
     def withdrawals(self, package: Package, moved: Sequence[Moved]) -> list[Withdrawals]:
         """Return the yanks at the server that concern each document."""
-        return [each.withdrawals for each in moved]
+        return [document.withdrawals for document in moved]
 
     def _sent(self, kind: type[Any], path: str, package: Package) -> Any:
         # The files of a base model kept by reference are sent.

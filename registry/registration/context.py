@@ -102,15 +102,15 @@ def _among(named_bases: Sequence[tuple[tables.BaseModelRow, frozenset[str]]]) ->
 
 def _require_alike(base: tables.BaseModelRow, other: tables.BaseModelRow) -> None:
     """Refuse two bases of which one cannot stand for the other."""
-    here, there = recorded_architecture(base), recorded_architecture(other)
+    own, others = recorded_architecture(base), recorded_architecture(other)
     problem = None
-    if here.model_type != there.model_type:
-        kinds = f"{there.model_type} in {other.name} and {here.model_type} in {base.name}"
+    if own.model_type != others.model_type:
+        kinds = f"{others.model_type} in {other.name} and {own.model_type} in {base.name}"
         problem = f"the architecture is {kinds}"
-    for path in sorted(here.weights.keys() | there.weights.keys()):
-        ours, theirs = (model.weights[path].shape if path in model.weights else () for model in (here, there))
+    for path in sorted(own.weights.keys() | others.weights.keys()):
+        ours, theirs = (model.weights[path].shape if path in model.weights else () for model in (own, others))
         # Modules outside of the layers that only one has (a vision tower, say) do not matter to an adapter that fits.
-        matters = (ours and theirs) or path.startswith(f"{here.layer_stem()}.")
+        matters = (ours and theirs) or path.startswith(f"{own.layer_stem()}.")
         if problem is None and matters and ours != theirs:
             shapes = f"{theirs or 'missing'} in {other.name} and {ours or 'missing'} in {base.name}"
             problem = f"the shape of {path} is {shapes}"

@@ -66,15 +66,15 @@ def send_files(server: Server, files: Mapping[str, Path], reporter: Reporter) ->
 
 def arrived(server: Server, digests: Sequence[Digest]) -> list[Arrived]:
     """Return how much of each blob the server has."""
-    known: list[Arrived] = []
+    answered: list[Arrived] = []
     for start in range(0, len(digests), _BATCH):
         asked = digests[start : start + _BATCH]
         data = server.request("POST", f"{API}/blobs/missing", json.dumps(asked).encode())
         answers: list[Arrived] = server.decoded(list[Arrived], data)
         if sorted(answer.digest for answer in answers) != sorted(asked):
             raise server.strange()
-        known += answers
-    return known
+        answered += answers
+    return answered
 
 
 def upload(server: Server, entry: FileEntry, path: Path, offset: int, progress: Progress | None) -> None:
