@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timing
 ESCAPE = "\x1b"
 NAMES = ("course_rec_v1_20260115", "course_rec_v2_20260201")
 USUAL = (
-    "name", "aliases", "state", "age", "by", "val loss", "base", "rank", "method", "layers", "trained", "dataset",
+    "name", "aliases", "state", "age", "by", "val loss", "base", "rank", "method", "layers", "parameters", "dataset",
 )  # fmt: skip
 TABLES = {
     "list": NAMES,
