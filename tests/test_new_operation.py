@@ -46,7 +46,7 @@ with Registry.open() as registry:
 def change(root: Path) -> None:
     insert(
         root / "registry/api/aliases.py",
-        ('    @operation("approver", writes=True)\n    @runs("releases.promote:', METHOD),
+        ('    @operation("publisher", writes=True)\n    @runs("releases.promote:', METHOD),
     )
     insert(root / "cli/alias.py", ('listing(\n    "alias list"', COMMAND))
     insert(
