@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ class _Exported:
     files: tuple[FileEntry, ...]
     base: _Pinned
     facts: Mapping[str, Any]
-    created_at: datetime
+    created_at: datetime | None = None
     parent: _Pinned | None = None
     trained_on: _Pinned | None = None
     tokenizer: tuple[FileEntry, ...] = ()
@@ -159,6 +159,9 @@ def _document(
         amendments = [{**fact, "since": fact["at"], "by": by} for fact in facts["amendments"]]
         added = {"adapter": exported.name, "by": by}
         measured = [{**evaluation, **added} for evaluation in facts.get("evaluations", ())]
+        # Exports of 0.1.0 have no time of registration: amendments and evaluations are not earlier.
+        times = [record["at"] for record in (*amendments, *measured)]
+        earliest = min(times, default=datetime.now(UTC).isoformat())
     except (KeyError, TypeError) as error:
         problem = f"{METADATA}: invalid amendments or evaluations"
         raise BadInputError(problem, hint="export it again") from error
@@ -179,7 +182,7 @@ def _document(
         "parent_digest": exported.parent.digest if exported.parent and parent else None,
         "training": folder.raw_config,
         "yanked": False,
-        "created_at": exported.created_at.isoformat(),
+        "created_at": exported.created_at.isoformat() if exported.created_at else earliest,
         "created_by": by,
         "amendments": amendments,
         "evaluations": measured,

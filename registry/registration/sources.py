@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from fusery.storage.copying import copy_file
 from fusery.storage.digest import Digest, digest_file, parse_digest
 from fusery.storage.errors import FuseryError, MissingFileError, UnsafePathError
 from fusery.storage.folder import scan
@@ -170,14 +171,19 @@ def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Itera
     with workspace.scratch() as scratch:
         require_rooms([Need(scratch, sizes)])
         folder, log = scratch / "sent" / name, None
+        written = dict[Digest, Path]()
         folder.mkdir(parents=True)
         for path, digest in digests.items():
             place = folder / path
             if path.startswith(LOG):
                 place = log = scratch / "log" / path.removeprefix(LOG)
             place.parent.mkdir(parents=True, exist_ok=True)
+            if digest in written:  # a client may name one blob a thousand times
+                copy_file(written[digest], place, link=True)
+                continue
             blob = blobs[digest]
             workspace.store.fetch(digest, place, generation=blob.generation, size=blob.size)
+            written[digest] = place
         yield folder, log
 
 

@@ -107,7 +107,7 @@ NOBODY_S = digest_bytes(b"another base")
 REFUSED: dict[str, tuple[Forge, str]] = {
     "the content of another base": (
         setting(tables.BaseModelRow, content=NOBODY_S),
-        "not the model that it says it is",
+        "wrong content digest",
     ),
     "a base's digest that its files do not have": (
         setting(tables.BaseModelRow, digest=NOBODY_S),
@@ -128,7 +128,7 @@ REFUSED: dict[str, tuple[Forge, str]] = {
         setting(tables.AdapterRow, version=7),
         "expected course_rec_v7",
     ),
-    "a curve beyond the checkpoint": (_curve((50, 0.5), (5000, 0.01)), "ends at 5000"),
+    "a curve beyond the checkpoint": (_curve((50, 0.5), (5000, 0.01)), "training curve"),
 }
 
 
