@@ -72,7 +72,7 @@ class Uploads:
         """Begin or resume an upload; return None if the store has the blob."""
         if size > self._limits.largest:
             problem = f"blob too large: {size:,} bytes (at most {self._limits.largest:,})"
-            hint = "ask the server's administrator to raise the limit: fusery server --largest-blob BYTES"
+            hint = "split the weights into several files"
             raise UploadTooLargeError(problem, hint=hint)
         if digest in self._claimed([digest]):
             return None
