@@ -209,6 +209,16 @@ class TestCollector:
         deposit.put({"a": DATA})
         assert ends == sorted(ends)
 
+    def test_bytes_that_are_handed_over_are_claimed_by_their_new_owner_alone(
+        self, database: Database, make: Callable[[], Deposit]
+    ) -> None:
+        deposit = make()
+        deposit.put({"a": DATA})
+        with database.write() as session:
+            deposit.hand_over(session, "upload", 600)
+        with database.read() as session:
+            assert session.scalars(select(tables.IntentRow.owner)).all() == ["upload"]
+
 
 def commit_one(database: Database, make: Callable[[], Deposit]) -> None:
     deposit = make()
