@@ -16,7 +16,6 @@ from .exchange import other_store_options
 from .session import Session
 
 if TYPE_CHECKING:
-    from fusery.registry.database.schema import SchemaState
     from fusery.registry.exchange.backup import BackedUp
     from fusery.registry.exchange.filling import Restored
     from fusery.registry.remote.container import Amount, Position
@@ -94,7 +93,7 @@ def upgrade(session: Session, done: Any) -> None:
 
 
 @prints("admin db current", Upkeep.schema, names="current")
-def current(session: Session, schema: SchemaState) -> None:
+def current(session: Session, schema: Any) -> None:
     """Show the database's schema version and this program's."""
     session.print(f"{schema.current or 'empty'} (this program needs {schema.head}: {schema.status})")
 

@@ -25,7 +25,7 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 81_314,
+    "lines": 81_313,
     "files": 442,
     "files under 60 lines": 49,
     "class names used more than once": 10,
