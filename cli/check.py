@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Hooked(click.Command):
-    """A command for hooks, which name files unseen: no file is taken for an option."""
+    """A command for hooks: a file whose name begins with `-` is not taken for an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse what is an option and a file, and a `--` that may be the name of one."""

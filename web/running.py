@@ -124,7 +124,7 @@ def serve_pages(
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
         except (OSError, ValueError) as error:
-            unfit = f"{tls.certificate} and {tls.key} do not fit"
+            unfit = f"{tls.certificate} and {tls.key} are not a certificate and its key"
             raise BadInputError(unfit, hint="two PEM files") from error
     registry.upkeep.log(limit=1)  # an unreadable registry is an error now, and not on the first page
     registry.workspace.database.outage_seconds = OUTAGE_SECONDS

@@ -61,7 +61,7 @@ class Directions:
     """The metric of one input."""
 
     directions: Floats  # float32 (K, n), U^T
-    rest: Floats  # float32 (n,), the rest of the diagonal of H; nowhere negative
+    rest: Floats  # float32 (n,), the rest of the diagonal of H; never negative
     mean: float  # mean of the diagonal of H
 
 

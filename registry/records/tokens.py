@@ -32,7 +32,7 @@ _SECRET = re.compile(rf"{_PREFIX}[A-Za-z0-9_-]{{43}}")
 
 
 def create(workspace: Workspace, name: str, role: str, expires: str = DEFAULT_EXPIRY) -> NewToken:
-    """Make a token, and return it with its secret, which is nowhere on record."""
+    """Make a token, and return it with its secret, which is not recorded."""
     called, may = _called(name), parse_role(role)
     secret = _PREFIX + secrets.token_urlsafe(32)
     with workspace.database.write() as session:

@@ -119,7 +119,7 @@ def _from_bucket(workspace: Workspace, url: str, scratch: Path) -> Path:
 
 
 def wanted(sizes: Mapping[str, Any], shown: str, scratch: Path) -> list[str]:
-    """Return the names that are to be fetched; each is one that an adapter or a run has, and leads nowhere else."""
+    """Return the names that are to be fetched; each is a file of an adapter or a run, within the folder."""
     from fusery.storage.transfer import Need, require_rooms
 
     names = sorted(name for name in sizes if isinstance(name, str) and is_wanted(name))
