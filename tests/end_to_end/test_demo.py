@@ -8,7 +8,6 @@ import re
 import subprocess
 from pathlib import Path
 
-import printed_documents
 import pytest
 from bundle_cases import MARKS
 from installation import PROGRAM, Installation
@@ -32,42 +31,19 @@ def require_nothing_unasked(log: Path) -> None:
     assert [each for each in noted if each[0] == "network"] == []
 
 
-def test_one_sees_that_the_fused_model_learned_it_and_what_four_bits_would_drop(
-    user: Installation,
-) -> None:
-    log = user.folder / "noted"
-    watched = {"WATCHED_LOG": str(log), "PYTHONPATH": str(HOOKS)}
-    done = json.loads(user.run("demo", "--folder", "demo", "--json", variables=watched))
-    printed_documents.require("demo", done)
-    require_nothing_unasked(log)
-    expected = {answer["expected"] for answer in done["answers"]}
-    answers = {answer["model"]: answer["answer"] for answer in done["answers"]}
-    assert {answers["base + adapter"], answers["fused"]} == expected
-    assert answers["base"] not in expected
-    codes = [step["exit_code"] for step in done["steps"]]
-    assert codes.count(0) == len(codes) - 2  # the damaged adapter: checked, and refused
-    keep, auto = done["four_bits"]
-    assert keep["precision"] == "keep"
-    assert 0.5 < keep["retained"] < 0.9
-    assert keep["times_base"] == 1
-    assert auto["precision"] != "keep"
-    assert (auto["verdict"], auto["retained"] > 0.98) == ("PASS", True)
-    assert 1 <= auto["times_base"] < 1.5
-    for name in ("home/fusery.db", "model/model.safetensors", "bundle/Dockerfile"):
-        assert (user.folder / "demo" / name).is_file()
-    again = user.json("--registry", user.folder / "demo" / "home", "fuse", "course_rec@2")
-    assert again["cached"]
-    shown = user.json("--registry", user.folder / "demo" / "home", "show", "course_rec@2")
-    forms = [fused.get("adapter_base") for fused in shown["fused"]]
-    assert sorted(map(str, forms)) == ["None", "SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct"]
-
-
 def test_what_is_printed_and_what_the_readme_says_next_works_when_typed(tmp_path: Path) -> None:
     """Run as a new user does: at first without fusery on the PATH, with variables that name another registry."""
+    watched = {"WATCHED_LOG": str(tmp_path / "noted"), "PYTHONPATH": str(HOOKS)}
     (tmp_path / "bin").symlink_to(PROGRAM.parent)
     elsewhere = f"sqlite:///{tmp_path}/precious.db"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FUSERY_")}
-    environment = {**kept, "PATH": "/usr/bin:/bin", "FUSERY_DATABASE_URL": elsewhere, "HOME": str(tmp_path)}
+    environment = {
+        **kept,
+        **watched,
+        "PATH": "/usr/bin:/bin",
+        "FUSERY_DATABASE_URL": elsewhere,
+        "HOME": str(tmp_path),
+    }
 
     def shell(line: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -77,7 +53,13 @@ def test_what_is_printed_and_what_the_readme_says_next_works_when_typed(tmp_path
         return done
 
     demo = shell("bin/fusery demo --folder demo-home")
+    environment = {name: value for name, value in environment.items() if name not in watched}
+    require_nothing_unasked(tmp_path / "noted")
     assert not (tmp_path / "precious.db").exists()
+    answers = dict(
+        re.findall(r"^   (base|base \+ adapter|fused|expected) {2,}(\S.*)$", demo.stdout, re.MULTILINE)
+    )
+    assert answers["base + adapter"] == answers["fused"] == answers["expected"] != answers["base"]
     [made] = re.findall(r"mlx_lm.fuse loses (\S+) % without a warning; auto loses (\S+) %", demo.stdout)
     assert float(made[0]) > 10
     assert float(made[1]) < 2
@@ -90,6 +72,16 @@ def test_what_is_printed_and_what_the_readme_says_next_works_when_typed(tmp_path
     assert typed[0] == "unset FUSERY_DATABASE_URL"
     lists = next(line for line in typed if line.endswith(" list"))
     assert "course_rec_v2_20261124" in shell(f"{typed[1]}; {lists}").stdout
+    registry = "bin/fusery --registry demo-home/home"
+    assert json.loads(shell(f"{registry} fuse course_rec@2 --json").stdout)["cached"]
+    models = json.loads(shell(f"{registry} show course_rec@2 --json").stdout)["fused"]
+    own, keep, auto = sorted(models, key=lambda each: ("adapter_base" in each, each["precision"] != "keep"))
+    assert "adapter_base" not in own
+    assert {each["adapter_base"] for each in (keep, auto)} == {"SmolLM2-135M-Instruct"}
+    assert (keep["precision"], keep["times_base"], auto["precision"] == "keep") == ("keep", 1, False)
+    assert 0.5 < keep["fidelity"]["retained"] < 0.9
+    assert (auto["fidelity"]["verdict"], auto["fidelity"]["retained"] > 0.98) == ("PASS", True)
+    assert 1 <= auto["times_base"] < 1.5
 
     # The effect of the README's `. .venv/bin/activate`.
     environment["PATH"] = f"{PROGRAM.parent}:/usr/bin:/bin"
