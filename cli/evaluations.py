@@ -46,8 +46,8 @@ def record(session: Session, done: RecordedEvaluations, dry_run: bool = False) -
     session.print(f"{verb} {plural(len(done.recorded), 'metric')} of {done.adapter}.")
     if done.recorded:
         session.print_table(_table(done.recorded))
-    if done.known:
-        session.say(f"{plural(len(done.known), 'metric')} with the same value on record already.")
+    if done.unchanged:
+        session.say(f"{plural(len(done.unchanged), 'metric')} with the same value on record already.")
 
 
 @command(
@@ -87,7 +87,7 @@ def run(
     done = session.registry.evaluations.run(
         reference, tasks=tasks, prompts=prompts, reporter=session.reporter(), **chosen_options
     )
-    names = [*(evaluation.metric for evaluation in done.recorded), *done.known]
+    names = [*(evaluation.metric for evaluation in done.recorded), *done.unchanged]
     session.emit(done, names=names, human=lambda: record(session, done))
 
 

@@ -35,7 +35,7 @@ def other_store_options() -> dict[str, str | None]:
 @prints(
     "push",
     Exchange.push,
-    names=lambda done: [item.there for item in done.moved],
+    names=lambda done: [item.new_name for item in done.moved],
     progress="pushing",
     table=True,
     **_OTHER,
@@ -54,14 +54,14 @@ def push(session: Session, done: Exchanged) -> None:
     """
     table = session.table("name", "kind", "state", "bytes", "digest", right=("bytes",), free=("state",))
     for row in done.items_:
-        name = row.there if row.there == row.name else f"{row.name} (there: {row.there})"
+        name = row.new_name if row.new_name == row.name else f"{row.name} (there: {row.new_name})"
         would = "would be " if done.dry_run and row.state in ("copied", "completed") else ""
         state = f"{would}{row.state}: {row.reason}" if row.reason else would + row.state
         table.add_row(cell(name), row.kind, cell(state), size(row.bytes), row.digest[:12])
     session.print_table(table)
     for row in done.items_:
         for yank in row.withdrawals:
-            session.note(f"{row.there}: {yank.summary}")
+            session.note(f"{row.new_name}: {yank.summary}")
     place = cell(done.to.place)
     if not done.copied:
         session.print(f"Nothing to copy: {place} has it all.")
@@ -73,7 +73,7 @@ def push(session: Session, done: Exchanged) -> None:
 prints(
     "pull",
     Exchange.pull,
-    names=lambda done: [item.there for item in done.moved],
+    names=lambda done: [item.new_name for item in done.moved],
     progress="pulling",
     given=other_store_options,
     table=True,

@@ -109,7 +109,7 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
         carrier = _FolderCarrier(files)
         [moved] = Receiver(workspace, workspace, carrier, _ORIGIN, lambda _: None).take([document])
     with workspace.database.read() as session:
-        adapter = resolve_adapter(session, moved.there)
+        adapter = resolve_adapter(session, moved.new_name)
         return Registered.extending(adapter_records(session, [adapter])[0], created=moved.state == "copied")
 
 

@@ -129,7 +129,7 @@ class Recorder:
         if added:
             self._log(session, one, document, row, added, now)
         if not added:  # recorded meanwhile, or known in other files
-            name = row.name if isinstance(row, tables.BaseModelRow) else one.moved.there
+            name = row.name if isinstance(row, tables.BaseModelRow) else one.moved.new_name
             return planning.moved_as(document, name, "present", 0)
         if one.corrected:
             facts = ", ".join(one.corrected)

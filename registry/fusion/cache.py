@@ -71,7 +71,7 @@ class CacheContents(Record):
     bytes: int = described("size in bytes of all its models")
     limit_bytes: int = described("up to which it may grow")
     entries: tuple[CachedModel, ...] = described("its models, least recently used first")
-    pinned_elsewhere: tuple[Digest, ...] = described("keys that are pinned, of models that are not in it")
+    uncached_pins: tuple[Digest, ...] = described("keys that are pinned, of models that are not in it")
 
 
 class Removed(Record):
@@ -112,7 +112,7 @@ def cache_contents(workspace: Workspace) -> CacheContents:
         bytes=sum(entry.size for entry in entries),
         limit_bytes=workspace.settings.cache_limit,
         entries=models,
-        pinned_elsewhere=tuple(sorted(pinned - {entry.key for entry in entries})),
+        uncached_pins=tuple(sorted(pinned - {entry.key for entry in entries})),
     )
 
 

@@ -117,7 +117,7 @@ def sign(
     if place is not None and not force:
         _require_replaceable(place)
     private = read_private_key(with_key.key, with_key.passphrase)
-    data, public = sign_files(subject.said + subject.name, subject.files, private), private.public_key()
+    data, public = sign_files(subject.prefix + subject.name, subject.files, private), private.public_key()
     number, pem = key_id(public), public_pem(public)
     recorded: RecordedEnvelope | None = None
     if subject.kind is not None:
@@ -187,8 +187,8 @@ def require_meant(text: str, subject: SigningSubject) -> None:
 
 def _is_meant(text: str, subject: SigningSubject) -> bool:
     kind, digest, name = subject.kind, subject.digest, subject.name
-    has_signed_name = kind == "fused" and subject.said.startswith(f"fused {subject.event} ")
-    if subject.path is not None or (subject.said and not has_signed_name):
+    has_signed_name = kind == "fused" and subject.prefix.startswith(f"fused {subject.event} ")
+    if subject.path is not None or (subject.prefix and not has_signed_name):
         return False
     try:
         reference = Reference.parse(text)
@@ -233,7 +233,7 @@ def find_recorded(session: Session, text: str) -> SigningSubject:
         subject = _recorded(session, "fused", label_of(row), row.digest, row.key)
         # Only a model made here is known to be what its key says, and as faithful.
         signed_text = signed_name(row.key, row.verdict) if row.origin is None else ""
-        return replace(subject, said=signed_text)
+        return replace(subject, prefix=signed_text)
     message = f"{text} is a base model: only adapters, fused models and bundles can be signed"
     raise BadInputError(message, hint="fusery list")
 

@@ -60,7 +60,7 @@ class KeyChecker:
 class RecordedState(Record):
     """What the registry knows of verified files."""
 
-    known: bool = described("exactly these files are on record")
+    recorded: bool = described("exactly these files are on record")
     kind: str | None = described("as what: `adapter`, `fused` or `bundle`")
     name: str | None = described("its name in the log")
     digest: str | None = described("digest of the files; None if they include a link, a device or the like")
@@ -96,7 +96,7 @@ class Verification(Record, kw_only=False, frozen=False):
         """`differs` if anything is wrong, `verified` if a key signed every file, else `unproven`."""
         if self.problems:
             return "differs"
-        unknown = self.registry is not None and not (self.registry.known and self.registry.trusted)
+        unknown = self.registry is not None and not (self.registry.recorded and self.registry.trusted)
         return "unproven" if self.signer is None or unknown else "verified"
 
     @property
@@ -171,7 +171,7 @@ def verify_on_record(
         name, message = Path(result.signature or "").name, f"the key of {signer.name} was revoked"
         result.problems.append(FileProblem("revoked", name, message))
     result.registry = RecordedState(
-        known=recorded.kind is not None,
+        recorded=recorded.kind is not None,
         kind=recorded.kind,
         name=recorded.event or None,
         digest=recorded.digest,

@@ -51,7 +51,7 @@ class RecordedEvaluations(Record, kw_only=False):
     adapter: str = described("its name")
     form: str = described("source of the results: `lm-eval`, `lighteval`, `plain`, or `probe` for `eval run`")
     recorded: tuple[Evaluation, ...] = described("the new evaluations")
-    known: tuple[str, ...] = described("names of metrics that were on record already, with the same value")
+    unchanged: tuple[str, ...] = described("names of metrics on record already, with the same value")
     dry_run: bool = described("nothing was written")
     REFERENCE: ClassVar[str] = "adapter"
 

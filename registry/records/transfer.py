@@ -18,7 +18,7 @@ class Moved(Record, kw_only=False):
 
     kind: str = described("`base`, `calibration`, `adapter` or `fused`")
     name: str = described("its name in the source registry")
-    there: str = described("its name in the destination registry")
+    new_name: str = described("its name in the destination registry")
     digest: str = described("digest of its manifest")
     state: State = described("`copied`, `completed` (later additions), `present` or `left out`")
     bytes: int = described("size of the missing files")

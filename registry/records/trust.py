@@ -82,7 +82,7 @@ class SigningSubject:
     event: str
     files: dict[str, str]  # path to SHA-256, as a signature lists them
     path: Path | None = None  # where it is, if a path was given
-    said: str = ""  # the text before the name in a signature that vouches for more than the files
+    prefix: str = ""  # the text before the name in a signature that vouches for more than the files
 
 
 Role = Literal["reader", "publisher", "approver", "admin"]

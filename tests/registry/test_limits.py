@@ -46,7 +46,7 @@ def test_evaluations_are_limited(stocked: Registry, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(measured, "EVALUATIONS", 20)
     add_rows(stocked, "Evaluation", 19, value=0.5)
     stocked.evaluations.record(ONE, {"acc": 0.5})
-    assert stocked.evaluations.record(ONE, {"acc": 0.5}).known == ("acc",)
+    assert stocked.evaluations.record(ONE, {"acc": 0.5}).unchanged == ("acc",)
     for dry_run in (True, False):
         with pytest.raises(BadInputError) as caught:
             stocked.evaluations.record(ONE, {"f1": 0.5}, dry_run=dry_run)

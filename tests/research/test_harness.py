@@ -83,7 +83,7 @@ def test_a_task_of_the_harness(stocked: Registry, tasks: Path, capsys: pytest.Ca
     assert 0 <= found.value <= 1
     assert capsys.readouterr().out == ""  # standard output is reserved for the command
     again = stocked.evaluations.run(ONE, tasks=["courses"], include=tasks, seed=7)
-    assert (again.recorded, again.known) == ((), ("courses.acc",))
+    assert (again.recorded, again.unchanged) == ((), ("courses.acc",))
     part = stocked.evaluations.run(ONE, tasks=["courses"], include=tasks, limit=2, seed=7)
     assert [each.split for each in part.recorded] == ["test[:2]"]
     with pytest.raises(BadInputError, match="'nothing'"):

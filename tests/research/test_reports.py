@@ -111,7 +111,7 @@ def test_a_probe_is_on_record_where_that_is_wanted(stocked: Registry, tmp_path: 
     assert stocked.evaluations.list() == []
     found = stocked.evaluations.probe(ONE, against="base", prompts=prompts)
     done = stocked.evaluations.run(ONE, prompts=prompts)
-    assert (done.form, done.recorded, done.known) == ("probe", (), ("probe.loss", "probe.gain"))
+    assert (done.form, done.recorded, done.unchanged) == ("probe", (), ("probe.loss", "probe.gain"))
     assert found.loss_base is not None
     values = {each.metric: each.value for each in stocked.evaluations.list(ONE)}
     assert values["probe.loss"] == pytest.approx(found.loss_a, rel=1e-5)

@@ -257,7 +257,7 @@ def test_a_publisher_materializes_at_a_server(team: Team, tmp_path: Path) -> Non
 
 MEANT = SigningSubject("adapter", NAME, DIGEST, NAME, {"x": DIGEST})
 FUSED = SigningSubject(
-    "fused", "a fused model", DIGEST, "b" * 64, {"x": DIGEST}, said=f"fused {'b' * 64} exact: "
+    "fused", "a fused model", DIGEST, "b" * 64, {"x": DIGEST}, prefix=f"fused {'b' * 64} exact: "
 )
 BUNDLE = SigningSubject("bundle", f"bundle {DIGEST[:12]}", DIGEST, DIGEST, {"x": DIGEST})
 
@@ -285,12 +285,12 @@ def test_what_a_server_may_answer(text: str, subject: SigningSubject) -> None:
         ("course_rec_v2_20260115", MEANT),
         ("course_rec@1", replace(MEANT, name="payments_v9_20260101", event="payments_v9_20260101")),
         ("course_rec@1", replace(MEANT, event="payments_v9_20260101")),
-        ("course_rec@1", replace(MEANT, said=f"fused {'b' * 64} exact: ")),
+        ("course_rec@1", replace(MEANT, prefix=f"fused {'b' * 64} exact: ")),
         ("course_rec@1", replace(MEANT, path=Path("/home/ann/.profile"))),
         ("course_rec@1", replace(MEANT, kind=None)),
         ("course_rec@1", FUSED),
         ("c" * 64, FUSED),
-        ("b" * 64, replace(FUSED, said=f"fused {'c' * 64} exact: ")),
+        ("b" * 64, replace(FUSED, prefix=f"fused {'c' * 64} exact: ")),
         *((text, BUNDLE) for text in ("c" * 64, "course_rec@1", "course_rec#prod", NAME)),
         ("/srv/prod", BUNDLE),
     ],

@@ -316,7 +316,7 @@ def test_results_read_here_are_recorded_there(stocked: Registry, remote: Registr
     done = remote.evaluations.record("course_rec@1", file, harness="ours")
     assert (done.form, [each.value for each in stocked.evaluations.list("course_rec@1")]) == ("plain", [0.91])
     done = remote.evaluations.record("course_rec@1", {"accuracy": 0.91}, harness="ours")
-    assert done.known == ("accuracy",)
+    assert done.unchanged == ("accuracy",)
     with pytest.raises(MetricNotFiniteError):
         remote.evaluations.record("course_rec@1", {"loss": float("nan")})
 

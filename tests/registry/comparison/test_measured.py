@@ -42,7 +42,7 @@ def written(path: Path, document: object) -> Path:
 
 def test_a_harness_s_file_is_recorded_and_said_in_the_log(stocked: Registry) -> None:
     done = stocked.evaluations.record("course_rec@1", REAL / "lm_eval_0.4.13.json")
-    assert (done.adapter, done.form, done.known, done.dry_run) == (ONE, "lm-eval", (), False)
+    assert (done.adapter, done.form, done.unchanged, done.dry_run) == (ONE, "lm-eval", (), False)
     assert list(done.recorded) == stocked.evaluations.list() == stocked.evaluations.list(ONE)
     one = stocked.evaluations.list(metric="courses.acc")[0]
     assert isinstance(one, Evaluation)
@@ -57,7 +57,7 @@ def test_a_harness_s_file_is_recorded_and_said_in_the_log(stocked: Registry) -> 
 def test_the_same_once_more_is_there_already(stocked: Registry) -> None:
     first = stocked.evaluations.record(ONE, {"accuracy": 0.9, "f1": 0.8})
     again = stocked.evaluations.record(ONE, {"accuracy": 0.9, "f1": 0.8, "recall": 0.7})
-    assert (len(first.recorded), again.known) == (2, ("accuracy", "f1"))
+    assert (len(first.recorded), again.unchanged) == (2, ("accuracy", "f1"))
     assert [each.metric for each in again.recorded] == ["recall"]
     assert stocked.evaluations.record(ONE, {"accuracy": 0.9}).recorded == ()
     assert len(log(stocked)) == 2  # what records nothing says nothing
@@ -190,7 +190,7 @@ def test_a_value_that_was_withdrawn_was_good_for_the_promotion_before(stocked: R
     stocked.aliases.promote(ONE, "prod")
     stocked.evaluations.withdraw(ONE, "acc", reason="doubted")
     assert stocked.upkeep.audit().ok  # the move was right by what was on record then
-    assert stocked.evaluations.record(ONE, {"acc": 0.9}).known == (), "the same can be recorded again"
+    assert stocked.evaluations.record(ONE, {"acc": 0.9}).unchanged == (), "the same can be recorded again"
     assert recorded_values(stocked) == [0.9]
     assert stocked.upkeep.audit().ok
 

@@ -115,14 +115,14 @@ def test_bases_and_adapters_under_other_names_are_found_by_what_they_hold(
     other.bases.add(tiny_base, name="theirs")
     done = stocked.exchange.push("course_rec@1", other_home)
     assert states(done) == [("base", "present"), ("adapter", "copied")]
-    assert (done.items_[0].name, done.items_[0].there) == ("tiny", "theirs")
+    assert (done.items_[0].name, done.items_[0].new_name) == ("tiny", "theirs")
     assert other.adapters.show("course_rec@1")["base"] == "theirs"
     other.adapters.register(
         make_adapter("second", seed=2, rank=4), base="theirs", task="course_rec", date="20250101", version=4
     )
     done = stocked.exchange.push("course_rec@2", other_home)
     assert states(done) == [("base", "present"), ("adapter", "present"), ("adapter", "present")]
-    assert done.items_[2].there == "course_rec_v4_20250101"
+    assert done.items_[2].new_name == "course_rec_v4_20250101"
 
 
 def test_a_base_kept_by_reference_goes_as_files(

@@ -77,7 +77,7 @@ def test_requests_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 NAME, DIGEST, KEY = "course_rec_v1_20260115", "a" * 64, "b" * 64
 MEANT = SigningSubject("adapter", NAME, DIGEST, NAME, {"x": DIGEST})
-FUSED = SigningSubject("fused", "a fused model", DIGEST, KEY, {"x": DIGEST}, said=f"fused {KEY} exact: ")
+FUSED = SigningSubject("fused", "a fused model", DIGEST, KEY, {"x": DIGEST}, prefix=f"fused {KEY} exact: ")
 BUNDLE = SigningSubject("bundle", f"bundle {DIGEST[:12]}", DIGEST, DIGEST, {"x": DIGEST})
 
 
@@ -91,8 +91,8 @@ def test_only_what_was_named_is_signed() -> None:
             require_meant(text, subject)
     wrong: list[tuple[str, SigningSubject]] = [
         *((text, MEANT) for text in ("course_rec@2", "rec@latest", "course_rec_v2_20260115", "c" * 64, "a b")),
-        *(("course_rec@1", replace(MEANT, **change)) for change in ({"event": "x"}, {"said": "x"}, {"path": Path("/x")}, {"kind": None})),
-        ("course_rec@1", FUSED), ("c" * 64, FUSED), (KEY, replace(FUSED, said=f"fused {DIGEST} exact: ")),
+        *(("course_rec@1", replace(MEANT, **change)) for change in ({"event": "x"}, {"prefix": "x"}, {"path": Path("/x")}, {"kind": None})),
+        ("course_rec@1", FUSED), ("c" * 64, FUSED), (KEY, replace(FUSED, prefix=f"fused {DIGEST} exact: ")),
         ("course_rec@1", BUNDLE), (DIGEST, replace(BUNDLE, name="bundle x")), ("course_rec@1", replace(MEANT, name="x")),
     ]  # fmt: skip
     for text, subject in wrong:
@@ -107,7 +107,9 @@ def test_records_to_sign(
     stocked.bundles.materialize("course_rec@1", tmp_path / "out", target="model", request=KEEP)
     [bundle] = stocked.adapters.show("course_rec@1").bundles
     found = trust.find(fused.key)
-    assert (found.kind, found.event) == ("fused", fused.key) and found.said.startswith(f"fused {fused.key} ")
+    assert (found.kind, found.event) == ("fused", fused.key) and found.prefix.startswith(
+        f"fused {fused.key} "
+    )
     assert (trust.find(bundle.digest[:12]).kind, trust.find(bundle.digest).event) == ("bundle", bundle.digest)
     with pytest.raises(BadInputError, match="base model"):
         trust.find("tiny")

@@ -31,7 +31,7 @@ def test_a_key_counts_for_its_aliases_until_it_is_revoked(
         found, row = trust.verify(tmp_path / folder), stocked.adapters.show("course_rec@1")
         known = found.registry
         assert known is not None and (known.trusted, known.signer) == (signer is not None, signer)
-        assert (known.kind is not None) == known.known == (folder != "home") and len(found.notes) == notes
+        assert (known.kind is not None) == known.recorded == (folder != "home") and len(found.notes) == notes
         assert known.name == row.name or folder != "first"
     assert trust.add_key("anna", key.public, made.aliases).signatures == 1
     assert actions(stocked) == ["key.trusted"], "the same again changes nothing"

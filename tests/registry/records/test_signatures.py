@@ -130,7 +130,7 @@ def test_verifying_with_the_registry(stocked: Registry, anna: Pair, bert: Pair, 
     assert not (tmp_path / "damaged.sig").exists()
     changed = stocked.trust.verify(tmp_path / "out")
     assert [problem.path for problem in changed.problems] == ["README.md"]
-    assert changed.registry is not None and not changed.registry["known"]
+    assert changed.registry is not None and not changed.registry["recorded"]
 
 
 def test_what_is_not_on_record_is_signed_beside_it(stocked: Registry, anna: Pair, tmp_path: Path) -> None:
