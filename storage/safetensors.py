@@ -212,7 +212,9 @@ def _check_extent(tensors: list[Tensor], data_start: int, size: int) -> None:
     position = data_start
     for tensor in tensors:
         if tensor.begin != position:
-            raise _Problem(f"{_shown(tensor.name)} does not begin where the tensor before it ends")
+            fault = "overlaps the data before it" if tensor.begin < position else "has a gap before it"
+            where = f"it begins at byte {tensor.begin}, and the data before it ends at byte {position}"
+            raise _Problem(f"{_shown(tensor.name)} {fault}: {where}")
         position = tensor.end
     if position != size:
         hint = " (was it cut short?)" if position > size else ""

@@ -142,13 +142,14 @@ def _check_evaluations(document: AdapterDocument) -> None:
 def _check_curve(document: AdapterDocument) -> None:
     numbers = [point.iteration for point in document.curve]
     end = document.training_run.checkpoint if document.training_run is not None else None
-    _refuse_if(
-        len(numbers) > MOST_POINTS
-        or len(set(numbers)) < len(numbers)
-        or any((point.learning_rate or 0) < 0 for point in document.curve)
-        or (end is not None and max(numbers, default=0) > end),
-        f"invalid training curve of {document.name}",
-    )
+    problems = {
+        f"more than {MOST_POINTS:,} points": len(numbers) > MOST_POINTS,
+        "two points of one iteration": len(set(numbers)) < len(numbers),
+        "a learning rate below 0": any((point.learning_rate or 0) < 0 for point in document.curve),
+        f"a point after iteration {end}, its checkpoint": end is not None and max(numbers, default=0) > end,
+    }
+    for problem, applies in problems.items():
+        _refuse_if(applies, f"invalid training curve of {document.name}: {problem}")
 
 
 def _check_fused(document: FusedDocument, _: datetime) -> None:

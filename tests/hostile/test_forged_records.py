@@ -128,7 +128,7 @@ REFUSED: dict[str, tuple[Forge, str]] = {
         setting(tables.AdapterRow, version=7),
         "expected course_rec_v7",
     ),
-    "a curve beyond the checkpoint": (_curve((50, 0.5), (5000, 0.01)), "training curve"),
+    "a curve beyond the checkpoint": (_curve((50, 0.5), (5000, 0.01)), "a point after iteration 100"),
 }
 
 

@@ -30,6 +30,16 @@ def test_hostile_headers_are_refused_in_one_sentence(make: Callable[[], bytes], 
     assert len(caught.value.message) < 300
 
 
+@pytest.mark.parametrize(("begin", "fault"), [(3, "'b' overlaps"), (5, "'b' has a gap")])
+def test_tensor_that_does_not_follow_the_one_before_is_named(begin: int, fault: str, tmp_path: Path) -> None:
+    path = tmp_path / "evil.safetensors"
+    path.write_bytes(two((0, 4), (begin, 8), b"abcdefgh"))
+    with pytest.raises(
+        FormatError, match=rf"{fault} .*: it begins at byte \d+, and the data .* ends at byte"
+    ):
+        read_header(path)
+
+
 @pytest.mark.parametrize(("data", "shapes"), SOUND.values(), ids=SOUND.keys())
 def test_unusual_headers_are_read(data: bytes, shapes: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
