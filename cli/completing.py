@@ -30,7 +30,7 @@ _BY_PLACE: dict[tuple[str, str], tuple[Kind, ...]] = {
     ("admin webhook add", "tasks"): ("task",),
     **{
         (f"admin webhook {verb}", "name"): ("webhook",)
-        for verb in ("show", "remove", "key", "deliver", "retry", "skip")
+        for verb in ("remove", "key", "deliver", "retry", "skip")
     },
 }
 """Where a parameter takes more than its metavar says, by command and parameter."""

@@ -51,7 +51,9 @@ MEANT: Mapping[str, str] = {
 _WITHIN: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("rm", "delete", "del", "drop", "unset"), ("remove", "revoke", "end", "prune", "unpin")),
     **dict.fromkeys(("ls", "dir"), ("list",)),
-    **dict.fromkeys(("get", "info", "describe", "view", "cat", "inspect"), ("show", "list", "explain")),
+    **dict.fromkeys(
+        ("get", "info", "describe", "view", "cat", "inspect", "show"), ("show", "list", "explain")
+    ),
     **dict.fromkeys(("create", "new", "move", "put"), ("set", "add", "record", "keygen")),
     **dict.fromkeys(("revert", "undo", "back"), ("rollback",)),
     **dict.fromkeys(("clean", "clear"), ("prune",)),

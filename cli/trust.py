@@ -18,7 +18,6 @@ from fusery.registry.records.roles import MEANINGS
 from fusery.registry.records.trust import Role
 from fusery.storage.plaintext import typed
 
-from .columns import record_facts
 from .command import command, listing, prints
 from .session import Session
 from .sign import given_passphrase
@@ -194,17 +193,15 @@ def _wanted(hook: Webhook) -> str:
 listing(
     "admin webhook list",
     Webhooks.list,
-    "List webhooks and their state.",
-    "name state waiting actions tasks url error created_at:age created_by",
+    "List webhooks, their last delivery and next attempt.",
+    "name state waiting delivered_at:delivered error next_attempt actions tasks url created_at:age created_by",
     none="There is no webhook. Hint: fusery admin webhook add URL --on alias.moved",
 )
 
 
-def _show(session: Session, hook: Webhook) -> None:
-    from fusery.registry.records.event import Webhook
-
-    layout = "name, actions, state, position, waiting, delivered_at, failing attempts, error, next_attempt, disabled_at"
-    session.facts(record_facts(Webhook, layout, hook, actions=_wanted(hook)))
+def _retried(session: Session, hook: Webhook) -> None:
+    error = f"; {hook.error}" if hook.error else ""
+    session.print(f"{hook.name} is {hook.state}, {plural(hook.waiting, 'event')} waiting{error}.")
 
 
 def _removed(session: Session, hook: Webhook) -> None:
@@ -212,7 +209,6 @@ def _removed(session: Session, hook: Webhook) -> None:
     session.print(f"{hook.name} gets nothing any more{waited}.")
 
 
-prints("admin webhook show", Webhooks.show, text="Show a webhook, its waiting events and last error.")(_show)
 prints("admin webhook remove", Webhooks.remove, text="Remove a webhook.")(_removed)
 prints("admin webhook key", Webhooks.key, names="key", text="Print the key that verifies the events.")(
     lambda session, made: session.print(made.key)
@@ -248,7 +244,7 @@ def deliver(session: Session, name: str | None = None, *, follow: bool = False) 
     return 1 if any(row.error for row in tried) else 0
 
 
-prints("admin webhook retry", Webhooks.retry, text="Retry a webhook's event now, even if disabled.")(_show)
+prints("admin webhook retry", Webhooks.retry, text="Retry a webhook's event now, even if disabled.")(_retried)
 prints("admin webhook skip", Webhooks.skip, names="seq", text="Skip the first waiting event of a webhook.")(
     lambda session, event: session.print(
         f"{event.name} does not get entry {event.seq}, {event.action} {event.subject}."

@@ -113,8 +113,7 @@ def skip(workspace: Workspace, name: str, *, reason: str) -> SkippedEvent:
         position = delivery_to(row).position
         entry = head(session, row, position)
         if entry is None:
-            hint = f"fusery admin webhook show {row.name}"
-            raise BadInputError(f"{row.name} waits for no event", hint=hint)
+            raise BadInputError(f"{row.name} waits for no event", hint="fusery admin webhook list")
         moved(session, row.id, position, entry.seq)
         detail = {"seq": entry.seq, "action": entry.action, "hash": entry.hash, "reason": reason}
         events.record(session, "webhook.skipped", "webhook", row.name, detail)

@@ -69,7 +69,7 @@ NAMES: list[tuple[tuple[str, ...], list[str]]] = [
     (("alias", "set", FIRST, ""), ["prod"]),
     (("alias", "rules", "set", ""), ["prod", "course_rec#prod"]),
     (("log", "course_rec#"), ["course_rec#prod"]),
-    (("admin", "webhook", "show", ""), ["ci"]),
+    (("admin", "webhook", "key", ""), ["ci"]),
     (("lineage", "--down", "course_rec_v1"), [FIRST]),
     (("show", "%"), []),
 ]

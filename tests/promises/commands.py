@@ -105,7 +105,6 @@ COMMANDS: dict[str, Asked] = {
     "admin webhook deliver": Asked("admin webhook deliver"),
     "admin webhook add": Asked("admin webhook add https://hooks.example.org/x --on alias.moved --name ci"),
     "admin webhook list": Asked("admin webhook list"),
-    "admin webhook show": Asked("admin webhook show ci"),
     "admin webhook key": Asked("admin webhook key ci"),
     "admin webhook retry": Asked("admin webhook retry ci"),
     "admin webhook skip": Asked("admin webhook skip ci --reason over", code=2),
