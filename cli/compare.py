@@ -11,12 +11,14 @@ import click
 
 from fusery.registry.api.adapters import Adapters
 from fusery.registry.charts.text import size
+from fusery.registry.names import AdapterName
 from fusery.registry.parsing import plural
 
 from .columns import MARK, explain_mark, record_facts, record_table
 from .command import command
 from .options import FILE
 from .session import Session
+from .tables import cut
 from .text import cell, number, share
 
 if TYPE_CHECKING:
@@ -29,13 +31,15 @@ if TYPE_CHECKING:
 # this when it is loaded, which is later.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-_SHORT_DIGEST = 12
+_FIGURES = ("digest", "fused.cosine", "fused.relative_error", "fused.noise")  # fields that -v shows
+_FIELDS, _MODULES = 14, 5  # rows that are shown without -v: they fit on a screen with the answer and notes
+_FIELD, _VALUE = 28, 24  # characters of a field's name and of a value, two of which fit beside it
 
 
 @command(
     "diff",
     document="records.difference:ComparedAdapters | records.difference:WeightsDifference",
-    table=True,
+    verbose="Show all fields in full, and with --weights all modules and figures.",
     needs={"force": "plot"},
     excludes=("weights", "plot"),
     references="TASK|REF...",
@@ -56,11 +60,10 @@ def diff(
     The first line goes by losses and evaluations on the same data. The rest lists fields of the records, of the training
     and of the newest fused models that differ.
 
-    \b
     Examples:
       fusery diff course_rec
       fusery diff course_rec@1 course_rec@2 --weights
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     adapters = session.registry.adapters
     if not weights:
         comparison = adapters.compare(references, plot=plot, force=force)
@@ -96,18 +99,27 @@ def _print(
     session.print(result.better.sentence)
     if result.better.hint:
         session.say(f"Hint: {result.better.hint}")
-    titles = [cell(name) for name in names]
+    keys, more = sorted(fields, key=lambda field: field.startswith("training.")), 0
+    if not session.verbose:
+        keys = [field for field in keys if field not in _FIGURES]
+        more = len(keys[_FIELDS:])
+        keys = keys[:_FIELDS]
+    versions = [AdapterName.parse(name) for name in names]
+    titles = [f"{version.task}@{version.version}" for version in versions]
     table = session.table("", *titles, free=titles)
-    for field, values in fields.items():
-        marked: Sequence[str] = result.amended.get(field, ())
-        length = _SHORT_DIGEST if field == "digest" else None
-        cells = zip(names, values, strict=True)
-        table.add_row(cell(field), *(cell(value)[:length] + MARK * (name in marked) for name, value in cells))
-    if fields:
+    fit = (lambda text, width: text) if session.verbose else cut
+    for field in keys:
+        amended: Sequence[str] = result.amended.get(field, ())
+        cells = zip(names, fields[field], strict=True)
+        values = (fit(cell(value), _VALUE - 1) + MARK * (name in amended) for name, value in cells)
+        table.add_row(fit(cell(field), _FIELD), *values)
+    if keys:
         session.print_table(table)
-        explain_mark(session, any(field in result.amended for field in fields))
+        explain_mark(session, any(field in result.amended for field in keys))
     else:
         session.print("Nothing differs.")
+    if more:
+        session.say(f"{plural(more, 'field')} more: -v shows all, in full.")
     for name, yanks in result.withdrawals.items():
         for yank in yanks:
             session.note(f"{name}: {yank.summary}")
@@ -116,26 +128,45 @@ def _print(
 def _print_weights(session: Session, difference: WeightsDifference) -> None:
     from fusery.registry.records.difference import LAYOUT, ModuleDifference, WholeDifference
 
+    overall = difference.overall
     session.print()
-    session.facts(record_facts(WholeDifference, LAYOUT, difference.overall))
-    session.print()
-    columns = (
-        "module norm_a norm_b cosine relative_change effective_rank_a effective_rank_b overlap_in overlap_out"
-    )
-    if any(module.magnitudes for module in difference.modules):
-        columns += " magnitudes"
+    if overall.cosine is None or overall.relative_change is None:
+        session.print("One of the two updates is zero.")
+    else:
+        likeness = next(words for least, words in _LIKENESS if overall.cosine >= least)
+        session.print(f"{likeness}: the difference is {share(overall.relative_change)} of the first update.")
+    columns, modules = "module rank_a rank_b relative_change", difference.modules
+    if session.verbose:
+        session.facts(record_facts(WholeDifference, LAYOUT, overall))
+        session.print()
+        columns = "module norm_a norm_b cosine relative_change effective_rank_a effective_rank_b overlap_in overlap_out"
+        columns += " magnitudes" if any(module.magnitudes for module in modules) else ""
     # A module that only one of the two adapts has no change: it comes first.
     rows = sorted(
-        difference.modules,
+        modules,
         key=lambda row: float("-inf") if row.relative_change is None else -float(row.relative_change),
     )
 
     def magnitudes(row: ModuleDifference) -> str:
         return number(row.magnitudes.relative_change if row.magnitudes else None)
 
-    session.print_table(record_table(ModuleDifference, rows, columns, magnitudes=magnitudes))
+    shown = rows if session.verbose else rows[:_MODULES]
+    session.print_table(record_table(ModuleDifference, shown, columns, magnitudes=magnitudes))
+    if len(shown) < len(rows):
+        session.say(
+            f"The most different {len(shown)} of {len(rows)} modules; -v shows all, with more figures."
+        )
     for name in dict.fromkeys(difference.uncompared):
         session.note(f"{name} holds whole tensors beside its factors, which are not compared")
+
+
+_LIKENESS = (
+    (0.9, "The updates are nearly the same"),
+    (0.5, "The updates are similar"),
+    (-0.5, "The updates have little in common"),
+    (-1.1, "The updates are opposed"),
+)
+"""What the cosine of two updates means, from which value on."""
 
 
 METHODS = ("svd", "cat", "linear", "ties", "dare")
@@ -176,11 +207,10 @@ def combine(
 
     TASK@latest skips the new adapter until it has a validation loss (fusery edit REF --val-loss LOSS).
 
-    \b
     Examples:
       fusery combine course_rec@1 course_rec@2 --weights 0.7,0.3 --task mixed
       fusery combine course_rec@2 --rank 4 --task small
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     adapters = session.registry.adapters
     with session.progress("combining") as bar:
         reporter = session.reporter(bar)
@@ -218,7 +248,6 @@ def _print_combine(session: Session, done: Combination) -> None:
             ("from", ", ".join(sources)),
             ("how", ", ".join(how)),
             ("kept", f"{share(done.retained)} {what} (least: {least})"),
-            ("relative error", number(done.relative_error)),
             ("size", f"{size(done.bytes)} in {plural(done.modules, 'module')}"),
         ]
     )

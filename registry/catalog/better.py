@@ -96,12 +96,13 @@ def _evaluated(adapters: Sequence[AdapterDetails]) -> Iterator[_Measure]:
         directions = {_higher(row) for row in rows}
         # A loss is a mean over the tokens of one tokenizer.
         if len(directions) == 1 and None not in directions and (one_base or not _is_loss(first.metric)):
+            counts = " and ".join(dict.fromkeys(f"{row.samples:,}" for row in rows if row.samples))
             yield _Measure(
                 metric=first.metric,
                 higher=directions == {True},
                 values=[row.value for row in rows],
                 errors=[row.stderr for row in rows],
-                data=setting_of(first, seed=False),
+                data=setting_of(first, seed=False) + (f" ({counts} samples)" if counts else ""),
             )
 
 

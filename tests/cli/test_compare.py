@@ -48,7 +48,7 @@ def test_compare(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole == stocked("diff", *BOTH, "--json").json
     assert stocked("diff", "Course_Rec", "course_rec@1", "--json").json["adapters"] == [FIRST, SECOND]
     for words in (BOTH, ["course_rec"]):
-        assert all(text in stocked("diff", *words).out for text in (FIRST, SECOND, "0.61"))
+        assert all(text in stocked("diff", *words).out for text in (*BOTH, "0.61"))
     monkeypatch.setattr("fusery.registry.catalog.compare.MOST", 1)
     require_refusals(stocked, ("diff course_rec", "fusery diff REF REF"))
 
@@ -65,6 +65,22 @@ def test_the_first_line_says_which_is_better(stocked: Fusery) -> None:
     assert ran.out.startswith("Cannot tell which is better: course_rec@1 was validated on others")
     hint = "Hint: fusery eval probe course_rec@2 --against course_rec@1 --prompts FILE\n"
     assert hint in ran.err and "Hint:" not in ran.out
+
+
+def test_two_adapters_fit_on_a_screen(stocked: Fusery) -> None:
+    for number, (reference, loss) in enumerate(zip(BOTH, (0.5, 0.4), strict=True)):
+        Path("results.json").write_text(
+            f'{{"loss": {loss}, "dataset": "courses", "samples": {120 + 30 * number}}}'
+        )
+        stocked("eval", "record", reference, "results.json")
+        stocked("fuse", reference)
+        stocked("edit", reference, "--note", f"{number} " * 50)
+    short, whole, modules = (stocked("diff", *BOTH, *more) for more in ((), ("-v",), ("--weights",)))
+    lines = [*short.out.splitlines(), *short.err.splitlines()]
+    assert lines[0] == "course_rec@2 is better: loss 0.4 against 0.5 on courses (120 and 150 samples)"
+    assert (len(lines) <= 24, [line for line in lines if len(line) > 80]) == (True, [])
+    assert all(text in whole.out and text not in short.out for text in ("digest", "fused.cosine", "0 " * 49))
+    assert "have little in common" in modules.out and "cosine" not in modules.out
 
 
 def test_yank_lists_and_asks_first(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
