@@ -90,6 +90,7 @@ def _quantization(value: Mapping[str, object] | None) -> str:
     names="digest",
     counting=lambda options: "steps" if options["adapter"] else "reading",
     adapter="REF",
+    verbose="Show the digest, rank and errors of the calibration.",
 )
 def calibrate(session: Session, report: CalibrationReport) -> None:
     """Calibrate a base model for better rounding.
@@ -103,5 +104,8 @@ def calibrate(session: Session, report: CalibrationReport) -> None:
     from fusery.registry.records.calibrations import CalibrationReport
 
     session.print(f"{'Calibrated' if report.created else 'Already there'}: {cell(report.base)}")
-    layout = "digest, prompts tokens, rank, bytes, engine, adapter, after before"
+    layout = "prompts tokens, adapter"
+    if session.verbose:
+        layout += ", digest, rank, bytes, engine, after before"
     session.facts(record_facts(CalibrationReport, layout, report))
+    session.print("From now on, dither and mixed round by it.")

@@ -30,7 +30,6 @@ _WORST = 3
     "eval record",
     Evaluations.record,
     names=lambda done: [evaluation.metric for evaluation in done.recorded],
-    table=True,
     results="RESULTS.json",
 )
 def record(session: Session, done: RecordedEvaluations, dry_run: bool = False) -> None:
@@ -53,7 +52,6 @@ def record(session: Session, done: RecordedEvaluations, dry_run: bool = False) -
 @command(
     "eval run",
     Evaluations.run,
-    table=True,
     tasks="--task NAME: Task of lm-evaluation-harness; repeatable.",
     base="BASE",
     include="DIR",
@@ -74,11 +72,10 @@ def run(
     Without --task, measure the loss and the gain over the base model, on the run's held-out data or on --prompts FILE.
     With --task, run tasks of lm-evaluation-harness. Tasks in --include DIR may run their own code.
 
-    \b
     Examples:
       fusery eval run course_rec@2 --prompts questions.jsonl
       fusery eval run course_rec@2 --task arc_easy --limit 200
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     chosen_options = {name: value for name, value in {"seed": seed, **options}.items() if value is not None}
     if tasks and prompts is not None:
         raise click.UsageError("--prompts is for what is measured without --task.")
@@ -88,14 +85,24 @@ def run(
         reference, tasks=tasks, prompts=prompts, reporter=session.reporter(), **chosen_options
     )
     names = [*(evaluation.metric for evaluation in done.recorded), *done.unchanged]
-    session.emit(done, names=names, human=lambda: record(session, done))
+    session.emit(done, names=names, human=lambda: _print_run(session, done))
+
+
+def _print_run(session: Session, done: RecordedEvaluations) -> None:
+    values = {evaluation.metric: evaluation.value for evaluation in done.recorded}
+    if (gain := values.get("probe.gain")) is not None:
+        change = "lowers" if gain > 0 else "does not lower"
+        session.print(
+            f"{done.adapter} {change} the loss: {number(values['probe.loss'])} on these prompts, "
+            f"{number(values['probe.loss'] + gain)} by the base model alone."
+        )
+    record(session, done)
 
 
 @prints(
     "eval withdraw",
     Evaluations.withdraw,
     names=lambda done: [evaluation.metric for evaluation in done.withdrawn],
-    table=True,
     reason=click.Option(["--reason"], default="", metavar="TEXT", help="Reason, for the log; required."),
 )
 def withdraw(session: Session, done: WithdrawnEvaluations, dry_run: bool) -> None:
@@ -110,7 +117,7 @@ def withdraw(session: Session, done: WithdrawnEvaluations, dry_run: bool) -> Non
     session.print_table(_table(done.withdrawn))
 
 
-@prints("eval list", Evaluations.list, names="metric", table=True, reference="[REF|TASK]")
+@prints("eval list", Evaluations.list, names="metric", reference="[REF|TASK]")
 def list_evaluations(session: Session, rows: list[Evaluation]) -> None:
     """List the evaluations of an adapter, of a task, or of all adapters.
 
@@ -143,8 +150,8 @@ def _table(rows: Iterable[Evaluation], *, adapter: bool = False) -> Table:
 @command(
     "eval probe",
     Evaluations.probe,
-    table=True,
     against="REF2",
+    verbose="Show the divergence of the predictions (KL) too.",
     limit=("N", click.IntRange(1, 100_000)),
     precision=click.Option(
         ["--as", "precision"], type=WrittenAs(), help="Format of the fused model; default: auto."
@@ -163,15 +170,14 @@ def probe(
     shows whether the adapter changed anything. `--against REF2` compares two adapters. Losses are recorded as evaluations
     (probe.loss and others), except on the built-in prompts.
 
-    \b
     Examples:
       fusery eval probe course_rec@2 --prompts questions.jsonl
       fusery eval probe course_rec@2 --against course_rec@1
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     from fusery.registry.fusion.request import FuseRequest
 
     request = FuseRequest(precision) if precision else None
-    with session.two_bars("fusing", "answering, in tokens") as reporter:
+    with session.two_bars() as reporter:
         report = session.registry.evaluations.probe(reference, request=request, **options, reporter=reporter)
     session.emit(report, names=[report.a.name, report.b.name], human=lambda: _print_probe(session, report))
 
@@ -181,17 +187,18 @@ def _print_probe(session: Session, report: ProbeReport) -> None:
 
     about = report.about_prompts
     origin = {"file": "a file", "built-in": "built in", "held-out": f"{about.file} of its run"}
-    session.print(report.conclusion)
+    session.print(report.conclusion if session.verbose else report.in_words())
     session.print()
-    layout = "prompts tokens, kl kl_p99, top1_agreement, loss_a loss_b loss_base, seconds"
+    layout, figures = "prompts tokens, loss_a loss_b loss_base", "kl kl_p99, top1_agreement, seconds"
     models = [(name, f"{model}  {model.digest[:12]}") for name, model in (("a", report.a), ("b", report.b))]
-    facts = record_facts(ProbeReport, layout, report)
+    facts = record_facts(ProbeReport, f"{layout}, {figures}" if session.verbose else layout, report)
     session.facts([*models, ("source of the prompts", origin[about.origin]), *facts])
     session.print()
-    titles = ("KL", "same", "where they differ most")
-    table = session.table(*titles, right=titles[:2], free=titles[2:])
+    titles = (*(("KL",) if session.verbose else ()), "same", "where they differ most")
+    table = session.table(*titles, right=titles[:-1], free=titles[-1:])
     for row in sorted(report.rows, key=lambda row: -row.kl)[:_WORST]:
-        table.add_row(number(row.kl), share(row.top1_agreement), row.prompt)
+        cells = (number(row.kl), share(row.top1_agreement), row.prompt)
+        table.add_row(*cells[-len(titles) :])
     session.print_table(table)
     if about.of_task is False:
         session.say("Hint: give prompts of its task that it was not trained on: --prompts test.jsonl")
@@ -201,7 +208,6 @@ def _print_probe(session: Session, report: ProbeReport) -> None:
     "eval bench",
     Evaluations.bench,
     document="comparison.reports:BenchReport | null",
-    table=True,
     precisions=click.Option(
         ["--as", "precisions"],
         type=WrittenAs(PRECISIONS),
@@ -218,18 +224,17 @@ def bench(session: Session, reference: str, *, last: bool = False, **options: An
 
     Example: fusery eval bench course_rec@latest --as keep --as mixed
     """
-    last_bench: BenchReport | None
-    if last:
-        if options["precisions"]:
-            raise click.UsageError("--last measures nothing.")
-        last_bench = session.registry.evaluations.last_bench(reference)
-        if last_bench is None:
-            session.say(f"Nothing was measured of {reference} yet: fusery eval bench {reference}")
-            session.emit(None, names=[], human=lambda: None)
-            return 3
+    if last and options["precisions"]:
+        raise click.UsageError("--last measures nothing.")
+    evaluations = session.registry.evaluations
+    if not last:
+        report = evaluations.bench(reference, **options, reporter=session.reporter())
+    elif (recorded := evaluations.last_bench(reference)) is not None:
+        report = recorded
     else:
-        last_bench = session.registry.evaluations.bench(reference, **options, reporter=session.reporter())
-    report = last_bench
+        session.say(f"Nothing was measured of {reference} yet: fusery eval bench {reference}")
+        session.emit(None, names=[], human=lambda: None)
+        return 3
     session.emit(report, names=[report.choice or ""], human=lambda: print_bench(session, report))
     return 0
 

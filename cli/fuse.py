@@ -12,12 +12,13 @@ import click
 from fusery.registry.adapters.trained_through import is_merge_aware
 from fusery.registry.charts.text import size
 from fusery.registry.engine.recipe import AUTO, CHOICES, WRITTEN_AS, written_as
-from fusery.registry.engine.verdict import MEANINGS, closeness
+from fusery.registry.engine.verdict import MEANINGS, closeness, share_in_words
+from fusery.storage.plaintext import typed
 
 from .command import command
 from .options import MOST
 from .session import Session
-from .text import cell, foreign_fact, number, share, times, yanks_of
+from .text import cell, foreign_fact, number, share, times
 
 if TYPE_CHECKING:
     from fusery.registry.bundles.bulk import Done
@@ -173,7 +174,7 @@ def report(session: Session, done: Done[_Made], *, verb: str, adapter: Callable[
 @command(
     "fuse",
     rare="publish recipe probe probe_within jobs task " + RARE_FUSE,
-    verbose="Show the figures behind the fidelity: retained, noise and others.",
+    verbose="Show the figures behind the fidelity: cosine, noise and others.",
     document="records.fused:Fused | [bundles.bulk:FusedOrNot]",
     **BULK,
     **FUSE,
@@ -202,11 +203,10 @@ def fuse(
     Fusing the same adapter again takes the model from the cache. --all fuses many adapters and lists the failures; run
     the same command again to resume. Exit code 1: the fused weights would lose too much of the update.
 
-    \b
     Examples:
       fusery fuse course_rec@latest
       fusery fuse course_rec@2 --with course_rec@1:0.5 --as mixed
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     chosen = chosen_adapters(reference, options)
     request = fuse_request(options, recipe=recipe)
     if reference is None:
@@ -221,7 +221,7 @@ def fuse(
                 request, publish=publish, **(chosen or {}), reporter=session.reporter(progress)
             )
         return report(session, done, verb="fused", adapter=lambda fused: fused.adapter)
-    with session.two_bars("fusing", "answering, in tokens") as reporter:
+    with session.two_bars() as reporter:
         fused = session.registry.fused.fuse(
             reference, request, publish=publish, probe=probe == "auto", within=probe_within, reporter=reporter
         )
@@ -230,43 +230,43 @@ def fuse(
 
 
 def _print(session: Session, fused: Fused) -> None:
-    fidelity = fused.fidelity
-    session.facts(
-        [
-            (_SOURCES[fused.source], fused.combined),
-            *foreign_fact(fused),
-            *base_facts(fused),
-            ("path", str(fused.path)),
-            ("precision", written_as(fused.format)),
-            ("fidelity", f"{fidelity.verdict}: {MEANINGS[fidelity.verdict]}"),
-            *(_figures(fused) if session.verbose else []),
-            ("weights", f"{size(fused.weights_bytes)}, {times(fused.times_base)} the base's"),
-            ("seconds", f"{fused.seconds:.2f}"),
-            ("key", fused.key),
-            ("digest", fused.digest),
-            *([("published", "in the store")] if fused.published else []),
-        ]
-    )
-    session.warn(fused)
+    rows = [("path", str(fused.path)), *([("published", "in the store")] if fused.published else [])]
+    if session.verbose:
+        rows += [("seconds", f"{fused.seconds:.2f}"), ("digest", fused.digest)]
+    _print_fused(session, fused, _SOURCES[fused.source], rows)
     again = f"fusery fuse {fused.adapter}{fused.options} --as 16bit"
     if fused.quantization is not None:
         say_cpu_cost(session, None if is_merge_aware(fused.recipe) else again)
+    session.say(f"Next: mlx_lm.generate --model {typed(fused.path)} --prompt TEXT")
 
 
-def base_facts(fused: Fused | FusedDetails) -> list[tuple[str, str]]:
-    """Return the base model of a fused model, and that of its adapter if it differs."""
-    form = "" if fused.adapter_base is None else f", a form of {cell(fused.adapter_base)}"
-    return [("base", f"{cell(fused.base)}{form}")]
-
-
-def _figures(fused: Fused | FusedDetails) -> list[tuple[str, str]]:
-    """Return the figures behind a verdict."""
+def _print_fused(
+    session: Session, fused: Fused | FusedDetails, title: str, more: Iterable[tuple[str, str]]
+) -> None:
+    """Print what a fused model holds of its adapters, and with -v the figures behind that."""
     from fusery.registry.records.fused import Fidelity
 
     from .columns import record_facts
 
-    noise = f"{share(fused.fidelity.noise)} of the weights"
-    return record_facts(Fidelity, "retained, cosine, relative_error, noise", fused.fidelity, noise=noise)
+    fidelity = fused.fidelity
+    noise = f"{share(fidelity.noise)} of the weights"
+    figures = record_facts(Fidelity, "cosine, relative_error, noise", fidelity, noise=noise)
+    form = "" if fused.adapter_base is None else f", a form of {cell(fused.adapter_base)}"
+    kept = f"{fidelity.verdict}: {MEANINGS[fidelity.verdict]}; {share_in_words(fidelity.retained)}"
+    session.facts(
+        [
+            (title, cell(fused.combined)),
+            ("base", f"{cell(fused.base)}{form}"),
+            ("fidelity", kept),
+            *(figures if session.verbose else []),
+            *foreign_fact(fused),
+            ("precision", written_as(fused.format)),
+            ("weights", f"{size(fused.weights_bytes)}, {times(fused.times_base)} the base's"),
+            ("key", fused.key),
+            *more,
+        ]
+    )
+    session.warn(fused)
 
 
 def say_cpu_cost(session: Session, command: str | None) -> None:
@@ -300,28 +300,10 @@ def _print_fidelity(session: Session, fused: FusedDetails) -> None:
 
     from .columns import record_table
 
-    fidelity = fused.fidelity
-    session.facts(
-        [
-            ("adapter", cell(fused.combined)),
-            *foreign_fact(fused),
-            *base_facts(fused),
-            ("precision", written_as(fused.format)),
-            ("verdict", f"{fidelity.verdict}: {MEANINGS[fidelity.verdict]}"),
-            *(
-                _figures(fused)
-                if session.verbose
-                else [("retained", f"{share(fidelity.retained)} of the update")]
-            ),
-            ("weights", f"{size(fused.weights_bytes)}, {times(fused.times_base)} the base's"),
-            ("key", fused.key),
-            *([("note", yanks_of(fused))] if fused.withdrawals else []),
-            *([("picture", str(fused.plot))] if fused.plot else []),
-        ]
-    )
+    _print_fused(session, fused, "adapter", [("picture", str(fused.plot))] if fused.plot else [])
     session.print()
     # The furthest from 100 % first.
-    rows = sorted(fidelity.modules or (), key=lambda module: closeness(module.retained))
+    rows = sorted(fused.fidelity.modules or (), key=lambda module: closeness(module.retained))
     shown = rows if session.verbose else rows[:_WORST]
     columns = "module retained cosine relative_error norm" if session.verbose else "module retained"
     session.print_table(record_table(ModuleFidelity, shown, columns))
@@ -342,17 +324,18 @@ def compare_formats(
 
 
 def _print_formats(session: Session, formats: Formats) -> None:
-    right = ("weights", "of the base", "retained", "cosine", "noise")
+    shown = 5 if session.verbose else 3
+    right = ("weights", "of the base", "retained", "cosine", "noise")[:shown]
     table = session.table("format", "verdict", "", *right, right=right, free=("verdict",))
     chosen = next((at for at, row in enumerate(formats.formats) if row.chosen), 0)
     for at, row in enumerate(formats.formats):
-        cells = [row.reason or "", "", *["-"] * len(right)]
+        cells = [row.reason or "", "", *["-"] * shown]
         if (fidelity := row.fidelity) is not None and row.bytes is not None and row.times_base is not None:
             noisy = at < chosen and fidelity.verdict == "PASS"
             marks = (("<- auto", row.chosen), ("too noisy", noisy), ("on record", not row.sampled))
             mark = " ".join(text for text, applies in marks if applies)
             numbers = (share(fidelity.retained), number(fidelity.cosine), share(fidelity.noise))
-            cells = [fidelity.verdict, mark, size(row.bytes), times(row.times_base), *numbers]
+            cells = [fidelity.verdict, mark, size(row.bytes), times(row.times_base), *numbers][: 2 + shown]
         table.add_row(written_as(row.format), *cells)
     session.print_table(table)
     if formats.chosen is None:

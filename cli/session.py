@@ -41,7 +41,6 @@ class Session:
         self.debug = debug
         self.json = False
         self.quiet = False
-        self.wide = False
         self.verbose = False
         self._drawn: list[PlainBar] = []
 
@@ -163,13 +162,17 @@ class Session:
         return Table([Column(title, *(title in kind for kind in kinds)) for title in columns])
 
     def print_table(self, table: Table) -> None:
-        """Print a table, fitted to the terminal unless `--wide` is given or there is no terminal."""
-        from .tables import table_marks, table_width
+        """Print a table, fitted to the terminal, if there is one."""
+        from shutil import get_terminal_size
 
-        laid = table.laid(None if self.wide else table_width(), table_marks())
+        from .tables import DRAWN, PLAIN
+
+        width = get_terminal_size().columns if sys.stdout.isatty() else None
+        is_utf = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+        laid = table.laid(width, DRAWN if is_utf else PLAIN)
         click.echo("\n".join([click.style(laid.head, bold=True), laid.rule, *laid.rows]))
         if laid.left_out:
-            self.say(f"No room for {', '.join(laid.left_out)}; --wide shows all.")
+            self.say(f"No room for {', '.join(laid.left_out)}; piped, the table has all.")
 
     def facts(self, rows: Iterable[tuple[str, str]]) -> None:
         """Print labelled values, one a line, aligned."""
@@ -187,23 +190,17 @@ class Session:
         return self._bar(label, lambda done, total: f"{done}/{total}")
 
     @contextmanager
-    def two_bars(self, fusing: str, answering: str) -> Iterator[Reporter]:
+    def two_bars(self) -> Iterator[Reporter]:
         """Yield a reporter for work that fuses and then asks a model, with a bar for either."""
         from fusery.storage.progress import Reporter
 
-        with self.progress(fusing) as first, self.counting(answering) as second:
-            bar = first
+        with self.progress("fusing") as first, self.counting("answering, in tokens") as second:
 
             class Bars(Reporter):
                 def begin(self, what: str) -> None:
-                    nonlocal bar
-                    bar = second if what == "tokens" else first
+                    self._progress = second if what == "tokens" else first
 
-                def progress(self, done: int, total: int) -> None:
-                    if bar is not None:
-                        bar(done, total)
-
-            yield Bars(self.say, verbose=self.verbose)
+            yield Bars(self.say, first, verbose=self.verbose)
 
     @contextmanager
     def _bar(self, label: str, words: Callable[[int, int], str]) -> Iterator[Progress | None]:

@@ -230,12 +230,15 @@ class ProbeReport(Record, kw_only=False):
     @property
     def conclusion(self) -> str:
         """The meaning of the figures, in a sentence or two, and the warning about the prompts."""
-        note = self.about_prompts.note
-        return f"{self._figures} {note}" if note else self._figures
+        return self.in_words(f"KL {short(self.kl)}, ")
 
-    @property
-    def _figures(self) -> str:
-        numbers = f"KL {short(self.kl)}, {100 * self.top1_agreement:.1f} % of next tokens the same"
+    def in_words(self, divergence: str = "") -> str:
+        """Return the conclusion with this text before the share of equal tokens."""
+        note = self.about_prompts.note
+        numbers = f"{divergence}{100 * self.top1_agreement:.1f} % of next tokens the same"
+        return f"{self._sentences(numbers)} {note}" if note else self._sentences(numbers)
+
+    def _sentences(self, numbers: str) -> str:
         if self.b.kind == "base" != self.a.kind:
             fused = ", fused," if self.a.kind == "fused" else ""
             return f"The adapter{fused} {self._change}: {numbers}.{self._losses}"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from fixture_types import Fusery
 
+from fusery.registry.api.evaluations import Evaluations
+
 from .conftest import require_refusals
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
@@ -127,3 +129,13 @@ def test_refusals(stocked: Fusery) -> None:
     )
     ran = stocked("fuse", "course_rec@1", "--probe", "auto")
     assert (ran.code, "tiny is not quantised" in ran.err, ran.out[:6]) == (0, True, "fused "), ran.err
+
+
+def test_run_says_what_its_numbers_mean(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
+    stocked("eval", "run", "--help")  # its options are made before the method is replaced
+    Path("results.json").write_text('{"probe.loss": 0.5, "probe.gain": 1.5}')
+    monkeypatch.setattr(
+        Evaluations, "run", lambda self, reference, **_: self.record(reference, "results.json")
+    )
+    first = stocked("eval", "run", "course_rec@1").out.splitlines()[0]
+    assert first == "course_rec_v1_20260115 lowers the loss: 0.5 on these prompts, 2 by the base model alone."

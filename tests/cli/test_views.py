@@ -153,7 +153,7 @@ def test_what_is_printed(
         ("a bench", benches(), lambda found: evaluations.print_bench(session, found)),
         ("a base", bases(), lambda view: _facts(session, view)),
         ("an audit", audits(), lambda found: audit._tell(session, found[0], hint=found[1])),
-        ("a webhook", hooks(), lambda hook: trust._show(session, hook)),
+        ("a webhook", hooks(), lambda hook: trust._retried(session, hook)),
     ):
         for record in records:  # type: ignore[attr-defined]
             view(record)
@@ -167,7 +167,7 @@ def test_what_is_printed(
         for result in results:  # type: ignore[attr-defined]
             monkeypatch.setattr(resource, name, lambda *_, result=result, **how: asked.append(how) or result)
             assert fusery(*words, "--json").json
-            for more in ((), ("-q",)):
+            for more in ((), ("-q",), *([("-v",)] if words[0] != "register" else [])):
                 ran = fusery(*words, *more)
                 printed.append(f"## {' '.join((*words, *more))}: {ran.code}\n{ran.out}{ran.err}")
     affine: dict[str, Any] = {"bits": 4, "group_size": 64}
