@@ -20,14 +20,12 @@ from fusery.registry.records.evaluation import METRIC
 
 from .columns import (
     COLUMNS,
-    adapter_table,
+    USUAL,
     change_of,
     chosen_columns,
-    explain_mark,
-    has_marks,
     marked,
     metrics_in,
-    print_amendments,
+    print_adapters,
     record_facts,
     tag_fields,
 )
@@ -113,7 +111,6 @@ def print_registered(session: Session, view: Registered, source: str = "") -> No
 @command(
     "list",
     Adapters.list,
-    table=True,
     without=("metrics",),
     offset="N",
     sort="FIELD[:desc][,FIELD...]",
@@ -131,18 +128,16 @@ def list_adapters(session: Session, *, columns: tuple[str, ...] | None = None, *
     `or`, `not` and parentheses. Tags are named tag.KEY, evaluations metric.NAME. docs/reference/fields.md lists the
     fields.
 
-    \b
     Examples:
       fusery list --task course_rec --sort val_loss
       fusery list --where "rank >= 4 and created_at >= 7d"
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     if columns is not None and (session.json or session.quiet):
         raise click.UsageError("--columns goes with neither --json, which has all of them, nor -q.")
     adapters = session.registry.adapters.list(**filters, metrics=metrics_in(columns))
 
     def human() -> None:
-        session.print_table(adapter_table(adapters, columns, whole=columns is not None))
-        explain_mark(session, has_marks(adapters, columns))
+        print_adapters(session, adapters, columns or USUAL, whole=columns is not None)
         if not adapters:
             session.say("Nothing is registered that fits. Hint: fusery register DIR --base NAME --task T")
 
@@ -181,10 +176,9 @@ def edit(session: Session, done: Amended) -> None:
     "show",
     Adapters.show,
     document="records.adapter_details:AdapterDetails | records.fused:FusedDetails | fusion.choice:Formats",
-    table=True,
     needs={"force": "plot", **dict.fromkeys(("base", "extras", "details", "min_fidelity"), "formats")},
     rare="min_fidelity",
-    verbose="With --fidelity: show all modules and all figures.",
+    verbose="With --fidelity: show all modules and figures.",
     plot=("FILE: Draw the loss curve, or with --fidelity the modules, to a .svg or .png file.", FILE),
     fidelity=": Show the fidelity of the newest fused model, module by module; REF may be a fused model.",
     formats=": Compare the fidelity of all formats on a sample of the rows, without writing a model.",
@@ -208,11 +202,10 @@ def show(
 
     With --at, show the record as it was at that time, without later edits, fused models and bundles.
 
-    \b
     Examples:
       fusery show course_rec@latest
       fusery show course_rec@latest --fidelity --formats
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     if (fidelity or formats) and at is not None:
         raise click.UsageError("--at shows the record alone.")
     if formats:
@@ -240,7 +233,10 @@ def _print_adapter(session: Session, view: AdapterDetails) -> None:
         rows.append((line.title, marked(texts.get(line.name, line.text), view, *fields)))
         rows += _computed(view) if line.name == "parent" else []
     session.facts(rows)
-    print_amendments(session, view)
+    if view.amendments:
+        session.print("amended")
+    for amendment in session.newest(view.amendments, "amendments"):
+        session.print(f"  {amendment['at']} by {cell(amendment['by'])}: {change_of(amendment)}")
     print_training(session, view)
     print_evaluations(session, view.evaluations)
     session.print("files")

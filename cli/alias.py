@@ -124,11 +124,10 @@ def yank(
 
     The command lists what it affects, asks, and yanks all adapters or none. Their records stay.
 
-    \b
     Examples:
       fusery yank course_rec@2 --reason "trained on the test set"
       fusery yank --where "dataset = courses" --reason "the data were withdrawn"
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     adapters = session.registry.adapters
     if undo:
         lifted = adapters.unyank_all(references, where=where, reason=reason)
@@ -196,18 +195,6 @@ _TARGET = "ALIAS|TASK#ALIAS"
 _OUTCOMES = {"passed": "passed", "failed": "FAILED", "unknown": "unknown"}
 
 
-def _given(metrics: tuple[str, ...] = (), licences: tuple[str, ...] = (), **rules: Any) -> dict[str, object]:
-    """Return the rules that options give."""
-    given = {name: value for name, value in rules.items() if value is not None and value is not False}
-    if licences:
-        given["licences"] = list(licences)
-    if metrics:
-        from fusery.registry.releases.rules import metric_rules
-
-        given["metrics"] = metric_rules(metrics)
-    return given
-
-
 @command(
     "alias rules set",
     rare="licences authenticated guarded",
@@ -245,18 +232,19 @@ def set_rules(
     ALIAS alone applies to every task; rules of TASK#ALIAS replace these for one task. `within E` allows a metric to be at
     most E worse than that of the current version, on the same dataset and split.
 
-    \b
     Examples:
       fusery alias rules set prod --admission no_errors --fidelity PASS
       fusery alias rules set course_rec#prod --metric "mmlu.acc >= 0.6"
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
+    from fusery.registry.releases.rules import metric_rules, read_rules
+
     rules: dict[str, object] = {}
     if file is not None:
-        from fusery.registry.releases.rules import read_rules
-
         rules, file_guarded = read_rules(file)
         guarded = file_guarded if guarded is None else guarded
-    rules |= _given(**options)
+    options["licences"] = [*options["licences"]] or None
+    options["metrics"] = metric_rules(options["metrics"]) or None
+    rules |= {name: value for name, value in options.items() if value is not None and value is not False}
     if not rules and guarded is None:
         raise click.UsageError("No rule is given.\nHint: fusery alias rules set prod --approvals 1")
     wanted = rules if rules or file is not None else None

@@ -65,11 +65,10 @@ def check(
     Exit code 1: an adapter would be refused. With --changed, files that belong to no adapter are ignored, so a hook can
     pass every file of a commit, removed files included.
 
-    \b
     Examples:
       fusery check adapters --base SmolLM2-135M-Instruct
       git diff -z --name-only HEAD^1 | fusery check --changed --files0-from -
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     if not folders and not changed:
         raise click.UsageError("Missing argument 'FOLDER...'.")
     if output is None and form != "text" and (session.json or session.quiet):

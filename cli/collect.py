@@ -66,7 +66,6 @@ def _print_gc(session: Session, done: Collection) -> None:
     "admin cache list",
     Cache.contents,
     names=lambda contents: [entry.key for entry in contents.entries],
-    table=True,
 )
 def list_cache(session: Session, contents: CacheContents) -> None:
     """List the fused models in the cache, least recently used first."""

@@ -15,7 +15,7 @@ from fusery.registry.records.evaluation import METRIC
 
 from .session import Session
 from .tables import Column, Table
-from .text import ago, cell, number, one_line, state_of, yanks_of
+from .text import ago, number, one_line, state_of, yanks_of
 
 MARK = "*"  # the mark of an amended value
 _LONGEST = 100  # the most characters of a value
@@ -35,14 +35,6 @@ def explain_mark(session: Session, has_any: bool) -> None:
     """Say below a table what its marks mean, if it has any."""
     if has_any:
         session.say(f"{MARK} was amended; fusery show REF says what it was before")
-
-
-def print_amendments(session: Session, view: Mapping[str, Any]) -> None:
-    """Print the newest amendments of an adapter, oldest first."""
-    if view["amendments"]:
-        session.print("amended")
-    for amendment in session.newest(view["amendments"], "amendments"):
-        session.print(f"  {amendment['at']} by {cell(amendment['by'])}: {change_of(amendment)}")
 
 
 def change_of(amendment: Mapping[str, Any]) -> str:
@@ -151,16 +143,14 @@ def _column(key: str) -> Shown:
     return Shown(Column(name, right=True), lambda view: number(view["metrics"][name], 6))
 
 
-def has_marks(adapters: Iterable[Adapter], columns: Sequence[str] | None) -> bool:
-    """Tell whether a value in these columns is marked as amended."""
-    fields = (amendment["field"] for adapter in adapters for amendment in adapter["amendments"])
-    return any(("tags" if field.startswith("tag.") else field) in (columns or USUAL) for field in fields)
-
-
-def adapter_table(rows: Iterable[Adapter], columns: Sequence[str] | None, *, whole: bool = False) -> Table:
-    """Return a table of adapters with these or the default columns; `whole` ones are never truncated."""
-    chosen = [_column(key) for key in columns or USUAL]
+def print_adapters(
+    session: Session, rows: Sequence[Adapter], columns: Sequence[str] = USUAL, *, whole: bool = False
+) -> None:
+    """Print a table of adapters, and what its marks mean; `whole` columns are never truncated."""
+    chosen = [_column(key) for key in columns]
     table = Table([column.column for column in chosen], whole=whole)
     for adapter in rows:
         table.add_row(*(column.of(adapter) for column in chosen))
-    return table
+    session.print_table(table)
+    fields = (amendment["field"] for adapter in rows for amendment in adapter["amendments"])
+    explain_mark(session, any(("tags" if field.startswith("tag.") else field) in columns for field in fields))

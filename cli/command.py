@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -38,7 +39,6 @@ def command(
     /,
     *,
     document: str | None = None,
-    table: bool = False,
     kind: type[click.Command] = click.Command,
     needs: Mapping[str, str] | None = None,
     excludes: Collection[str] = (),
@@ -53,20 +53,19 @@ def command(
         path: the command's full name, such as `alias set`.
         of: the methods or functions whose parameters replace `**` in the function's signature.
         document: the record that `--json` prints, if it differs from the method's result; see `documents`.
-        table: it prints a table, and has `--wide`.
         needs: options that need another one, by parameter.
         excludes: mutually exclusive options.
         without: parameters of the method without options.
         rare: parameters whose options only --help-all shows, separated by spaces.
         verbose: the help of `-v`; empty for a command without it.
-        said: specifications of options that differ from the signature; see `options`.
+        specs: options that differ from the signature; see `options`.
     """
 
     def wrap(function: F) -> F:
-        def run(as_json: bool, quiet: bool, wide: bool = False, detail: bool = False, **options: Any) -> Any:
+        def run(as_json: bool, quiet: bool, detail: bool = False, **options: Any) -> Any:
             session = click.get_current_context().find_object(Session)
             assert session is not None
-            session.json, session.quiet, session.wide, session.verbose = as_json, quiet, wide, detail
+            session.json, session.quiet, session.verbose = as_json, quiet, detail
             if as_json and quiet:
                 raise click.UsageError("--json and -q exclude each other.")
             for name, value in options.items():
@@ -92,18 +91,18 @@ def command(
         for parameter in params:
             if type(parameter.type) is click.types.StringParamType:
                 parameter.type = Recorded()
-        if table:
-            params.append(_flag("--wide", "wide", "Show all columns in full on a narrow terminal."))
         if verbose:
             params.append(_flag("-v", "detail", verbose))
-        if hidden := {*rare.split(), *(["wide"] if rare else [])}:
+        if rare:
             for parameter in params:
-                if parameter.name in hidden:
+                if parameter.name in rare.split():
                     parameter.hidden = True  # type: ignore[attr-defined]
             params.append(_HELP_ALL)
         params.append(_flag("--json", "as_json", "Print one JSON document."))
         params.append(_flag("-q", "--quiet", "Print names or paths only."))
-        _add(path, kind(path.rpartition(" ")[2], callback=run, params=params, help=inspect.getdoc(function)))
+        # A line that is a backspace makes click keep the lines of the paragraph below it.
+        text = re.sub("(?m)^(Examples|Targets):$", "\b\n\\g<0>", inspect.getdoc(function) or "")
+        _add(path, kind(path.rpartition(" ")[2], callback=run, params=params, help=text))
         if printed := document or next(iter(sources), None):
             PRINTED[path] = printed
         return function
@@ -214,7 +213,7 @@ def listing(
         if none and not rows:
             session.say(none)
 
-    prints(path, of, text=text, table=True, **settings)(view)
+    prints(path, of, text=text, **settings)(view)
 
 
 def method_of(session: Session, of: Method) -> Method:

@@ -69,15 +69,9 @@ def schema(session: Session, words: tuple[str, ...] = ()) -> None:
         session.emit(document, names=names, human=lambda: session.print_lines(names))
         return
     if name not in names:
-        from difflib import get_close_matches
-
         from fusery.registry.errors import BadInputError
 
-        within = [command_name for command_name in names if command_name.startswith(f"{name} ")]
-        close = within or get_close_matches(name, names, n=3)
-        raise BadInputError(
-            f"there is no command {name[:60]!r} with a document of its own",
-            hint=f"fusery admin schema {' or '.join(close)}" if close else "fusery admin schema",
-        )
+        message = f"there is no command {name[:60]!r} with a document of its own"
+        raise BadInputError(message, hint="fusery admin schema")
     json_schema = schema_of(document_of(name))
     session.emit(json_schema, names=[name], human=lambda: session.document(json_schema))

@@ -37,7 +37,6 @@ def other_store_options() -> dict[str, str | None]:
     Exchange.push,
     names=lambda done: [item.new_name for item in done.moved],
     progress="pushing",
-    table=True,
     **_OTHER,
     home=(f"--to {_HOME}", click.Path()),
 )
@@ -76,7 +75,6 @@ prints(
     names=lambda done: [item.new_name for item in done.moved],
     progress="pulling",
     given=other_store_options,
-    table=True,
     **_OTHER,
     home=(f"--from {_HOME[:-1]}; or a backup.", click.Path()),
     text="""Copy an adapter from another registry.
@@ -109,11 +107,10 @@ def get(
     Without DIR, print the folder in the cache; do not write to it. With DIR, write the adapter's folder adapters_NAME
     there, ready for git; `fusery register` accepts it. REF is an adapter, a base model, or the key of a fused model.
 
-    \b
     Examples:
       fusery get course_rec@1 exported --format peft
       mlx_lm.generate --model "$(fusery get BASE -q)"
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     if destination is None:
         if force or form == "git":
             raise click.UsageError(f"{'--force' if force else '--format git'} goes with DIR.")

@@ -144,9 +144,9 @@ def cli(ctx: click.Context, registry: str | None, insecure_http: bool, debug: bo
     Exit codes: 0 done, 1 a check failed, 2 bad input or usage, 3 inconclusive, 130 interrupted, 143 ended by SIGTERM.
     """
     from .session import Session
-    from .tables import has_colours
 
-    ctx.color = None if has_colours() else False
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        ctx.color = False
     opened = Session(place=registry, insecure_http=insecure_http, debug=debug, hints=ctx.obj)
     ctx.obj = ctx.with_resource(opened)
 

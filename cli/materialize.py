@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
@@ -14,7 +15,7 @@ from fusery.storage.plaintext import typed
 
 from .command import command
 from .fuse import BULK, FUSE, KEYS, RARE_FUSE, chosen_adapters, fuse_request, key_values, report, say_cpu_cost
-from .options import FILE, PluggedChoice
+from .options import FILE
 from .session import Session
 from .text import foreign_fact
 
@@ -29,10 +30,20 @@ _RUN_BY_MLX = ("model", "archive", "docker", "oci", "hub")
 """Targets whose weights mlx reads without conversion."""
 
 
-def _target_names() -> list[str]:
-    from fusery.registry.bundles import target_names
+class _Target(click.Choice[str]):
+    """A target; plugins are loaded for other values and for completion only."""
 
-    return target_names()
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or raise an error that lists all."""
+        from fusery.registry.bundles import target_names
+
+        return value if value in TARGETS else click.Choice(target_names()).convert(value, param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, word: str) -> list[CompletionItem]:
+        """Return the names with this prefix."""
+        from fusery.registry.bundles import target_names
+
+        return [CompletionItem(name) for name in target_names() if name.startswith(word)]
 
 
 _CARDS = ("model", "archive", "docker", "oci", "hub", "vllm")
@@ -101,7 +112,7 @@ class _TargetHelp(click.Command):
         default="model",
         is_eager=True,
         metavar="TARGET",
-        type=PluggedChoice(TARGETS, _target_names),
+        type=_Target(TARGETS),
         help="A target above, or a plugin's.  [default: model]",
     ),
     fused="--fused/--unfused: Write the fused model, or the adapters and the base model; default: depends on the target.",
@@ -132,7 +143,6 @@ def materialize(
     All adapters of a bundle have the same base model. DEST is a new folder, an archive (.tar.zst or .tar.gz), or the URL
     of a store. With --all, {name} in DEST stands for each adapter's name; complete bundles are left as they are.
 
-    \b
     Targets:
       model     a folder for mlx-lm and transformers
       archive   the same in one compressed file
@@ -149,11 +159,10 @@ def materialize(
       hub       a fused model or a PEFT adapter as a repository;
                 DEST hf://OWNER/NAME uploads it
 
-    \b
     Examples:
       fusery materialize course_rec@latest my-model
       fusery materialize course_rec#prod my-image --target docker
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     from fusery.registry.bundles import Choices
 
     *references, destination = words

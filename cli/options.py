@@ -1,6 +1,6 @@
 """Arguments and options of commands, derived from the signatures of the methods that the commands call.
 
-A parameter's type, default and text come from the method; `said` overrides them with `FLAGS METAVAR: help`, of which
+A parameter's type, default and text come from the method; `specs` override them with `FLAGS METAVAR: help`, of which
 every part is optional, and with a click type or choices as a second item.
 
 An option that no signature has is a flag if it has no metavar.  The metavar N is a number, X a fraction, FILE and
@@ -13,12 +13,11 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import click
-from click.shell_completion import CompletionItem
 
 from fusery.registry.api.parameters import description
 
@@ -38,24 +37,6 @@ class LocalPath(click.Path):
 
         require_path(value)
         return super().convert(value, param, ctx)
-
-
-class PluggedChoice(click.Choice[str]):
-    """A choice of built-in and plugin names; plugins are loaded for other values and for completion only."""
-
-    def __init__(self, own: Sequence[str], names: Callable[[], Sequence[str]]) -> None:
-        super().__init__(own)
-        self._names = names
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name, or raise an error that lists all."""
-        return value if value in self.choices else click.Choice(self._names()).convert(value, param, ctx)
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """Return the names with this prefix."""
-        return [CompletionItem(name) for name in self._names() if name.startswith(incomplete)]
 
 
 def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -104,7 +85,7 @@ _OPTION_SPECS: Mapping[str, OptionSpec] = {
 _SPEC = re.compile(r"((?:-\S+ ?)*)([^\s:]\S*?)?(\.\.\.)?(?: (\(\S*\)))?(?:: (.*))?")
 """Flags, metavar, `...`, default and help of an option."""
 
-_FOR_PROGRAMS = ("after", "before", "offset", "via")  # parameters that are options only if `said` has them
+_FOR_PROGRAMS = ("after", "before", "offset", "via")  # parameters that are options only if `specs` has them
 
 _LEFT_OUT = re.compile(r"Reporter|Callable|Event\b|Request\b|Unpack|store_options")
 """Annotations and names of parameters without options."""
@@ -121,7 +102,7 @@ def parameters(
 
     Args:
         function: its function; `**` in its signature stands for the method's other parameters.
-        said: specifications of options, and of further options.
+        specs: specifications of options, and of further options.
         without: parameters of the method without options.
     """
     by_name: dict[str, click.Parameter] = {}

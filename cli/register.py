@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     rare="strict version date alpha examples checkpoint log parent experiments runs metrics",
     document="records.adapter:Registered | [records.adapter:Registered] | [exchange.import_runs:ImportedRun]"
     " | admission.code:Checked | [admission.code:CheckedFolder]",
-    table=True,
     sources=("SOURCE...", FOLDER_OR_URL),
     **FACTS,
     **declared_options(["parent"]),
@@ -53,12 +52,11 @@ def register(
     MLflow is the server in MLFLOW_TRACKING_URI, or the one in mlflow+URI, such as mlflow+sqlite:///FILE. Plugins add
     trackers as NAME://SOURCE.
 
-    \b
     Examples:
       fusery base add mlx-community/SmolLM2-135M-Instruct
       fusery register adapters --base SmolLM2-135M-Instruct --task course_rec
       fusery register wandb://TEAM/PROJECT --dry-run
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     more = {name: options.pop(name) for name in ("experiments", "runs", "metrics")}
     trackers = {source: tracker_source for source in sources if (tracker_source := tracked(str(source)))}
     if trackers:
@@ -67,8 +65,16 @@ def register(
         facts = {name for name, value in options.items() if value and name not in ("base", "task")}
         if facts:
             raise click.UsageError(f"--{min(facts).replace('_', '-')} is for folders.")
-        base, task = options["base"], options["task"]
-        return register_runs(session, *trackers[sources[0]], base=base, task=task, dry_run=dry_run, **more)
+        tracker, place, named = trackers[sources[0]]
+        more |= {name: options[name] for name in ("base", "task")} | {"runs": (*named, *more["runs"])}
+        if more["experiments"] and more["runs"]:
+            raise click.UsageError("Choose experiments or runs, not both.")
+        imported = session.registry.exchange.import_runs(
+            place, tracker, dry_run=dry_run, **more, reporter=session.reporter()
+        )
+        names = [run.adapter for run in imported if run.adapter]
+        session.emit(imported, names=names, human=lambda: _print_runs(session, imported))
+        return int(any(run.error for run in imported))
     if any(more.values()):
         raise click.UsageError("--experiment, --run and --metric are for the runs of a tracker.")
     if dry_run:
@@ -128,27 +134,6 @@ def is_exported(folder: Path) -> bool:
         return isinstance(read_object(folder / METADATA).get(KEY), dict)
     except (FuseryError, OSError):
         return False  # registering it says what is wrong
-
-
-def register_runs(
-    session: Session,
-    tracker: str,
-    place: str,
-    named: tuple[str, ...],
-    *,
-    runs: tuple[str, ...],
-    **options: Any,
-) -> int:
-    """Register the adapters of a tracker's runs; one that is refused keeps no other out."""
-    runs = (*named, *runs)
-    if options["experiments"] and runs:
-        raise click.UsageError("Choose experiments or runs, not both.")
-    done = session.registry.exchange.import_runs(
-        place, tracker, runs=runs, **options, reporter=session.reporter()
-    )
-    names = [run.adapter for run in done if run.adapter]
-    session.emit(done, names=names, human=lambda: _print_runs(session, done))
-    return int(any(run.error for run in done))
 
 
 def _print_runs(session: Session, done: Sequence[ImportedRun]) -> None:

@@ -61,7 +61,6 @@ def given_passphrase(file: Path | None) -> bytes | None:
     "sign",
     Trust.sign,
     document="provenance.sign:Signed | records.trust:Signatures | provenance.anchor:WrittenAnchor",
-    table=True,
     subject="[REF|PATH]",
     excludes=("listed", "log"),
     key="KEY.pem: Sign with this private key: P-256, P-384 or P-521.",
@@ -88,11 +87,10 @@ def sign(
 
     Keep a signed log position elsewhere: an audit then detects a log that was cut or rewritten since.
 
-    \b
     Examples:
       fusery sign course_rec@latest --key anna.pem
       fusery sign --log --key anna.pem -o head.json
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     if log:
         if subject is not None:
             raise click.UsageError("--log takes --key, --passphrase-file and -o alone.")
@@ -176,11 +174,10 @@ def identify(
     PATH is a file or a folder; it may be renamed, split, converted or without its metadata. Exit codes: 0 known, 1
     unknown, 3 unknown, but a record could not be compared.
 
-    \b
     Examples:
       fusery identify somebody.safetensors
       fusery identify model --verify --key anna.pub
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     from fusery.registry.provenance.verify import KeyChecker
 
     place = None if signature is None else Path(signature)

@@ -1,10 +1,8 @@
-"""Tables for terminals and pipes, and what the terminal is like: its width, whether it shows colours, and the bars on it."""
+"""Tables for terminals and pipes, and bars of progress."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -129,22 +127,6 @@ def cut(text: str, width: int, mark: str = DRAWN[1]) -> str:
 Progress = Callable[[int, int], None]  # takes what is done and what there is in all
 
 _PAUSE = 0.1  # seconds between two states of a plain bar
-
-
-def has_colours() -> bool:
-    """Tell whether a terminal may be sent escape codes."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def table_width() -> int | None:
-    """Return the width of the terminal; None if stdout is not a terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def table_marks() -> Marks:
-    """Return what stdout can draw a table with."""
-    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
-    return DRAWN if encoding.startswith("utf") else PLAIN
 
 
 class PlainBar:

@@ -15,7 +15,7 @@ from fusery.registry.parsing import plural
 from fusery.registry.record import Record, described
 
 from . import graphs
-from .columns import HISTORY, adapter_table, explain_mark, has_marks, record_table
+from .columns import HISTORY, print_adapters, record_table
 from .command import command, listing, prints
 from .session import Session
 from .sign import passphrase_from
@@ -78,12 +78,11 @@ def lineage(
     REF is an adapter, a base model, a fused model, a bundle or dataset:NAME. Inputs are what REF was made from, outputs
     what was made from it. The nearest and newest 100 of each kind are shown.
 
-    \b
     Examples:
       fusery lineage course_rec@2
       fusery lineage dataset:courses --down
       fusery lineage model --format slsa -o model.slsa.json
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     from fusery.registry.provenance.trace import LIMIT
 
     if form in ("slsa", "cyclonedx"):
@@ -119,7 +118,6 @@ def lineage(
     "log",
     Upkeep.log,
     document="[records.event:Event] | [records.adapter:Version]",
-    table=True,
     verbose="Also show the formats that `fuse --as auto` tried and did not take.",
     reference="[REF|TASK|ALIAS]",
 )
@@ -135,13 +133,8 @@ def log(session: Session, reference: str | None = None, *, follow: bool = False,
     if reference is not None and plain and not set(reference) & {"#", "@"}:
         with suppress(UnknownReferenceError):
             versions = session.registry.adapters.history(reference)
-            table = adapter_table(versions, HISTORY)
-
-            def show() -> None:
-                session.print_table(table)
-                explain_mark(session, has_marks(versions, HISTORY))
-
-            session.emit(versions, names=[version.name for version in versions], human=show)
+            names = [version.name for version in versions]
+            session.emit(versions, names=names, human=lambda: print_adapters(session, versions, HISTORY))
             return
     if follow:
         with suppress(KeyboardInterrupt):  # the usual end, and no failure

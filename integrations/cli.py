@@ -62,11 +62,10 @@ def sync(
     chosen, and touches nothing else. The server's key comes from FUSERY_SYNC_KEY, or from the file in
     FUSERY_SYNC_KEY_FILE.
 
-    \b
     Examples:
       fusery deploy sync course_rec#prod --to vllm=http://127.0.0.1:8000
       fusery deploy sync --where "alias = 'prod'" --to /srv/loras --watch 10
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     from .sync import sync as live
     from .sync.plan import DestinationOptions
 

@@ -36,11 +36,10 @@ def serve(session: Session, references: tuple[str, ...] = (), **options: Any) ->
     When an alias moves, the next request gets the new version. A request names an adapter by REF, by its full name or by
     its task. Ctrl-C ends the server after the running answers.
 
-    \b
     Examples:
       fusery serve course_rec#prod course_rec@latest
       fusery serve --model course_rec=v1:0.9,v2:0.1
-    """  # noqa: D301 (click wants the character, not a backslash)
+    """
     from fusery.registry.fusion.request import FuseRequest
 
     from .serve import ServeRequest

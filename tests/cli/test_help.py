@@ -93,19 +93,3 @@ def test_a_former_command_names_its_successor(fusery: Fusery) -> None:
 def test_arguments_of_a_former_command_are_filled_in() -> None:
     for words, now in {"signature list a@1": "sign --list a@1", "completion bash": "doctor"}.items():
         assert (successor(words.split()) or ("", []))[1] == now.split()
-
-
-WITH_TABLES = {
-    "base list", "list", "show", "diff", "eval probe", "eval bench", "admin cache list", "alias list", "deploy list",
-    "eval list", "eval record", "eval run", "eval withdraw", "log", "register", "sign", "admin trust list", "push", "pull",
-    "alias rules list", "admin token list", "admin webhook list",
-}  # fmt: skip
-
-
-def test_every_command_with_a_table_can_show_all_of_it() -> None:
-    wide = {
-        " ".join(words)
-        for words in all_commands()
-        if "wide" in {parameter.name for parameter in found(*words).params}
-    }
-    assert wide == WITH_TABLES

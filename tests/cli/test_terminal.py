@@ -100,25 +100,21 @@ def test_every_table_fits_the_terminal(busy: Fusery, columns: int) -> None:
         assert len(kept) == len(USUAL)
         assert "No room" not in shown[0]
     else:
-        assert f"No room for {', '.join(USUAL[len(kept) :])}; --wide shows all.\n" in shown[0]
+        assert f"No room for {', '.join(USUAL[len(kept) :])}; piped, the table has all.\n" in shown[0]
         assert 4 <= len(kept) < len(USUAL)
 
 
 def test_what_is_asked_for_is_shown_whole(busy: Fusery) -> None:
-    wide, chosen, narrow = shown_on(
+    chosen, narrow = shown_on(
         60,
-        ("list", "--wide"),
         ("list", "--columns", "name,Dataset,val-loss,digest"),
         ("list", "--sort", "val_loss"),
         env={"COLUMNS": "50"},
     )
-    titles, rows = table_in(wide)
-    assert [title for title in USUAL if title in titles] == list(USUAL)
-    assert rows[1].endswith("courses_of_the_spring_without_duplicates*")
     titles, rows = table_in(chosen)
     assert re.split(r"  +", titles) == ["name", "dataset", "val loss", "digest"]
     assert "courses_of_the_spring_without_duplicates*" in rows[1]
-    assert "No room" not in wide + chosen
+    assert "No room" not in chosen
     titles, rows = table_in(narrow)
     assert max(len(line) for line in (titles, *rows)) <= 50
 
