@@ -33,13 +33,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _FIGURES = ("digest", "fused.cosine", "fused.relative_error", "fused.noise")  # fields that -v shows
 _FIELDS, _MODULES = 14, 5  # rows that are shown without -v: they fit on a screen with the answer and notes
-_FIELD, _VALUE = 28, 24  # characters of a field's name and of a value, two of which fit beside it
+_WIDTH = 28  # characters of a field's name, beside which two values fit
 
 
 @command(
     "diff",
     document="records.difference:ComparedAdapters | records.difference:WeightsDifference",
-    verbose="Show all fields in full, and with --weights all modules and figures.",
+    verbose="Show all fields, and with --weights all modules and figures.",
     needs={"force": "plot"},
     excludes=("weights", "plot"),
     references="TASK|REF...",
@@ -107,19 +107,18 @@ def _print(
     versions = [AdapterName.parse(name) for name in names]
     titles = [f"{version.task}@{version.version}" for version in versions]
     table = session.table("", *titles, free=titles)
-    fit = (lambda text, width: text) if session.verbose else cut
     for field in keys:
         amended: Sequence[str] = result.amended.get(field, ())
         cells = zip(names, fields[field], strict=True)
-        values = (fit(cell(value), _VALUE - 1) + MARK * (name in amended) for name, value in cells)
-        table.add_row(fit(cell(field), _FIELD), *values)
+        title = cell(field) if session.verbose else cut(cell(field), _WIDTH)
+        table.add_row(title, *(cell(value) + MARK * (name in amended) for name, value in cells))
     if keys:
         session.print_table(table)
         explain_mark(session, any(field in result.amended for field in keys))
     else:
         session.print("Nothing differs.")
     if more:
-        session.say(f"{plural(more, 'field')} more: -v shows all, in full.")
+        session.say(f"{plural(more, 'field')} more: -v shows all.")
     for name, yanks in result.withdrawals.items():
         for yank in yanks:
             session.note(f"{name}: {yank.summary}")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fusery.cli import adapters, audit, evaluations, trust
+from fusery.cli import adapters, audit, evaluations
 from fusery.cli.base import _facts, _quantization
 from fusery.cli.hints import Hints
 from fusery.cli.session import Session
@@ -33,7 +33,6 @@ from fusery.registry.comparison.reports import (
 from fusery.registry.exchange.import_runs import ImportedRun
 from fusery.registry.records.adapter_details import Commit, CurvePoint, Measured, TrainingRun
 from fusery.registry.records.calibrations import CalibrationReport
-from fusery.registry.records.event import Webhook
 from fusery.registry.upkeep.report import Problem, Repair, Report
 
 from .conftest import Fusery
@@ -127,17 +126,6 @@ def audits() -> Iterator[tuple[Report, bool]]:
     yield Report(problems=[one], repaired=mended, quarantined=["q"]), False
 
 
-def hooks() -> Iterator[Webhook]:
-    hook = Webhook(
-        name="ci", url="https://x", actions=("alias.*",), tasks=(), private=False, state="active", position=7, waiting=0,
-        failing=None, attempts=0, error=None, next_attempt=None, delivered_at=None, disabled_at=None, created_at=AT,
-        created_by="anna",
-    )  # fmt: skip
-    yield hook
-    moments = dict.fromkeys(("next_attempt", "delivered_at", "disabled_at"), AT)
-    yield replace(hook, tasks=("t",), failing=8, attempts=1, error="no", **moments)
-
-
 def test_what_is_printed(
     fusery: Fusery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +141,6 @@ def test_what_is_printed(
         ("a bench", benches(), lambda found: evaluations.print_bench(session, found)),
         ("a base", bases(), lambda view: _facts(session, view)),
         ("an audit", audits(), lambda found: audit._tell(session, found[0], hint=found[1])),
-        ("a webhook", hooks(), lambda hook: trust._retried(session, hook)),
     ):
         for record in records:  # type: ignore[attr-defined]
             view(record)
