@@ -78,10 +78,7 @@ class Keys:
         return not self.complaint and not (running and time.monotonic() - self._looked > STALE_SECONDS)
 
     def authenticate(self, header: str | None) -> Access:
-        """Return the access of the key in an `Authorization` header.
-
-        The lookup uses an HMAC with a secret of this process, so its time reveals nothing.
-        """
+        """Return the access of the key in an `Authorization` header; the HMAC of the lookup lets its time reveal nothing."""
         if not self.usable:
             raise _unusable()
         if not self.tenants:
@@ -114,9 +111,7 @@ class Keys:
                 if data != self._data or self.complaint:
                     tenants = self._parsed(data)
                     if self.tenants and not tenants:
-                        raise DocumentError(
-                            f"{self._path} has no tenants; to admit all clients, restart the server"
-                        )
+                        raise DocumentError(f"{self._path} has no tenants; restart the server to admit all")
                     self._take(tenants)
                     level = logging.WARNING if self.complaint else logging.INFO
                     LOG.log(level, "the keys of %s have changed: %d tenants", self._path, len(tenants))

@@ -1,8 +1,4 @@
-"""The prompt cache: computed keys and values of prompts, for the next prompt with the same beginning.
-
-An entry belongs to one adapter and one tenant: faster answers must not reveal another tenant's prompts.  The cache is bounded in
-bytes; the tenant with most loses entries first.
-"""
+"""The prompt cache: computed keys and values of prompts, for prompts of the same adapter and tenant with the same beginning."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""One request for a completion, from its head to the last byte of the response, in the form of OpenAI's API.
-
-The key and the tenant's quota are checked before the body is read.  A request ends early when its client disconnects or its
-key is removed.
-"""
+"""A completion in the form of OpenAI's API; it ends early if the client disconnects or its key is removed."""
 
 from __future__ import annotations
 

@@ -86,10 +86,7 @@ def bench(
     record: bool = True,
     reporter: Reporter = SILENT,
 ) -> BenchReport:
-    """Measure size, load time, time to the first token, tokens a second and peak memory of each form of an adapter.
-
-    Every measurement is a process of its own.  All forms take turns in each round; the medians count.
-    """
+    """Measure size, load time, speed and peak memory of each form of an adapter: medians of rounds, each in a process of its own."""
     sizes = 0 <= resident <= 1000 and 1 <= prompt_tokens <= 100_000 and 2 <= tokens <= 10_000
     if not sizes or not 1 <= runs <= 100:
         raise BadInputError(

@@ -55,10 +55,7 @@ RANK = 32  # the number of directions stored per input
 def calibrate(
     workspace: Workspace, base_reference: str, *, prompts: Path | None = None, reporter: Reporter = SILENT
 ) -> CalibrationReport:
-    """Run a base over prompts and store statistics of its linear layers' inputs, once for the same prompts.
-
-    Fuses take this calibration from now on, also if it existed before.
-    """
+    """Run a base over prompts, once for the same ones, and store the statistics of its layers' inputs for the fuses from now on."""
     texts, started = Texts.of(prompts, LIMIT), time.monotonic()
     reading = Reading(texts.label, texts.digest, RANK)
     with workspace.database.read() as session:
@@ -209,10 +206,7 @@ def moments(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Moments:
-    """Return the largest directions of each linear layer's inputs.
-
-    The same model, samples and libraries give the same numbers: what is random has a fixed seed.
-    """
+    """Return the largest directions of each linear layer's inputs: the same numbers for the same model, samples and libraries."""
     tokens = sum(len(sample.tokens) for sample in samples)
     done, counted = 0, ""
 
@@ -263,10 +257,7 @@ def _directions(basis: Matrix, image: Matrix, rank: int) -> Matrix:
 
 
 def inputs_of(model: LoadedModel, samples: Sequence[Sample], report: Callable[[str, Inputs], None]) -> None:
-    """Run a model (numpy=True) over samples and report each linear layer's path and inputs (tokens, in), not to be changed.
-
-    Layers of experts are left out: their inputs are sorted, so that padding cannot be recognised.
-    """
+    """Run a model (numpy=True) and report each linear layer's path and inputs (tokens, in), not to be changed; experts are left out."""
     from .layers import LINEAR, watch
 
     # The layer that an adapter wraps is called by the wrapper, which is watched under the layer's own path.

@@ -1,7 +1,4 @@
-"""Measure an adapter with fusery's own `probe` or with lm-evaluation-harness, and record the results.
-
-The harness runs the adapter on its base through `mlx_lm.evaluate.MLXLM`, as `mlx_lm.evaluate` runs a whole model.
-"""
+"""Measure an adapter with fusery's own `probe`, or on its base with lm-evaluation-harness, and record the results."""
 
 from __future__ import annotations
 

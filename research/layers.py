@@ -231,10 +231,7 @@ def differentiable(
 
 @contextmanager
 def head_limited_to(model: Any, rows: NDArray[np.intp]) -> Iterator[None]:
-    """Have a model's head answer for some tokens only, since its logits are by far the largest thing in a run.
-
-    The logits then have the shape (1, rows, vocabulary) instead of (prompts, tokens, vocabulary).
-    """
+    """Have a model's head answer for some tokens only, with logits (1, rows, vocabulary), the largest thing in a run."""
     heads = [module for path, module in model.named_modules() if _is_head(path, module)]
     for module in heads:
         module.__dict__["_wanted"] = rows
@@ -258,10 +255,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 @contextmanager
 def attention_in_numpy() -> Iterator[None]:
-    """Put NumPy in the place of `mx.fast.scaled_dot_product_attention`, which is where every model of mlx-lm calls.
-
-    Other threads that use mlx meanwhile get the same numbers from it.
-    """
+    """Replace `mx.fast.scaled_dot_product_attention`, which every model of mlx-lm calls; all threads get the same numbers."""
     with _ONE_AT_A_TIME:
         original = getattr(mx.fast, _NAME)
 

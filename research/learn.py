@@ -57,10 +57,7 @@ def learn(
     steps: int = STEPS,
     reporter: Reporter = SILENT,
 ) -> CalibrationReport:
-    """Learn the scales and biases of an adapter's fused model at the base's own size, once for the same texts.
-
-    The default texts are fusery's own, Python's help, and the data that the adapter's run learned from, if still present.
-    """
+    """Learn the scales and biases of an adapter's fused model at the base's own size, once for the same texts."""
     started = time.monotonic()
     inputs, recipe = _to_learn(workspace, base_reference, adapter_reference)
     name, texts = inputs.adapter.name, _texts(workspace, inputs, prompts, reporter)
@@ -108,9 +105,7 @@ def _to_learn(workspace: Workspace, base_reference: str, adapter_reference: str)
         )
         raise BadInputError(f"nothing can be learned for {name}: {why}", hint=f"fusery fuse {name}")
     if inputs.calibration is None:
-        raise BadInputError(
-            f"{asked} has no calibration to begin with", hint=f"fusery base calibrate {asked}"
-        )
+        raise BadInputError(f"{asked} has no calibration yet", hint=f"fusery base calibrate {asked}")
     (recipe,) = candidates(FuseRequest("dither"), replace(inputs, learned=None))
     return inputs, recipe
 
@@ -159,9 +154,7 @@ def _learned(
             )
         adapted = LoadedModel.load(base, numpy=True)
         adapted.put_on(adapter)
-        reporter.say(
-            f"learning in {steps} steps from the answers of base + adapter to {len(samples):,} texts"
-        )
+        reporter.say(f"learning in {steps} steps from answers of base + adapter to {len(samples):,} texts")
         fused = LoadedModel.load(model, numpy=True)
         learned = learn_scales(fused, adapted, samples, steps=steps, progress=reporter.progress)
     if not learned.after < learned.before:

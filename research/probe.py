@@ -93,10 +93,7 @@ def measure_probe(
     fallback: bool = True,
     reporter: Reporter = SILENT,
 ) -> tuple[ProbeReport, list[tuple[int, list[MetricValue]]]]:
-    """Return the report of `probe`, and the evaluations to record, by the id of the adapter's row; record nothing.
-
-    Without `fallback`, missing prompts are an error, and the built-in prompts are not used.
-    """
+    """Return the report of `probe`, and the evaluations to record by the adapter's row id; without `fallback`, prompts are required."""
     if limit < 1:
         raise BadInputError("at least one prompt is needed", hint="--limit 32")
     asked = read_prompts(prompts, limit) if prompts is not None else None  # before anything is fused
@@ -218,9 +215,7 @@ def _other(
             )
         return _own_fused(workspace, a, reference, request, reporter)
     if request is not None:
-        raise BadInputError(
-            "how to fuse is for an adapter against its own fused model", hint="leave --as out"
-        )
+        raise BadInputError("--as is for an adapter against its own fused model", hint="leave --as out")
     if against != BASE:
         return subject_of(workspace, against)
     if a.side.kind == "base":
@@ -236,9 +231,7 @@ def _own_fused(
     # Refusing a loss would leave nothing to measure it on.
     wanted = replace(request or FuseRequest(), accept_loss=True)
     if wanted.scale is not None or wanted.extras:
-        raise BadInputError(
-            "a model is probed with its adapter as it is", hint="leave out -o scale= and --with"
-        )
+        raise BadInputError("a probe takes the adapter as it is", hint="leave out -o scale= and --with")
     made = fuse(workspace, reference, wanted, reporter=reporter)
     side = ProbedModel("fused", a.side.name, made.digest, made.precision, made.format)
     return ProbeSubject(side, a.base, a.task_of, fused=made.path, owner=a.owner)

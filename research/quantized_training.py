@@ -46,10 +46,7 @@ def require_trainable(args: Any, way: Way) -> None:
 
 
 def make_layers(args: Any, model: Any, to_lora: Callable[..., None], way: Way = "qat") -> list[Any]:
-    """Put LoRA layers into a model that are trained for a fuse at its size, and return them.
-
-    Their format goes into the arguments, and so into the adapter's configuration and the record of the run.
-    """
+    """Put LoRA layers for a fuse at the base's size into a model, their format into the arguments, and return them."""
     mx.random.seed(args.seed)
     model.freeze()
     to_lora(model, args.num_layers, args.lora_parameters)

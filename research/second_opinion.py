@@ -83,9 +83,7 @@ def fuse_asking(
             hint="leave out --as, -o quantize= and --recipe",
         )
     if request.budget is not None or request.scale is not None:
-        raise BadInputError(
-            "--probe knows no budget and no other scale", hint="leave out --budget and -o scale="
-        )
+        raise BadInputError("--probe takes no budget and scale", hint="leave out --budget and -o scale=")
     if not within > 0:
         raise BadInputError("an opinion takes some time", hint="--probe-within 600")
     request.check()

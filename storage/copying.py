@@ -81,10 +81,7 @@ def reading(path: Path) -> Iterator[OpenFile]:
 
 
 def pump(source: int, target: int | None, *, progress: Progress | None = None) -> tuple[Digest, int]:
-    """Read a file to its end, hash it, and write it to an empty file, or clone it there and hash the clone.
-
-    Large files are hashed in a second thread: hashing releases the interpreter's lock.
-    """
+    """Read and hash a file, the hash of a large one in a second thread, and write it to an empty file, or clone it there."""
     if target is not None and clone(source, target):
         source, target = target, None
     # Appended bytes are not read: a file that grows as fast as it is copied would never end.
@@ -130,10 +127,7 @@ def clone(source: int, target: int) -> bool:
 
 
 def copy_file(source: Path, destination: Path, *, link: bool = False, expected: Digest | None = None) -> bool:
-    """Copy a file, or make a hard `link` where possible, to a free name; tell whether it is a link.
-
-    The copied bytes, not the source's, must have the digest `expected`.
-    """
+    """Copy a file whose copy must have the digest `expected`, or make a hard `link` if possible; return whether it is a link."""
     with reading(source) as opened, os_failures(f"copy {source} to {destination}", near=destination.parent):
         try:
             if link and _linked(opened, destination, expected):

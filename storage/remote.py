@@ -1,7 +1,4 @@
-"""Blobs in an object store, over any fsspec file system whose writes of a whole object are atomic.
-
-Nothing here writes through `open()`: fsspec's files publish what they hold even if the body raised.
-"""
+"""Blobs in an object store, over any fsspec file system with atomic writes; `open()` is not used, as it publishes after errors."""
 
 from __future__ import annotations
 

@@ -111,9 +111,10 @@ def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
     return bits // 8
 
 
-def build_header(
-    entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
-) -> bytes:
+Entry = tuple[str, str, tuple[int, ...]]  # name, dtype and shape of a tensor
+
+
+def build_header(entries: Iterable[Entry], metadata: Mapping[str, str] | None = None) -> bytes:
     """Return the first bytes of a file for tensors by name, dtype and shape, padded to a multiple of eight."""
     header: dict[str, object] = {}
     if metadata is not None:

@@ -238,9 +238,7 @@ def _require_complete(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]
         for place in range(1, len(token)):
             pair = (token[:place], token[place:])
             if pair[0] in vocab and pair[1] in vocab and pair not in merge_pairs:
-                raise refusal(
-                    f"llama.cpp would merge {pair[0]!r} and {pair[1]!r}, which its tokenizer does not"
-                )
+                raise refusal(f"llama.cpp would merge {pair[0]!r} and {pair[1]!r}, unlike its tokenizer")
 
 
 def _prefixed(document: Mapping[str, Any]) -> bool:

@@ -1,7 +1,4 @@
-"""Resolve names of adapters for servers, and fetch the files, once for all servers of a machine.
-
-A server keeps the first adapter that it loads for a name, so aliases are refused.
-"""
+"""Resolve names of adapters for servers, and fetch the files once for all servers of a machine."""
 
 from __future__ import annotations
 
@@ -76,10 +73,7 @@ class Resolver:
     def resolve(
         self, asked: str, base_called: str, *, max_rank: int | None = None, max_bytes: int | None = None
     ) -> Resolved | None:
-        """Return the adapter of a name, None if it is unknown; raise NotServedError if it must not be served.
-
-        `base_called` is the server's name of its base model, a hub id or a folder; unknown limits are None.
-        """
+        """Return the adapter of a name for a server's base model, None if unknown; NotServedError if it must not be served."""
         reference = self._reference(asked)
         if reference is None:
             return None
@@ -210,9 +204,7 @@ class Resolver:
 
 def _require_limits(resolved: Resolved, max_rank: int | None, max_bytes: int | None) -> None:
     if max_rank is not None and resolved.rank > max_rank:
-        hint = (
-            f"start the server with --max-lora-rank {resolved.rank} or the next larger value that it accepts"
-        )
+        hint = f"start the server with --max-lora-rank {resolved.rank} or the next value that it accepts"
         raise NotServedError(f"{resolved.name}: rank {resolved.rank} > --max-lora-rank {max_rank}", hint=hint)
     if max_bytes is not None and resolved.nbytes > max_bytes:
         raise NotServedError(f"{resolved.name}: {resolved.nbytes:,} bytes (allowed: {max_bytes:,})")

@@ -52,10 +52,7 @@ class SyncRequest:
 def sync(
     registry: Registry, request: SyncRequest, *, dry_run: bool = False, reporter: Reporter = SILENT
 ) -> Synced:
-    """Synchronise a destination, or return the steps of a sync.
-
-    If an adapter cannot be loaded, the others are, and only yanked adapters are unloaded.
-    """
+    """Synchronise a destination, or return the steps; while an adapter cannot be loaded, only yanked ones are unloaded."""
     with _opened(registry, request) as destination:
         if dry_run:
             return _Sync(registry, destination, request, SILENT).look()

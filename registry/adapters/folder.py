@@ -121,9 +121,8 @@ def read_adapter_folder(
     metadata = _metadata(files, problems)
     header = weights_header(files, WEIGHTS, problems)
     modules, unexpected = lora_modules(header)
-    return AdapterFolder(
-        path, files, config, raw, metadata, header, modules, unexpected, tuple(problems), left_out=left_out
-    )
+    read = (path, files, config, raw, metadata, header, modules, unexpected)
+    return AdapterFolder(*read, tuple(problems), left_out=left_out)
 
 
 def _find_files(path: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:

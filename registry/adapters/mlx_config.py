@@ -62,10 +62,7 @@ ModuleKey = Annotated[_Text, Field(max_length=512)]
 
 
 class LoraParameters(BaseModel):
-    """The `lora_parameters` of mlx-lm: `scale` multiplies the update, `keys` are paths within a layer.
-
-    `alpha` was a default of older versions that never had an effect; it is read to be reported.
-    """
+    """The `lora_parameters` of mlx-lm: paths within a layer, and the scale; `alpha` of older versions had no effect."""
 
     model_config = ConfigDict(extra="allow")
 

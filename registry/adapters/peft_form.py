@@ -161,9 +161,7 @@ def _require_expressible(
     expert_paths = set().union(*parameters.values())
     for path, module in modules.items():
         if module.a and len(module.a) != 2 and path not in expert_paths:
-            raise _refusal(
-                f"{path} has factors for each expert, and where PEFT keeps those of {base.model_type} is not known"
-            )
+            raise _refusal(f"PEFT's layout of the experts of {base.model_type} is not known ({path})")
     if expert_paths and config.method == "dora":
         raise _refusal("it is DoRA on a base with experts, of which PEFT adapts parameters only without")
     if embeddings and config.method == "dora":

@@ -167,10 +167,7 @@ def special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def differences(ours: Read, theirs: Read, *, every_key: bool = False) -> list[tuple[str, str]]:
-    """Return the files in which two models' tokenizers differ, with what differs in each.
-
-    What counts changes text, tokens or answers; with `every_key`, any other key of the settings whose values differ counts too.
-    """
+    """Return what differs in each tokenizer file and changes text, tokens or answers; with `every_key`, all settings count."""
     # Padding, truncation and the spelling of different transformers versions do not count.
     differing = []
     one, two = ours(TOKENIZER), theirs(TOKENIZER)

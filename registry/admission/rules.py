@@ -1,7 +1,4 @@
-"""The rules of admission, each a function from a candidate to what it finds.
-
-The order is the order of understanding: files, configuration, base, modules, shapes, numbers, contradictions, neighbours.
-"""
+"""The rules of admission, in the order of understanding: files, configuration, base, modules, shapes, numbers, neighbours."""
 
 from __future__ import annotations
 

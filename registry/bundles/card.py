@@ -41,10 +41,7 @@ _SLUG = re.compile(r"[a-z0-9][a-z0-9.-]{0,95}")
 
 
 def licences(base: Mapping[str, Any], adapters: Sequence[tuple[Any, Mapping[str, Any]]]) -> Mapping[str, Any]:
-    """Return `id` and `name` for the card's front matter, and `parts` with their licences.
-
-    `id` is None if any part's licence is not recorded.
-    """
+    """Return `id` (None if a part's licence is not recorded) and `name` for the front matter, and `parts` with their licences."""
     named = [("base model", base.get("licence"))]
     several = len(adapters) > 1
     for name, facts in adapters:
@@ -184,9 +181,8 @@ def _precision(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    verdict, retained, cosine, error = (
-        fidelity.get(key) for key in ("verdict", "retained", "cosine", "relative_error")
-    )
+    figures = ("verdict", "retained", "cosine", "relative_error")
+    verdict, retained, cosine, error = map(fidelity.get, figures)
     if verdict is not None:
         yield "verdict", f"{verdict}. {_VERDICTS.get(str(verdict), '')}".rstrip()
     if _is_number(retained):

@@ -1,7 +1,4 @@
-"""The destinations of bundles: folders and files on this machine or at a URL, and services of single targets.
-
-Files are uploaded to a URL one by one, and read back; `fusery.json` is last.
-"""
+"""The destinations of bundles: folders and files on this machine or at a URL, and services of single targets."""
 
 from __future__ import annotations
 
@@ -48,10 +45,7 @@ def deliver(
     before_replacing: Callable[[], None],
     progress: Progress | None = None,
 ) -> tuple[Manifest, bool]:
-    """Build a bundle and publish it at its destination; return its files, and whether it existed already.
-
-    `before_replacing` is called first, so that a crash leaves no record of bytes that are gone.
-    """
+    """Build a bundle, publish it after `before_replacing()`, and return its files and whether it existed already."""
     with place.building() as temp:
         manifest = fill(temp)
         existed = place.occupied() and place.holds(manifest)
@@ -142,9 +136,7 @@ class LocalFolder(Place):
             raise AlreadyExistsError(f"{self.path} is a folder", hint="give the name of a file")
         if not self._single:
             if os.path.lexists(self.path) and not self.path.is_dir():
-                raise AlreadyExistsError(
-                    f"{self.path} is a file", hint="give a folder that does not exist yet"
-                )
+                raise AlreadyExistsError(f"{self.path} is a file", hint="give a folder that does not exist")
             if self.occupied() and not force and not (self.path / RECORD).is_file():
                 raise self.taken()
         parent = next(folder for folder in self.path.parents if folder.exists())
@@ -227,10 +219,7 @@ def sync_tree(folder: Path) -> None:
 
 
 class RemoteFolder(Place):
-    """The files under a URL, or with `single` one file.
-
-    Many files cannot be renamed at once, so readers look for `fusery.json`, which is removed first and written last.
-    """
+    """The files under a URL, or with `single` one file; a replaced `fusery.json` is removed first and written last."""
 
     def __init__(self, workspace: Workspace, url: str, *, single: bool = False) -> None:
         self._cache, self._single = workspace.cache, single
@@ -296,9 +285,7 @@ def place_at(
     for name, facts in own_targets().items():
         if facts.service and facts.service[0] == scheme:
             if target != name:
-                raise BadInputError(
-                    f"{scheme}:// takes bundles of the target {name}", hint=f"--target {name}"
-                )
+                raise BadInputError(f"{scheme}:// takes the target {name}", hint=f"--target {name}")
             return cast("Place", part(facts.service[1])(workspace, destination))
     if isinstance(destination, Path):
         require_path(destination)

@@ -91,10 +91,7 @@ def materialize(
     force: bool = False,
     reporter: Reporter = SILENT,
 ) -> Materialized:
-    """Write a bundle to a destination, fusing first if necessary; it appears whole or not at all.
-
-    An equal bundle at the destination stays.  `content` is for a target with both forms.
-    """
+    """Write a bundle to a destination, fusing first if necessary; `content` is for a target with both forms."""
     chosen = find_target(target)
     if not references and not (choices and choices.models):
         raise BadInputError("there is no adapter to put into a bundle", hint="fusery list")

@@ -202,10 +202,7 @@ class Written:
 
 
 def write_bundle(source: BundleSource, target: Target, folder: Path, choices: Choices) -> Written:
-    """Fill an empty folder with a bundle, and read it again; the same source gives the same bytes.
-
-    The files contain nothing about this machine, and the source's texts without absolute paths and credentials in URLs.
-    """
+    """Fill an empty folder with a bundle, without anything about this machine, and read it again; equal sources give equal bytes."""
     if target.plugin is not None:
         source = replace(source, provenance={**source.provenance, "plugin": str(target.plugin)})
     source.check()

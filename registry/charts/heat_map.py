@@ -180,10 +180,7 @@ def _drawn(
     width: int,
     top: float,
 ) -> tuple[list[Markup], int, int]:
-    """Draw the rows of the layers, those outside of them, and the scale of colours; return also the right and the bottom.
-
-    Where there are more layers than the width has room for, they stand in bands below each other.
-    """
+    """Draw the layers in bands of the width, the other rows, and the scale of colours; return also the right and the bottom."""
     room = width - left - 16
     wide = _WIDE if len(layers) * _WIDE <= room else _NARROW
     most = max(1, room // wide)

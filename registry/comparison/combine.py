@@ -47,10 +47,7 @@ class Register(Protocol):
 
 
 class Combination(Record):
-    """An adapter that was computed from others, or would be.
-
-    Shares and errors are of the weighted sum of their updates, S, over all modules or in one: for `shrink`, S is the update.
-    """
+    """An adapter that was computed from others, or would be."""
 
     name: str | None = described("the new adapter; None where nothing was made")
     sources: tuple[str, ...] = described("names of the adapters that it is computed from")

@@ -35,10 +35,7 @@ def spaces(core: Array) -> tuple[Array, Array]:
 
 
 def angles_between(ours: Array, theirs: Array) -> Array:
-    """Return the principal angles between two orthonormal bases, small ones by their sines, which lose no digits.
-
-    Source: Bjorck and Golub, "Numerical methods for computing angles between linear subspaces" (1973).
-    """
+    """Return the principal angles between two orthonormal bases, small ones by their sines (Bjorck and Golub, 1973)."""
     if ours.shape[1] < theirs.shape[1]:
         ours, theirs = theirs, ours
     if not theirs.shape[1]:
@@ -56,11 +53,7 @@ def numerical_rank(spectrum: Sequence[float] | Array) -> int:
 
 
 def effective_rank(spectrum: Sequence[float]) -> float:
-    """Return exp of the entropy of an update's energy over its directions: 1 for one, r for r equal ones, 0 for zero.
-
-    Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality" (EUSIPCO 2007), here with squared
-    singular values, which sum to the squared norm.
-    """
+    """Return exp of the entropy of squared singular values: r for r equal directions (Roy and Vetterli, EUSIPCO 2007); 0 for zero."""
     largest = max(spectrum, default=0.0)
     if not largest:
         return 0.0
@@ -70,10 +63,7 @@ def effective_rank(spectrum: Sequence[float]) -> float:
 
 
 def overlap(angles: Sequence[float]) -> float | None:
-    """Return the mean squared cosine of the principal angles, 0 to 1; None without any direction.
-
-    Source: Hu et al., "LoRA" (2021), section 7.2: the normalised subspace similarity.
-    """
+    """Return the mean squared cosine of the principal angles, 0 to 1 (Hu et al., "LoRA", 2021, 7.2); None without any direction."""
     return float(np.square(np.cos(angles)).mean()) if len(angles) else None
 
 
@@ -85,10 +75,7 @@ _CANCELLED = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class Gram:
-    """The Gram matrices of columns of length 1, and the lengths that were taken out.
-
-    So the loss does not depend on how the numbers are spread over A and B, or over the rank.
-    """
+    """The Gram matrices of columns scaled to length 1, which bounds the loss, and their lengths."""
 
     left: Array  # scalar products of the a_k, each with length 1
     right: Array
@@ -295,11 +282,7 @@ class _Cores:
 
 
 def _triangle(columns: Array) -> Array:
-    """Return R of the QR decomposition: block by block, since each then stays in the processor's cache.
-
-    Source: Demmel, Grigori, Hoemmen and Langou, "Communication-optimal parallel and sequential QR and LU
-    factorizations" (2012), section 3.
-    """
+    """Return R of the QR decomposition, block by block (Demmel et al., "Communication-optimal QR and LU", 2012, section 3)."""
     width = columns.shape[1]
     blocks = len(columns) // (4 * width)
     cut = blocks * 4 * width

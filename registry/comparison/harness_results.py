@@ -80,9 +80,7 @@ def results_in(results: Path | Mapping[str, float]) -> Results:
         data = file.read(MAX_BYTES + 1)
     name = results.name
     if len(data) > MAX_BYTES:
-        raise BadInputError(
-            f"{name} is larger than {MAX_BYTES >> 20} MiB", hint="give the results, without samples"
-        )
+        raise BadInputError(f"{name} is larger than {MAX_BYTES >> 20} MiB", hint="leave out the samples")
     try:
         document = parse_json(data, name, constants=True)
     except FormatError as error:
@@ -201,9 +199,7 @@ class _ResultsReader:
                 continue
             facts = value if isinstance(value, Mapping) else {"value": value}
             if strange := [key for key in facts if key not in _OF_ONE]:
-                raise self.problem(
-                    f"has {strange[0][:60]!r} within {name[:60]!r}, which is no metric and its value"
-                )
+                raise self.problem(f"has {strange[0][:60]!r}, not a metric, within {name[:60]!r}")
             made = {
                 "metric": parse_metric(name),
                 "value": self._number(name, facts.get("value")),

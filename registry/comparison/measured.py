@@ -243,9 +243,7 @@ def withdraw_evaluations(
     """Withdraw those of an adapter's evaluations that fit all that is said."""
     require_text("reason", reason, LIMITS["note"])
     if not reason.strip():
-        raise BadInputError(
-            "what was measured is withdrawn for a reason", hint="--reason 'of another adapter'"
-        )
+        raise BadInputError("a withdrawal needs a reason", hint="--reason 'of another adapter'")
     given = {"dataset": dataset, "split": split, "harness": harness, "seed": seed, "metric": metric}
     wanted = {name: value for name, value in given.items() if value is not None}
     if not wanted:

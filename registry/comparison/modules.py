@@ -101,9 +101,7 @@ class OpenAdapter:
 def open_adapter(path: Path, scale: float, *, method: str = LORA, name: str = "") -> Iterator[OpenAdapter]:
     """Open the safetensors file of an adapter as mlx-lm writes it."""
     if method == FULL:
-        raise FusionUnsupportedError(
-            f"{name or path} is the result of full fine-tuning, which has no factors"
-        )
+        raise FusionUnsupportedError(f"{name or path} is a full fine-tune, which has no factors")
     if not math.isfinite(scale):
         raise FusionUnsupportedError(f"{name or path} has the scale {scale}")
     file = open_input(path)
@@ -190,9 +188,7 @@ def finite_updates(adapters: Sequence[OpenAdapter], module: str) -> Iterator[Non
         yield
     except NotFiniteError:
         names = " or ".join(adapter.name for adapter in adapters)
-        raise FusionUnsupportedError(
-            f"an update of {module} in {names} holds numbers that are not finite"
-        ) from None
+        raise FusionUnsupportedError(f"an update of {module} in {names} is not finite") from None
 
 
 LARGEST = 64 << 20  # Bytes of a factor from which `shared_modules` passes a module over

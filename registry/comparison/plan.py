@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 
 from fusery.storage.failures import os_failures
-from fusery.storage.safetensors import build_header
+from fusery.storage.safetensors import Entry, build_header
 from fusery.storage.transfer import in_order
 
 from ..charts.text import natural
@@ -111,9 +111,9 @@ class CombinePlan:
     rank: int
     modules: tuple[NewModule, ...]
 
-    def entries(self) -> list[tuple[str, str, tuple[int, ...]]]:
+    def entries(self) -> list[Entry]:
         """Return name, dtype and shape of each tensor, in the order in which they are written."""
-        tensor_entries: list[tuple[str, str, tuple[int, ...]]] = []
+        tensor_entries: list[Entry] = []
         for module in self.modules:
             a: tuple[int, ...] = (module.rows, self.rank)
             b: tuple[int, ...] = (self.rank, module.columns)
@@ -149,9 +149,7 @@ def plan(adapters: Sequence[OpenAdapter], choice: CombineOptions) -> CombinePlan
             hint=f"--rank {max(1, ranks[0] // 2)}",
         )
     if rank > sum(ranks):
-        raise BadInputError(
-            f"the whole sum has rank {sum(ranks)} at most, and not {rank}", hint=f"--rank {sum(ranks)}"
-        )
+        raise BadInputError(f"invalid rank {rank} (at most {sum(ranks)})", hint=f"--rank {sum(ranks)}")
     return CombinePlan(choice, rank, modules)
 
 
@@ -229,11 +227,7 @@ def _make(adapters: Sequence[OpenAdapter], plan: CombinePlan, module: NewModule,
 
 
 def mask_of(seed: int, digests: Sequence[str], density: float, module: str) -> Mask:
-    """Return the mask of the numbers that DARE keeps, each with the probability `density`.
-
-    It follows from the seed, the adapter's digest and place, and the tensor's name alone, through SHA-256 and Philox 4x64,
-    whose stream is the same with every NumPy.
-    """
+    """Return DARE's mask, each number with the probability `density`, from seed, adapter, place and name alone (Philox 4x64)."""
     bound = np.uint32(min(round(density * 2**32), 2**32 - 1))
 
     def mask(number: int, which: str, shape: tuple[int, ...]) -> Array:

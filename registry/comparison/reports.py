@@ -81,11 +81,7 @@ Origin = Literal["built-in", "file", "held-out"]  # Where prompts come from
 
 
 class ProbePrompts(Record, kw_only=False):
-    """Whether the prompts belong to the adapter's task.
-
-    An adapter makes texts like those that it was trained on more likely than its base does.  Otherwise the measurement
-    does not describe the task.
-    """
+    """Whether the prompts belong to the adapter's task."""
 
     origin: Origin = described("where they come from", default="file")
     file: str | None = described("name of the file; None for the built-in ones", default=None)

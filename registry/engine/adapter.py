@@ -74,9 +74,8 @@ def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = No
     if kind == FULL:
         if scale is not None:
             raise FusionUnsupportedError("the result of full fine-tuning has no scale to override")
-        return TrainedAdapter(
-            path, kind, 1.0, 0, None, {}, read_header(path, limit=BASE_HEADER_LIMIT).tensors
-        )
+        tensors = read_header(path, limit=BASE_HEADER_LIMIT).tensors
+        return TrainedAdapter(path, kind, 1.0, 0, None, {}, tensors)
     parameters = config.get("lora_parameters")
     parameters = parameters if isinstance(parameters, Mapping) else {}
     factors = _read_factors(path, kind)
@@ -135,9 +134,7 @@ def _read_factors(path: Path, kind: str) -> dict[str, Factors]:
         if match is None or (match["part"] == "m" and kind == LORA):
             raise FusionUnsupportedError(f"the adapter's tensor {name!r} is not a {_NAMES[kind]} tensor")
         if tensor.dtype not in FORMATS:
-            raise FusionUnsupportedError(
-                f"the adapter's tensor {name!r} is {tensor.dtype}, not a float format"
-            )
+            raise FusionUnsupportedError(f"the tensor {name!r} is {tensor.dtype}, not a float format")
         parts.setdefault(match["module"], {})[match["part"]] = tensor
     return {module: _pair(module, pair, kind) for module, pair in parts.items()}
 
@@ -149,9 +146,7 @@ def _pair(module: str, parts: Mapping[str, Tensor], kind: str) -> Factors:
     pair = Factors(parts["lora_a"], parts["lora_b"], parts.get("m"))
     a, b = pair.a.shape, pair.b.shape
     if kind == DORA and pair.switch:
-        raise FusionUnsupportedError(
-            f"{module} is a switch layer (experts), which DoRA does not adapt in mlx-lm"
-        )
+        raise FusionUnsupportedError(f"{module} has experts, which DoRA does not adapt in mlx-lm")
     if pair.switch and len(b) == 3:
         multiply = (a[0], a[1]) == (b[0], b[2])
     else:

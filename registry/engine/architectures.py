@@ -143,9 +143,7 @@ def require_by_name(config: Mapping[str, Any], *, written_by_mlx: bool) -> None:
 def require_plain_quantization(files: Collection[str], config: Mapping[str, Any]) -> None:
     """Raise unless the base is not quantised, or as MLX does it."""
     if config.get("quantize_activations"):
-        raise FusionUnsupportedError(
-            "a base with quantised activations cannot be fused, not by mlx-lm either"
-        )
+        raise FusionUnsupportedError("a base with quantised activations cannot be fused, nor by mlx-lm")
     quantization = config.get("quantization")
     if quantization is not None:
         sound = isinstance(quantization, Mapping) and {"bits", "group_size"} <= quantization.keys()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fusery.storage.errors import FormatError
-from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, Entry, Tensor, read_header
 
 from ..errors import FusionUnsupportedError
 from .architectures import NeedsModelClassError, architecture_of, require_by_name, require_plain_quantization
@@ -46,15 +46,11 @@ class Source:
 class OwnLayout:
     """The layout that a base has on disk."""
 
-    names: Mapping[
-        str, Sequence[Tensor]
-    ]  # for each of mlx-lm's tensors, those on disk that it holds, in order
+    names: Mapping[str, Sequence[Tensor]]  # the tensors on disk that each of mlx-lm's holds, in order
     copied: Mapping[str, Source]  # the other tensors on disk: mlx-lm drops them or computes others from them
     dropped: Collection[str]  # tensors that the model needs and mlx-lm drops
 
-    def entries(
-        self, name: str, dtype: str, shape: tuple[int, ...]
-    ) -> list[tuple[str, str, tuple[int, ...]]]:
+    def entries(self, name: str, dtype: str, shape: tuple[int, ...]) -> list[Entry]:
         """Return name, dtype and shape of the tensors that replace one of mlx-lm's, in the order of its bytes."""
         # Scales and biases are named after their weight.
         own = self.names.get(name, ())

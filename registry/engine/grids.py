@@ -56,9 +56,7 @@ def grid_of(base: Base, module: str, columns: int | None = None) -> AnyGrid:
         return Grid(bits, size, form)
     grid = MODES.get(mode) if isinstance(mode, str) else None
     if grid is None:
-        raise FusionUnsupportedError(
-            f"{module} is quantised in the {str(mode)[:40]} format, which mlx does not have"
-        )
+        raise FusionUnsupportedError(f"{module} is quantised as {str(mode)[:40]}, which mlx does not have")
     if scales.tensor.dtype != "U8" or biases is not None or (bits, size) != (grid.bits, grid.group_size):
         raise _misfit(module, bits, size)
     return grid

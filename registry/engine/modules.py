@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from fusery.storage.safetensors import Entry
+
 from ..errors import FusionUnsupportedError
 from .adapter import DORA, FULL, Factors, TrainedAdapter
 from .affine import Grid
@@ -36,10 +38,7 @@ class ModuleUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedModule(RowsFormat):
-    """A module whose weight is computed rather than copied.
-
-    The weight of a switch layer (experts, rows, columns) counts as one of experts * rows rows.
-    """
+    """A module whose weight is computed rather than copied; a switch layer (experts, rows, columns) counts as experts * rows rows."""
 
     path: str
     rows: int
@@ -61,7 +60,7 @@ class PlannedModule(RowsFormat):
         """Whether only codes are written: scales and biases are copied."""
         return self.target.dither and not self.target.fitted
 
-    def written(self) -> list[tuple[str, str, tuple[int, ...]]]:
+    def written(self) -> list[Entry]:
         """Return the tensors that are written: part of the name, dtype and shape."""
         grid, lead = self.target.grid, self.weight.shape[:-1]
         if grid is None:
@@ -119,9 +118,7 @@ def _touched(base: Base, adapter: TrainedAdapter) -> set[str]:
     if unexpected := sorted(adapter.factors.keys() - wrapped):
         is_base_module = f"{unexpected[0]}.weight" in base.tensors
         fault = "its own configuration does not adapt" if is_base_module else "the base does not have"
-        raise FusionUnsupportedError(
-            f"the adapter holds tensors for {unexpected[0]}, which {fault}", hint=OTHER_BASE
-        )
+        raise FusionUnsupportedError(f"the adapter changes {unexpected[0]}, which {fault}", hint=OTHER_BASE)
     missing = sorted(wrapped - adapter.factors.keys())
     if missing and adapter.keys is None and not base.all_linear:
         raise NeedsModelClassError(f"whether mlx-lm adapts {missing[0]} is unknown from its name")

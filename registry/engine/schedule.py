@@ -91,9 +91,8 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Nothing is left to do, or a thread gave up."""
-        return self._stopped or (
-            self._next is None and not self._flying and not any(chain.left for chain in self._chains)
-        )
+        idle = self._next is None and not self._flying
+        return self._stopped or (idle and not any(chain.left for chain in self._chains))
 
     def take(self, timeout: float) -> Block | Hash | None:
         """Return a task, or None if there was none within `timeout` seconds."""

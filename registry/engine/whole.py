@@ -1,7 +1,4 @@
-"""Whole tensors and rows that replace the base's, in the format of the base's numbers: written once, and measured.
-
-Of a quantised module, plain numbers are written without scales: mlx-lm takes a module with scales to be quantised.
-"""
+"""Whole tensors and rows that replace the base's, in the format of the base's numbers (plain for a quantised module)."""
 
 from __future__ import annotations
 
@@ -129,9 +126,7 @@ class ReplacedTensors:
 def _home(base: Base, name: str, untied: str | None) -> StoredMatrix:
     home = untied if untied is not None and name not in base.tensors else name
     if home not in base.tensors:
-        raise FusionUnsupportedError(
-            f"the adapter holds the tensor {name}, which the base does not have", hint=OTHER_BASE
-        )
+        raise FusionUnsupportedError(f"the base has no tensor {name} of the adapter", hint=OTHER_BASE)
     return matrix_of(base, home)
 
 

@@ -252,13 +252,10 @@ class Worker:
     def _prepare(self, module: PlannedModule, expert: int) -> Change:
         update = read_update(module, expert, self._factors)
         magnitudes = read_magnitudes(module, self._factors)
-        thresholds = None
-        if module.target.dither or module.target.shaped or module.target.biases:
+        target, grid, thresholds = module.target, module.target.grid, None
+        if target.dither or target.shaped or target.biases:
             thresholds = Thresholds.of(self._policy.seed, f"{module.path}/{expert}")
-        grid = module.target.grid
-        constant = (
-            module.target.biases and grid is not None and constant_in_groups(update.right, grid.group_size)
-        )
+        constant = grid is not None and target.biases and constant_in_groups(update.right, grid.group_size)
         return Change(update, magnitudes, thresholds, constant)
 
 
@@ -297,9 +294,7 @@ def read_update(module: PlannedModule, expert: int, files: Mapping[Path, int]) -
         try:
             updates.append(Update.of(a, b, *forms, part.scale, embedding=module.embedding))
         except NotFiniteError:
-            raise FusionUnsupportedError(
-                f"the adapter's update of {module.path} holds numbers that are not finite"
-            ) from None
+            raise FusionUnsupportedError(f"the update of {module.path} is not finite") from None
     same = len({update.form.name for update in updates}) == 1
     left, right = (np.concatenate([getattr(one, side) for one in updates]) for side in ("left", "right"))
     return Update(left, right, updates[0].form if same else F32)
@@ -312,7 +307,5 @@ def read_magnitudes(module: PlannedModule, files: Mapping[Path, int]) -> Array |
         return None
     values = decode(read_stored(m, files[module.parts[0].path]), FORMATS[m.dtype])
     if not np.isfinite(values).all():
-        raise FusionUnsupportedError(
-            f"the adapter's magnitudes of {module.path} hold numbers that are not finite"
-        )
+        raise FusionUnsupportedError(f"the magnitudes of {module.path} are not finite")
     return values

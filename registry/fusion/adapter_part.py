@@ -103,9 +103,7 @@ def whole_of(
     lost = next((remark for remark in peft.remarks if remark.code == "peft_full_modules"), None)
     if lost is not None:
         # Admission may have known less: a part of the adapter would be missing without a message.
-        raise FusionUnsupportedError(
-            f"the whole tensors of {name} cannot be used: {lost.message}", hint=f"fusery show {name}"
-        )
+        raise FusionUnsupportedError(f"cannot use {name}: {lost.message}", hint=f"fusery show {name}")
     if not peft.whole:
         return None
     fitted = fit_whole(base, read_object(base["config.json"]), weights, peft.whole)

@@ -103,9 +103,7 @@ def fuse_to_read(
                     error.hint = "run the command again: it replaces damaged cache entries"
                     raise
                 return
-    raise StoreUnavailableError(
-        f"{model.path} is removed as soon as it is made", hint="set a larger FUSERY_CACHE_LIMIT"
-    )
+    raise StoreUnavailableError(f"no room for {model.path}", hint="set a larger FUSERY_CACHE_LIMIT")
 
 
 def remake(workspace: Workspace, key: Digest, *, reporter: Reporter = SILENT) -> Fused:
@@ -113,9 +111,7 @@ def remake(workspace: Workspace, key: Digest, *, reporter: Reporter = SILENT) ->
     with workspace.database.read() as session:
         row = find_fused(session, key)
         if row is None:
-            raise UnknownReferenceError(
-                f"there is no fused artifact {key[:12]}", hint="fusery admin cache list"
-            )
+            raise UnknownReferenceError(f"fused model not found: {key[:12]}", hint="fusery admin cache list")
         recipe, adapter = Recipe.from_dict(row.recipe), usable_record(session, row.adapter).name
         request = FuseRequest(base=row.base.name, accept_loss=True)
     return _by_recipe(workspace, adapter, recipe, request, "recipe", reporter)

@@ -66,9 +66,7 @@ def find_recipe(workspace: Workspace, path_or_key: str) -> tuple[Recipe, str | N
     if path.is_file():
         return _read(path), None
     if not (prefix := digest_prefix(path_or_key)):
-        raise UnknownReferenceError(
-            f"there is no recipe {path_or_key[:80]!r}: no such file, and no key", hint=_HINT
-        )
+        raise UnknownReferenceError(f"recipe not found: {path_or_key[:80]!r}", hint=_HINT)
     with workspace.database.read() as session:
         rows = session.scalars(
             select(tables.FusedRow).where(begins_with(tables.FusedRow.key, prefix)).limit(2)

@@ -48,9 +48,8 @@ def aliased_keys(session: Session) -> list[str]:
     )
     added = select(tables.FusedExtraRow.fused_id).where(tables.FusedExtraRow.adapter_id.in_(relied_on))
     fused = tables.FusedRow
-    return list(
-        session.scalars(select(fused.key).where(or_(fused.adapter_id.in_(relied_on), fused.id.in_(added))))
-    )
+    is_relied_on = or_(fused.adapter_id.in_(relied_on), fused.id.in_(added))
+    return list(session.scalars(select(fused.key).where(is_relied_on)))
 
 
 _FIGURES = ("verdict", "retained", "cosine", "relative_error", "noise")
@@ -155,9 +154,7 @@ PUBLISH: tuple[Publish, ...] = ("full", "recipe")
 def checked_publish(wanted: str) -> str:
     """Return one of `PUBLISH`."""
     if wanted not in PUBLISH:
-        raise BadInputError(
-            f"there is no way to publish {wanted[:40]!r}", hint=f"--publish {'|'.join(PUBLISH)}"
-        )
+        raise BadInputError(f"cannot publish {wanted[:40]!r}", hint=f"--publish {'|'.join(PUBLISH)}")
     return wanted
 
 

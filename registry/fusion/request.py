@@ -217,9 +217,7 @@ def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, .
         "dequantize": (dequantize,),
     }[request.precision]
     if not ways:
-        raise BadInputError(
-            "the base has 8 bits already, there is nothing between them and plain numbers", hint="--as keep"
-        )
+        raise BadInputError("the base has 8 bits, and mixed writes no more", hint="--as keep")
     return ways
 
 

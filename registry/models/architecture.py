@@ -1,7 +1,4 @@
-"""Read a base model's architecture from its configuration and the headers of its weight files.
-
-A quantised weight is stored as packed 32-bit words beside `.scales` and `.biases`; its logical shape follows from them.
-"""
+"""Read a base model's architecture from its configuration and the headers of its files, packed weights among them."""
 
 from __future__ import annotations
 

@@ -78,9 +78,7 @@ def convert_tokenizer(metadata: Mapping[str, Value], vocab: int, context: int) -
         )
     tokens = _strings(metadata, "tokens")
     if len(tokens) != vocab or len(set(tokens)) != vocab:
-        raise FormatError(
-            f"this GGUF file has {len(set(tokens))} different tokens and {vocab} rows in its embedding"
-        )
+        raise FormatError(f"the GGUF file has {len(set(tokens))} different tokens, and {vocab} embeddings")
     kinds = _list(metadata, "token_type", lambda item: item in TOKEN_KINDS)
     if len(kinds) != vocab:
         raise FormatError(f"this GGUF file has {vocab} tokens and {len(kinds)} token types")

@@ -140,10 +140,7 @@ class RecordRun:
     def register(
         self, *, registry: Registry | None = None, strict: bool = False, **facts: Unpack[Facts]
     ) -> Registered:
-        """Register the run's best checkpoint in a registry, by default that of the environment.
-
-        `facts` are the arguments of `Registry.adapters.register`; the default base is that of the run's configuration.
-        """
+        """Register the run's best checkpoint; `facts` are arguments of `Registry.adapters.register`, `base` defaults to the run's."""
         self.finish()
         return register_run(self.folder, registry, strict=strict, facts=facts)
 

@@ -34,10 +34,7 @@ _BETWEEN = "|"  # separates the paths of one adapter
 
 
 class FuseryArtifactRepository(ArtifactRepository):
-    """Registers the adapters that a run logs, and gives their files out again.
-
-    A logged adapter has the tag `mlflow.run.ID`, with its path among the artifacts of the run.  Nothing else can be logged.
-    """
+    """Registers the adapters that a run logs, with the tag `mlflow.run.ID`, and returns their files; nothing else can be logged."""
 
     def __init__(
         self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
@@ -96,9 +93,7 @@ class FuseryArtifactRepository(ArtifactRepository):
         with _registry() as registry:
             files = self._files(registry)
             if place not in files:
-                raise _refusal(
-                    f"run {self._run} has logged no {remote_file_path[:200]} at fusery://{self._task}"
-                )
+                raise _refusal(f"run {self._run} has no {remote_file_path[:200]} at fusery://{self._task}")
             adapter, _ = files[place]
             folder = registry.adapters.folder(adapter.name, format=adapter.format)
             shutil.copyfile(folder / place.name, local_path)

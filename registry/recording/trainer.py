@@ -50,10 +50,7 @@ def train(
     base: KnownBase | None = None,
     way: Way | None = None,
 ) -> TrainerOutcome:
-    """Run the trainer with a command line, on `base` unless that names another model.
-
-    `ready` is called with the complete arguments before anything is loaded.  `way` trains for a fuse at the base's size.
-    """
+    """Run the trainer, on `base` unless the arguments name another; `ready` gets the complete arguments before anything is loaded."""
     try:
         from mlx_lm import lora
     except ImportError as error:

@@ -52,10 +52,7 @@ _COMPANIONS = re.compile(
 
 
 def model_files(folder: Path) -> dict[str, Path]:
-    """Return the files of a model folder that make up the model: weights, configuration, tokenizer, licence.
-
-    Python files, checkpoints of other formats and everything else stay behind.
-    """
+    """Return a model's files: weights, configuration, tokenizer and licence, without programs and other checkpoints."""
     files = {file.path: file.real for file in scan(folder) if is_model_file(file.path)}
     if "config.json" not in files:
         hint = "give the folder of a model in MLX or Hugging Face layout"

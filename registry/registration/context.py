@@ -44,13 +44,12 @@ def trained_on(
     """Return the other base that an adapter was trained on; None if none was declared, or it is the one it is registered for."""
     if declared_base is None:
         return None
-    other = (
-        resolve_base(session, declared_base)
-        if isinstance(declared_base, str)
-        else session.scalar(
-            select(tables.BaseModelRow).where(tables.BaseModelRow.digest == declared_base.digest)
-        )
-    )
+    other: tables.BaseModelRow | None
+    if isinstance(declared_base, str):
+        other = resolve_base(session, declared_base)
+    else:
+        row = tables.BaseModelRow
+        other = session.scalar(select(row).where(row.digest == declared_base.digest))
     if other is not None and other.id != base.id:
         _require_alike(base, other)
     if isinstance(declared_base, TrainedOn):
@@ -146,10 +145,7 @@ def load_context(workspace: Workspace, folder: AdapterFolder, submission: Submis
 
 
 def context_on(workspace: Workspace, session: Session, base: tables.BaseModelRow) -> RegistrationContext:
-    """Return what an adapter stands on of which nothing else is said than its base.
-
-    What the base's files say is read when a rule needs it, and once.
-    """
+    """Return the context of an adapter of which only the base is declared; the base's files are read once, on demand."""
     _loaded = base.weights  # what is asked of the base itself after the transaction
     row, first = tables.BaseNameRow, dict[int, str]()
     query = select(row.base_id, row.name).where(row.base_id != base.id).order_by(row.id)

@@ -114,10 +114,7 @@ def require_fitting(document: AdapterDocument) -> None:
 def training_findings(
     document: AdapterDocument, folder: AdapterFolder, submission: Submission
 ) -> Iterator[Finding]:
-    """Yield findings about a training run from its record.
-
-    Findings of the other registry are repeated, since they can only count against the adapter.
-    """
+    """Yield findings about a recorded training run, and those of the other registry, which can only count against it."""
     record, findings = document.training_run, list[Finding]()
     if record is not None:
         points = [Point(p.iteration, p.train_loss, p.val_loss, p.learning_rate) for p in document.curve]

@@ -109,10 +109,7 @@ def register(
     strict: bool = False,
     sources: Sequence[str] = (),
 ) -> Registered:
-    """Register an adapter folder as the next version of its task; the same bytes again are the recorded adapter.
-
-    `sources` are names of the adapters that it was computed from, in the order of its recipe; default: the recorded ones.
-    """
+    """Register a folder as its task's next version, or return the record of the same bytes; `sources` default to the recipe's."""
     from ..records.deposit import Deposit
 
     store = workspace.store
@@ -221,10 +218,7 @@ def _version(session: Session, task: tables.TaskRow, wanted: int) -> int:
 def proposed_name(
     path: Path, folder: AdapterFolder, submission: Submission, day: dt.date | None = None
 ) -> AdapterName:
-    """Compose a name from flags, then metadata, then the folder's name, then the training run's day or today.
-
-    Version 0 means the next one; a checkpoint's folder has the name of its run's folder.
-    """
+    """Compose a name from flags, then metadata, then the folder's name, then the run's day or today; version 0 is the next one."""
     metadata = folder.metadata
     task, written = submission.task, name_in(metadata.adapter_name or "")
     if task is None:

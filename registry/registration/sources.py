@@ -1,7 +1,4 @@
-"""Fetching base models and adapters: from folders, the hub, GGUF files, a team's bucket, and uploads to a server.
-
-Of an adapter, only what it or its run is made of is fetched, into a folder with the place's name that goes away afterwards.
-"""
+"""Fetching base models and adapters: from folders, the hub, GGUF files, a team's bucket, and uploads to a server."""
 
 from __future__ import annotations
 

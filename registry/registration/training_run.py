@@ -151,10 +151,7 @@ class Training:
         return self.checkpoint.iteration if self.run.has_history else folder.config.iters
 
     def val_loss(self, folder: AdapterFolder) -> float | None:
-        """Return the validation loss to record: the measured one, else the metadata's for the last weights.
-
-        A negative loss, as in reinforcement learning, is not a validation loss.
-        """
+        """Return the validation loss to record: the measured one, else the metadata's for the last weights; none if negative."""
         loss = folder.metadata.final_val_loss if self.loss is None and self.is_last else self.loss
         return None if loss is None or loss < 0 else loss
 

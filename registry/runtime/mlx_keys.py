@@ -48,10 +48,7 @@ def with_mlx_keys(config: Config) -> dict[str, object]:
 
 
 def written_config(config: Config) -> dict[str, object]:
-    """Return a configuration with mlx-lm's keys and those of transformers 4.
-
-    transformers 4, and servers that use it, read `rope_theta`, `rope_scaling` and `torch_dtype`, or take a default.
-    """
+    """Return a configuration with mlx-lm's keys, and with those of transformers 4, which otherwise takes a default."""
     mlx_config = with_mlx_keys(config)
     text = mlx_config.get("text_config")
     if isinstance(text, Mapping):
