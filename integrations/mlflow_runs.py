@@ -211,10 +211,8 @@ def _files(uri: str, location: str, owner: str, prefix: str = "") -> dict[str, T
     def download(path: str, folder: Path) -> Path:
         return Path(repository.download_artifacts(path, str(folder)))  # type: ignore[no-untyped-call]
 
-    return {
-        prefix + path: TrackedFile(size, partial(download, path))
-        for path, size in list_files(repository.list_artifacts, owner).items()
-    }
+    listed = list_files(repository.list_artifacts, owner)
+    return {prefix + path: TrackedFile(size, partial(download, path)) for path, size in listed.items()}
 
 
 def list_files(ask: Callable[[str | None], Sequence[FileInfo]], owner: str) -> dict[str, int | None]:

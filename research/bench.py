@@ -89,10 +89,8 @@ def bench(
     """Measure size, load time, speed and peak memory of each form of an adapter: medians of rounds, each in a process of its own."""
     sizes = 0 <= resident <= 1000 and 1 <= prompt_tokens <= 100_000 and 2 <= tokens <= 10_000
     if not sizes or not 1 <= runs <= 100:
-        raise BadInputError(
-            "these numbers measure nothing: a prompt and a run are needed, and two tokens or more",
-            hint="fusery eval bench REF --tokens 32 --runs 3",
-        )
+        message = "these numbers measure nothing: a prompt and a run are needed, and two tokens or more"
+        raise BadInputError(message, hint="fusery eval bench REF --tokens 32 --runs 3")
     if find_spec("mlx_lm") is None:
         raise MissingExtraError("measuring models", "mlx")
     with workspace.database.read() as session:

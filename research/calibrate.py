@@ -231,10 +231,10 @@ def moments(
     bases = {key: np.linalg.qr(first.images.pop(key).astype(np.float64))[0] for key in list(first.images)}
     second = _Pass(lambda key, _: bases[key], first.modules)
     run(second)
-    inputs = {
-        key: Moment(_directions(basis, second.images.pop(key) / tokens, rank), second.squares[key] / tokens)
-        for key, basis in bases.items()
-    }
+    inputs = {}
+    for key, basis in bases.items():
+        directions = _directions(basis, second.images.pop(key) / tokens, rank)
+        inputs[key] = Moment(directions, second.squares[key] / tokens)
     return Moments(first.modules, inputs)
 
 

@@ -101,10 +101,8 @@ def _manager(tasks: Sequence[str], include: Path | None) -> Any:
         manager = TaskManager(include_path=None if include is None else str(include))
         unknown = set(tasks) - set(manager.all_tasks)
     if unknown:
-        raise BadInputError(
-            f"lm-evaluation-harness has no task {min(unknown)[:100]!r}",
-            hint="lm-eval ls tasks; of your own: --include DIR",
-        )
+        hint = "lm-eval ls tasks; of your own: --include DIR"
+        raise BadInputError(f"lm-evaluation-harness has no task {min(unknown)[:100]!r}", hint=hint)
     return manager
 
 

@@ -302,10 +302,8 @@ def _attend(
         by_scores *= np.float32(scale)
         by_queries, by_keys = by_scores @ key_array, np.swapaxes(by_scores, -1, -2) @ asked
         # Heads that share keys and values add up their gradients.
-        return tuple(
-            mx.array(part.reshape(of.shape))
-            for part, of in zip((by_queries, by_keys.sum(axis=2), by_values.sum(axis=2)), given, strict=True)
-        )
+        parts = zip((by_queries, by_keys.sum(axis=2), by_values.sum(axis=2)), given, strict=True)
+        return tuple(mx.array(part.reshape(of.shape)) for part, of in parts)
 
     return forward(queries, keys, values)
 

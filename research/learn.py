@@ -93,10 +93,8 @@ def _to_learn(workspace: Workspace, base_reference: str, adapter_reference: str)
     inputs = gather(workspace, adapter_reference)
     name = inputs.adapter.name
     if inputs.base.id != base.id:
-        raise BadInputError(
-            f"{name} is registered for {inputs.base.name}, not for {asked}",
-            hint=f"fusery base calibrate {inputs.base.name} --adapter {name}",
-        )
+        hint = f"fusery base calibrate {inputs.base.name} --adapter {name}"
+        raise BadInputError(f"{name} is registered for {inputs.base.name}, not for {asked}", hint=hint)
     if inputs.fits_biases or not inputs.shaped:
         why = (
             "the biases of its base hold its update as it is"
@@ -148,10 +146,8 @@ def _learned(
         # The fused model has the adapter's own tokenizer, if there is one.
         samples = tokenise(texts.prompts, load_tokenizer(model), strict=texts.strict)
         if len(samples) < _LEAST:
-            raise BadInputError(
-                f"{len(samples)} texts are too few to learn from and to judge by",
-                hint=f"give {_LEAST} or more",
-            )
+            hint = f"give {_LEAST} or more"
+            raise BadInputError(f"{len(samples)} texts are too few to learn from and to judge by", hint=hint)
         adapted = LoadedModel.load(base, numpy=True)
         adapted.put_on(adapter)
         reporter.say(f"learning in {steps} steps from answers of base + adapter to {len(samples):,} texts")

@@ -209,10 +209,8 @@ def _other(
 ) -> ProbeSubject:
     if against is None:
         if a.side.kind != "adapter":
-            raise BadInputError(
-                f"{reference} is {an(a.side.kind)} model: say what to compare it with",
-                hint=f"fusery eval probe {reference} --against REF",
-            )
+            message = f"{reference} is {an(a.side.kind)} model: say what to compare it with"
+            raise BadInputError(message, hint=f"fusery eval probe {reference} --against REF")
         return _own_fused(workspace, a, reference, request, reporter)
     if request is not None:
         raise BadInputError("--as is for an adapter against its own fused model", hint="leave --as out")

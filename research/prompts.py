@@ -119,10 +119,8 @@ def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:
     is_json = path.name.endswith(".jsonl")
     for number, line in _lines(path):
         if not prompts and line.startswith(b"["):
-            raise BadInputError(
-                f"{path.name} is a JSON array, and prompts must be one JSON object or one text a line",
-                hint=f"of objects: jq -c '.[]' {typed(path)} > prompts.jsonl",
-            )
+            message = f"{path.name} is a JSON array, and prompts must be one JSON object or one text a line"
+            raise BadInputError(message, hint=f"of objects: jq -c '.[]' {typed(path)} > prompts.jsonl")
         subject = f"{path.name}:{number}"
         is_json = is_json or (not prompts and line.startswith(b"{"))
         prompts.append(_prompt(line, subject) if is_json else Prompt(_text(line, subject)))
@@ -242,10 +240,8 @@ def _templated(prompt: Prompt, tokenizer: Any, number: int) -> tuple[list[int], 
         raise BadInputError(f"{error} (prompt {number})"[:300], hint="give plain text prompts") from error
     except (ValueError, TypeError, KeyError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise BadInputError(
-            f"the model's chat template does not take prompt {number}: {first[:200]}",
-            hint="give prompts as plain text, one a line",
-        ) from error
+        message = f"the model's chat template does not take prompt {number}: {first[:200]}"
+        raise BadInputError(message, hint="give prompts as plain text, one a line") from error
     return whole, len(asked)
 
 

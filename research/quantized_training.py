@@ -33,16 +33,12 @@ def require_trainable(args: Any, way: Way) -> None:
     if not args.train:
         raise BadInputError(f"--{way} is about training, and nothing is to be trained", hint="-- --train ...")
     if args.fine_tune_type != "lora":
-        raise BadInputError(
-            f"--{way} trains a LoRA, not --fine-tune-type {args.fine_tune_type}",
-            hint="leave out --fine-tune-type",
-        )
+        hint = "leave out --fine-tune-type"
+        raise BadInputError(f"--{way} trains a LoRA, not --fine-tune-type {args.fine_tune_type}", hint=hint)
     parameters = args.lora_parameters
     if way == "qat" and isinstance(parameters, dict) and parameters.get("dropout"):
-        raise BadInputError(
-            "--qat knows no dropout: what is dropped from an update cannot be quantised with it",
-            hint="set dropout to 0 in lora_parameters of the configuration file",
-        )
+        message = "--qat knows no dropout: what is dropped from an update cannot be quantised with it"
+        raise BadInputError(message, hint="set dropout to 0 in lora_parameters of the configuration file")
 
 
 def make_layers(args: Any, model: Any, to_lora: Callable[..., None], way: Way = "qat") -> list[Any]:

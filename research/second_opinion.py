@@ -78,10 +78,8 @@ def fuse_asking(
     are recorded as evaluations, `probe.*`.  Where nothing can be asked, the choice is that of `auto`.
     """
     if request.precision != "auto" or request.quantize is not None or request.recipe is not None:
-        raise BadInputError(
-            "--probe is for what `auto` chooses, and another way to write it was asked for",
-            hint="leave out --as, -o quantize= and --recipe",
-        )
+        message = "--probe is for what `auto` chooses, and another way to write it was asked for"
+        raise BadInputError(message, hint="leave out --as, -o quantize= and --recipe")
     if request.budget is not None or request.scale is not None:
         raise BadInputError("--probe takes no budget and scale", hint="leave out --budget and -o scale=")
     if not within > 0:

@@ -120,10 +120,8 @@ def _roles(
             roles[f"tokenizer.ggml.{key}_token_id"] = named[0]
         if role == "eos":
             # Further tokens that end an answer have two more places.
-            roles |= {
-                f"tokenizer.ggml.{extra}_token_id": value
-                for extra, value in zip(("eot", "eom"), named[1:], strict=False)
-            }
+            for extra, value in zip(("eot", "eom"), named[1:], strict=False):
+                roles[f"tokenizer.ggml.{extra}_token_id"] = value
     return roles
 
 

@@ -135,10 +135,8 @@ def lora_modules(header: Header | None) -> tuple[dict[str, LoraModule], tuple[st
             parts.setdefault(match["module"], {})[match["part"]] = tensor.shape
         else:
             unexpected.append(name)
-    modules = {
-        path: LoraModule(path, shapes.get("lora_a"), shapes.get("lora_b"), shapes.get("m"))
-        for path, shapes in sorted(parts.items())
-    }
+    names = ("lora_a", "lora_b", "m")
+    modules = {path: LoraModule(path, *map(shapes.get, names)) for path, shapes in sorted(parts.items())}
     return modules, tuple(unexpected)
 
 

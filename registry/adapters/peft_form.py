@@ -269,7 +269,5 @@ def _joined(
             left, right = held[path]
             a[:, own] = left.bits
             b[:, layout.rows(path.rpartition(".")[2], sum(outs)), own] = right.bits
-    return (
-        StoredTensor(first.dtype, a.reshape(-1, columns)),
-        StoredTensor(first.dtype, b.transpose(1, 2, 0).reshape(sum(outs), -1)),
-    )
+    b = b.transpose(1, 2, 0).reshape(sum(outs), -1)
+    return StoredTensor(first.dtype, a.reshape(-1, columns)), StoredTensor(first.dtype, b)

@@ -167,10 +167,8 @@ class SeverityPolicy:
 
 
 def _unacceptable(why: str) -> BadInputError:
-    return BadInputError(
-        f"the settings are not acceptable: admission.severity: {why}",
-        hint="correct FUSERY_ADMISSION in the environment or config.toml in the home folder",
-    )
+    hint = "correct FUSERY_ADMISSION in the environment or config.toml in the home folder"
+    return BadInputError(f"the settings are not acceptable: admission.severity: {why}", hint=hint)
 
 
 def examine(candidate: Candidate, policy: SeverityPolicy | None = None) -> list[Finding]:

@@ -146,10 +146,8 @@ def checked(name: str, value: Any) -> Any:
     if part.kind == "whole":
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not whole or not declared.least <= value <= declared.most:
-            raise BadInputError(
-                f"the {part.title} is not a whole number from {declared.least} to {declared.most}",
-                hint=f"leave out --{name.replace('_', '-')} if it is not known",
-            )
+            message = f"the {part.title} is not a whole number from {declared.least} to {declared.most}"
+            raise BadInputError(message, hint=f"leave out --{name.replace('_', '-')} if it is not known")
         return value
     if part.kind == "real":
         return not_negative(value, part.title)

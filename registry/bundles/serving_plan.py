@@ -78,9 +78,9 @@ class ServingPlan:
 
     def document(self, tokenizer: str | None = None) -> ServingDocument:
         """Return the server's document."""
+        named = [(adapter.name, adapter.digest) for adapter in self.adapters]
         adapters = [
-            ServedAdapter(name=adapter.name, folder=f"adapters/{adapter.name}", digest=adapter.digest)
-            for adapter in self.adapters
+            ServedAdapter(name=name, folder=f"adapters/{name}", digest=digest) for name, digest in named
         ]
         base = ServedBase(name=self.base.name, folder="base", digest=self.base.digest, tokenizer=tokenizer)
         try:

@@ -149,10 +149,8 @@ def _compute(
         ]
     submission = replace(about, base=base, task=task)
     with open_registered(workspace, sources) as opened, workspace.scratch() as scratch:
-        adapters = [
-            replace(adapter, digest=row.digest, config=config)
-            for adapter, row, config in zip(opened, sources, configs, strict=True)
-        ]
+        listed = zip(opened, sources, configs, strict=True)
+        adapters = [replace(adapter, digest=row.digest, config=config) for adapter, row, config in listed]
         made = plan(adapters, asked)
         digests = tuple(source.digest for source in sources)
         options = {**asdict(made.choice), "rank": made.rank}
@@ -219,7 +217,5 @@ def _require_lora(adapter: tables.AdapterRow) -> None:
     if adapter.method != "lora":
         is_dora = adapter.method == "dora"
         what = "a DoRA, whose magnitudes" if is_dora else "the result of full fine-tuning, whose tensors"
-        raise BadInputError(
-            f"{adapter.name} is {what} are no sum of updates",
-            hint=f"fusery fuse {adapter.name}  makes a model of it",
-        )
+        hint = f"fusery fuse {adapter.name}  makes a model of it"
+        raise BadInputError(f"{adapter.name} is {what} are no sum of updates", hint=hint)

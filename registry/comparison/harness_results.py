@@ -240,10 +240,8 @@ class _ResultsReader:
         except OverflowError:
             number = math.inf
         if not math.isfinite(number):
-            raise MetricNotFiniteError(
-                f"{self._name} has {number} as the value of {name[:100]!r}, which is no measurement",
-                hint="leave that metric out of the file, or measure it again",
-            )
+            message = f"{self._name} has {number} as the value of {name[:100]!r}, which is no measurement"
+            raise MetricNotFiniteError(message, hint="leave that metric out of the file, or measure it again")
         return number
 
     def _stderr(self, name: str, value: Any) -> float | None:

@@ -83,11 +83,8 @@ def evaluation_rows(
     workspace: Workspace, session: Session, measured: Sequence[tuple[MetricValue, str | None]]
 ) -> list[tables.EvaluationRow]:
     """Return rows of values, each with the digest of the file that said it."""
-    at = workspace.database.utcnow(session)
-    return [
-        tables.EvaluationRow(**asdict(measurement), source=source, at=at, by=workspace.actor)
-        for measurement, source in measured
-    ]
+    common = {"at": workspace.database.utcnow(session), "by": workspace.actor}
+    return [tables.EvaluationRow(**asdict(value), source=source, **common) for value, source in measured]
 
 
 def write_evaluations(
@@ -186,10 +183,8 @@ def _require_own(
     others = [named_adapter for named_adapter in named_adapters if named_adapter.digest != adapter.digest]
     if others and len(others) == len(named_adapters):
         other = others[0].name
-        raise MetricOfOtherAdapterError(
-            f"{name} says that it is of {other}, and not of {adapter.name}",
-            hint=f"fusery eval record {other} {typed(file)}",
-        )
+        message = f"{name} says that it is of {other}, and not of {adapter.name}"
+        raise MetricOfOtherAdapterError(message, hint=f"fusery eval record {other} {typed(file)}")
 
 
 AGAIN = "measured again"  # Why a value of the same measurement is withdrawn
@@ -247,10 +242,8 @@ def withdraw_evaluations(
     given = {"dataset": dataset, "split": split, "harness": harness, "seed": seed, "metric": metric}
     wanted = {name: value for name, value in given.items() if value is not None}
     if not wanted:
-        raise BadInputError(
-            "nothing says which evaluations to withdraw",
-            hint="give the metric's name, --dataset, --split, --harness or --seed",
-        )
+        hint = "give the metric's name, --dataset, --split, --harness or --seed"
+        raise BadInputError("nothing says which evaluations to withdraw", hint=hint)
     if metric is not None:
         parse_metric(metric)
     with workspace.database.read() if dry_run else workspace.database.write() as session:
@@ -261,10 +254,8 @@ def withdraw_evaluations(
             if stands(row) and all(getattr(row, name) == value for name, value in wanted.items())
         ]
         if not rows:
-            raise UnknownReferenceError(
-                f"nothing like that is on record as measured of {adapter.name}",
-                hint=f"fusery eval list {adapter.name}",
-            )
+            message = f"nothing like that is on record as measured of {adapter.name}"
+            raise UnknownReferenceError(message, hint=f"fusery eval list {adapter.name}")
         evaluations = WithdrawnEvaluations(
             adapter.name, evaluation_records(adapter.name, rows), str(without_credentials(reason)), dry_run
         )

@@ -158,13 +158,10 @@ def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool 
     both = [adapter for adapter in (a, b) if module in adapter.factors]
     count, _, _ = common_shape(both, module)
     with finite_updates(both, module):
-        parts = [
-            compare(
-                *(adapter.read(module, part) if adapter in both else None for adapter in (a, b)),
-                shapes=shapes,
-            )
-            for part in range(count)
-        ]
+        parts = []
+        for part in range(count):
+            updates = (adapter.read(module, part) if adapter in both else None for adapter in (a, b))
+            parts.append(compare(*updates, shapes=shapes))
     magnitudes = _magnitudes(a.magnitudes(module), b.magnitudes(module))
     return ModuleChange(module, a.rank(module), b.rank(module), joined(parts), magnitudes)
 
@@ -174,10 +171,8 @@ def common_shape(adapters: Sequence[OpenAdapter], module: str) -> tuple[int, int
     names = {adapter.shape(module): adapter.name for adapter in adapters}
     if len(names) > 1:
         shapes = " and ".join(f"{' x '.join(map(str, shape))} in {name}" for shape, name in names.items())
-        raise BadInputError(
-            f"{module} is {shapes}: they were not trained on one base",
-            hint=f"fusery diff {' '.join(list(names.values())[:2])}",
-        )
+        hint = f"fusery diff {' '.join(list(names.values())[:2])}"
+        raise BadInputError(f"{module} is {shapes}: they were not trained on one base", hint=hint)
     return next(iter(names))
 
 
@@ -234,10 +229,8 @@ def overall(changes: Sequence[ModuleChange]) -> WholeDifference:
     """Return what two adapters have in common over all modules."""
     whole = joined([change.updates for change in changes])
     squares = [(change.updates.norm_a**2, change.updates.norm_b**2) for change in changes]
-    ranks = [
-        (effective_rank(change.updates.spectrum_a), effective_rank(change.updates.spectrum_b))
-        for change in changes
-    ]
+    spectra = ((change.updates.spectrum_a, change.updates.spectrum_b) for change in changes)
+    ranks = [(effective_rank(a), effective_rank(b)) for a, b in spectra]
     from ..records.difference import WholeDifference
 
     return WholeDifference(

@@ -84,10 +84,8 @@ def _faults(names: Sequence[str], options: CombineOptions) -> Iterator[tuple[str
 
 def _weight(weight: float) -> float:
     if weight != 0 and not 1 / _MOST_WEIGHT <= abs(weight) <= _MOST_WEIGHT:
-        raise BadInputError(
-            f"invalid weight: {str(weight)[:40]}",
-            hint="weights are 0, or numbers such as 0.5, from a millionth to a million",
-        )
+        hint = "weights are 0, or numbers such as 0.5, from a millionth to a million"
+        raise BadInputError(f"invalid weight: {str(weight)[:40]}", hint=hint)
     return float(weight)
 
 
@@ -144,10 +142,8 @@ def plan(adapters: Sequence[OpenAdapter], choice: CombineOptions) -> CombinePlan
         lower = max(1, ranks[0] // 2) if choice.method == SHRINK else max(ranks)
         raise BadInputError(f"invalid rank: {rank} (1 or more)", hint=f"--rank {lower}")
     if choice.method == SHRINK and rank > ranks[0]:
-        raise BadInputError(
-            f"{adapters[0].name} has rank {ranks[0]}, and is not shrunk to {rank}",
-            hint=f"--rank {max(1, ranks[0] // 2)}",
-        )
+        hint = f"--rank {max(1, ranks[0] // 2)}"
+        raise BadInputError(f"{adapters[0].name} has rank {ranks[0]}, and is not shrunk to {rank}", hint=hint)
     if rank > sum(ranks):
         raise BadInputError(f"invalid rank {rank} (at most {sum(ranks)})", hint=f"--rank {sum(ranks)}")
     return CombinePlan(choice, rank, modules)
@@ -211,18 +207,15 @@ def _updates(
 
 def _make(adapters: Sequence[OpenAdapter], plan: CombinePlan, module: NewModule, part: int) -> CombinedUpdate:
     choice, digests = plan.choice, [adapter.digest for adapter in adapters]
-    updates = [
-        WeightedUpdate(number, adapters[number].read(module.path, part), choice.weights[number])
-        for number in module.holders
-    ]
+    read = ((number, adapters[number].read(module.path, part)) for number in module.holders)
+    updates = [WeightedUpdate(number, update, choice.weights[number]) for number, update in read]
     density = choice.density or 1.0
     mask = mask_of(choice.seed or 0, digests, density, f"{module.path}#{part}")
     with finite_updates([adapters[number] for number in module.holders], module.path):
         made = combine(updates, choice.arithmetic, rank=plan.rank, density=density, mask=mask)
     if not all(np.isfinite(factor).all() for factor in (made.a, made.b) if factor is not None):
-        raise BadInputError(
-            f"numbers of {module.path} are too large for float32", hint="--weights with smaller ones"
-        )
+        hint = "--weights with smaller ones"
+        raise BadInputError(f"numbers of {module.path} are too large for float32", hint=hint)
     return made
 
 

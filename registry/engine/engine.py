@@ -82,13 +82,10 @@ def _write_weights(
         inputs = {name: stack.hold(open_input(plan.base.files[name])) for name in names}
         factors = stack.inputs(part.path for module in plan.modules for part in module.parts)
         outputs = [stack.hold(create_output(folder / out.name, out.header, out.size)) for out in plan.outputs]
-        written = [
-            Chain(descriptor, out.size, reach=len(out.header))
-            for descriptor, out in zip(outputs, plan.outputs, strict=True)
-        ]
-        verified = {
-            name: Chain(inputs[name], os.fstat(inputs[name]).st_size) for name in names if name in expected
-        }
+        opened = zip(outputs, plan.outputs, strict=True)
+        written = [Chain(descriptor, out.size, reach=len(out.header)) for descriptor, out in opened]
+        sizes = {name: os.fstat(inputs[name]).st_size for name in names if name in expected}
+        verified = {name: Chain(inputs[name], size) for name, size in sizes.items()}
         worker = Worker(plan.policy, inputs, outputs, factors, threads + 1)
         run = _Threads(Schedule(plan.steps, written, verified, threads), worker)
         run.all(threads, watch)

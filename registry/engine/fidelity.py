@@ -107,10 +107,8 @@ class FuseFidelity:
         replaced = replaced or {}
         total = sum(sums.values(), Sums())
         whole = ModuleShare.of("", total)
-        modules = tuple(
-            ModuleShare.of(module, value)
-            for module, value in [*sums.items(), *((m, v) for m, v in replaced.items() if m not in sums)]
-        )
+        listed = {**sums, **{module: value for module, value in replaced.items() if module not in sums}}
+        modules = tuple(ModuleShare.of(module, value) for module, value in listed.items())
         close = sum(value.close for value in sums.values()) / total.intended if total.intended > 0 else 1.0
         kept = [closeness(ModuleShare.of("", value).retained) for value in replaced.values()]
         figures = whole.norm, whole.retained, whole.cosine, whole.relative_error

@@ -173,10 +173,8 @@ class FloatGrid(Packing):
 
 
 # The formats by MLX's name.
-MODES = {
-    grid.mode: grid
-    for grid in (FloatGrid(4, 32, "mxfp4"), FloatGrid(4, 16, NVFP4), FloatGrid(8, 32, "mxfp8"))
-}
+_GRIDS = (FloatGrid(4, 32, "mxfp4"), FloatGrid(4, 16, NVFP4), FloatGrid(8, 32, "mxfp8"))
+MODES = {grid.mode: grid for grid in _GRIDS}
 
 
 def _decode_4(codes: Array, out: Array) -> None:

@@ -129,10 +129,9 @@ def describe_by_class(files: Mapping[str, Path], config: Mapping[str, Any]) -> d
     """Return the tensors that mlx-lm's class of a base has, by the names of its modules; no weight is read."""
     # Offsets mean nothing: the place of a tensor is left out.
     opened = _Opened.of(files, config)
-    tensors = {
-        name: Tensor(name, dtype_of(name, array.dtype), tuple(array.shape), 0, array.nbytes)
-        for name, array in opened.parameters()
-    }
+    tensors = {}
+    for name, array in opened.parameters():
+        tensors[name] = Tensor(name, dtype_of(name, array.dtype), tuple(array.shape), 0, array.nbytes)
     opened.forget()
     return tensors
 

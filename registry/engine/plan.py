@@ -113,9 +113,8 @@ class FusePlan:
     @property
     def modules(self) -> tuple[PlannedModule, ...]:
         """The modules that the adapter changes, in order."""
-        return tuple(
-            step.module for step in self.steps if isinstance(step, ComputeStep) and step.module.touched
-        )
+        computed = (step.module for step in self.steps if isinstance(step, ComputeStep))
+        return tuple(module for module in computed if module.touched)
 
 
 def make_plan(
@@ -268,11 +267,10 @@ class _Layout:
                 module = tensor.origin
                 if tensor.name == f"{module.path}.weight":
                     parts = {"weight"} if module.keeps_scales else {part for part, _, _ in module.written()}
-                    scales, biases = (
-                        self._places[f"{module.path}.{part}"] if part in parts else None
-                        for part in ("scales", "biases")
+                    names = (
+                        f"{module.path}.{part}" if part in parts else "" for part in ("scales", "biases")
                     )
-                    steps.append(ComputeStep(module, place, scales, biases))
+                    steps.append(ComputeStep(module, place, *map(self._places.get, names)))
                 continue
             source = tensor.origin
             copy = CopyStep(source.file, source.tensor.begin, tensor.size, place)
@@ -312,11 +310,9 @@ def _count(layout: _Layout, modules: Mapping[str, PlannedModule]) -> int:
         path, _, part = tensor.name.rpartition(".")
         if path in composed:
             continue
-        quantized = (
-            modules[path].target.grid is not None if path in modules else layout.base.is_quantized(path)
-        )
+        grid = modules[path].target.grid if path in modules else None
+        quantized = grid is not None or (path not in modules and layout.base.is_quantized(path))
         if tensor.dtype == "U32" and part == "weight" and quantized:
-            grid = modules[path].target.grid if path in modules else None
             total += prod(tensor.shape) * 32 // (grid.bits if grid else bits_of(layout.base, path))
         elif part not in ("scales", "biases", "global_scale") or not quantized:
             total += prod(tensor.shape)

@@ -75,10 +75,7 @@ class ReplacedTensors:
         return config
 
     def _write(self, homes: Mapping[str, StoredMatrix]) -> None:
-        shapes = {
-            name: self.tensors[name].shape if name in self.tensors else home.shape
-            for name, home in homes.items()
-        }
+        shapes = {name: self.tensors.get(name, home).shape for name, home in homes.items()}
         header = build_header((name, homes[name].form.name, shape) for name, shape in shapes.items())
         sizes = [tensor_bytes(homes[name].form.name, shape) for name, shape in shapes.items()]
         require_rooms([Need(self.place.parent, [len(header), *sizes])], hint="fusery admin cache prune")

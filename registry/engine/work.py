@@ -266,11 +266,9 @@ def _room(step: ComputeStep, block: Block, work: Arrays) -> StoredRows:
         return StoredRows(_array(work, "out", count, module.columns, module.target.form.stored))
     weight = _array(work, "out", count, grid.words(module.columns), np.dtype(np.uint32))
     groups, stored = module.columns // grid.group_size, grid.stored
-    parts = (
-        None if place is None else _array(work, f"out {name}", count, groups, stored)
-        for name, place in (("scales", step.scales), ("biases", step.biases))
-    )
-    return StoredRows(weight, *parts)
+    scales = None if step.scales is None else _array(work, "out scales", count, groups, stored)
+    biases = None if step.biases is None else _array(work, "out biases", count, groups, stored)
+    return StoredRows(weight, scales, biases)
 
 
 def _array(work: Arrays, name: str, rows: int, columns: int, stored: np.dtype[Any]) -> Array:

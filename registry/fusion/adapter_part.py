@@ -108,10 +108,8 @@ def whole_of(
         return None
     fitted = fit_whole(base, read_object(base["config.json"]), weights, peft.whole)
     if fitted.problems:
-        raise FusionUnsupportedError(
-            f"the whole tensors of {name} do not fit its base: {fitted.problems[0]}",
-            hint=f"fusery show {name}",
-        )
+        message = f"the whole tensors of {name} do not fit its base: {fitted.problems[0]}"
+        raise FusionUnsupportedError(message, hint=f"fusery show {name}")
     if not fitted:
         return None
     rows = {path: (row.indices, row.tensor) for path, row in fitted.rows.items()}

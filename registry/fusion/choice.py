@@ -177,10 +177,8 @@ def _within_budget(
         mixed = replace(plain, precision="mixed", calibration=ours.calibration)
         fitting += _allocated(inputs, mixed, samples, budget)
     if not fitting:
-        raise FidelityError(
-            f"nothing that was asked for fits into {budget} times the base's size",
-            hint="allow more: --budget 1.5x",
-        )
+        hint = "allow more: --budget 1.5x"
+        raise FidelityError(f"nothing that was asked for fits into {budget} times the base's size", hint=hint)
     return fitting
 
 
@@ -246,10 +244,8 @@ def formats(
     request = request or FuseRequest()
     request.check()
     if replace(request, base=None, scale=None, extras=(), min_fidelity=None) != FuseRequest():
-        raise BadInputError(
-            "all formats are compared, so none can be asked for",
-            hint="leave out all but scale, --with, --base and --min-fidelity",
-        )
+        hint = "leave out all but scale, --with, --base and --min-fidelity"
+        raise BadInputError("all formats are compared, so none can be asked for", hint=hint)
     fuse_inputs = gather(workspace, reference, request.extras, base=request.base)
     base_bytes = weights_bytes(fuse_inputs.base.manifest)
     rows: list[tuple[Format, MeasuredFuse | None]] = []

@@ -103,10 +103,8 @@ def explain(workspace: Workspace, reference: str, request: FuseRequest | None = 
             model = _recorded(workspace, session, subject)
             return Explanation(reference=reference, models=(model,))
         if isinstance(subject, tables.BaseModelRow):
-            raise BadInputError(
-                f"{reference} is a base model, and not fused itself",
-                hint="fusery admin cache explain ADAPTER",
-            )
+            hint = "fusery admin cache explain ADAPTER"
+            raise BadInputError(f"{reference} is a base model, and not fused itself", hint=hint)
     asked = _asked(workspace, reference, request or FuseRequest())
     requested_keys, others = {model.key for model in asked}, []
     with workspace.database.read() as session:
@@ -156,13 +154,11 @@ def _key_inputs(
     extras: Sequence[tuple[tables.AdapterRow | AdapterPart, float]],
     recipe: Mapping[str, object],
 ) -> KeyInputs:
+    added = [WeightedIngredient(name=part.name, digest=part.digest, weight=weight) for part, weight in extras]
     return KeyInputs(
         base=Ingredient(name=base.name, digest=base.digest),
         adapter=Ingredient(name=adapter.name, digest=adapter.digest),
-        with_=tuple(
-            WeightedIngredient(name=extra.name, digest=extra.digest, weight=weight)
-            for extra, weight in extras
-        ),
+        with_=tuple(added),
         recipe=recipe,
     )
 

@@ -139,10 +139,8 @@ def _by_recipe(
             return model
         engine = fuse_inputs.engine(quantize=recipe.quantization is not None)
         if engine != recipe.engine:
-            raise FusionUnsupportedError(
-                f"{job.key[:12]} is made by {recipe.engine}, and here is {engine}",
-                hint=f"fusery fuse {reference}",
-            )
+            message = f"{job.key[:12]} is made by {recipe.engine}, and here is {engine}"
+            raise FusionUnsupportedError(message, hint=f"fusery fuse {reference}")
         require_meaning(recipe.precision, fuse_inputs)
         model = job.run()
     assert model is not None  # there is no other candidate
@@ -160,9 +158,7 @@ def _added(workspace: Workspace, reference: str, onto: str | None, recipe: Recip
             query = select(adapter).where(adapter.digest == digest, adapter.base_id.in_(bases))
             row = session.scalars(query.order_by(adapter.id)).first()
             if row is None:
-                raise UnknownReferenceError(
-                    f"the recipe adds the adapter {digest[:12]}, which is not here on {base.name}",
-                    hint=f"fusery list --base {base.name}",
-                )
+                message = f"the recipe adds the adapter {digest[:12]}, which is not here on {base.name}"
+                raise UnknownReferenceError(message, hint=f"fusery list --base {base.name}")
             added.append((usable_record(session, row).name, weight))
     return added

@@ -162,10 +162,8 @@ class InputFiles:
         from ..engine.plan import AddedAdapter, make_plan
 
         adapters = self.adapters
-        extras = [
-            AddedAdapter(files[WEIGHTS], read_object(files[CONFIG]), part.weight)
-            for files, part in zip(adapters[1:], self.fuse_inputs.extras, strict=True)
-        ]
+        added = zip(adapters[1:], self.fuse_inputs.extras, strict=True)
+        extras = [AddedAdapter(own[WEIGHTS], read_object(own[CONFIG]), part.weight) for own, part in added]
         return make_plan(
             with_tokenizer(self.base, adapters[0]),
             read_object(self.base["config.json"]),
@@ -195,11 +193,10 @@ class InputFiles:
 
         inputs = self.fuse_inputs
         plan = self.plan(policy_of(recipe, 0, self._calibration(recipe) if shaped else None), recipe)
-        sizes = {
-            module.path: sum(tensor_bytes(dtype, shape) for _, dtype, shape in module.written())
-            for module in plan.modules
-        }
-        own = {module.path: own_bits(module.grid, inputs.quantization) for module in plan.modules}
+        sizes, own = {}, {}
+        for module in plan.modules:
+            sizes[module.path] = sum(tensor_bytes(dtype, shape) for _, dtype, shape in module.written())
+            own[module.path] = own_bits(module.grid, inputs.quantization)
         return Sampled(sample(plan), plan.size, sizes, own)
 
     def _calibration(self, recipe: Recipe) -> CalibrationFile | None:
@@ -326,7 +323,6 @@ def _require_fitting(adapter: tables.AdapterRow) -> None:
     aware = aware_of(adapter.method, adapter.training) is not None
     if aware or adapter.method == "full":
         what = "was trained through a quantiser" if aware else "is the result of full fine-tuning"
-        raise BadInputError(
-            f"{adapter.name} {what}, for its own base model alone", hint=f"fusery fuse {adapter.name}"
-        )
+        hint = f"fusery fuse {adapter.name}"
+        raise BadInputError(f"{adapter.name} {what}, for its own base model alone", hint=hint)
     require_factors_alone(adapter, "and cannot be fused onto another form of its base model")

@@ -94,7 +94,6 @@ def _read(path: Path) -> Recipe:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])[:200]
-        raise BadInputError(
-            f"invalid recipe in {path.name[:80]}: {where}: {first['msg'][:200]}", hint=_HINT
-        ) from None
+        message = f"invalid recipe in {path.name[:80]}: {where}: {first['msg'][:200]}"
+        raise BadInputError(message, hint=_HINT) from None
     return Recipe.from_dict(form.model_dump(by_alias=True))

@@ -146,20 +146,16 @@ def parse_budget(text: str) -> float:
 def require_meaning(precision: str, fuse_inputs: FuseInputs) -> None:
     """Refuse a precision that says nothing of a dense base."""
     if fuse_inputs.quantization is None and precision in ("dither", "mixed"):
-        raise BadInputError(
-            f"{precision} is for quantised bases, {fuse_inputs.base.name} is not",
-            hint=f"fusery fuse {fuse_inputs.adapter.name}" if fuse_inputs.aware else "--as keep",
-        )
+        hint = f"fusery fuse {fuse_inputs.adapter.name}" if fuse_inputs.aware else "--as keep"
+        raise BadInputError(f"{precision} is for quantised bases, {fuse_inputs.base.name} is not", hint=hint)
 
 
 def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
     """Refuse a recipe of an adapter that was trained otherwise, or of another base: it would mean nothing for this one."""
     name = fuse_inputs.adapter.name
     if recipe.aware != fuse_inputs.aware or (recipe.biases and not fuse_inputs.fits_biases):
-        raise BadInputError(
-            f"the recipe is for an adapter that was trained for another format than {name}",
-            hint=f"fusery fuse {name}",
-        )
+        message = f"the recipe is for an adapter that was trained for another format than {name}"
+        raise BadInputError(message, hint=f"fusery fuse {name}")
     as_kept = recipe.precision == "keep" and fuse_inputs.keeps_aware
     if recipe.aware is not None and (
         recipe.scale is not None or not (as_kept or recipe.quantization == recipe.aware)

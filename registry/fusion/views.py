@@ -167,10 +167,8 @@ def drawn(workspace: Workspace, details: FusedDetails, plot: Path, *, force: boo
 def _recorded(session: Session, reference: str) -> tuple[tables.FusedRow, str]:
     adapter = resolve_any(session, reference)
     if isinstance(adapter, tables.BaseModelRow):
-        raise BadInputError(
-            f"{reference} is a base model, and fidelity is that of a fused model",
-            hint=f"fusery list --base {adapter.name}",
-        )
+        hint = f"fusery list --base {adapter.name}"
+        raise BadInputError(f"{reference} is a base model, and fidelity is that of a fused model", hint=hint)
     if isinstance(adapter, tables.FusedRow):
         return adapter, adapter.adapter.name
     # A model that it was only added to is the other adapter's.

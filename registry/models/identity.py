@@ -54,10 +54,8 @@ def identify_base(
             written_by_mlx &= header.metadata.get("format") == "mlx"
             file_digests = digest_tensors(file, header, progress=progress)
             entries.append(FileEntry(path, file_digests.size, file_digests.digest))
-            tensors += [
-                [name, tensor.dtype, list(tensor.shape), file_digests.tensors[name]]
-                for name, tensor in header.tensors.items()
-            ]
+            for name, tensor in header.tensors.items():
+                tensors.append([name, tensor.dtype, list(tensor.shape), file_digests.tensors[name]])
         else:
             digest, size = digest_file(file)
             entries.append(FileEntry(path, size, digest))

@@ -65,10 +65,8 @@ class Correction:
         cleared = set(self.clear) | (set(DATASET) if "dataset" in self.clear else set())
         after = {**state, **dict.fromkeys(cleared), **self.values}
         if after["dataset"] is None and any(after[name] is not None for name in DATASET):
-            raise BadInputError(
-                "there is no dataset on record that could have a revision or a digest",
-                hint="name it too: --dataset NAME",
-            )
+            message = "there is no dataset on record that could have a revision or a digest"
+            raise BadInputError(message, hint="name it too: --dataset NAME")
         return {name: value for name, value in after.items() if value is not None or not name.startswith(TAG)}
 
 

@@ -85,10 +85,8 @@ def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModelR
     message = f"{file} names the base {name[:200]!r}"
     if matching:
         called = [base.name for base in matching]
-        raise AmbiguousReferenceError(
-            f"{message}, and {len(matching)} bases here are called so: {', '.join(called)}",
-            hint=f"give --base {called[0]} or another of them",
-        )
+        message = f"{message}, and {len(matching)} bases here are called so: {', '.join(called)}"
+        raise AmbiguousReferenceError(message, hint=f"give --base {called[0]} or another of them")
     raise BadInputError(f"{message}, which is not in this registry", hint=_among(named_bases))
 
 

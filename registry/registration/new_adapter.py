@@ -275,10 +275,8 @@ def _refusal(
         for name, (_, value) in differs.items()
     ]
     again = "" if yanked is None else f", then fusery yank {row.name} --undo"
-    return AlreadyExistsError(
-        f"{message}; registering changes no record",
-        hint=f"fusery edit {row.name} {' '.join(options)} --reason TEXT{again}",
-    )
+    hint = f"fusery edit {row.name} {' '.join(options)} --reason TEXT{again}"
+    return AlreadyExistsError(f"{message}; registering changes no record", hint=hint)
 
 
 def _differences(

@@ -68,10 +68,8 @@ def _trained_on(document: AdapterDocument, folder: AdapterFolder | None) -> Trai
 
 def state_of_document(document: AdapterDocument) -> State:
     """Return the values of the amendable fields; see `records.amendments.state_of`."""
-    return {
-        **{field: getattr(document, field) for field in FIELDS},
-        **{f"{TAG}{key}": value for key, value in document.tags.items()},
-    }
+    tags = {f"{TAG}{key}": value for key, value in document.tags.items()}
+    return {field: getattr(document, field) for field in FIELDS} | tags
 
 
 def first_state(document: AdapterDocument) -> State:

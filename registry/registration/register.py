@@ -123,9 +123,8 @@ def register(
         try:
             staging.require_unchanged()
         except StorageError as error:
-            raise BadInputError(
-                f"{path} changed while it was read", hint="register it when the training run has ended"
-            ) from error
+            hint = "register it when the training run has ended"
+            raise BadInputError(f"{path} changed while it was read", hint=hint) from error
         deposit = Deposit(workspace.database, workspace.store, workspace.owner())
         deposit.put(seen.copies, manifest=seen.manifest)
         return _record(workspace, deposit, seen, sources)
@@ -198,10 +197,8 @@ def _refuse_early(workspace: Workspace, seen: Examined) -> None:
 def _version(session: Session, task: tables.TaskRow, wanted: int) -> int:
     number = wanted or next_version(session, task)
     if number > MAX_VERSION:
-        raise BadInputError(
-            f"there is no version after {MAX_VERSION}, which {task.name} has",
-            hint="give --version N, one that is free",
-        )
+        hint = "give --version N, one that is free"
+        raise BadInputError(f"there is no version after {MAX_VERSION}, which {task.name} has", hint=hint)
     if not wanted:
         return number
     row = tables.AdapterRow
@@ -272,10 +269,8 @@ def require_data(args: Any) -> None:
         raise BadInputError(f"there is no data folder {source}", hint=hint)
     train = folder / "train.jsonl"
     if not train.is_file() or train.stat().st_size == 0:
-        raise BadInputError(
-            f"there is nothing to train on in {source}: no train.jsonl",
-            hint="one JSON object a line, as mlx-lm reads it",
-        )
+        hint = "one JSON object a line, as mlx-lm reads it"
+        raise BadInputError(f"there is nothing to train on in {source}: no train.jsonl", hint=hint)
 
 
 def require_registrable(
@@ -298,14 +293,11 @@ def require_registrable(
         for finding in policy_of(workspace).apply(declared_base(candidate)):
             if finding.severity == "error":
                 own = f"leave out --model: {candidate.base.name} is trained"
-                raise BadInputError(
-                    f"--model {model} is not the base {candidate.base.name}",
-                    hint=own if same else finding.hint or None,
-                )
+                hint = own if same else finding.hint or None
+                raise BadInputError(f"--model {model} is not the base {candidate.base.name}", hint=hint)
     except (ValueError, OSError) as error:  # of pydantic, and of a path that is too long
-        raise BadInputError(
-            "invalid folder, model or number of iterations", hint="check --adapter-path, --model and --iters"
-        ) from error
+        hint = "check --adapter-path, --model and --iters"
+        raise BadInputError("invalid folder, model or number of iterations", hint=hint) from error
     with workspace.database.read() as session:
         task = session.scalar(select(tables.TaskRow).where(tables.TaskRow.name == name.task))
         if task is not None and name.version:

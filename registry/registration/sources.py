@@ -158,10 +158,8 @@ def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Itera
     digests = _checked(name, files)
     blobs = _blobs(workspace, set(digests.values()))
     if missing := [path for path, digest in digests.items() if digest not in blobs]:
-        raise BlobsMissingError(
-            f"{plural(len(missing), 'file')} of this adapter not uploaded, such as {missing[0]}",
-            hint="run the command again",
-        )
+        message = f"{plural(len(missing), 'file')} of this adapter not uploaded, such as {missing[0]}"
+        raise BlobsMissingError(message, hint="run the command again")
     sizes = [blob.size for blob in blobs.values()]
     if sum(sizes) > _MOST_SENT_BYTES:
         raise BadInputError("adapter folder is too large (at most 8 GiB)", hint="give the folder of one run")
@@ -186,10 +184,8 @@ def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Itera
 
 def _checked(name: str, files: Mapping[str, str]) -> dict[str, Digest]:
     if not _is_plain(name) or len(files) > _MOST_SENT:
-        raise BadInputError(
-            f"invalid adapter folder (its name is invalid, or it has more than {_MOST_SENT:,} files)",
-            hint="give the folder of one run",
-        )
+        message = f"invalid adapter folder (its name is invalid, or it has more than {_MOST_SENT:,} files)"
+        raise BadInputError(message, hint="give the folder of one run")
     digests = {}
     for path, digest in files.items():
         if not (is_wanted(path) or (path.startswith(LOG) and _is_plain(path.removeprefix(LOG)))):
@@ -255,10 +251,8 @@ def fetched(
     elif is_hub:
         yield _base_from_hub(source, revision, say)
     else:
-        raise MissingFileError(
-            f"file or folder not found: {source}",
-            hint="give a model folder, a GGUF file, or a hub id such as mlx-community/Qwen2-0.5B-4bit",
-        )
+        hint = "give a model folder, a GGUF file, or a hub id such as mlx-community/Qwen2-0.5B-4bit"
+        raise MissingFileError(f"file or folder not found: {source}", hint=hint)
 
 
 def _from_gguf(path: Path, scratch: Scratch, say: Callable[[str], None]) -> Iterator[FetchedBase]:

@@ -136,10 +136,8 @@ def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], plot: Path, *, force
 
     kind, place = picture_kind(plot), plot.expanduser().absolute()
     if not any(curves.values()):
-        raise BadInputError(
-            f"there is no training curve on record for {', '.join(curves)}",
-            hint="register with what the trainer printed: fusery register DIR --log FILE",
-        )
+        hint = "register with what the trainer printed: fusery register DIR --log FILE"
+        raise BadInputError(f"there is no training curve on record for {', '.join(curves)}", hint=hint)
     write_picture(place, draw(curves, kind), force=force)
     return place
 

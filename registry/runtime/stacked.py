@@ -43,10 +43,9 @@ class Stack:
         if not self._free:
             have = self.first.shape[0]
             more = 1 + have // 8
-            self.first, self.second = (
-                mx.concatenate([factors, mx.zeros((more, *factors.shape[1:]), factors.dtype)])
-                for factors in (self.first, self.second)
-            )
+            room = [(more, *factors.shape[1:]) for factors in (self.first, self.second)]
+            self.first = mx.concatenate([self.first, mx.zeros(room[0], self.first.dtype)])
+            self.second = mx.concatenate([self.second, mx.zeros(room[1], self.second.dtype)])
             self._free = list(range(have + more - 1, have - 1, -1))
         slot = self._free.pop()
         # Nothing else refers to these arrays, so mlx writes in place.
@@ -157,10 +156,8 @@ class Stacked(_InPlace):
 
     def add(self, number: int, adapted: Any) -> None:
         """Add an adapter from mlx-lm's layer of it."""
-        first, second = (
-            _filled(self._as_computed(factor), axis)
-            for factor, axis in zip((adapted.lora_a, adapted.lora_b), self.rank_axes, strict=True)
-        )
+        factors = map(self._as_computed, (adapted.lora_a, adapted.lora_b))
+        first, second = map(_filled, factors, self.rank_axes)
         key = first.shape, second.shape, first.dtype, second.dtype
         stack = self._stacks.setdefault(key, Stack(first, second))
         stack.add(number, first, second, float(adapted.scale))
@@ -264,10 +261,8 @@ class StackedExperts(Stacked):
     def _products(self, stack: Stack, x: mx.array, slots: mx.array, indices: mx.array) -> mx.array:
         """Return (x A) B with the factors of each row's adapter and experts."""
         which = slots * stack.first.shape[1] + indices  # in (slots * experts, …)
-        first, second = (
-            factors.reshape(-1, *factors.shape[2:]).swapaxes(-1, -2)
-            for factors in (stack.first, stack.second)
-        )
+        both = (stack.first, stack.second)
+        first, second = (factors.reshape(-1, *factors.shape[2:]).swapaxes(-1, -2) for factors in both)
         if _gathers(x, first):
             z = mx.gather_mm(x, first, rhs_indices=which)
             return mx.gather_mm(z, second, rhs_indices=which)
