@@ -1,7 +1,6 @@
 """API keys: the tenants of a file, which a thread reads again when it changes.
 
-Once the file has named tenants, an unreadable, invalid or empty file admits no request until it is valid again.  Removing a key
-ends its running answers.
+While the file is invalid or names none, no request is admitted.  Removing a key ends its running answers.
 """
 
 from __future__ import annotations

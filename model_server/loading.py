@@ -1,8 +1,4 @@
-"""Load and unload adapters by request, if the server allows it, and follow changes of the document.
-
-The two routes are vLLM's (vllm/entrypoints/serve/lora/), so that programs which deploy adapters to vLLM also deploy them here.
-An adapter's folder is in mlx-lm's form, below `--adapters-from`: a request must not make the server read other files.
-"""
+"""Load and unload adapters by vLLM's routes, if allowed, from below `--adapters-from`, and follow changes of the document."""
 
 from __future__ import annotations
 

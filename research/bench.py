@@ -247,11 +247,7 @@ NOTICEABLE = 0.05  # differences of speed or memory below it do not decide
 
 
 def advise(rows: Sequence[FormCost], *, adapters: int) -> tuple[str | None, tuple[str, ...]]:
-    """Return the label of the form to ship, None if nothing could be measured; and the reasons.
-
-    Fused models without the verdict PASS are out.  Of the others, and the adapter on its base, the fastest is taken; of
-    those within `NOTICEABLE` of it, the one that takes least memory.
-    """
+    """Return the label of the form to ship, None without measurements, and the reasons: the smallest of the fastest that PASS."""
     base = next((row.peak_bytes for row in rows if row.kind == "base" and row.peak_bytes), None)
 
     def memory(row: FormCost) -> float:

@@ -44,11 +44,7 @@ def run(
     seed: int = 0,
     reporter: Reporter = SILENT,
 ) -> RecordedEvaluations:
-    """Measure an adapter on its base, by prompts or by tasks of lm-evaluation-harness, and record the results.
-
-    A merge-aware adapter is fused for it.  The split of tasks with a limit is called `test[:10]`.  Metrics on another form of
-    the base model have its name behind an `@`.
-    """
+    """Measure an adapter on its base, or fused if it is merge-aware, by prompts or by tasks of lm-evaluation-harness; record it."""
     workspace.database.require_writable()  # before the work, and not after it
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)

@@ -65,10 +65,7 @@ def blocks(module: Any) -> Iterator[tuple[slice, Matrix]]:
 
 
 def times(module: Any, x: Matrix, factors: Factors | None = None, magnitudes: Matrix | None = None) -> Matrix:
-    """Return x (n, in) times a layer's weight, (n, out), with the layer's bias if it has one.
-
-    With factors, the weight is `W + scale * left @ right`; with DoRA's magnitudes, each row of that is scaled to its magnitude.
-    """
+    """Return x (n, in) times a weight, or `W + scale * left @ right` with DoRA's magnitudes by row, (n, out), and the bias."""
     out = np.empty((len(x), module["weight"].shape[0]), np.float32)
     for part, weight in blocks(module):
         if factors is None or magnitudes is None:
@@ -206,10 +203,7 @@ def watch(module: Any, on_input: Callable[[Matrix], None] | None) -> None:
 def differentiable(
     model: Any, on_gradient: Callable[[str, Matrix, Matrix], None], moved: Any
 ) -> Iterator[None]:
-    """Make a model's layers differentiable by a number that is added to its embeddings.
-
-    On the way back, `on_gradient` gets a linear layer's path, its inputs (tokens, in) and the gradient of its outputs (tokens, out).
-    """
+    """Make a model differentiable by a number added to its embeddings; `on_gradient` gets path, inputs and outputs' gradient."""
     changed: list[tuple[Any, str]] = []
 
     def put(module: Any, name: str, value: Any) -> None:

@@ -1,9 +1,4 @@
-"""A calibration for one adapter: what the scales and biases of its fused model should be, learned from base + adapter.
-
-The model is fused by `dither` with the base's calibration; its codes stay, and its scales and biases are learned
-(`fusery.research.learned_scales`).  The result is the base's calibration with these numbers beside it, and the next fuse of
-this adapter by `dither` takes it.
-"""
+"""A calibration for one adapter: the base's, with scales and biases for its `dither` model, learned from base + adapter."""
 
 from __future__ import annotations
 

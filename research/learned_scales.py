@@ -1,8 +1,4 @@
-"""Learn the scales and biases of a fused model, so that it answers as base + adapter does.
-
-Codes stay as they are; scales and biases descend the gradient of the Kullback-Leibler divergence from the answers of
-base + adapter, token by token (distillation, as in mlx-lm's `dwq.py`).  Some of the texts are put aside to judge by.
-"""
+"""Learn the scales and biases of a fused model: distillation of base + adapter, token by token, as in mlx-lm's `dwq.py`."""
 
 from __future__ import annotations
 

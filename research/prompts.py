@@ -263,11 +263,7 @@ class HeldOut:
 def held_out(
     session: Session, adapter_id: int, names: Sequence[str] = _HELD_OUT, *, unrecorded: bool = False
 ) -> HeldOut | None:
-    """Return the held-out data of an adapter's run, or other data of it by name; None where none are on record.
-
-    A folder that was given relative to where the training ran is looked for below the working folder.  Wherever a file is
-    found, it counts only with the digest that the run recorded; with `unrecorded`, also if the run recorded no digests.
-    """
+    """Return held-out data of an adapter's run, with the recorded digest, or any if `unrecorded` and no digests are recorded."""
     run = session.get(tables.TrainingRunRow, adapter_id)
     adapter = session.get_one(tables.AdapterRow, adapter_id)
     files = run.dataset_files or () if run is not None else ()

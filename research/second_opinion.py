@@ -1,9 +1,4 @@
-"""A second opinion for `auto`: ask the model where its weights alone do not decide.
-
-By the weights, `auto` takes the base's own size only with very little noise; many of the other models answer as base +
-adapter all the same (docs/measurements.md, "The verdict").  Each of those is fused, and asked the held-out data of the
-adapter's run.
-"""
+"""A second opinion for `auto`: ask the model on held-out data where its weights do not decide (docs/measurements.md)."""
 
 from __future__ import annotations
 
@@ -72,11 +67,7 @@ def fuse_asking(
     publish: str | None = None,
     reporter: Reporter = SILENT,
 ) -> Fused:
-    """Fuse as `auto` does, but take the base's own size if the model answers there as base + adapter.
-
-    The models of `keep` and `dither` whose weights do not decide are asked the held-out data of the adapter's run; the results
-    are recorded as evaluations, `probe.*`.  Where nothing can be asked, the choice is that of `auto`.
-    """
+    """Fuse as `auto` does, but take the base's own size if the model answers as base + adapter; answers are recorded."""
     if request.precision != "auto" or request.quantize is not None or request.recipe is not None:
         message = "--probe is for what `auto` chooses, and another way to write it was asked for"
         raise BadInputError(message, hint="leave out --as, -o quantize= and --recipe")

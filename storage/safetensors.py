@@ -1,8 +1,4 @@
-"""The safetensors container: a strict reader and a writer of its header, without reading any tensor.
-
-Source: https://github.com/huggingface/safetensors (README, "Format").  Repeated names, unknown keys and a million
-tensors, which the reference reader accepts, are refused before anything is built from them.
-"""
+"""The safetensors container: a reader, stricter than the reference's, and a writer of its header, without reading any tensor."""
 
 from __future__ import annotations
 

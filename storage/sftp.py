@@ -1,7 +1,6 @@
-"""A folder on a server that speaks SFTP: written as on a local disk, by a part file, fsync and an exclusive link.
+"""A folder on a server that speaks SFTP: written by a part file, fsync and an exclusive link, with asyncssh's calls.
 
-fsspec's own class for SFTP accepts every host key; sshfs's, unless told otherwise, checks none either, runs `cp` in a
-shell, and reads a whole file where a range was asked for.  So this takes sshfs's connections and asyncssh's calls.
+sshfs, whose connections it takes, checks no host key by default, runs `cp` in a shell, and reads whole files for ranges.
 """
 
 from __future__ import annotations

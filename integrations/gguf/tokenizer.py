@@ -1,7 +1,6 @@
-"""A tokenizer as GGUF's keys: a byte-level BPE, the inverse of `fusery.registry.models.gguf_tokenizer`, or one of pieces.
+"""A tokenizer as GGUF's keys: the inverse of `fusery.registry.models.gguf_tokenizer`, or one of pieces.
 
-GGUF stores only a name of the pre-tokenizer, and a wrong name makes a slightly worse model without an error.  So the keys are
-read back, and must encode a text of many kinds of characters exactly as the model's own tokenizer.json does.
+The keys are read back, and must encode a text of many kinds of characters as tokenizer.json does: a wrong name is no error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Synchronise a server or folder: load the desired adapters, and unload synced ones that are no longer desired.
 
-A deployment is recorded before an adapter is loaded, and ended after it is unloaded, so that the next sync knows what a
-killed one left.  A lease admits one sync of a destination at a time.
+Deployments are recorded before a load and ended after an unload.  A lease admits one sync of a destination at a time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Reading an adapter as mlx-lm's trainer leaves it, or PEFT: weights, `adapter_config.json`, a hand-written metadata file.
-
-Nothing here judges: what is contradictory or missing is for `admission` to find.  Files that cannot be read at all are
-collected as problems, so that one reading of a folder reports everything that is wrong with it.
-"""
+"""Reading an adapter of mlx-lm's trainer or of PEFT; unreadable files are collected as problems, for `admission`."""
 
 from __future__ import annotations
 

@@ -65,13 +65,8 @@ class Facts(Declared, total=False):
 class Submission:
     """What a user declares about an adapter's folder; None where nothing is declared.
 
-    Without `base`, the adapter's files name it.  `trained_on` is the base that it was trained on, if that is another one: a
-    name or digest in this registry, or what was declared where the adapter comes from.
-    `checkpoint` is `best`, `last` or an iteration; `log` is the file with the trainer's output.
-    `base_all_names`: the base's names where the adapter comes from.
-
-    Values are checked on creation, so that both databases can store them alike: text without NUL, finite numbers,
-    tags in canonical form, no credentials in URLs.
+    `trained_on` is the training's base, if it is another one: a name or digest, or another registry's claim; `base_all_names` are that
+    registry's names of the base.  Values are checked on creation: text without NUL or credentials, finite numbers, canonical tags.
     """
 
     base: str | None = None

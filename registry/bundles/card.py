@@ -1,8 +1,6 @@
-"""The values of a model card: origin, training, measurements, fidelity, licences; and a hub's evaluation results.
+"""The values of a model card, some of them untrusted texts that the template quotes; and a hub's evaluation results.
 
-The template quotes texts, which may be untrusted; a command must match a strict pattern.  A hub reads `.eval_results/*.yaml`
-(https://huggingface.co/docs/hub/eval-results): a list of results, each with the id of a benchmark's dataset, the id of one of
-its tasks, and a value.
+Format of `.eval_results/*.yaml`: https://huggingface.co/docs/hub/eval-results.
 """
 
 from __future__ import annotations
@@ -234,10 +232,9 @@ def _harness(evaluation: Mapping[str, Any]) -> str:
 
 
 def eval_results(facts: Mapping[str, Any], *, name: str) -> bytes | None:
-    """Return `.eval_results/fusery.yaml`: the last value of each task of a benchmark.
+    """Return `.eval_results/fusery.yaml`: the last value of each benchmark's task, if the task has one metric.
 
-    Benchmarks are datasets with a hub's id, OWNER/NAME.  The task is the metric's name up to its last part, as in
-    `gpqa_diamond.acc`.  Tasks with several metrics are left out: a hub has one value for each.
+    Benchmarks are datasets with a hub's id.  The task is the metric's name up to its last part, as in `gpqa_diamond.acc`.
     """
     last: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     for evaluation in _objects(facts.get("evaluations")):

@@ -1,8 +1,6 @@
-"""Templates of bundles, and the escaping of inserted values.
+"""Templates of bundles, and the escaping of inserted values: as plain Markdown, or by `yaml`, `text` and `prose`.
 
-Untrusted text is never compiled as a template, and is escaped or matches a pattern wherever it is inserted.  Model cards escape
-values to plain Markdown by default; the filters `yaml`, `text` and `prose` escape for other places.  A team's own template
-runs in Jinja's sandbox, in a process with limits, and can extend the built-in one.
+Untrusted text is never compiled.  A team's own template runs in Jinja's sandbox, in a process with limits.
 """
 
 from __future__ import annotations

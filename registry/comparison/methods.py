@@ -91,12 +91,7 @@ def combine(
     density: float = 1.0,
     mask: Mask | None = None,
 ) -> CombinedUpdate:
-    """Combine the updates of one module, all of one shape (m, n); for methods of `OF_ONE_RANK` also of one rank.
-
-    Args:
-        density: share of the numbers of each factor that `ties` and `dare` keep.
-        mask: for `dare` with a density under 1, the numbers that it keeps.
-    """
+    """Combine updates of one shape; `ties` and `dare` keep a `density` of each factor's numbers, `dare` those of the `mask`."""
     with np.errstate(over="ignore", invalid="ignore"):
         if method in ("svd", "cat"):
             if sum(part.update.a.shape[1] for part in parts) > rank:
@@ -128,9 +123,8 @@ def _whole(parts: Sequence[WeightedUpdate], rank: int) -> CombinedUpdate:
 def _truncated(parts: Sequence[WeightedUpdate], rank: int) -> CombinedUpdate:
     """Return the nearest update of a rank to the sum, PEFT's `svd`, through matrices as small as the terms are many.
 
-    With D the signs of the terms and columns of A and rows of B that are equally long, A'A = X'X and B B' = Y'Y, the sum
-    A D B has the singular values of X D Y' = P S Q'.  Its first factors are A D Y' Q / S, orthonormal, and P' X D B: neither
-    inverts what may have no inverse but S, of which only what is kept counts.
+    With D the signs of the terms, A'A = X'X and B B' = Y'Y, A D B has the singular values of X D Y' = P S Q'.
+    Its first factors are A D Y' Q / S and P' X D B: of what is inverted, S, only what is kept counts.
     """
     gram, factors = _terms(parts)
     lengths = gram.lengths * np.abs(factors)

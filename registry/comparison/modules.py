@@ -42,11 +42,7 @@ WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class OpenAdapter:
-    """An adapter whose tensors can be read.
-
-    mlx-lm's form has one rank and one scale: adapters rendered from PEFT's are padded with zeros, and have other scales
-    multiplied into `lora_b`.  With PEFT's `config`, the factors are PEFT's own, as methods that add up factors need them.
-    """
+    """An adapter whose tensors can be read; with PEFT's `config`, its factors are PEFT's own, not padded and scaled as mlx-lm's."""
 
     name: str
     scale: float

@@ -81,8 +81,7 @@ def pack(codes: Array, grid: Packing) -> Array:
 
 def dequantize(codes: Array, scales: Array, biases: Array, form: Format, out: Array, scratch: Array) -> None:
     """Write code * scale + bias, rounded to `form` after the product and after the sum, to `out`."""
-    # Codes are uint32 (group size, groups), scales and biases float32 (groups,), `out` and `scratch` float32 like
-    # `codes`.
+    # Codes are uint32 (group size, groups), scales and biases float32 (groups,), `out` and `scratch` float32 like `codes`.
     np.copyto(out, codes.view(np.int32))  # faster than from unsigned numbers
     np.multiply(out, scales, out=out)
     round_to(out, form, scratch, out)

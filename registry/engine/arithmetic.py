@@ -145,11 +145,9 @@ def spare_size(rows: int, columns: int) -> int:
 
 @np.errstate(all="ignore")
 def row_norms(values: Array, form: Format, spare: Array, turned: Array, *, per_row: int = 0) -> Array:
-    """Return `mx.linalg.norm(values, axis=1)` as new float32 (rows,), numbers of `form`.
+    """Return `mx.linalg.norm(values, axis=1)`, float32 numbers of `form`; `values` are (rows, columns), or (group size, groups).
 
-    Args:
-        values: float32 numbers of `form`: (rows, columns), or a quantised block (group size, groups).
-        spare: float32, one-dimensional, at least `spare_size(*values.shape)` long, overwritten, as is `turned`.
+    `spare`, at least `spare_size(*values.shape)` numbers, and `turned` are overwritten.
     """
     high, width = values.shape
     rows = width // per_row if per_row else high

@@ -1,7 +1,5 @@
-"""A base model's tensors by name, and the layout in which a fuse writes them.
+"""A base model's tensors by name, and the layout in which a fuse writes them: its own, as transformers cannot read mlx-lm's names.
 
-mlx-lm stacks the experts of a base in transformers' layout, and drops the vision tower; transformers cannot read mlx-lm's
-names.  Such a base is fused under its own names: adapted modules replace the base's, every other tensor is copied.
 Whether tensors may be taken by their names on disk: docs/internals/arithmetic.md.
 """
 

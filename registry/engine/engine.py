@@ -56,8 +56,7 @@ def fuse(
     check: Callable[[], None] | None = None,
 ) -> FuseResult:
     """Write a fused model; files of the base with an `expected` SHA-256 are verified in the same pass."""
-    # From this thread, `progress` is called with the bytes of weights written so far, and `check` may raise to give
-    # up.
+    # From this thread, `progress` is called with the bytes of weights written so far, and `check` may raise to give up.
     started = time.monotonic()
     expected = expected or {}
     require_rooms([Need(folder, plan.sizes)], hint="fusery admin cache prune")

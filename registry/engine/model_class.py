@@ -1,8 +1,7 @@
 """Load a base through mlx-lm's class of the model, if the names on disk are not the names of its modules.
 
-mlx-lm loads lazily: `load_model` builds the class, lets its `sanitize` rename, drop and compute tensors, and exchanges
-the layers of a quantised base, all without reading a tensor.  An array that is still the object that was read from a
-file is a range of that file's bytes.  Any other is computed, one at a time, into a scratch file, on the CPU.
+`load_model` builds the class and lets its `sanitize` change tensors, lazily.  An array that is still the object read from a
+file is a range of its bytes; any other is computed, one at a time, into a scratch file, on the CPU.
 """
 
 from __future__ import annotations

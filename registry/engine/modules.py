@@ -1,8 +1,6 @@
-"""The modules of a base that a fuse computes, by the adapters and the policy.
+"""The modules that a fuse computes, by the adapters and the policy, chosen as mlx-lm does (docs/internals/arithmetic.md).
 
-mlx-lm wraps modules by the adapter's configuration and not by its tensors: in `num_layers` blocks from the end the `keys`,
-and each key also as a path from the model's root (docs/internals/arithmetic.md).  A wrapped module without tensors
-becomes `W + 0` and, if it is quantised, is quantised again.
+A wrapped module without tensors becomes `W + 0` and, if it is quantised, is quantised again.
 """
 
 from __future__ import annotations

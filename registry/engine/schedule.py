@@ -1,8 +1,4 @@
-"""The order of work: blocks to write in any order, and files to hash, each in order, shared by a few threads.
-
-A file that is being written can only be hashed as far as it is complete.  A free thread takes the longest chain that can
-go on, unless more work is left in blocks, so that no chain is left at the end.  The order changes no byte.
-"""
+"""The order of work, which changes no byte: blocks in any order, and files to hash, each as far as it is complete."""
 
 from __future__ import annotations
 

@@ -29,8 +29,7 @@ from .shaped import Fit, shape_rows
 from .shaping import LEAST_STEPS, Shape, Shaper, blocks_of_rows, mean_steps, metric
 
 _COPY = 2 << 20
-# Nanoseconds for each number where a calibration shapes: in any case, for each direction, and fitted for the
-# square of those.
+# Nanoseconds for each number where a calibration shapes: in any case, for each direction, and fitted for the square of those.
 _SHAPED, _BY_DIRECTION, _FITTED = (100.0, 0.6, 0.02) if kernel.compiled is not None else (180.0, 3.0, 0.19)
 _DIRECTIONS = 32  # Directions of inputs, besides which the adapter's own count
 _CHUNK = 1 << 25  # Numbers of a shaped module whose codes are held at a time

@@ -58,10 +58,7 @@ def compare_forms(workspace: Workspace, digest: str) -> None:
 def form_difference(
     workspace: Workspace, base: tables.BaseModelRow, other: tables.BaseModelRow
 ) -> str | None:
-    """Return in what the weights of two base models differ, None if they are forms of one model.
-
-    Forms that were found are in the log, so that no file of them is read twice.
-    """
+    """Return how the weights of two base models differ, None for forms of one model; found forms are in the log, to be read once."""
     if base.id == other.id:
         return None
     first, second = sorted((base, other), key=lambda row: row.digest)

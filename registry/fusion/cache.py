@@ -117,12 +117,9 @@ def cache_contents(workspace: Workspace) -> CacheContents:
 
 
 def prune(workspace: Workspace, limit: int | None = None, *, dry_run: bool = False) -> Pruned:
-    """Remove the least recently used fused models until the cache fits its limit; each can be rebuilt.
+    """Remove the least recently used fused models until the cache fits its limit (default: the setting's).
 
     Entries that are pinned, held by an alias or being read are not removed.
-
-    Args:
-        limit: of the cache in bytes; None for the setting `cache_limit`.
     """
     limit = workspace.settings.cache_limit if limit is None else limit
     cache = workspace.cache

@@ -1,9 +1,6 @@
 """Fusing on demand: look in the cache, else take the lease, look again, fetch or compute, measure, publish, record.
 
-Published models are fetched from the shared store; those that are missing or damaged are computed.
-
-`auto` tries the base's own format first and goes on to the next larger one when the fused weights do not hold what
-the adapter learned.  A refused fuse leaves its measurement in the log, so that it is not computed a second time.
+`auto` tries the base's own format first, then larger ones.  A refused fuse leaves its measurement in the log.
 """
 
 from __future__ import annotations
@@ -49,11 +46,7 @@ def fuse(
     publish: str | None = None,
     reporter: Reporter = SILENT,
 ) -> Fused:
-    """Return the fused model of an adapter: from the cache, from the store if it is published, or computed.
-
-    Args:
-        publish: `full` puts the files into the store, `recipe` only the record; None for the setting.
-    """
+    """Return an adapter's fused model: from the cache, from the store if published, or computed; `publish` defaults to the setting."""
     request.check()
     reference, request = _of_fused(workspace, reference, request)
     wanted = checked_publish(publish or workspace.settings.publish)
@@ -88,10 +81,7 @@ def _of_fused(workspace: Workspace, reference: str, request: FuseRequest) -> tup
 def fuse_to_read(
     workspace: Workspace, reference: str, request: FuseRequest, *, reporter: Reporter = SILENT
 ) -> Iterator[Fused]:
-    """Fuse like `fuse`, and keep the model in the cache until the block ends.
-
-    The block must hash files that it copies or serves: the cache may rely on an earlier verification.
-    """
+    """Fuse, and keep the model in the cache until the block ends, which must hash the files that it copies or serves."""
     for _ in range(_ATTEMPTS):
         with workspace.cache.holding():
             model = fuse(workspace, reference, request, reporter=reporter)

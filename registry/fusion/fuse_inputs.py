@@ -129,12 +129,7 @@ class FuseInputs:
     def opened(
         self, progress: Callable[[int, int], None] | None = None, *, verify: bool = True
     ) -> Iterator[InputFiles]:
-        """Hold the files until the block ends; they are fetched when first needed.
-
-        Args:
-            progress: called with the bytes fetched and the total, where the base comes from a store that is not local.
-            verify: False takes files as they are, to see what damaged ones lead to; never to publish.
-        """
+        """Hold the files, fetched when first needed, until the block ends; without `verify` (never to publish), damaged ones too."""
         with ExitStack() as stack:
             yield InputFiles(self, stack, tally(progress, self.base.bytes), verify=verify)
 

@@ -43,10 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FuseCandidate:
-    """One candidate: a recipe, and how to get its model.
-
-    The record of the key is read three times: before the lease, after it, and where the model is recorded.
-    """
+    """One candidate: a recipe, and how to get its model; the key's record is read before the lease, after it, and at the end."""
 
     inputs: InputFiles
     recipe: Recipe

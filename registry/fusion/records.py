@@ -1,8 +1,4 @@
-"""The records of fused artifacts, and their files in the shared store.
-
-A fused artifact is published when every file of its manifest has a blob.  The blobs are referred to by its record, so
-the collector leaves them alone; fetched files are verified against the record before they become visible.
-"""
+"""The records of fused artifacts, and their files in the shared store, where each file of a published one is a blob."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """How rows become the records of fused models, pictures of their fidelity, and cautions about them.
 
-Fused artifacts of other registries are claims, until they are rebuilt here or signed by a trusted key.  A claim has a key of
-its own, so that a lookup by key never finds one, and an artifact that is made here gets its own record beside it.
+Fused artifacts of other registries are claims with keys of their own until they are rebuilt here or signed by a trusted key.
 """
 
 from __future__ import annotations
@@ -257,10 +256,7 @@ def counts(session: Session, row: tables.FusedRow) -> bool:
 
 
 def signers(session: Session, row: tables.FusedRow) -> list[str]:
-    """Return the names of the keys that count for fused artifacts and have signed one: its files, its key and its verdict.
-
-    Where signatures cannot be checked, since cryptography is not installed, none counts.
-    """
+    """Return the names of the trusted keys that have signed a fused artifact; none without cryptography."""
     key, signature = tables.TrustedKeyRow, tables.SignatureRow
     rows = session.execute(
         select(key, signature)

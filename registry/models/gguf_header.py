@@ -1,7 +1,6 @@
-"""Read the header of a GGUF file: metadata and the list of tensors.
+"""Read the header of a GGUF file, with every length checked before use, which the `gguf` package's reader does not do.
 
-The `gguf` package's own reader trusts every count.  Here every length is checked against the file's size and a limit
-before it is used.  Format: ggml's page gguf.md, versions 2 and 3, little-endian.
+Format: ggml's page gguf.md, versions 2 and 3, little-endian.
 """
 
 from __future__ import annotations

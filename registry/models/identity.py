@@ -1,8 +1,4 @@
-"""The identity of a base model: a digest over its tensors, its configuration and its tokenizer.
-
-Tensors count by name, dtype, shape and bytes, whatever the files, their names, order and metadata.  Configuration and
-tokenizer count as values, not as text.
-"""
+"""The identity of a base model: a digest over its tensors (name, dtype, shape, bytes) and the values of configuration and tokenizer."""
 
 from __future__ import annotations
 

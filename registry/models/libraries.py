@@ -130,8 +130,7 @@ def every_name(name: str) -> Iterator[str]:
             return
 
 
-# Model types whose layers all have the window, if there is one, and the window where `config.json` has no
-# `sliding_window`.
+# Model types whose layers all have the window, if there is one, and the window where `config.json` has no `sliding_window`.
 EVERY_LAYER: Final[Mapping[str, int | None]] = {
     "mistral": 4096,
     "mixtral": None,

@@ -1,12 +1,4 @@
-"""MLflow's place for artifacts at `fusery://TASK`: what a run logs there is an adapter of this registry.
-
-    mlflow.create_experiment("lessons", artifact_location="fusery://lessons")
-    with mlflow.start_run():
-        ...
-        mlflow.log_artifacts("adapters", "adapter")
-
-MLflow finds this class by the entry point `mlflow.artifact_repository`.  The registry is that of the environment.
-"""
+"""MLflow's artifacts at `fusery://TASK` are adapters of the environment's registry (entry point `mlflow.artifact_repository`)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Run `mlx_lm.lora` in this process, and record the run.
 
-mlx-lm 0.32 passes no callback on.  So functions of `mlx_lm.lora` are replaced while it runs: `run`, to see the complete
-arguments; `load`, to find bases by name and complete their configuration; `load_dataset`, to render chat templates within
-limits; `train_model`, to record; and `linear_to_lora_layers`, to train for a fuse at the base's size.
+mlx-lm 0.32 passes no callback on, so functions of `mlx_lm.lora` are replaced while it runs: `run`, `load`, `load_dataset`,
+`train_model` and `linear_to_lora_layers`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Adding a base model.
-
-A base is identified by its content (`fusery.registry.models.identity`): tensors, configuration and tokenizer.  Names, hub
-ids and folders only refer to it, so the same model under two names, or in other files, is one base.
-"""
+"""Adding a base model, which is identified by its content; names, hub ids and folders only refer to it."""
 
 from __future__ import annotations
 

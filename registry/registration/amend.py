@@ -36,11 +36,7 @@ from ..workspace.workspace import Workspace
 
 
 class Correction:
-    """New values for an adapter's record; None leaves a value as it is.
-
-    Everything is checked as `register` checks it.  `date` corrects the day of training; the name keeps the day of
-    registration.  `clear` lists fields to empty, `tag.KEY` for a tag.
-    """
+    """New values for an adapter's record, checked as by `register`; None leaves one, and `clear` empties fields (`tag.KEY`)."""
 
     def __init__(
         self,

@@ -1,11 +1,7 @@
-"""The keys of `config.json` that mlx-lm's classes read, for configurations of transformers 5.
+"""The keys of `config.json` that mlx-lm's classes read, added to configurations of transformers 5.
 
-transformers 5 writes rotary embeddings into `rope_parameters`, by kind of layer if they differ.  Some classes of mlx-lm 0.32
-read it; the others read `rope_theta`, `rope_scaling` and `partial_rotary_factor`, and silently take a default without them.
-Keys are only added, so transformers reads the same model.
-
-The tables do not depend on the installed mlx-lm: their keys are in a fused model's configuration, and so in its digest.  A
-test compares them with mlx-lm, and every class with transformers.
+Some classes take a silent default without `rope_theta`, `rope_scaling` and `partial_rotary_factor`.  The tables do not depend on
+the installed mlx-lm, since their keys are in a fused model's digest; tests compare them with mlx-lm and transformers.
 """
 
 from __future__ import annotations
