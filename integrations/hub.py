@@ -133,9 +133,7 @@ class HubPlace(Place):
             for entry in manifest
         )
 
-    def publish(
-        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
-    ) -> None:
+    def publish(self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress = None) -> None:
         """Create the repository if necessary, and replace its files in one commit."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 

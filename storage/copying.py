@@ -29,7 +29,7 @@ _FICLONE = 0x40049409  # linux/fs.h
 _NOT_HERE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
 
 
-Progress = Callable[[int], None]
+Progress = Callable[[int], None] | None
 """Called with the number of bytes done since the last call."""
 
 
@@ -80,7 +80,7 @@ def reading(path: Path) -> Iterator[OpenFile]:
         os.close(fd)
 
 
-def pump(source: int, target: int | None, *, progress: Progress | None = None) -> tuple[Digest, int]:
+def pump(source: int, target: int | None, *, progress: Progress = None) -> tuple[Digest, int]:
     """Read and hash a file, the hash of a large one in a second thread, and write it to an empty file, or clone it there."""
     if target is not None and clone(source, target):
         source, target = target, None

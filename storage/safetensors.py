@@ -254,7 +254,7 @@ class TensorDigests:
     tensors: dict[str, Digest]
 
 
-def digest_tensors(path: Path, header: Header, *, progress: Progress | None = None) -> TensorDigests:
+def digest_tensors(path: Path, header: Header, *, progress: Progress = None) -> TensorDigests:
     """Return the digests of a file and of its tensors; every byte is read once, and hashed on two cores."""
     from concurrent.futures import Future, ThreadPoolExecutor
 

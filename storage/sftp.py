@@ -112,7 +112,7 @@ class SftpObjects(Objects):
             raise NoPlaceError(self.calls.where, "folder") from error
 
     def upload(
-        self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
+        self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress
     ) -> bool:
         """Write a part file in `tmp/`, and give it its name when it is whole."""
         part = self.key(f"{TMP}/{uuid.uuid4().hex}.part")
@@ -149,7 +149,7 @@ class SftpObjects(Objects):
                     yield Leftover(path.removeprefix(self.key("")), size, age(modified))
 
     def _written(
-        self, part: str, final: str, parts: Iterable[bytes], exclusive: bool, progress: Progress | None
+        self, part: str, final: str, parts: Iterable[bytes], exclusive: bool, progress: Progress
     ) -> None:
         offset = 0
         try:

@@ -43,7 +43,7 @@ def deliver(
     *,
     force: bool,
     before_replacing: Callable[[], None],
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> tuple[Manifest, bool]:
     """Build a bundle, publish it after `before_replacing()`, and return its files and whether it existed already."""
     with place.building() as temp:
@@ -57,7 +57,7 @@ def deliver(
     return manifest, existed
 
 
-Progress = Callable[[int, int], None]  # called with the bytes done and the total
+Progress = Callable[[int, int], None] | None  # called with the bytes done and the total
 
 
 class Place(ABC):
@@ -91,9 +91,7 @@ class Place(ABC):
         """Return whether the place has exactly the files of a manifest; every byte is read."""
 
     @abstractmethod
-    def publish(
-        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
-    ) -> None:
+    def publish(self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress = None) -> None:
         """Write the built bundle to the place, durably."""
 
     def taken(self) -> AlreadyExistsError:
@@ -183,9 +181,7 @@ class LocalFolder(Place):
             digest_file(files[entry.path]) == (entry.sha256, entry.size) for entry in manifest
         )
 
-    def publish(
-        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
-    ) -> None:
+    def publish(self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress = None) -> None:
         """Sync the files to the disk, then rename the folder."""
         with os_failures(f"write {self.path}", near=self.path.parent):
             sync_tree(folder)
@@ -254,9 +250,7 @@ class RemoteFolder(Place):
         expected = {entry.path: entry.size for entry in manifest}
         return dict(self._tree.sizes()) == expected and all(self._tree.holds(entry) for entry in manifest)
 
-    def publish(
-        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
-    ) -> None:
+    def publish(self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress = None) -> None:
         """Remove the old record, upload the files, remove other files of the old bundle, and write the record."""
         entries, report = {entry.path: entry for entry in manifest}, tally(progress, manifest.size)
         if self._single:

@@ -138,7 +138,7 @@ class InputFiles:
     """The files of a base and of adapters on this machine."""
 
     def __init__(
-        self, fuse_inputs: FuseInputs, stack: ExitStack, arrived: Progress | None, *, verify: bool = True
+        self, fuse_inputs: FuseInputs, stack: ExitStack, arrived: Progress, *, verify: bool = True
     ) -> None:
         self.fuse_inputs, self._stack, self._arrived = fuse_inputs, stack, arrived
         self._verify = verify

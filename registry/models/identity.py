@@ -37,7 +37,7 @@ class BaseIdentity:
 
 
 def identify_base(
-    files: Mapping[str, Path], config: Mapping[str, Any], *, progress: Progress | None = None
+    files: Mapping[str, Path], config: Mapping[str, Any], *, progress: Progress = None
 ) -> BaseIdentity:
     """Read a model's files once, and return their manifest and the digest of their content."""
     entries: list[FileEntry] = []

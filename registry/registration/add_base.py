@@ -122,7 +122,7 @@ def _record(
     architecture: Architecture,
     identity: BaseIdentity,
     reference: bool,
-    progress: Progress | None,
+    progress: Progress,
 ) -> AddedBase:
     from ..records.deposit import Deposit, record_manifest
 
