@@ -25,9 +25,7 @@ from ..registry.runtime.errors import DocumentError, Refusal
 LOG = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25  # between two looks at the file
-STALE_SECONDS = (
-    10.0  # since the last look until the file counts as unreadable: a network's file system may hang
-)
+STALE_SECONDS = 10.0  # until the file counts as unreadable: a network's file system may hang
 
 HINT = 'a table for each tenant: [acme]  key_sha256 = ["..."]  models = ["course_rec#prod"]'
 

@@ -148,9 +148,7 @@ def _open_folder(root: Path, path: str) -> int:
     return folder
 
 
-_CAREFULLY = (
-    os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-)  # neither follow a link nor wait for a pipe
+_CAREFULLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # follow no link, wait for no pipe
 
 
 def _copy_file(folder: int, name: str, target: Path, most: int) -> None:

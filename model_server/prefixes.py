@@ -27,9 +27,7 @@ class CachedPrefix:
 
     cache: list[Any] | None = None  # a copy of mlx-lm's caches, one for each layer
     length: int = 0  # tokens in them
-    boundary: int = (
-        0  # length shared with an earlier prompt whose caches cannot be cut there; caching it serves the next
-    )
+    boundary: int = 0  # length shared with a prompt whose caches cannot be cut there, to be cached
 
 
 @dataclass(frozen=True, slots=True, eq=False)

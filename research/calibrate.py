@@ -1,11 +1,8 @@
 """Calibrate a base: store statistics of its linear layers' inputs over some text, by which a fuse shapes its rounding.
 
-A calibration belongs to a base and serves all adapters on it.  It is a file in the store (`fusery.registry.engine.calibration`).
-
-For inputs x of n numbers, H is the mean of x x^T, n * n numbers.  H is never stored: it is multiplied with a few vectors
-as the model runs, first with random ones, whose images span the large directions, then with a basis of those (the
-randomised range finder of Halko, Martinsson and Tropp, arXiv:0909.4061, algorithm 4.4 with one iteration).  From H Q the
-approximation of Nystroem follows, H ~ (H Q) (Q^T H Q)^-1 (H Q)^T, which is never larger than H (algorithm 5.5 there).
+For inputs x of n numbers, H is the mean of x x^T, never stored: it is multiplied with a few vectors as the model runs, first random
+ones, then a basis of their images (the randomised range finder of Halko, Martinsson and Tropp, arXiv:0909.4061, algorithm 4.4).
+H Q gives the approximation of Nystroem, H ~ (H Q) (Q^T H Q)^-1 (H Q)^T, never larger than H (algorithm 5.5 there).
 """
 
 from __future__ import annotations
@@ -150,9 +147,7 @@ _NEGLIGIBLE = 1e-12
 class Moment:
     """The statistics of the input of one or several linear layers."""
 
-    directions: (
-        Matrix  # float64 (n, K), eigenvectors of about H, times the roots of their eigenvalues, largest first
-    )
+    directions: Matrix  # float64 (n, K), eigenvectors of about H times the roots of their eigenvalues
     diagonal: Matrix  # float64 (n,), of H, exact
 
 
@@ -169,9 +164,7 @@ class _Pass:
     """One run over all samples: H times a basis, summed up for each input."""
 
     basis: Callable[[str, int], NDArray[Any]]  # the factor of H, by key
-    modules: dict[
-        str, str
-    ]  # path of a layer to the key of its input: the path of the first layer that has it
+    modules: dict[str, str]  # path of a layer to the key of its input, the path of its first layer
     images: dict[str, NDArray[Any]] = field(default_factory=dict)  # sum of x (x^T basis), by key
     squares: dict[str, Matrix] = field(default_factory=dict)  # sum of x * x, by key
     _seen: dict[bytes, str] = field(default_factory=dict)

@@ -1,10 +1,7 @@
-"""A model's large layers, and attention, computed by NumPy in float32 rather than by mlx.
+"""A model's large layers, and attention, computed by NumPy in float32: mlx's BLAS on a processor is fifty times slower.
 
-On a processor without a GPU, mlx multiplies with a slow BLAS; NumPy's is some fifty times faster.  A layer keeps its class,
-its weights and its name; only its call changes.  Weights are widened or dequantised to float32 a block of rows at a time,
-and never kept.  An adapter is applied as `x W + scale (x A) B`, without the rounding of a fused weight.
-
-Import this module where mlx is known to be there.
+Only a layer's call changes.  Weights are widened or dequantised a block of rows at a time.  An adapter is applied as
+`x W + scale (x A) B`, without the rounding of a fused weight.  Import this module where mlx is known to be there.
 """
 
 from __future__ import annotations

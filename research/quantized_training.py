@@ -1,7 +1,6 @@
 """Train for a fuse at the base's own size: through its quantiser, or an update that its biases can hold.
 
-Through the quantiser, a layer computes with quantise(W + BA), the weight of the fused model.  The gradient goes straight
-through (Bengio et al., arXiv:1308.3432): A and B get that of x (W + BA)^T, and the layers before that of the quantised sum.
+Through the quantiser, a layer computes with quantise(W + BA); the gradient goes straight through (Bengio et al., arXiv:1308.3432).
 """
 
 from __future__ import annotations

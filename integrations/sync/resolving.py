@@ -50,8 +50,8 @@ class Resolved:
 class Resolver:
     """Resolves adapters for one server, with files in `root`, which the servers of a machine may share.
 
-    `place` is the server's name in deployments; empty to record none.  `base` is the registry's name or digest of the
-    server's base model, if the server has another name for it.  With `aliases`, an alias keeps its first adapter.
+    `place` is the server's name in deployments (empty: record none), `base` the registry's name or digest of its base model, if it has
+    another; with `aliases`, an alias keeps its first adapter.
     """
 
     def __init__(

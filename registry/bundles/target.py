@@ -86,9 +86,7 @@ class Target:
     located: bool = False  # its files contain its location
     plugin: Plugin | None = None
     tokenizer: bool = False  # its bundles of adapters include their own tokenizer
-    service: tuple[str, str] | None = (
-        None  # URL scheme of a service for these bundles only, and `module:class` of its place
-    )
+    service: tuple[str, str] | None = None  # its own URL scheme, and `module:class` of the place
 
     def content(self, wanted: Content | None, adapters: int) -> Content:
         """Return the content of a bundle."""

@@ -1,8 +1,7 @@
-"""Compare two low-rank updates through matrices as small as their ranks.
+"""Compare two low-rank updates U = scale * A B with A (m, r) and B (r, n) through matrices as small as their ranks.
 
-An update is U = scale * A B with A (m, r) and B (r, n); the m x n matrix is never computed.  Norms and inner products
-come from the Gram matrices of the factors, in float64, unless too much cancels there.  Singular values and angles come
-from QR decompositions, which lose nothing and take twenty times as long.
+Norms and inner products come from Gram matrices in float64, unless too much cancels there.  Singular values and angles come from QR
+decompositions, which lose nothing and take twenty times as long.
 """
 
 from __future__ import annotations
@@ -156,9 +155,7 @@ class UpdateComparison:
     norm_b: float
     product: float  # Frobenius inner product
     change: float  # norm of the difference
-    spectrum_a: tuple[
-        float, ...
-    ] = ()  # singular values, falling, as many as the rank; right to 1e-7 of the norm
+    spectrum_a: tuple[float, ...] = ()  # falling singular values, one a rank; right to 1e-7 of the norm
     spectrum_b: tuple[float, ...] = ()
     # Principal angles in radians, rising, between the column spaces (inputs) and the row spaces; right to 1e-6.
     angles_in: tuple[float, ...] = ()

@@ -1,13 +1,9 @@
 """Files of results: what lm-evaluation-harness and lighteval write, or a plain map of metrics to values.
 
-lm-evaluation-harness 0.4 (`lm_eval/result_schema.py`, `lm_eval/loggers/evaluation_tracker.py`): `results` has for each task
-values named `METRIC,FILTER`, such as `acc,none`, with `METRIC_stderr,FILTER`, or the text `N/A`;
-`higher_is_better`, `versions`, `n-shot`, `n-samples` and `configs` have more about each task, `config` about the model and
-the seeds.  Versions before 0.4 wrote the metric's name alone.
-
-lighteval (`src/lighteval/logging/evaluation_tracker.py`, `info_loggers.py`): `config_general`, and `results` by
-`TASK|SHOTS`, earlier `SUITE|TASK|SHOTS`, with `METRIC` and `METRIC_stderr`; `config_tasks` says which splits. `all` is a mean over
-whatever ran together, and is not read.
+lm-evaluation-harness 0.4 (`lm_eval/result_schema.py`): `results` has by task `METRIC,FILTER` and `METRIC_stderr,FILTER`, or `N/A`;
+`higher_is_better`, `versions`, `n-shot`, `n-samples` and `configs` describe tasks, `config` model and seeds.  Before: `METRIC` alone.
+lighteval (`src/lighteval/logging/evaluation_tracker.py`): `config_general`, `config_tasks`, and `results` by `TASK|SHOTS`, earlier
+`SUITE|TASK|SHOTS`; `all`, a mean, is not read.
 
 A metric is called `TASK.METRIC` here, or `TASK.METRIC.FILTER` if the filter is not `none`.
 """

@@ -1,15 +1,12 @@
 """Combine the low-rank updates of one module: PEFT's methods, and truncation without large matrices.
 
-An update is U = s A B with A (m, r) and B (r, n), as mlx-lm has them; PEFT's `lora_A` is A transposed, its `lora_B` is B
-transposed, its `scaling` is s.  The names are those of `combination_type` in `LoraModel.add_weighted_adapter` of PEFT
-(peft/tuners/lora/model.py, peft/utils/merge_utils.py):
+An update is U = s A B with A (m, r) and B (r, n), PEFT's `lora_A` and `lora_B` transposed.  The names are those of `combination_type`
+in `LoraModel.add_weighted_adapter` of PEFT (peft/tuners/lora/model.py, peft/utils/merge_utils.py):
 
 - `cat`, `svd`: the weighted sum of the updates, whole, or the nearest one of a smaller rank.
-- `linear`, `ties`, `dare` (PEFT's `dare_linear`): weighted sums of the A and of the B.  That is not the sum of the
-  updates, since A1 B2 and A2 B1 come along; how far it is from that sum is measured.
+- `linear`, `ties`, `dare` (PEFT's `dare_linear`): weighted sums of the A and of the B, whose distance from that sum is measured.
 
-Sources: Yadav et al., "TIES-Merging: Resolving Interference When Merging Models" (arXiv 2306.01708); Yu et al.,
-"Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch" (DARE, arXiv 2311.03099).
+Sources: TIES-Merging (Yadav et al., arXiv 2306.01708); DARE (Yu et al., arXiv 2311.03099).
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """MLX's affine quantisation, bit for bit that of `mx.quantize` and `mx.dequantize` on a CPU.
 
-A row is cut into groups of 32, 64 or 128 numbers.  A group has a scale and a bias in the format of the weights,
-and one code of 2, 3, 4, 5, 6 or 8 bits per number; the codes of a row are one little-endian stream of bits.
+A row is cut into groups of 32, 64 or 128 numbers with a scale and a bias in the weights' format, and a code of 2 to 8 bits a number;
+the codes of a row are one little-endian stream of bits, the array of a block is (group size, groups).
 Sources: mlx/backend/cpu/quantized.cpp (`quantize`) and mlx/ops.cpp (`affine_dequantize`), MLX 0.32.
-
-The array of a block has the shape (group size, groups), so that scales and biases, one per column, meet whole vectors.
 """
 
 from __future__ import annotations

@@ -1,15 +1,11 @@
 """The format of the written weights: for each module a target, plain numbers or a grid.
 
-- `keep` writes the base's own format with fresh scales, as `mlx_lm.fuse` does; with `biases` codes and scales stay as they
-  are where an update is constant within each group, which a bias can take up whole (QA-LoRA, Xu et al., arXiv:2309.14717);
-- `dither` writes the base's own format on the base's own scales, rounding at random so that small updates survive; with a
-  calibration codes are chosen instead, and `fitted` moves scales and biases a little after them;
-- `mixed` writes the touched modules with more bits and leaves the others as they are;
-- `dequantize` writes plain numbers, as `mlx_lm.fuse --dequantize` does;
+- `keep`: the base's format, fresh scales, as `mlx_lm.fuse`; with `biases`, updates that a bias can take up (QA-LoRA, arXiv:2309.14717);
+- `dither`: the base's own scales, rounding at random; with a calibration codes are chosen, and `fitted` moves scales and biases;
+- `mixed`: more bits for the touched modules; `dequantize`: plain numbers, as `mlx_lm.fuse --dequantize`;
 - with `quantize` every layer is requantised, as `mlx_lm.convert -q` does afterwards.
 
-DoRA's rescaling has two ways.  `mlx_lm.fuse` rounds the sum, each square, the norm and the quotient to the weight's format,
-and writes float32.  Rounded `once`, all of it runs in float32, as at run time, and the result has the weight's format.
+DoRA is rounded after each step and written in float32, as by `mlx_lm.fuse`, or `once`, and written in the weight's format.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
 """Read the run of an adapter folder: of mlx-lm, of transformers' `Trainer`, and of what is built on that.
 
-- mlx-lm has written `NNNNNNN_adapters.safetensors` and `adapters.safetensors` since April 2024 (`tuner/trainer.py`), the
-  second again at each checkpoint and at the end.
-- transformers, TRL, Axolotl, LLaMA-Factory and Unsloth leave an output folder with `checkpoint-STEP`, each an adapter with
-  the trainer's state, and the final weights beside them (transformers 5, `trainer.py`: `_save_checkpoint`, `save_model`).
-  Unsloth's trainer for MLX writes mlx-lm's form, and the best weights into `best` (unsloth-zoo, `mlx/trainer.py`).
+- mlx-lm writes `NNNNNNN_adapters.safetensors`, and `adapters.safetensors` at each checkpoint and at the end (`tuner/trainer.py`).
+- transformers and TRL, Axolotl, LLaMA-Factory and Unsloth leave `checkpoint-STEP` folders with the trainer's state, and final weights
+  (transformers 5, `trainer.py`); Unsloth for MLX writes mlx-lm's form, and the best weights into `best` (unsloth-zoo).
 
-Two runs into one folder leave checkpoints of both: those whose history contradicts the newest are of another run.
+Checkpoints of another run in the same folder are those whose history contradicts the newest.
 """
 
 from __future__ import annotations

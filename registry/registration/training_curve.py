@@ -1,8 +1,7 @@
-"""The learning curve of a run: measurements by iteration.
+"""The learning curve of a run: measurements by iteration, numbered as the trainer prints them.
 
-Iterations are numbered as the trainer prints them.  mlx-lm validates before the step that it names (since June 2024;
-after it in older versions), so the loss of iteration 200 is that of weights with 199 steps, and stands for checkpoint
-200, which has one more.  The measurement at iteration 1 is of the model before training, and never of a checkpoint.
+mlx-lm validates before the step that it names, so a loss of iteration 200 stands for checkpoint 200, which has one step more.
+The measurement at iteration 1 is of the model before training, and never of a checkpoint.
 """
 
 from __future__ import annotations

@@ -205,9 +205,8 @@ def _sparse(config: Config) -> list[bool] | None:
 
 _NAMED_OTHERWISE: Final = ("gpt_neox",)  # classes with other names for rotary embeddings, in `_OTHERS`
 _LOCAL: Final = ("gemma3_text", "gemma3n_text")  # classes with another theta for layers with a window
-_WANT_SCALING: Final = frozenset(
-    ("exaone4", "glm4_moe", "llama4_text")
-)  # classes that require `rope_scaling`, even null
+# Classes that require `rope_scaling`, even null.
+_WANT_SCALING: Final = frozenset(("exaone4", "glm4_moe", "llama4_text"))
 
 _OTHERS: Final[Mapping[str, Mapping[str, Callable[[Config], Any]]]] = {
     "apertus": {"mlp_bias": _always(False), "post_norm": _always(False), "qk_norm": _always(True)},
