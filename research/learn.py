@@ -149,11 +149,9 @@ def _learned(
         fused = LoadedModel.load(model, numpy=True)
         learned = learn_scales(fused, adapted, samples, steps=steps, progress=reporter.progress)
     if not learned.after < learned.before:
-        raise BadInputError(
-            f"nothing was learned: on texts put aside, answers are {learned.after:.3g} nats a token from those of base + adapter,"
-            f" before {learned.before:.3g}",
-            hint="give more texts, or texts of the task: --prompts FILE",
-        )
+        off = f"{learned.after:.3g} nats a token off, before {learned.before:.3g}"
+        hint = "give more texts, or texts of the task: --prompts FILE"
+        raise BadInputError(f"nothing was learned: on texts put aside, answers are {off}", hint=hint)
     about = Learned(inputs.adapter.digest, seed_of(key), learned.steps, learned.tokens, texts.digest)
     calibration = read_calibration(
         fetch_calibration(workspace, str(recipe.calibration), file.with_name("known.safetensors"))

@@ -156,15 +156,12 @@ def _own_prompts(
         return read_prompts(data.path, limit), ProbePrompts(origin, data.name)
     if not fallback:
         folders = "" if data is None else f" in {' or '.join(data.folders)}"
-        raise BadInputError(
-            f"held-out data of {a.side.name} not found: test.jsonl or valid.jsonl of its run{folders}",
-            hint=f"give --prompts FILE; fusery eval probe {a.side.name} --against base  compares on built-in prompts",
-        )
+        message = f"held-out data of {a.side.name} not found: test.jsonl or valid.jsonl of its run{folders}"
+        built_in_run = f"fusery eval probe {a.side.name} --against base  uses built-in prompts"
+        raise BadInputError(message, hint=f"give --prompts FILE; {built_in_run}")
     if data is not None and data.is_recorded:
-        say(
-            f"{data.name} of its run is not in {data.folders[0]} any more, or has changed: "
-            "asking the built-in prompts, which are not of its task"
-        )
+        gone = f"{data.name} of its run is not in {data.folders[0]} any more, or has changed"
+        say(f"{gone}: asking the built-in prompts, which are not of its task")
     return built_in()[:limit], ProbePrompts("built-in")
 
 
@@ -188,10 +185,8 @@ def subject_of(workspace: Workspace, reference: str, base: str | None = None) ->
 def _fused_subject(workspace: Workspace, fused: tables.FusedRow) -> ProbeSubject:
     path = workspace.cache.lookup(Digest(fused.key), Manifest.of(file.entry for file in fused.manifest.files))
     if path is None:
-        raise BadInputError(
-            f"the fused model {fused.digest[:12]} is not in this machine's cache any more",
-            hint=f"fusery fuse {fused.adapter.name} --as {WRITTEN_AS[fused.precision]}",
-        )
+        hint = f"fusery fuse {fused.adapter.name} --as {WRITTEN_AS[fused.precision]}"
+        raise BadInputError(f"fused model {fused.digest[:12]} is no longer in the cache", hint=hint)
     names = label_record(fused)
     side = ProbedModel("fused", names.combined, fused.digest, fused.precision, names.format)
     alone = not fused.extras and fused.recipe.get("scale") is None
@@ -282,9 +277,6 @@ def _samples(
     if a.base != b.base:
         other: Any = load_tokenizer(second.model)
         if tokenizer.get_vocab() != other.get_vocab():
-            raise BadInputError(
-                f"{a.side.name} and {b.side.name} stand on bases with different vocabularies, "
-                "so their predictions cannot be compared",
-                hint="compare models of one family",
-            )
+            message = f"{a.side.name} and {b.side.name} have bases with different vocabularies"
+            raise BadInputError(message, hint="compare models of one family")
     return tokenise(asked, tokenizer, strict=strict)

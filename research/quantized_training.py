@@ -53,10 +53,9 @@ def make_layers(args: Any, model: Any, to_lora: Callable[..., None], way: Way = 
     bits, size, mode = _common_format(layers.values(), way)
     if way == "qa-lora":
         if mode != "affine":
-            raise BadInputError(
-                f"--qa-lora moves the biases of the base's groups, and {mode} has none",
-                hint="train on a base in affine codes, which mlx_lm.convert -q makes, or with --qat",
-            )
+            hint = "train on a base in affine codes, which mlx_lm.convert -q makes, or with --qat"
+            message = f"--qa-lora moves the biases of the base's groups, and {mode} has none"
+            raise BadInputError(message, hint=hint)
         if file := getattr(args, "resume_adapter_file", None):
             require_grouped(Path(file), size)
     for layer in layers.values():
@@ -97,11 +96,8 @@ def _common_format(layers: Iterable[Any], way: Way) -> tuple[int, int, str]:
     common_format = next(iter(formats)) if len(formats) == 1 else None
     if common_format is None:
         format_names = ", ".join(sorted(map(_in_words, formats)))
-        raise BadInputError(
-            f"--{way} trains for one quantiser, and the layers that are trained have {format_names}",
-            hint="train on a quantised base (mlx_lm.convert -q makes one), and name layers of one format as keys in"
-            " lora_parameters of the configuration file",
-        )
+        hint = "train on a base of mlx_lm.convert -q; name layers of one format as keys in lora_parameters"
+        raise BadInputError(f"--{way} needs one quantised format in all layers: {format_names}", hint=hint)
     return common_format
 
 
@@ -172,10 +168,9 @@ def require_grouped(file: Path, size: int) -> None:
     loaded: Any = mx.load(str(file))
     for name, values in loaded.items():
         if name.rpartition(".")[2] == "lora_a" and not _is_constant(values, size):
-            raise BadInputError(
-                f"--qa-lora cannot go on from {file.name}: {name} is not constant within groups of {size} inputs",
-                hint="leave out --resume-adapter-file, or give one that --qa-lora made on this base",
-            )
+            hint = "leave out --resume-adapter-file, or give one that --qa-lora made on this base"
+            message = f"{name} of {file.name} is not constant within groups of {size} inputs"
+            raise BadInputError(message, hint=hint)
 
 
 def _is_constant(values: Any, size: int) -> bool:

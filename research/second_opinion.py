@@ -106,10 +106,8 @@ def _smallest(
             opinions.append(opinion)
             reporter.say(f"{describe(recipe)}: {_in_words(opinion)}")
             if opinion.passed:
-                reporter.say(
-                    "text that has nothing to do with the task was not asked; "
-                    f"other commands take this with --as {WRITTEN_AS[recipe.precision]}"
-                )
+                other = f"other commands take this with --as {WRITTEN_AS[recipe.precision]}"
+                reporter.say(f"text that has nothing to do with the task was not asked; {other}")
                 return trial, opinions
             if opinion.passed is None:
                 break
@@ -132,10 +130,8 @@ def _not_asked(workspace: Workspace, inputs: FuseInputs, request: FuseRequest) -
         held_out_data = held_out(session, inputs.adapter.id)
     if held_out_data is not None and held_out_data.path is not None:
         return None
-    return (
-        f"the run of {name} kept nothing out of training that is still here as it was; "
-        f"fusery eval probe {name} --as dither --prompts FILE asks what you have"
-    )
+    hint = f"fusery eval probe {name} --as dither --prompts FILE asks what you have"
+    return f"the run of {name} has no unchanged held-out data here; {hint}"
 
 
 def _unsure(

@@ -291,8 +291,7 @@ class BlobStore(ABC):
     def _check_identity(self, store_id: str) -> bool:
         existing_id = self.identify()
         if existing_id is not None and existing_id != store_id:
-            raise StoreMismatchError(
-                f"the store {self.url} belongs to another registry ({existing_id}, not {store_id})",
-                hint="check FUSERY_STORE_URL and FUSERY_DATABASE_URL: they must belong together",
-            )
+            hint = "check FUSERY_STORE_URL and FUSERY_DATABASE_URL: they must belong together"
+            problem = f"the store {self.url} belongs to another registry ({existing_id}, not {store_id})"
+            raise StoreMismatchError(problem, hint=hint)
         return existing_id is not None

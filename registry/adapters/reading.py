@@ -222,10 +222,8 @@ def _orientation(places: Sequence[_Place], config: PeftConfig, layout: ExpertLay
     if version_numbers is not None and version_numbers < _SWAPPED:
         return False
     version_text = f"PEFT {config.peft_version[:40]}" if config.peft_version else "no version of PEFT"
-    return (
-        f"the experts of {_short(places[0][0].name)} are square, and the configuration ({version_text}) does not tell whether"
-        " A is at their inputs or at their outputs"
-    )
+    name = _short(places[0][0].name)
+    return f"the experts of {name} are square: whether A is at their inputs is unknown ({version_text})"
 
 
 def promised_experts(config: PeftConfig, base: Architecture) -> set[str]:

@@ -86,10 +86,8 @@ def require_usable_unfused(
 def require_fusable(name: str, config: Mapping[str, Any]) -> None:
     """Refuse an adapter that was trained for a format that cannot be written."""
     if config.get(NVFP4_MERGE_AWARE):
-        raise FusionUnsupportedError(
-            f"{name} was trained to be fused into NVFP4 with a scale per tensor, which cannot be written yet",
-            hint=MERGE_WITH_AXOLOTL,
-        )
+        message = f"{name} was trained for NVFP4 with a scale per tensor, which cannot be written"
+        raise FusionUnsupportedError(message, hint=MERGE_WITH_AXOLOTL)
 
 
 MERGE_WITH_AXOLOTL = (

@@ -63,9 +63,7 @@ class Combination(Record):
     least_retained: float | None = described("share of `least_module`")
     bytes: int = described("size in bytes of the new weights")
     dry_run: bool = described("nothing was made")
-    adapter: Registered | None = described(
-        "the record of the new adapter; left out where nothing was made", optional=True
-    )
+    adapter: Registered | None = described("the new adapter, if one was made", optional=True)
 
 
 def combine(
@@ -127,20 +125,15 @@ def _compute(
         first = sources[0]
         other = next((source for source in sources if source.base_id != first.base_id), None)
         if other is not None:
-            raise BadInputError(
-                f"{first.name} is on {first.base.name} and {other.name} on {other.base.name}: updates of different "
-                "weights are not combined",
-                hint=f"fusery list --base {first.base.name}",
-            )
+            message = f"{first.name} is on {first.base.name} and {other.name} on {other.base.name}"
+            raise BadInputError(message, hint=f"fusery list --base {first.base.name}")
         names = tuple(source.name for source in sources)
         base = sources[0].base.name
         if task is None and not dry_run:
             tasks = {source.task.name for source in sources}
             if len(tasks) > 1:
-                raise BadInputError(
-                    f"it is not said what the new adapter is for: these are for {' and '.join(sorted(tasks)[:3])}",
-                    hint="give --task, for example --task combined",
-                )
+                message = f"the task of the new adapter is unknown: {' and '.join(sorted(tasks)[:3])}"
+                raise BadInputError(message, hint="give --task, for example --task combined")
             [task] = tasks
         # The files are loaded now: the session ends here.
         configs = [

@@ -144,12 +144,10 @@ def _missing(
     if others:
         row = others[0]
         on = setting_of(row)
-        raise MetricRecordedTwiceError(
-            f"{row.metric} of {adapter.name} is on record as {row.value:g}{f' ({on})' if on else ''}, and not as "
-            f"{own[key_of(row)].value:g}",
-            hint="of another measurement, say what is different: --seed N, --split or --dataset; "
-            f"fusery eval list {adapter.name}",
-        )
+        value, where = own[key_of(row)].value, f" ({on})" if on else ""
+        message = f"{row.metric} of {adapter.name} is recorded as {row.value:g}{where}, not as {value:g}"
+        hint = "of another measurement, say what is different: --seed N, --split or --dataset"
+        raise MetricRecordedTwiceError(message, hint=f"{hint}; fusery eval list {adapter.name}")
     require_count(adapter.name, "evaluations", EVALUATIONS, len(adapter.evaluations) + len(new))
     return [own[key_of(values)] for values in new], recorded_metrics
 
@@ -158,10 +156,8 @@ def _settled(measurement: MetricValue, setting: Mapping[str, str | int | None], 
     given: Mapping[str, Any] = {field: wanted for field, wanted in setting.items() if wanted is not None}
     for field, wanted in given.items():
         if (own := getattr(measurement, field)) not in ("", None, wanted):
-            raise BadInputError(
-                f"{name} says that the {field} of {measurement.metric} is {own}, and --{field} says {wanted}",
-                hint=f"leave --{field} out",
-            )
+            message = f"{name} says that the {field} of {measurement.metric} is {own}, not {wanted}"
+            raise BadInputError(message, hint=f"leave --{field} out")
     settled = replace(measurement, **given)
     require_measured(settled, name)
     return settled

@@ -160,10 +160,8 @@ def _require_one_rank(adapters: Sequence[OpenAdapter], module: NewModule, method
     ranks = {adapters[number].rank(module.path): adapters[number].name for number in module.holders}
     if len(ranks) > 1:
         ranks_text = " and ".join(f"{rank} in {ranks[rank]}" for rank in sorted(ranks))
-        raise BadInputError(
-            f"{method} adds up factors, which must be of one rank: those of {module.path} have rank {ranks_text}",
-            hint="--method svd adds up whole updates, of any rank",
-        )
+        message = f"{method} needs factors of one rank: those of {module.path} have rank {ranks_text}"
+        raise BadInputError(message, hint="--method svd adds up whole updates, of any rank")
 
 
 def measure(adapters: Sequence[OpenAdapter], plan: CombinePlan) -> dict[str, CombinedUpdate]:

@@ -67,10 +67,8 @@ def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = No
     if kind not in (LORA, DORA, FULL):
         raise FusionUnsupportedError(f"there is no kind of adapter {str(kind)[:40]!r} in mlx-lm")
     if kind == LORA and config.get("use_dora"):
-        raise FusionUnsupportedError(
-            "the adapter's configuration says use_dora, which mlx-lm before 0.19 wrote and mlx-lm today passes over",
-            hint='replace it in adapter_config.json by "fine_tune_type": "dora"',
-        )
+        hint = 'replace it in adapter_config.json by "fine_tune_type": "dora"'
+        raise FusionUnsupportedError("the configuration says use_dora, as for mlx-lm before 0.19", hint=hint)
     if kind == FULL:
         if scale is not None:
             raise FusionUnsupportedError("the result of full fine-tuning has no scale to override")
@@ -82,19 +80,15 @@ def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = No
     rank = parameters.get("rank")
     for module, pair in factors.items():
         if rank is not None and pair.rank != rank:
-            raise FusionUnsupportedError(
-                f"the adapter's tensors for {module} have rank {pair.rank}, its configuration says {rank!r}"
-            )
+            message = f"the tensors for {module} have rank {pair.rank}, its configuration says {rank!r}"
+            raise FusionUnsupportedError(message)
     scale = scale if scale is not None else parameters.get("scale")
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
-        raise FusionUnsupportedError(
-            f"invalid scale in the adapter's configuration: {str(scale)[:40]} (a finite number; mlx-lm reads no alpha)"
-        )
+        message = f"invalid scale in the adapter's configuration: {str(scale)[:40]} (a finite number)"
+        raise FusionUnsupportedError(message)
     number, keys = config.get("num_layers"), parameters.get("keys")
     if type(number) is not int:
-        raise FusionUnsupportedError(
-            "the adapter's configuration has no num_layers; mlx-lm before 0.19 wrote it so and cannot fuse it either"
-        )
+        raise FusionUnsupportedError("the configuration has no num_layers, as before mlx-lm 0.19")
     if keys is not None and not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
         raise FusionUnsupportedError("the keys in the adapter's configuration are not a list of paths")
     paths = None if keys is None else tuple(keys)
@@ -120,10 +114,8 @@ def require_linear(adapters: Sequence[tuple[TrainedAdapter, float]], *, whole: b
         name = "DoRA adapters" if DORA in kinds else "results of full fine-tuning"
         raise FusionUnsupportedError(f"{name} cannot be weighted or combined: their effect is not a sum")
     if whole and (weighted or scaled):
-        raise FusionUnsupportedError(
-            "an adapter with whole tensors cannot be scaled, weighted or combined: they replace the base's",
-            hint="fuse it as it is",
-        )
+        message = "an adapter with whole tensors cannot be scaled, weighted or combined"
+        raise FusionUnsupportedError(message, hint="fuse it as it is")
 
 
 def _read_factors(path: Path, kind: str) -> dict[str, Factors]:

@@ -107,10 +107,8 @@ class CalibrationFile:
         directions, rest, mean = (self._numbers(f"{module}.{part}") for part in _PARTS)
         squares = (np.square(directions, dtype=np.float64).sum(axis=0), rest, mean)
         if any((part < 0).any() or (part > MOST_ENERGY).any() for part in squares):
-            raise FormatError(
-                f"{self.path.name}: the input {module!r} has a mean square that is not from 0 to {MOST_ENERGY:.0e}",
-                hint="fusery base calibrate BASE makes one that can be used",
-            )
+            message = f"{self.path.name}: the mean squares of {module!r} are not from 0 to {MOST_ENERGY:.0e}"
+            raise FormatError(message, hint="fusery base calibrate BASE makes another one")
         return Directions(directions, rest, float(mean[0]))
 
     def width_of(self, module_path: str) -> int | None:

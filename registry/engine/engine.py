@@ -189,10 +189,8 @@ def _copy_file(source: Path, folder: Path, name: str, expected: str | None) -> F
 
 def _require(name: str, digest: str, expected: str) -> None:
     if digest != expected:
-        raise BlobCorruptError(
-            f"the base's {name} is not what was recorded: its SHA-256 is {digest[:12]}, recorded is {expected[:12]}",
-            hint="fusery audit",
-        )
+        message = f"SHA-256 of the base's {name}: {digest[:12]} (recorded: {expected[:12]})"
+        raise BlobCorruptError(message, hint="fusery audit")
 
 
 _SHARE = 8

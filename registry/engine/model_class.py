@@ -181,9 +181,8 @@ def _kinds(model: Any) -> dict[str, str]:
     kinds_by_path = {}
     for path, module in model.named_modules():
         if hasattr(module, "to_lora"):
-            raise FusionUnsupportedError(
-                f"mlx-lm adapts {path} in a way of its own ({type(module).__name__}), which cannot be fused here"
-            )
+            message = f"mlx-lm adapts {path} in a way of its own ({type(module).__name__})"
+            raise FusionUnsupportedError(message)
         for kind, classes in kinds.items():
             if isinstance(module, classes):
                 kinds_by_path[path] = kind

@@ -141,9 +141,8 @@ def _touched_module(
 ) -> PlannedModule:
     weight, packed = base.tensors[f"{path}.weight"], base.is_quantized(path)
     if not 2 <= len(weight.shape) <= 3:
-        raise FusionUnsupportedError(
-            f"{path} is not a linear layer, an embedding or a switch layer: its weight is {weight.shape}"
-        )
+        message = f"{path} is not a linear layer, an embedding or a switch layer: {weight.shape}"
+        raise FusionUnsupportedError(message)
     if not parts:
         return _module(base, path, grid_of(base, path) if packed else None, policy, touched=True)
     embeddings = {_is_embedding(base, path, part.factors) for part in parts}
@@ -154,15 +153,11 @@ def _touched_module(
     fits &= all(part.factors.m is None or part.factors.m.shape == shape[:1] for part in parts)
     if embeddings or shapes or not fits:
         pair = parts[-1].factors
-        raise FusionUnsupportedError(
-            f"the adapter's tensors for {path} ({pair.a.shape}, {pair.b.shape}) do not fit its weight {weight.shape}",
-            hint=OTHER_BASE,
-        )
+        message = f"the factors for {path} ({pair.a.shape}, {pair.b.shape}) do not fit {weight.shape}"
+        raise FusionUnsupportedError(message, hint=OTHER_BASE)
     if dora and embedding and packed:
-        raise FusionUnsupportedError(
-            f"{path} is a quantised embedding, which mlx-lm fuses with DoRA into something that cannot be loaded",
-            hint="train without it, or on a base whose embedding is not quantised",
-        )
+        hint = "train without it, or on a base whose embedding is not quantised"
+        raise FusionUnsupportedError(f"{path} is a quantised embedding, which DoRA cannot adapt", hint=hint)
     grid = grid_of(base, path, shape[-1]) if packed else None
     return _module(base, path, grid, policy, touched=True, parts=parts, embedding=embedding)
 

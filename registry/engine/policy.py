@@ -54,11 +54,9 @@ class Quantize:
             grid = MODES.get(self.mode)
             sound = grid is not None and (self.bits, self.group_size) == (grid.bits, grid.group_size)
         if not sound:
-            raise FusionUnsupportedError(
-                f"mlx has no {self.mode[:40]} format of {self.bits} bits in groups of {self.group_size}",
-                hint="affine: 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128; mxfp4: 4 in 32; nvfp4: 4 in 16; "
-                "mxfp8: 8 in 32",
-            )
+            message = f"mlx has no {self.mode[:40]} format of {self.bits} bits in groups of {self.group_size}"
+            hint = "affine: 2, 3, 4, 5, 6, 8 in 32, 64, 128; mxfp4: 4 in 32; nvfp4: 4 in 16; mxfp8: 8 in 32"
+            raise FusionUnsupportedError(message, hint=hint)
 
     def grid(self, form: Format) -> AnyGrid:
         """Return the grid for weights of a format."""
@@ -114,9 +112,8 @@ class WritePolicy:
         if self.precision == MIXED and adapted and bits != OWN:
             size = max(grid.group_size, _LEAST)
             if columns % size:
-                raise FusionUnsupportedError(
-                    f"{path} has {columns} columns, which {MIXED} cannot cut into groups of {size}"
-                )
+                message = f"{path} has {columns} columns, which {MIXED} cannot cut into groups of {size}"
+                raise FusionUnsupportedError(message)
             return WriteTarget(Grid(bits, size, plain), plain, shaped=shaped and size == grid.group_size)
         if not isinstance(grid, Grid):
             return WriteTarget(grid, plain)
@@ -129,10 +126,8 @@ class WritePolicy:
             return False
         if switch or width != columns:
             fault = "which is a switch layer" if switch else f"which has {columns}"
-            raise FormatError(
-                f"the calibration does not fit the base: it knows {width} inputs of {path[:80]}, {fault}",
-                hint="fusery base calibrate BASE makes one that does",
-            )
+            message = f"the calibration knows {width} inputs of {path[:80]}, {fault}"
+            raise FormatError(message, hint="fusery base calibrate BASE makes one that fits")
         return True
 
 

@@ -100,10 +100,8 @@ def _learned(learned: Stored, chosen: Array, scales: Array, biases: Array, top: 
     own_scales, own_biases = (decode(part, learned.form) for part in own)
     farthest = np.abs(own_scales - scales) * top + np.abs(own_biases - biases)
     if (farthest > MOST_LEARNED * np.abs(scales)).any():
-        raise FormatError(
-            "what was learned for this adapter's model is too far from what its fuse gives",
-            hint="fusery base calibrate BASE --adapter REF learns it again, and -o seed=1 is another draw without it",
-        )
+        hint = "learn again with fusery base calibrate BASE --adapter REF, or fuse without it: -o seed=1"
+        raise FormatError("the learned scales are too far from those of the adapter's fuse", hint=hint)
     return own_scales, own_biases
 
 

@@ -114,9 +114,8 @@ class ReplacedTensors:
             stored = encode(wanted, home.form)
             after = decode(stored, home.form)
             if not np.isfinite(after).all():
-                raise FusionUnsupportedError(
-                    f"{name} would hold numbers that are not finite, or that {home.form.name} cannot express"
-                )
+                message = f"{name} would hold numbers that are not finite, or too large for {home.form.name}"
+                raise FusionUnsupportedError(message)
             yield stored, measure_exactly(after - before, wanted - before, before)
 
 

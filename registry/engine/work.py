@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -103,23 +103,19 @@ def _rows(module: PlannedModule) -> int:
     return rows_per_block(module.columns, module.rank if module.group else 0)
 
 
+@dataclass(eq=False)
 class Worker:
     """Carries out blocks for any number of threads, each with a workspace of its own."""
 
-    def __init__(
-        self,
-        policy: WritePolicy,
-        inputs: Mapping[str, int],
-        outputs: list[int] | None,
-        factors: Mapping[Path, int],
-        modules: int,
-    ) -> None:
-        self._policy, self._inputs, self._outputs, self._factors = policy, inputs, outputs, factors
-        self._changes: OrderedDict[tuple[str, int], Change] = OrderedDict()
-        self._modules = modules
-        self._in_kernel = True
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
+    _policy: WritePolicy
+    _inputs: Mapping[str, int]
+    _outputs: list[int] | None
+    _factors: Mapping[Path, int]
+    _modules: int
+    _in_kernel: bool = True
+    _changes: OrderedDict[tuple[str, int], Change] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stopped: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
         """Stop shaping: the fuse was given up."""

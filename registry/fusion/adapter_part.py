@@ -149,9 +149,6 @@ def calibration_of(
     alone = plain and recipe.scale is None and not recipe.extras
     learned = calibration.learned
     if learned is not None and (learned.adapter != adapter.digest or not alone):
-        raise FusionUnsupportedError(
-            f"the calibration {digest[:12]} was learned for another adapter than {adapter.name}, or for it alone at its own"
-            " scale, by the usual draw of dither",
-            hint=f"fusery fuse {adapter.name} --as dither",
-        )
+        message = f"the calibration {digest[:12]} was learned for another adapter, scale or draw of dither"
+        raise FusionUnsupportedError(message, hint=f"fusery fuse {adapter.name} --as dither")
     return calibration

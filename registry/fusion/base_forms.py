@@ -37,10 +37,9 @@ def require_form(
     for row in between:
         if form_difference(workspace, row, own) is None and form_difference(workspace, base, row) is None:
             return
-    raise BadInputError(
-        f"{base.name} is not a form of {own.name}, the base model of {adapter}: {difference}",
-        hint="give --base a quantised or dequantised form of the same weights, or leave it out",
-    )
+    hint = "give --base a quantised or dequantised form of the same weights, or leave it out"
+    message = f"{base.name} is not a form of {own.name}, the base model of {adapter}: {difference}"
+    raise BadInputError(message, hint=hint)
 
 
 def compare_forms(workspace: Workspace, digest: str) -> None:

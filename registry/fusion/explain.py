@@ -200,10 +200,7 @@ def _to_be_had(workspace: Workspace, session: Session, row: tables.FusedRow) -> 
     """Say how a fused model that is not in the cache would be had, as `fuse` goes about it, and what it lacks for that."""
     published, where = is_published(row), "made once, and not in this machine's cache"
     if (foreign := foreign_record(row)) is not None and not foreign.signed_by:
-        return (
-            f"{in_words(foreign)}: it is fetched with --accept-foreign only, if its files are published",
-            [],
-        )
+        return f"{in_words(foreign)}: it is fetched with --accept-foreign, if its files are published", []
     if published and not _missing(workspace, session, [row.manifest]):
         return "published, and not in this machine's cache: it is fetched from the store", []
     if published:

@@ -220,7 +220,5 @@ def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, .
 def _other_format(fuse_inputs: FuseInputs) -> FusionUnsupportedError:
     assert fuse_inputs.aware is not None
     name = fuse_inputs.adapter.name
-    return FusionUnsupportedError(
-        f"{name} was trained to be fused into {in_words(fuse_inputs.aware)} at its own scale, and cannot be fused otherwise",
-        hint=f"fusery fuse {name}",
-    )
+    message = f"{name} can only be fused into {in_words(fuse_inputs.aware)}, at its own scale"
+    return FusionUnsupportedError(message, hint=f"fusery fuse {name}")

@@ -173,11 +173,9 @@ def _recorded(session: Session, reference: str) -> tuple[tables.FusedRow, str]:
     # A model that it was only added to is the other adapter's.
     made = [fused for fused in session.scalars(fused_from(adapter)) if fused.adapter.digest == adapter.digest]
     if not made:
-        raise UnknownReferenceError(
-            f"nothing was fused from {adapter.name} yet",
-            hint=f"fusery fuse {adapter.name}, or without writing anything: "
-            f"fusery show {adapter.name} --fidelity --formats",
-        )
+        formats = f"without writing anything: fusery show {adapter.name} --fidelity --formats"
+        hint = f"fusery fuse {adapter.name}, or {formats}"
+        raise UnknownReferenceError(f"nothing was fused from {adapter.name} yet", hint=hint)
     # A claim of another registry counts only without an own record.
     return max(made, key=lambda fused: (fused.origin is None, fused.id)), adapter.name
 
@@ -203,10 +201,8 @@ def cautions(workspace: Workspace, fused: Fused, request: FuseRequest) -> Iterat
         hint = f" {advice}" if (advice := _better_format(fused, compare)) else ""
         yield f"{verdict}: expect most exact answers of base + adapter to change.{hint}"
     if request.precision == "auto" and fused.precision == "dequantize" and fused.quantization is None:
-        yield (
-            f"16 bits take {fused.times_base:.2f} times the size of the base: `auto` took no smaller format. "
-            f"Compare the formats: {compare}"
-        )
+        larger = f"16 bits take {fused.times_base:.2f} times the size of the base"
+        yield f"{larger}: `auto` took no smaller format. Compare the formats: {compare}"
     yield from chat_template_problems(workspace, [fused.adapter])
 
 

@@ -92,9 +92,7 @@ class _Reader:
     def take(self, count: int) -> bytes:
         data = self._file.read(count) if count <= self._left else b""
         if len(data) != count:
-            raise FormatError(
-                f"{self._name} is cut short or damaged: its header goes beyond the end of the file or {MAX_HEADER >> 20} MiB"
-            )
+            raise FormatError(f"the header of {self._name} is cut short, damaged or too large")
         self._left -= count
         return data
 

@@ -123,10 +123,8 @@ def read_llama(header: GGUFHeader) -> Llama:
     """Return the model's dimensions."""
     architecture = header.metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
-        raise BadInputError(
-            f"this GGUF file holds a model of architecture {str(architecture)[:40]!r}, and only 'llama' is converted",
-            hint="register the model's Hugging Face or MLX folder instead",
-        )
+        hint = "register the model's Hugging Face or MLX folder instead"
+        raise BadInputError(f"GGUF architecture: {str(architecture)[:40]!r} (allowed: 'llama')", hint=hint)
     for key in UNSUPPORTED_KEYS:
         if header.metadata.get(f"llama.{key}"):
             raise BadInputError(f"this GGUF file uses llama.{key}, which is not converted")

@@ -198,9 +198,8 @@ def plain_arguments(arguments: object) -> dict[str, object]:
     elif isinstance(arguments, Mapping):
         argument_values = arguments
     else:
-        raise TypeError(
-            f"arguments are a mapping, a namespace or a dataclass, not {type(arguments).__name__}"
-        )
+        kind = type(arguments).__name__
+        raise TypeError(f"arguments must be a mapping, a namespace or a dataclass, not {kind}")
     plain: dict[str, object] = json.loads(json.dumps(dict(argument_values), default=str), parse_constant=str)
     return plain
 

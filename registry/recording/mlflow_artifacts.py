@@ -35,20 +35,16 @@ class FuseryArtifactRepository(ArtifactRepository):
         parts = PurePosixPath(artifact_uri.removeprefix(_SCHEME)).parts
         whole = artifact_uri.startswith(_SCHEME) and len(parts) > 2 and "artifacts" in parts[2:]
         if not whole or ".." in parts or "@" in parts[0]:
-            raise _refusal(
-                f"{masked(artifact_uri)[:200]} is not fusery://TASK/RUN/artifacts: make the experiment with"
-                ' artifact_location="fusery://TASK"'
-            )
+            hint = 'make the experiment with artifact_location="fusery://TASK"'
+            raise _refusal(f"{masked(artifact_uri)[:200]} is not fusery://TASK/RUN/artifacts: {hint}")
         at = len(parts) - 1 - parts[::-1].index("artifacts")
         self._task, self._run = parts[0], parts[at - 1]
         self._inside = PurePosixPath(*parts[at + 1 :])
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         """Refuse a single file: an adapter is a folder."""
-        raise _refusal(
-            f"{Path(local_file).name[:200]} is a file, and at fusery://{self._task} there are adapters: log the adapter's"
-            " folder with mlflow.log_artifacts, and other files into an experiment with another place"
-        )
+        hint = "log the adapter's folder with mlflow.log_artifacts, and other files elsewhere"
+        raise _refusal(f"{Path(local_file).name[:200]} is not an adapter of fusery://{self._task}: {hint}")
 
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
         """Register an adapter's folder, or the best checkpoint of a run's, as the next version of the task."""

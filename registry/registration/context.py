@@ -68,10 +68,9 @@ def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModelR
         file, name = METADATA, folder.metadata.base_model
     if not name and folder.problems:
         problem = folder.problems[0]
-        raise BadInputError(
-            f"it is not known which base {folder.path.name or folder.path} is on: {problem.message}",
-            hint=f"fusery check {typed(folder.path)} --base NAME  lists all that is wrong with it",
-        )
+        hint = f"fusery check {typed(folder.path)} --base NAME  lists all that is wrong with it"
+        message = f"the base of {folder.path.name or folder.path} is unknown: {problem.message}"
+        raise BadInputError(message, hint=hint)
     bases = session.scalars(select(tables.BaseModelRow).options(defer(tables.BaseModelRow.weights)))
     named_bases = [(base, all_names(base)) for base in bases]
     if not name:
@@ -112,10 +111,8 @@ def _require_alike(base: tables.BaseModelRow, other: tables.BaseModelRow) -> Non
             shapes = f"{theirs or 'missing'} in {other.name} and {ours or 'missing'} in {base.name}"
             problem = f"the shape of {path} is {shapes}"
     if problem is not None:
-        raise BadInputError(
-            f"what was trained on {other.name} cannot stand on {base.name}: {problem}",
-            hint="--trained-on is the same model at another precision; fusery base show NAME",
-        )
+        hint = "--trained-on is the same model at another precision; fusery base show NAME"
+        raise BadInputError(f"{other.name} cannot stand for {base.name}: {problem}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

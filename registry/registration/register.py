@@ -38,7 +38,7 @@ from ..records.adapter import MAX_VERSION, Registered
 from ..records.references import load_adapters, next_version, require_version
 from ..records.renderings import rendering_of
 from ..records.views import adapter_records, trained_on_view
-from .context import RegistrationContext, candidate_for, load_context, policy_of
+from .context import candidate_for, load_context, policy_of
 from .new_adapter import Examined, add_adapter, existing_adapter, task_row
 from .run_readers import select_folder, select_run
 from .training_run import Training
@@ -61,7 +61,10 @@ def check(
     task = None
     with suppress(BadInputError):  # the task is unknown, which does not concern the bytes
         task = proposed_name(folder, adapter_folder, submission, training.day).task
-    return _examine(workspace, adapter_folder, submission, training, context, strict=strict, task=task)
+    run_findings = training.findings(adapter_folder, submission)
+    facts: Any = {"context": context, "training": run_findings, "task": task}
+    candidate = candidate_for(workspace, adapter_folder, submission, **facts)
+    return examine(candidate, policy_of(workspace, strict=strict))
 
 
 def _read(path: Path, submission: Submission, take: Take | None = None) -> tuple[AdapterFolder, Training]:
@@ -81,24 +84,6 @@ def _readable(path: Path) -> Iterator[None]:
         if not path.is_dir():
             raise
         raise AdmissionError.of(path.name or str(path), [unreadable(error)], error.hint or "") from error
-
-
-def _examine(
-    workspace: Workspace,
-    folder: AdapterFolder,
-    submission: Submission,
-    training: Training,
-    context: RegistrationContext,
-    *,
-    strict: bool,
-    task: str | None,
-    weights: str | None = None,
-) -> list[Finding]:
-    training_findings = training.findings(folder, submission)
-    candidate = candidate_for(
-        workspace, folder, submission, context=context, weights=weights, training=training_findings, task=task
-    )
-    return examine(candidate, policy_of(workspace, strict=strict))
 
 
 def register(
@@ -148,9 +133,10 @@ def _see(
     forms: list[tuple[Form, Manifest]] = [] if rendering is None else [("mlx", rendering)]
     manifest = manifest_of_staged(copies)
     weights = next((entry.sha256 for entry in rendering or manifest if entry.path == WEIGHTS), None)
-    findings = _examine(
-        workspace, folder, submission, training, context, strict=strict, task=name.task, weights=weights
-    )
+    run_findings = training.findings(folder, submission)
+    facts: Any = {"context": context, "weights": weights, "training": run_findings, "task": name.task}
+    candidate = candidate_for(workspace, folder, submission, **facts)
+    findings = examine(candidate, policy_of(workspace, strict=strict))
     if verdict(findings) == "fail":
         hint = f"fusery check {typed(path)} --base {context.base.name}"
         raise AdmissionError.of(path.name or str(path), findings, hint)
@@ -204,11 +190,9 @@ def _version(session: Session, task: tables.TaskRow, wanted: int) -> int:
     row = tables.AdapterRow
     taken = session.scalar(select(row).where(row.task_id == task.id, row.version == wanted))
     if taken is not None:
-        raise AlreadyExistsError(
-            f"version {wanted} of {task.name} is taken: {taken.name}, registered by {taken.created_by} "
-            f"on {taken.created_at:%Y-%m-%d}",
-            hint=f"give --version {next_version(session, task)} or another --task",
-        )
+        by = f"registered by {taken.created_by} on {taken.created_at:%Y-%m-%d}"
+        hint = f"give --version {next_version(session, task)} or another --task"
+        raise AlreadyExistsError(f"version {wanted} of {task.name} is taken: {taken.name}, {by}", hint=hint)
     return wanted
 
 

@@ -90,10 +90,9 @@ def _from_hub(url: str, scratch: Path) -> Path:
     except FuseryError:
         raise
     except transport_errors() as error:
-        raise BadInputError(
-            f"{repository} could not be fetched from the hub: {reason_of(error)}",
-            hint="check the name, the revision, HF_TOKEN and the network",
-        ) from without_secrets(error)
+        message = f"{repository} could not be fetched from the hub: {reason_of(error)}"
+        hint = "check the name, the revision, HF_TOKEN and the network"
+        raise BadInputError(message, hint=hint) from without_secrets(error)
     return folder
 
 
@@ -123,10 +122,9 @@ def wanted(sizes: Mapping[str, Any], shown: str, scratch: Path) -> list[str]:
     if not all(isinstance(sizes[name], int) and sizes[name] >= 0 for name in names):
         raise BadInputError(f"it is not said how large the files at {shown} are", hint="try again later")
     if not any(name.endswith((WEIGHTS, PEFT_WEIGHTS)) for name in names):
-        raise BadInputError(
-            f"there is no adapter at {shown}: neither {WEIGHTS} nor {PEFT_WEIGHTS}",
-            hint="give the folder that holds them, or that of a run with its checkpoints",
-        )
+        hint = "give the folder that holds them, or that of a run with its checkpoints"
+        message = f"there is no adapter at {shown}: neither {WEIGHTS} nor {PEFT_WEIGHTS}"
+        raise BadInputError(message, hint=hint)
     total = sum(sizes[name] for name in names)
     if len(names) > _MOST_FILES or total > _MOST_BYTES:
         message = f"there are {len(names):,} files with {total:,} bytes at {shown}"
@@ -283,10 +281,9 @@ def _base_from_hub(source: str, revision: str | None, say: Callable[[str], None]
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except transport_errors() as error:
-        raise BadInputError(
-            f"{source} could not be fetched from the hub: {reason_of(error)}",
-            hint=f"if a local folder is meant, it does not exist: {source}; check the name, HF_TOKEN and the network",
-        ) from error
+        message = f"{source} could not be fetched from the hub: {reason_of(error)}"
+        hint = f"there is no local folder {source}; check the name, HF_TOKEN and the network"
+        raise BadInputError(message, hint=hint) from error
     # A snapshot's folder is named by its commit.
     return FetchedBase(folder, f"hub:{source}", folder.name, source, durable=True)
 

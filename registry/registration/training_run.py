@@ -94,10 +94,8 @@ class Run:
         names = _numbers(item.name if item.iteration is None else item.iteration for item in self.checkpoints)
         if wanted == "best":
             validated = _numbers(self.curve.validations) or "none"
-            raise BadInputError(
-                f"the best checkpoint of {self.name} is unknown: iterations with a validation loss: {validated}",
-                hint=f"--checkpoint last, or one of {names}",
-            )
+            message = f"the best checkpoint of {self.name} is unknown: iterations with a loss: {validated}"
+            raise BadInputError(message, hint=f"--checkpoint last, or one of {names}")
         number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) <= 12 else None
         for item in reversed(self.checkpoints):
             if item.iteration is not None and item.iteration == number:
