@@ -267,10 +267,11 @@ class _Layout:
                 module = tensor.origin
                 if tensor.name == f"{module.path}.weight":
                     parts = {"weight"} if module.keeps_scales else {part for part, _, _ in module.written()}
-                    names = (
-                        f"{module.path}.{part}" if part in parts else "" for part in ("scales", "biases")
+                    scales, biases = (
+                        self._places[f"{module.path}.{part}"] if part in parts else None
+                        for part in ("scales", "biases")
                     )
-                    steps.append(ComputeStep(module, place, *map(self._places.get, names)))
+                    steps.append(ComputeStep(module, place, scales, biases))
                 continue
             source = tensor.origin
             copy = CopyStep(source.file, source.tensor.begin, tensor.size, place)
