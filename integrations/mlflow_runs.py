@@ -151,7 +151,7 @@ def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
 def _run(client: MlflowClient, number: str) -> Run:
     from mlflow.exceptions import MlflowException
 
-    unknown = UnknownReferenceError(f"MLflow run not found:  {number[:60]!r}", hint="give the id in its URL")
+    unknown = UnknownReferenceError(f"MLflow run not found: {number[:60]!r}", hint="give the id in its URL")
     try:
         run = client.get_run(number)
     except MlflowException as error:

@@ -73,10 +73,10 @@ def recorded_adapter(data: bytes) -> tuple[str, Manifest] | None:
         record = parse_json(data, RECORD)
         (adapter,) = record["adapters"]
         if record["target"] == TARGET and record[CHECKSUM] == checksum_of(record):
-            files = [
-                (safe_relative_path(file["path"]), int(file["size"]), file) for file in record["contents"]
+            listed = [
+                FileEntry(safe_relative_path(file["path"]), int(file["size"]), parse_digest(file["sha256"]))
+                for file in record["contents"]
             ]
-            listed = [FileEntry(path, size, parse_digest(file["sha256"])) for path, size, file in files]
             return parse_digest(adapter["digest"]), Manifest.of(listed)
     return None
 

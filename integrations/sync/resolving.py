@@ -47,7 +47,7 @@ class Resolved:
     nbytes: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Resolver:
     """Resolves adapters for one server; with `aliases`, an alias keeps its first adapter."""
 

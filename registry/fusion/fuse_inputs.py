@@ -293,8 +293,9 @@ def gather(
             if adapter.base_id != onto.id and base is not None:
                 _require_fitting(adapter)
             elif adapter.base_id != onto.id:
-                own, other = (f"{one.name} was trained on {one.base.name}" for one in (adapter, adapters[0]))
-                raise BadInputError(f"{own}, and {other}", hint="fusery list --base NAME")
+                first = f"{adapters[0].name} on {onto.name}"
+                message = f"{adapter.name} was trained on {adapter.base.name}, {first}"
+                raise BadInputError(message, hint="fusery list --base NAME")
         parts = tuple(part_of(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True))
         own = {adapter.base.id: (adapter.base, adapter.name) for adapter in adapters}
         for row in (onto, *(row for row, _ in own.values())):
