@@ -106,7 +106,7 @@ class _Reader:
         self._left -= len(MAGIC)
         version = self.scalar("I")
         if version not in VERSIONS:
-            raise FormatError(f"GGUF version of {self._name}: {version} (allowed: little-endian 2 and 3)")
+            raise FormatError(f"{self._name} has GGUF version {version} (allowed: little-endian 2 and 3)")
 
     def count(self, what: str) -> int:
         value = self.scalar("Q")
