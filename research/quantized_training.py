@@ -169,7 +169,7 @@ def require_grouped(file: Path, size: int) -> None:
     for name, values in loaded.items():
         if name.rpartition(".")[2] == "lora_a" and not _is_constant(values, size):
             hint = "leave out --resume-adapter-file, or give one that --qa-lora made on this base"
-            message = f"{name} of {file.name} is not constant within groups of {size} inputs"
+            message = f"{file.name}: {name} is not constant within groups of {size} inputs"
             raise BadInputError(message, hint=hint)
 
 
