@@ -90,9 +90,7 @@ class MeasuredFuse:
     def passes(self, request: FuseRequest, *, strict: bool, sound: bool = False) -> bool:
         """Tell whether it may be published.
 
-        Args:
-            strict: ask for nearly all of the update, little noise, and a clear direction: there is a larger format.
-            sound: ask for the verdict PASS: another format within the budget has it.
+        `strict` (there is a larger format) asks for nearly all of the update, `sound` (another format has it) for the verdict PASS.
         """
         if request.accept_loss and not strict and not sound:
             return True
@@ -155,5 +153,7 @@ def refused(session: Session, key: str) -> MeasuredFuse | None:
     names = [field.name for field in fields(MeasuredFuse)]
     history = reversed(events.history(session, kind="fused", subject=key))
     details = [json.loads(event.detail) for event in history if event.action in (REFUSED, TRIED)]
-    measured = [MeasuredFuse(**{name: detail[name] for name in names}) for detail in details]
+    measured = [
+        MeasuredFuse(**{name: detail[name] for name in names if name in detail}) for detail in details
+    ]
     return min(measured, key=lambda measurement: measurement.sampled, default=None)
