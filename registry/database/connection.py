@@ -114,10 +114,7 @@ class Database:
                     raise errors.DatabaseReadOnlyError(problem, hint="ask its owner")
 
     def repeat(self, work: Callable[[Session], T]) -> T:
-        """Run work in a write transaction; again as a whole if the connection is lost in it, or the server asks for it.
-
-        Only for work that may be done twice: whether a commit whose answer was lost has happened is not known.
-        """
+        """Run work that may be done twice in a write transaction, again if the connection is lost or the server asks for it."""
         self._require_allowed("write")
         for attempt in range(1, _ATTEMPTS + 1):
             try:

@@ -249,7 +249,7 @@ def _keys(workspace: Workspace, reference: str) -> list[Digest]:
         subject = resolve_any(session, reference)
         if isinstance(subject, tables.FusedRow):
             return [Digest(subject.key)]
-        made = session.scalars(fused_from(subject)) if isinstance(subject, tables.AdapterRow) else ()
+        made = fused_from(session, subject) if isinstance(subject, tables.AdapterRow) else ()
         keys = [Digest(row.key) for row in made]
     if not keys:
         raise BadInputError(f"nothing was fused from {reference} yet", hint=f"fusery fuse {reference}")

@@ -174,7 +174,7 @@ def _recorded(session: Session, reference: str) -> tuple[tables.FusedRow, str]:
     if isinstance(adapter, tables.FusedRow):
         return adapter, adapter.adapter.name
     # A model that it was only added to is the other adapter's.
-    made = [fused for fused in session.scalars(fused_from(adapter)) if fused.adapter.digest == adapter.digest]
+    made = [fused for fused in fused_from(session, adapter) if fused.adapter.digest == adapter.digest]
     if not made:
         raise UnknownReferenceError(
             f"nothing was fused from {adapter.name} yet",

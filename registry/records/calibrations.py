@@ -210,10 +210,8 @@ def require_of_base(session: Session, digest: str, base: tables.BaseModelRow) ->
     owners = [row.base for row in rows]
     same = (owner.id == base.id or owner.content == base.content is not None for owner in owners)
     if owners and not any(same):
-        raise BadInputError(
-            f"the calibration {digest[:12]} is of the base {owners[0].name}, and not of {base.name}",
-            hint=f"fusery base calibrate {base.name}, and fuse without that recipe",
-        )
+        problem = f"the calibration {digest[:12]} is of the base {owners[0].name}, and not of {base.name}"
+        raise BadInputError(problem, hint=f"fusery base calibrate {base.name}, and fuse without that recipe")
 
 
 def fetch_calibration(

@@ -1,10 +1,5 @@
 """Deposits: bytes first, then their manifest, then one transaction that names both (docs/internals/collection.md).
 
-    deposit = Deposit(database, store, owner)
-    manifest = deposit.put({"adapters.safetensors": path, "adapter_config.json": data})
-    with deposit.recording() as session:
-        row = deposit.commit(session)
-
 `put` claims the blobs before it stores them, so that the collector spares them.  `commit` checks that the claims still hold;
 if not, nothing is recorded.  A process that dies in between leaves unreferenced bytes.
 """
@@ -31,8 +26,7 @@ from fusery.storage.transfer import require_room
 from .. import tables
 from ..database import Database
 from ..database.engine import batches
-from ..database.leases import INTENT_TTL, Intents, claim
-from ..database.owner import LeaseOwner
+from ..database.leases import INTENT_TTL, Intents, LeaseOwner, claim
 from ..errors import DatabaseUnavailableError, DepositLostError
 
 _SETTLED = "settled deposit"
@@ -143,15 +137,13 @@ class Deposit:
         self._intents.drop(session)
 
     def _settle(self, session: Session, digests: Collection[Digest]) -> None:
-        if not self._intents.are_alive(session, list(digests)):
-            raise _lost()
         rows = _blobs(session, digests)
-        for digest in digests:
-            row = rows.get(digest)
-            if row is None or row.generation != self._generations.get(digest):
-                raise _lost()
-            if row.state not in ("pending", "ready"):
-                raise _lost()
+        expected = {(digest, self._generations.get(digest)) for digest in digests}
+        here = {(one.digest, one.generation) for one in rows.values() if one.state in ("pending", "ready")}
+        if not self._intents.are_alive(session, list(digests)) or here != expected:
+            message = "the files were collected before they were recorded"
+            raise DepositLostError(message, hint="run it again")
+        for row in rows.values():
             row.state = "ready"
 
     def abandon(self) -> None:
@@ -254,7 +246,3 @@ def _entry(path: str, source: Source) -> FileEntry:
     with reading(source) as opened, os_failures(f"read {source}", near=source):
         digest, size = pump(opened.fd, None)
     return FileEntry(path, size, digest)
-
-
-def _lost() -> DepositLostError:
-    return DepositLostError("the files were collected before they were recorded", hint="run it again")
