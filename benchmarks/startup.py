@@ -1,7 +1,7 @@
 """Start-up against peers, in pairs in the same run: `fusery --help` and `import click`, `fusery list` and what it cannot do without.
 
-That is `import sqlalchemy.orm`; `mlflow --version` is what a peer takes to say which one it is, where it is installed.  All are
-whole commands.  Judged is the median of the ratios of times; on a busy machine those of processors' time say more.
+That is `import sqlalchemy.orm`; a client opens a registry at a URL in less than the time of `import httpx2`, which it loads for its
+first request; `mlflow --version` is what a peer takes to print its version, where it is installed.  All are whole commands.  Judged is the median of the ratios of times; on a busy machine those of processors' time say more.
 
 Run it with `make bench`, or `python benchmarks/startup.py --runs 15 --mlflow /path/to/mlflow`.
 """
@@ -85,6 +85,10 @@ def main() -> None:
         orm = [sys.executable, "-c", "import sqlalchemy.orm"]
         label = f"fusery list ({ADAPTERS} adapters) / import sqlalchemy.orm"
         compare(label, [fusery, "list"], orm, bound=1.4, runs=runs, home=home)
+        client = "from fusery import Registry; Registry.open('https://registry.example', token='t')"
+        label = "Registry.open(URL) in Python / import httpx2"
+        httpx = [sys.executable, "-c", "import httpx2"]
+        compare(label, [sys.executable, "-c", client], httpx, bound=0.6, runs=runs, home=home)
         mlflow = shutil.which(options.mlflow)
         if mlflow is None:
             print("mlflow is not installed: run make bench, or give --mlflow")

@@ -7,6 +7,7 @@ from dataclasses import Field, dataclass, field, fields
 from datetime import date, datetime
 from functools import cache
 from os import PathLike, fspath
+from threading import RLock
 from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform, get_args, get_type_hints
 
 Kind = Literal["text", "choice", "whole", "real", "size", "day", "moment", "flag", "share", "names"]
@@ -188,8 +189,18 @@ class _Fields:
     """
 
     def __get__(self, instance: Record | None, owner: type[Record]) -> dict[str, Field[Any]]:
-        dataclass(repr=False, **owner._options)(owner)
+        _make_dataclass(owner)
         return owner.__dataclass_fields__
+
+
+_MAKING = RLock()
+
+
+def _make_dataclass(kind: type[Record]) -> None:
+    with _MAKING:  # the threads of a server use a class for the first time at once
+        if "_is_made" not in vars(kind):
+            dataclass(repr=False, **kind._options)(kind)
+            kind._is_made = True
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(described, column))
@@ -207,6 +218,7 @@ class Record(Mapping[str, Any]):
     KEYS: ClassVar[tuple[str, ...]] = ()
     """The fields and properties in the JSON, if these are not just the fields."""
     _options: ClassVar[dict[str, bool]]
+    _is_made: ClassVar[bool]
 
     def __init_subclass__(cls, *, kw_only: bool = True, frozen: bool = True, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -216,7 +228,8 @@ class Record(Mapping[str, Any]):
 
     def __new__(cls, *values: Any, **others: Any) -> Self:
         """Return a new record, with the methods of a dataclass."""
-        fields(cls)
+        if "_is_made" not in vars(cls):
+            _make_dataclass(cls)
         return super().__new__(cls)
 
     def __repr__(self) -> str:

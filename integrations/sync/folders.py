@@ -210,17 +210,17 @@ class DiskFolders(AdapterFolders):
     def take_away(self, name: str) -> None:
         """Remove the folder in one step."""
         path, prefix = self.root / name, f".{name}{_TEMPORARY}{process_tag()}-"
-        with (
-            os_failures(f"remove {path}", near=self.root),
-            suppress(FileNotFoundError),
-            tempfile.TemporaryDirectory(prefix=prefix, dir=self.root, ignore_cleanup_errors=True) as folder,
-        ):
-            removed = Path(folder) / "gone"
-            path.rename(removed)
-            if not self._look(removed).brought:
-                # Another program has replaced it since it was compared.
-                removed.rename(path)
-                raise AlreadyExistsError(f"something else has come to {path}")
+        with os_failures(f"remove {path}", near=self.root):
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.root))
+            removed = folder / "gone"
+            with suppress(FileNotFoundError):
+                path.rename(removed)
+                if not self._look(removed).brought:
+                    # Another program has replaced it since it was compared.
+                    removed.rename(path)
+                    folder.rmdir()
+                    raise AlreadyExistsError(f"something else has come to {path}")
+            shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self, stay: Collection[str]) -> None:
         """Remove the temporary folders of killed commands."""

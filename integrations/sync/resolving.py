@@ -32,6 +32,7 @@ from .sources import AdapterSource, SourceAdapter
 LOG = logging.getLogger(__name__)
 _FILES = "adapter"
 _NOTE = "fusery.json"
+_MOST_REFUSED = 1_000  # refusals that one server records
 
 
 class NotServedError(BadInputError):
@@ -184,7 +185,7 @@ class Resolver:
         """Record that it was not served, once for each reason: repeated requests must not fill the log."""
         refusal = (adapter.digest, str(error))
         with self._lock:
-            if refusal in self._refused or not self._place:
+            if refusal in self._refused or not self._place or len(self._refused) >= _MOST_REFUSED:
                 return
             self._refused.add(refusal)
         try:

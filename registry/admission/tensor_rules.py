@@ -92,6 +92,27 @@ def declared_layers(candidate: Candidate) -> Iterator[Finding]:
     yield from LAYERS_UNEXPECTED.listed(CONFIG, extra, "adapted module", "not declared by the configuration")
 
 
+FULL_INCOMPLETE = warning(
+    "full_incomplete",
+    "a full fine-tune lacks weights in some layers that other layers have",
+    "a trainer trains the same weights in each layer: a part of the result is missing",
+    "register the whole adapters.safetensors of the run",
+)
+
+
+@rule(FULL_INCOMPLETE)
+def full_layers(candidate: Candidate) -> Iterator[Finding]:
+    """The layers of a full fine-tune have the same weights."""
+    folder = candidate.folder
+    if folder.config.method != "full" or folder.header is None:
+        return
+    names, layers = folder.header.tensors.keys(), candidate.paths_of_layers()
+    trained = {key for layer in layers for key, path in layer.items() if f"{path}.weight" in names}
+    paths = {layer[key] for layer in layers for key in trained & layer.keys()}
+    missing = {path for path in paths if f"{path}.weight" not in names}
+    yield from FULL_INCOMPLETE.listed(WEIGHTS, missing, "weight", "missing that other layers have")
+
+
 METHOD_MISMATCH = error(
     "method_mismatch",
     "the configuration names another method than the tensors show",

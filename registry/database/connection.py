@@ -11,18 +11,21 @@ import copy
 import os
 import random
 import re
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from sqlalchemy import URL, Connection, Engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
+
+from fusery.storage.failures import os_failures
 
 from .. import errors
 from . import engine as engines
@@ -44,8 +47,8 @@ _MOUNTS = Path("/proc/self/mountinfo")
 class Database:
     """One SQLite file or PostgreSQL database.  Nothing is connected, and no file made, before the first transaction."""
 
-    def __init__(self, engine: Engine, *, timeout: float, read_only: bool = False) -> None:
-        self._engine, self._read_only = engine, read_only
+    def __init__(self, engine: Engine, *, timeout: float, snapshot: Snapshot | None = None) -> None:
+        self._engine, self._snapshot = engine, snapshot
         self._timeout = timeout
         self._answered = False
         self.outage_seconds = timeout  # how long a transaction waits for a server that stopped answering
@@ -57,7 +60,7 @@ class Database:
     @classmethod
     def open(cls, url: str, *, timeout: float = 30.0) -> Database:
         """Open the database that an SQLAlchemy URL names; `timeout` is in seconds, to wait for another writer."""
-        parsed, connect = _parse(url), None
+        parsed, snapshot = _parse(url), None
         if parsed.get_backend_name() == "sqlite":
             file = Path(str(parsed.database))
             # "WAL does not work over a network filesystem", https://www.sqlite.org/wal.html; and file locks there may
@@ -68,14 +71,16 @@ class Database:
                 raise errors.DatabaseUnavailableError(problem, hint=hint)
             # A read-only disk, or another user's folder.
             if file.is_file() and os.access(file, os.R_OK) and not os.access(file.parent, os.W_OK):
-                connect = partial(connect_read_only, file)
+                snapshot = Snapshot(file)
         try:
-            engine = engines.make_engine(parsed, timeout=timeout, connect=connect)
+            engine = engines.make_engine(
+                parsed, timeout=timeout, connect=snapshot.connect if snapshot else None
+            )
         except ArgumentError as error:
             raise errors.BadInputError("invalid option in the database URL", hint=_URL_HINT) from error
         except ImportError as error:
             raise errors.MissingExtraError("a PostgreSQL database", "postgres") from error
-        return cls(engine, timeout=timeout, read_only=connect is not None)
+        return cls(engine, timeout=timeout, snapshot=snapshot)
 
     @property
     def display_url(self) -> str:
@@ -159,6 +164,8 @@ class Database:
     def close(self) -> None:
         """Close all connections.  The database may be used again afterwards."""
         self._engine.dispose()
+        if self._snapshot is not None:
+            self._snapshot.close()
 
     @contextlib.contextmanager
     def _session(self, purpose: str) -> Iterator[Session]:
@@ -172,7 +179,7 @@ class Database:
 
     def _require_allowed(self, purpose: str) -> None:
         """Refuse to write what may only be read."""
-        if self._read_only and purpose != "read":
+        if self._snapshot is not None and purpose != "read":
             problem = f"the database {self.shown} may only be read here: its folder cannot be written"
             hint = "run it where the registry may be written; list, show, diff and audit work here"
             raise errors.DatabaseReadOnlyError(problem, hint=hint)
@@ -253,12 +260,52 @@ def _parse(url: str) -> URL:
     return parsed.set(database=str(Path(str(parsed.database)).absolute()))
 
 
-def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Connect to an SQLite file in a folder that cannot be written: SQLite makes files there even to read it."""
-    # Without these files, no process has the database open to write it.
-    is_open = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
-    mode = "mode=ro" if is_open else "immutable=1"
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, check_same_thread=False)
+class Snapshot:
+    """A copy of an SQLite file in a folder that cannot be written, made again after each change of the file.
+
+    SQLite makes files beside a database even to read it, and `immutable` is only for files that nobody else can write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-journal")]
+        self._folder: TemporaryDirectory[str] | None = None
+        self._state: list[tuple[int, int] | None] = []
+
+    def connect(self) -> sqlite3.Connection:
+        """Return a connection to a copy of the file as it is now."""
+        if self._folder is None or self._look() != self._state:
+            self.close()
+            self._folder = TemporaryDirectory(prefix="fusery-read-")
+            self._state = self._copy_to(Path(self._folder.name))
+        return sqlite3.connect(Path(self._folder.name) / self._files[0].name, check_same_thread=False)
+
+    def close(self) -> None:
+        """Remove the copy."""
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _copy_to(self, folder: Path) -> list[tuple[int, int] | None]:
+        for _ in range(_ATTEMPTS):
+            before = self._look()
+            for file in self._files:
+                target = folder / file.name
+                target.unlink(missing_ok=True)
+                with os_failures(f"copy {file}", near=target), contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(file, target)
+            if self._look() == before:
+                return before
+        problem = f"the database {self._files[0]} is being written to all the time"
+        raise errors.DatabaseUnavailableError(problem, hint="run the command again")
+
+    def _look(self) -> list[tuple[int, int] | None]:
+        """Return size and time of the last change of the files that hold a part of the database's state."""
+        states: list[tuple[int, int] | None] = [None] * len(self._files)
+        for number, file in enumerate(self._files):
+            with os_failures(f"look at {file}", near=file), contextlib.suppress(FileNotFoundError):
+                stat = file.stat()
+                states[number] = stat.st_size, stat.st_mtime_ns
+        return states
 
 
 def network_file_system(path: Path) -> str | None:

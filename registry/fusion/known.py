@@ -155,5 +155,7 @@ def refused(session: Session, key: str) -> MeasuredFuse | None:
     names = [field.name for field in fields(MeasuredFuse)]
     history = reversed(events.history(session, kind="fused", subject=key))
     details = [json.loads(event.detail) for event in history if event.action in (REFUSED, TRIED)]
-    measured = [MeasuredFuse(**{name: detail[name] for name in names}) for detail in details]
+    measured = [
+        MeasuredFuse(**{name: detail[name] for name in names if name in detail}) for detail in details
+    ]
     return min(measured, key=lambda measurement: measurement.sampled, default=None)

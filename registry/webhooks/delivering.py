@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ from .sending import SECONDS, Deliverer, DeliveryAnswer, derive, headers, parse_
 TTL = 30.0  # seconds of a lease, many more than an attempt takes
 PAUSE = 1.0  # seconds between two looks for events
 _LONGEST = 3600.0  # seconds between two attempts
+_IN_A_ROW = 100  # deliveries, before another webhook gets the thread
 _AT_ONCE = 8  # receivers that are delivered to at the same time: one that hangs does not hold up the others
 
 
@@ -117,7 +119,7 @@ def run(
                     reporter.say(f"webhook {name} was not delivered to: {type(failure).__name__}")
             for hook in due:
                 if hook.name not in busy:
-                    busy[hook.name] = pool.submit(_serve, workspace, hook, how, stop, reporter)
+                    busy[hook.name] = pool.submit(_serve, workspace, hook, how, stop, reporter, _IN_A_ROW)
             stop.wait(pause)
 
 
@@ -146,13 +148,20 @@ def _all_due(workspace: Workspace) -> Sequence[tables.WebhookRow]:
 
 
 def _serve(
-    workspace: Workspace, hook: tables.WebhookRow, how: Manner, stop: threading.Event, reporter: Reporter
+    workspace: Workspace,
+    hook: tables.WebhookRow,
+    how: Manner,
+    stop: threading.Event,
+    reporter: Reporter,
+    most: int = sys.maxsize,
 ) -> WebhookDeliveries | None:
-    """Deliver to one webhook until nothing waits or something fails; None if there was nothing to send."""
+    """Deliver to one webhook until nothing waits or something fails, at most so often; None if there was nothing to send."""
     delivered: list[int] = []
     error, next_at, disabled = None, None, False
     try:
-        while not stop.is_set() and (tried := _deliver_first(workspace, hook, how)) is not None:
+        while len(delivered) < most and not stop.is_set():
+            if (tried := _deliver_first(workspace, hook, how)) is None:
+                break
             if tried.error:
                 error, next_at, disabled = tried.error, tried.next_at, tried.next_at is None
                 again = f"next attempt at {next_at:%H:%M:%S} UTC" if next_at else "it is disabled"

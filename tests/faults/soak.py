@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 from faults.commands import ACTS, SITE_ACTS
-from faults.points import CLIENT, SERVER, Point, Tally
+from faults.points import CLIENT, FAULTS, SERVER, Point, Tally
 from faults.sites import DISK, SERVERS, stack_of
 from faults.sweep import Sweep, sweeping, try_all
 from faults.tracing import find_strace
@@ -39,6 +39,7 @@ def points_of(sweep: Sweep, options: argparse.Namespace, random: Random) -> list
             chosen += sweep.points(
                 command, random, victim=victim, calls=calls, kills=options.kills, interrupts=interrupts
             )
+    chosen = [point for point in chosen if not point.call or point.fault in (options.fault or FAULTS)]
     random.shuffle(chosen)
     return chosen
 
@@ -66,6 +67,7 @@ def main() -> int:
     parser.add_argument(
         "--points", type=int, default=90, help="at system calls, a command and stack; 0: all, -1: none"
     )
+    parser.add_argument("--fault", choices=FAULTS, action="append", help="at system calls; default: all")
     parser.add_argument("--kills", type=int, default=50, help="kill -9 at instants, a command and stack")
     parser.add_argument("--interrupts", type=int, default=5, help="Ctrl-C at instants, a command and stack")
     parser.add_argument("--seed", type=int, default=None, help="of the choice; default: any")

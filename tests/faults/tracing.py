@@ -44,9 +44,11 @@ _OPEN = re.compile(r"<([^<>]*)>")
 _WITHIN = re.compile(r"\(\d+<(?:\{eventfd|anon_inode:|pipe:)")
 _PAIR = re.compile(r"<(UNIX[^:]*:\[\d+->\d+\])")
 
-KILLED_ONLY = ("close", "mmap", "sendto", "sendmsg")
-"""What close reports, nobody can act upon; mmap is memory too, without which CPython's `Thread.start` waits forever; and
-after a send that failed libpq reads why the connection was lost, which it was not.  Lost ones are made at the receiving."""
+KILLED_ONLY = ("sendto", "sendmsg")
+"""After a send that failed, libpq reads why the connection was lost, which it was not.  Lost ones are made at the receiving."""
+
+NEVER = ("close", "mmap")
+"""What close reports, nobody can act upon; mmap is memory too, without which CPython's `Thread.start` waits forever."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -128,16 +130,21 @@ def _about(arguments: str, folder: str) -> str | None:
     if "<TCP" in arguments or "AF_INET" in arguments:
         return "network"
     named = _NAMED.findall(arguments)
-    ours = any(path.startswith(folder) for path in named or _OPEN.findall(arguments))
-    return "file" if ours else None
+    if not any(path.startswith(folder) for path in named or _OPEN.findall(arguments)):
+        return None
+    return "opened" if "O_RDONLY" in arguments and "O_CREAT" not in arguments else "file"
 
 
 def faults_of(call: Call) -> tuple[str, ...]:
+    """Return the faults of a call: a kill only where it changes something, as before another call it leaves the same."""
+    if call.name in NEVER:
+        return ()
+    kill = () if call.name in READING or call.about == "opened" else ("kill -9",)
     if call.name in KILLED_ONLY:
-        return ("kill -9",)
-    if call.about != "file":
-        return ("kill -9", "EIO", "ECONNRESET")
-    return ("kill -9", "EIO", "ENOSPC") if call.name in WRITING else ("kill -9", "EIO")
+        return kill
+    if call.about in ("database", "network"):
+        return (*kill, "EIO", "ECONNRESET")
+    return (*kill, "EIO", "ENOSPC") if call.name in WRITING else (*kill, "EIO")
 
 
 def injection(call: Call, fault: str) -> tuple[str, ...]:

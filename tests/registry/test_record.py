@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
@@ -35,6 +37,24 @@ def test_a_subclass_has_the_fields_of_its_base_in_whichever_order_they_are_first
     assert repr(signed) == "_Signed(note='a', by='anna')"
     assert dict(replace(signed, secret=None)) == {"note": "a", "by": "anna"} != dict(signed)
     assert is_dataclass(_Draft) and [part.name for part in fields(_Draft)] == ["note"]
+
+
+def test_threads_may_use_a_class_for_the_first_time_at_once() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+
+            class Shared(Record):
+                note: str = described("a note", default="a")
+                names: tuple[str, ...] = described("names", default_factory=tuple)
+
+            with ThreadPoolExecutor(4) as threads:
+                made = list(threads.map(lambda kind: kind(), [Shared] * 4))
+            assert made == [Shared(note="a")] * 4
+            assert all(part.metadata for part in fields(Shared))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_only_a_frozen_record_has_a_hash_and_rejects_changes() -> None:

@@ -13,6 +13,7 @@ import pytest
 import tiny_models
 from page_server import pages_of
 
+from fusery.integrations.sync import resolving
 from fusery.integrations.sync.resolving import (
     NotServedError,
     Resolver,
@@ -115,7 +116,10 @@ def test_the_largest_rank_comes_from_the_servers_arguments() -> None:
         assert max_lora_rank(arguments.split()) == rank
 
 
-def test_what_is_refused_is_in_the_log_once_for_a_reason(resolver: Resolver, stocked: Registry) -> None:
+def test_what_is_refused_is_in_the_log_once_for_a_reason(
+    resolver: Resolver, stocked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolving, "_MOST_REFUSED", 2)
     stocked.adapters.yank("course_rec@1", reason="bad data")
     for _ in range(3):
         for asked in (V1, "course_rec@1"):
@@ -123,6 +127,8 @@ def test_what_is_refused_is_in_the_log_once_for_a_reason(resolver: Resolver, sto
                 resolver.resolve(asked, "tiny")
     with pytest.raises(NotServedError):
         resolver.resolve(V2, "Qwen/Qwen3-0.6B")
+    with pytest.raises(NotServedError):  # too many are not recorded
+        resolver.resolve(V2, "Qwen/Qwen3-1.7B")
     told = [each for each in stocked.upkeep.log() if each.action == "deployment.refused"]
     assert sorted((each.subject, each.detail["name"], each.detail["via"]) for each in told) == [
         ("vllm@gpu-1:8000", V1, "vllm"),

@@ -155,6 +155,9 @@ def test_a_full_fine_tune_has_no_findings(
         model__layers__3__self_attn__sinks=np.ones(4, np.float32),
     )(folder)
     assert look_as_declared(folder, tiny_base) == []
+    partial = make_adapter("partial")
+    full(model__layers__3__mlp__up_proj__weight=ONES)(partial)
+    assert codes(look_as_declared(partial, tiny_base)) == {("full_incomplete", "warning")}
     base = tiny_models.make_base(tmp_path / "tiny", bits=4)
     packed = make_adapter("packed", base=base)
     full(model__layers__3__mlp__up_proj__weight=ONES)(packed)

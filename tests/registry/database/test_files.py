@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fusery.registry.database import Database
-from fusery.registry.database.connection import connect_read_only, file_system_in
+from fusery.registry.database.connection import Snapshot, file_system_in
 from fusery.registry.errors import DatabaseReadOnlyError, DatabaseUnavailableError
 from fusery.registry.workspace.settings import Settings
 from fusery.registry.workspace.workspace import Workspace
@@ -17,7 +18,7 @@ from fusery.storage.transfer import NOTES
 
 
 @pytest.mark.parametrize("is_open", [True, False])
-def test_a_file_is_read_as_it_is_and_nothing_is_made_beside_it(
+def test_a_file_is_read_from_a_copy_and_nothing_is_made_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_open: bool
 ) -> None:
     path = tmp_path / "a b#.db"
@@ -28,10 +29,6 @@ def test_a_file_is_read_as_it_is_and_nothing_is_made_beside_it(
             writer.close()
         before = sorted(file.name for file in tmp_path.iterdir())
         assert len(before) == (3 if is_open else 1)
-        with closing(connect_read_only(path)) as reader:
-            assert reader.execute("SELECT a FROM t").fetchall() == [(1,)]
-            with pytest.raises(sqlite3.OperationalError):
-                reader.execute("INSERT INTO t VALUES (2)")
         monkeypatch.setattr("os.access", lambda place, mode: place != tmp_path)
         with closing(Database.open(f"sqlite:///{path}")) as database:
             with database.read() as session:
@@ -42,6 +39,57 @@ def test_a_file_is_read_as_it_is_and_nothing_is_made_beside_it(
         [need] = Workspace(Settings(home=tmp_path, database_url=f"sqlite:///{path}")).notes
         assert (need.folder, need.sizes, need.taken > 0) == (tmp_path, [NOTES], is_open)
     assert Workspace(Settings(home=tmp_path, database_url="postgresql://h/d")).notes == []
+
+
+def test_a_copy_is_of_one_state_and_made_again_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody writes while the first files are copied: once, and then at every attempt."""
+    path, copyfile = tmp_path / "fusery.db", shutil.copyfile
+    with (
+        closing(sqlite3.connect(path, isolation_level=None)) as writer,
+        closing(Snapshot(path)) as snapshot,
+    ):
+        writer.execute("CREATE TABLE t (a)")
+        writer.execute("INSERT INTO t VALUES (0)")
+        for writes in (1, 99):
+            left = list(range(writes))
+
+            def copy(source: Path, target: Path, left: list[int] = left) -> None:
+                copyfile(source, target)
+                if left:
+                    left.pop()
+                    writer.execute("UPDATE t SET a = a + 1")
+
+            monkeypatch.setattr(shutil, "copyfile", copy)
+            if writes == 1:
+                with closing(snapshot.connect()) as reader:
+                    assert reader.execute("SELECT a FROM t").fetchall() == [(1,)]
+                    folder = Path(reader.execute("PRAGMA database_list").fetchone()[2]).parent
+                writer.execute("UPDATE t SET a = 7")
+                with closing(snapshot.connect()) as reader:
+                    assert reader.execute("SELECT a FROM t").fetchall() == [(7,)]
+            else:
+                writer.execute("UPDATE t SET a = 8")
+                with pytest.raises(DatabaseUnavailableError):
+                    snapshot.connect()
+    assert not folder.exists()
+
+
+def test_a_write_that_was_interrupted_is_undone_in_the_copy_alone(tmp_path: Path) -> None:
+    path = tmp_path / "fusery.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        for statement in (
+            "CREATE TABLE t (a)", "INSERT INTO t VALUES (zeroblob(100000))", "PRAGMA cache_size=2", "BEGIN",
+            "UPDATE t SET a = randomblob(100000)",
+        ):  # fmt: skip
+            writer.execute(statement)
+        files = {name: (tmp_path / name).read_bytes() for name in ("fusery.db", "fusery.db-journal")}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    with closing(Snapshot(path)) as snapshot, closing(snapshot.connect()) as reader:
+        assert reader.execute("SELECT a = zeroblob(100000) FROM t").fetchone() == (1,)
+    assert {name: (tmp_path / name).read_bytes() for name in files} == files
 
 
 MOUNTS = r"""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -20,6 +21,7 @@ from webhook_receiver import Receiver, up
 from fusery.registry import Registry, tables
 from fusery.registry.database import leases
 from fusery.registry.errors import DatabaseUnavailableError
+from fusery.registry.webhooks import delivering
 from fusery.registry.webhooks.delivering import Manner, deliver, retry, run
 from fusery.registry.webhooks.hooks import skip
 from fusery.registry.webhooks.sending import (
@@ -206,6 +208,27 @@ def test_a_webhook_that_hangs_holds_up_no_other(
             assert registry.webhooks.show("a").attempts == 0, "its first attempt goes on"
             other.over.set()
     assert receiver.taken == sorted(receiver.taken)
+
+
+def test_a_webhook_with_many_events_lets_others_have_their_turn(
+    registry: Registry, receiver: Receiver, happen: Happen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "_AT_ONCE", 1)
+    monkeypatch.setattr(delivering, "_IN_A_ROW", 1)
+    other = Receiver(free_port())
+    with up(other):
+        registry.webhooks.add(other.url, "adapter.*", name="a", allow_private=True)
+        add(registry, receiver)
+        happen(3)
+        urls = []
+
+        def post(target: Any, *args: Any, **options: Any) -> DeliveryAnswer:
+            urls.append(str(target))
+            return QUICK.post(target, *args, **options)
+
+        with running(registry, replace(QUICK, post=post)):
+            wait_until(lambda: len(urls) == 6)
+    assert len(set(urls[:2])) == 2
 
 
 def test_without_a_secret_nothing_is_delivered(
