@@ -95,11 +95,12 @@ def _box(node: Node, x: int, y: int, root: bool) -> Iterator[str]:
     marks += " fl-root" if root else ""
     note = "yanked" if node.yanked is not None else "note" if node.withdrawals else ""
     title = f"{_title(node)} {node.digest}".rstrip() + (f"; {node.summary}" if node.summary else "")
+    name = node.name if len(node.name) <= _LETTERS else f"{node.name[:14]}…{node.name[-15:]}"
     caption = f"{node.kind}{', over' if node.over else ''} {node.digest[:8]}".rstrip()
     yield f'<g class="{"fl-over" if node.over else "fl-node"}"><title>{_text(title)}</title>'
     yield f'<rect class="fl-box{marks}" x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6"/>'
     yield f'<text class="fl-kind" x="{x + 10}" y="{y + 18}" font-size="11">{_text(caption)}</text>'
-    yield f'<text class="fl-name" x="{x + 10}" y="{y + 35}">{_text(_short(node.name))}</text>'
+    yield f'<text class="fl-name" x="{x + 10}" y="{y + 35}">{_text(name)}</text>'
     if note:
         kind = "fl-warn" if note == "yanked" else "fl-note"
         yield (
@@ -111,11 +112,6 @@ def _box(node: Node, x: int, y: int, root: bool) -> Iterator[str]:
 
 def _title(node: Node) -> str:
     return f"{node.kind} {node.name}"
-
-
-def _short(text: str) -> str:
-    half = _LETTERS // 2
-    return text if len(text) <= _LETTERS else f"{text[: half - 1]}…{text[-half:]}"
 
 
 def _text(text: str) -> str:

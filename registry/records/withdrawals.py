@@ -66,7 +66,8 @@ def of_adapters(
     session: Session, ids: Collection[int], *, at: datetime | None = None
 ) -> dict[int, Withdrawals]:
     """Return the yanks that concern adapters, by the number of their row, their own first; those without are left out."""
-    return _affected(session, ids, _itself, at=at)
+    number = tables.AdapterRow.id
+    return _affected(session, ids, lambda where: sa.select(number, number).where(where(number)), at=at)
 
 
 def of_fused(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]:
@@ -134,10 +135,6 @@ def usable_record(session: Session, adapter: tables.AdapterRow) -> tables.Adapte
 Where = Callable[[Any], sa.ColumnElement[bool]]  # from a number's column to whether it is asked about
 
 Pairs = sa.Select[*tuple[Any, ...]]  # of a thing and an adapter that it is or holds
-
-
-def _itself(where: Where) -> Pairs:
-    return sa.select(tables.AdapterRow.id, tables.AdapterRow.id).where(where(tables.AdapterRow.id))
 
 
 def _parts(where: Where) -> Pairs:
