@@ -238,7 +238,9 @@ class Carrier:
                 continue
             places.append({entry.path: folder / entry.path for entry in document.files})
             for entry in document.files:
-                local = self._local(document, entry, generations[entry.sha256])
+                local = None
+                if self.store is not None and not isinstance(document, AdapterDocument):
+                    local = self.store.local_path(entry.sha256, generation=generations[entry.sha256])
                 if local is not None:
                     places[-1][entry.path] = local
                 else:
@@ -275,12 +277,6 @@ class Carrier:
     def _fetch(self, entry: FileEntry, generation: int, place: Path) -> None:
         assert self.store is not None
         self.store.fetch(entry.sha256, place, generation=generation, size=entry.size)
-
-    def _local(self, document: Item, entry: FileEntry, generation: int) -> Path | None:
-        """Return the path of a file that need not be fetched; None if it must be."""
-        if self.store is None or isinstance(document, AdapterDocument):
-            return None
-        return self.store.local_path(entry.sha256, generation=generation)
 
     def _referenced(self, document: Item) -> dict[str, Path]:
         """Return the paths of a base model that the origin keeps by reference."""
