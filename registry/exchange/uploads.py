@@ -94,7 +94,7 @@ class Uploads:
             release(session, digests, self.owner)
 
     def _claimed(self, digests: Sequence[Digest], *, recorded_only: bool = False) -> set[Digest]:
-        """Claim blobs, or with `known` only recorded ones; return those that are in the store."""
+        """Claim blobs, or only recorded ones; return those that are in the store."""
         blob, store = tables.BlobRow, self._workspace.store
         with self._workspace.database.write() as session:
             if recorded_only:
