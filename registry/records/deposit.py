@@ -42,8 +42,7 @@ class Deposit:
         self._database = database
         self._store = store
         self._intents = Intents(database, owner, ttl=ttl)
-        self._manifest: Manifest | None = None
-        self._together: Sequence[Manifest] = ()
+        self._manifests: Sequence[Manifest] = ()
         self._generations: dict[Digest, int] = {}
 
     def put(
@@ -56,8 +55,7 @@ class Deposit:
         """Store the bytes of files by their path in the artifact, and return their manifest, which may be known already."""
         if manifest is None:
             manifest = Manifest.of(_entry(path, source) for path, source in files.items())
-        self._store_all({entry.sha256: (entry, files[entry.path]) for entry in manifest}, progress)
-        self._manifest = manifest
+        self.put_many([(manifest, files)], progress=progress)
         return manifest
 
     def put_many(
@@ -65,12 +63,7 @@ class Deposit:
     ) -> None:
         """Store the bytes of many small artifacts, each content once; raises as `put`."""
         wanted = {file.sha256: (file, files[file.path]) for manifest, files in artifacts for file in manifest}
-        self._together = [manifest for manifest, _ in artifacts]
-        self._store_all(wanted, progress)
-
-    def _store_all(
-        self, wanted: Mapping[Digest, tuple[FileEntry, Source]], progress: Progress | None
-    ) -> None:
+        self._manifests = [manifest for manifest, _ in artifacts]
         contents = {digest: entry for digest, (entry, _) in wanted.items()}
         try:
             ready = self._announce(contents)
@@ -102,16 +95,15 @@ class Deposit:
 
     def commit(self, session: Session) -> tables.ManifestRow:
         """Record the manifest and its blobs in the caller's write transaction, and return its row; raise `DepositLostError` if not protected."""
-        if self._manifest is None:
-            raise RuntimeError("commit comes after put")
-        row = self.record(session, self._manifest)
+        (manifest,) = self._manifests
+        row = self.record(session, manifest)
         self.finish(session)
         return row
 
     def settle(self, session: Session) -> None:
         """Say at once what many small artifacts consist of, before they are recorded in the same transaction; raises as `commit`."""
         self._settle(session, self._generations.keys())
-        rows = record_manifests(session, self._together)
+        rows = record_manifests(session, self._manifests)
         _is_stored(session, rows.values())
         session.info[_SETTLED] = (self, rows)
 

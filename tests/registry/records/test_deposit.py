@@ -116,7 +116,7 @@ class TestDeposit:
         place.chmod(0o600)
         place.write_bytes(b"wEights")
         again = make()
-        with pytest.raises(RuntimeError), database.write() as session:
+        with pytest.raises(ValueError), database.write() as session:
             again.commit(session)  # nothing was put
         again.put({"a": DATA})
         assert commit(database, again) == number
