@@ -43,7 +43,7 @@ def server(
     """
     from fusery.registry.records.trust import Listening
 
-    from .running import ServerOptions, serve_team
+    from .running import WebOptions, serve_team
 
     if (certificate is None) != (key is None):
         raise click.UsageError("--certificate and --key go together.")
@@ -54,7 +54,7 @@ def server(
 
     tls = (certificate, key) if certificate and key else None
     secret = os.environ.get("FUSERY_PROXY_SECRET", "")
-    wanted = ServerOptions(tls=tls, proxy_secret=secret, **options)
+    wanted = WebOptions(tls=tls, proxy_secret=secret, **options)
     session.registry.upkeep.local("serve")
     return serve_team(session.registry, wanted, ready=ready, reporter=session.reporter())
 
@@ -90,7 +90,7 @@ def ui(
         return _save(session, subject, save, force=force, audit=audit)
     from fusery.registry.records.trust import Listening
 
-    from .running import ServerOptions, serve_pages
+    from .running import WebOptions, serve_pages
 
     def ready(address: str, entrance: str, once: str) -> None:
         text = f"The registry is at {entrance}; Ctrl-C ends it."
@@ -102,7 +102,7 @@ def ui(
             webbrowser.open(once)  # its arguments are seen by all who use this machine
 
     session.registry.upkeep.local("show pages of")
-    return serve_pages(session.registry, ServerOptions(port=port), ready=ready)
+    return serve_pages(session.registry, WebOptions(port=port), ready=ready)
 
 
 def _save(session: Session, subject: str | None, file: Path, *, force: bool, audit: bool) -> int:

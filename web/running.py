@@ -34,7 +34,7 @@ Ready = Callable[[str, str, str], None]  # gets the address, one that opens it, 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerOptions:
+class WebOptions:
     """The options of a server; all below `tls` are those of a team's server."""
 
     host: str = "127.0.0.1"
@@ -50,9 +50,7 @@ class ServerOptions:
     insecure: bool = False  # allow tokens without encryption
 
 
-def serve_team(
-    registry: Registry, options: ServerOptions, *, ready: Ready, reporter: Reporter = SILENT
-) -> int:
+def serve_team(registry: Registry, options: WebOptions, *, ready: Ready, reporter: Reporter = SILENT) -> int:
     """Serve a registry to a team until a signal, and return the exit code; deliver its webhooks meanwhile."""
     registry.workspace.make_embedded()
     networks = [_network(proxy) for proxy in options.proxies]
@@ -84,9 +82,7 @@ def serve_team(
         return serve_pages(registry, options, team=team, ready=ready)
 
 
-def serve_pages(
-    registry: Registry, options: ServerOptions, *, team: Proxies | None = None, ready: Ready
-) -> int:
+def serve_pages(registry: Registry, options: WebOptions, *, team: Proxies | None = None, ready: Ready) -> int:
     """Serve a registry until a signal, and return the exit code."""
     try:
         from fusery.registry.runtime.http_server import HttpServer, address_of, bind

@@ -106,7 +106,6 @@ class Provenance(Resource):
         """Return what a folder or file is, whether it is intact, and who signed it."""
         from ..provenance.identify import identify
         from ..provenance.verify import verify_on_record
-        from .provenance import Trust
 
         if self.server is None:
             match = identify(self.workspace, path, reporter=reporter)

@@ -124,7 +124,7 @@ def require_measured(value: MetricValue, name: str) -> None:
     try:
         decode(MetricValue, given)
         problems = ((field, problem_of(given[field], parts[field].about)) for field in given)
-        problem = next((f"an invalid {field} ({found})" for field, found in problems if found), None)
+        problem = next((f"an invalid {field} ({reason})" for field, reason in problems if reason), None)
     except ValueError as error:
         problem = f"an invalid value ({error})"
     _require_possible(value, name, problem)

@@ -263,7 +263,7 @@ def _parse(url: str) -> URL:
 class Snapshot:
     """A copy of an SQLite file in a folder that cannot be written, made again after each change of the file.
 
-    SQLite makes files beside a database even to read it, and `immutable` is only for files that nobody else can write.
+    SQLite makes files beside a database even to read it, and `immutable` is only for files that no other process can write.
     """
 
     def __init__(self, path: Path) -> None:

@@ -17,7 +17,7 @@ from page_server import ask
 from fusery.registry import Registry, Reporter
 from fusery.storage.errors import FuseryError
 from fusery.web import running
-from fusery.web.running import ServerOptions, serve_pages, serve_team
+from fusery.web.running import WebOptions, serve_pages, serve_team
 
 pytestmark = pytest.mark.timing
 
@@ -41,7 +41,7 @@ def test_pages_are_served_until_a_signal_comes(shown: Registry, monkeypatch: pyt
     # Whoever starts the tests in the background has them ignore SIGINT, and then the server would, too.
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        assert serve_pages(shown, ServerOptions(), ready=ready) == 0
+        assert serve_pages(shown, WebOptions(), ready=ready) == 0
         after = signal.getsignal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, former)
@@ -57,7 +57,7 @@ def test_what_cannot_be_served_is_an_error_before_it_is(shown: Registry, tmp_pat
         for registry, tls in ((shown, (bad, bad)), (empty, None)):
             with pytest.raises(FuseryError):
                 serve_pages(
-                    registry, ServerOptions(tls=tls), ready=lambda *_: os.kill(os.getpid(), signal.SIGINT)
+                    registry, WebOptions(tls=tls), ready=lambda *_: os.kill(os.getpid(), signal.SIGINT)
                 )
 
 
@@ -84,7 +84,7 @@ def test_a_team_s_server_delivers_webhooks(own: Registry, monkeypatch: pytest.Mo
             return 0
 
         monkeypatch.setattr(running, "serve_pages", served)
-        wanted = ServerOptions(**options)
+        wanted = WebOptions(**options)
         assert serve_team(own, wanted, ready=lambda *_: None, reporter=Reporter(said.append)) == 0
         return said, found[0]
 
