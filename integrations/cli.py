@@ -73,9 +73,7 @@ def sync(
     if (dry_run + check + (watch is not None)) > 1:
         raise click.UsageError("--dry-run, --check and --watch exclude each other.")
     if len(to) > 1:
-        raise click.UsageError(
-            "One place at a time.\nHint: fusery deploy sync ... --to PLACE for each of them"
-        )
+        raise click.UsageError("One place at a time.\nHint: fusery deploy sync ... --to PLACE for each")
     wish = {name: options.pop(name) for name in ("where", "task", "nothing")}
     request = live.SyncRequest(DestinationOptions(to[0], **options), references, **wish)
     if watch is not None:

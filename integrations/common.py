@@ -75,16 +75,12 @@ def require_dense(source: BundleSource, base: Architecture, server: str) -> None
         require_shared_names(base, server)
     if not isinstance(base.config.get("architectures"), list):
         hint = 'add "architectures" to the base model\'s config.json, and add it again: fusery base add'
-        raise BadInputError(
-            f"config.json of {source.name} has no architectures, which {server} needs", hint=hint
-        )
+        raise BadInputError(f"{source.name} has no architectures, which {server} needs", hint=hint)
     # Check this last: a user who follows its hint must not meet another refusal.
     if is_packed(base):
         merge_aware = is_merge_aware(provenance_part(source.provenance, "recipe"))
         hint = model_hint(base) if merge_aware else "--as 16bit"
-        raise BadInputError(
-            f"{source.name} is quantised in MLX's format, which {server} does not read", hint=hint
-        )
+        raise BadInputError(f"{source.name} is quantised by MLX, which {server} does not read", hint=hint)
 
 
 def model_hint(model: Architecture) -> str:

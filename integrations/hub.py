@@ -1,7 +1,4 @@
-"""The target `hub`: a model's repository for huggingface.co, with its card; and `hf://OWNER/NAME`, to upload it in one commit.
-
-The card's front matter: https://huggingface.co/docs/hub/model-cards#specifying-a-base-model.
-"""
+"""The target `hub`: a model's repository for huggingface.co, with its card; and `hf://OWNER/NAME`, to upload it in one commit."""
 
 from __future__ import annotations
 
@@ -136,9 +133,7 @@ class HubPlace(Place):
             for entry in manifest
         )
 
-    def publish(
-        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
-    ) -> None:
+    def publish(self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress = None) -> None:
         """Create the repository if necessary, and replace its files in one commit."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -174,9 +169,7 @@ class HubPlace(Place):
             status, cause = getattr(error.response, "status_code", None), without_secrets(error)
             if status in (401, 403, 404):
                 hint = "hf auth login, or set HF_TOKEN to a token that may write"
-                raise StoreDeniedError(
-                    f"this user may not write to {self._id} on the hub", hint=hint
-                ) from cause
+                raise StoreDeniedError(f"you may not write to {self._id} on the hub", hint=hint) from cause
             raise StoreUnavailableError(f"the hub answered {status} for {self._id}") from cause
         except others as error:
             message = f"cannot upload to {self._id}: {type(error).__name__}"

@@ -1,8 +1,7 @@
 """The target `k8s`: adapters in PEFT's form, and manifests that serve them with vLLM in Kubernetes.
 
-KServe fetches adapters from a bucket (not from `oci://`; with `pvc://` it names volumes after adapters, whose names have
-underscores); a plain deployment mounts them.  Sources: vllm 0.32.0, vllm/engine/arg_utils.py and envs.py; kserve/kserve at
-aaac4e2, pkg/apis/serving/v1alpha2/llm_inference_service_types.go and pkg/controller/v1alpha2/llmisvc/workload_lora.go.
+KServe fetches adapters from a bucket; a plain deployment mounts them.  Sources: vllm 0.32.0, vllm/engine/arg_utils.py;
+kserve at aaac4e2, pkg/apis/serving/v1alpha2/llm_inference_service_types.go and pkg/controller/v1alpha2/llmisvc/workload_lora.go.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The runs and logged models of an MLflow server, database or folder, read with MLflow's own client.
-
-Only metrics, parameters, tags, inputs and files are read.  Models that MLflow could load are never loaded, and pickles
-never opened.
-"""
+"""The runs of an MLflow server, database or folder, by MLflow's client; no model is loaded and no pickle opened."""
 
 from __future__ import annotations
 
@@ -155,9 +151,7 @@ def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
 def _run(client: MlflowClient, number: str) -> Run:
     from mlflow.exceptions import MlflowException
 
-    unknown = UnknownReferenceError(
-        f"run not found in MLflow: {number[:60]!r}", hint="give the id from the URL of its page"
-    )
+    unknown = UnknownReferenceError(f"MLflow run not found: {number[:60]!r}", hint="give the id in its URL")
     try:
         run = client.get_run(number)
     except MlflowException as error:
@@ -217,10 +211,8 @@ def _files(uri: str, location: str, owner: str, prefix: str = "") -> dict[str, T
     def download(path: str, folder: Path) -> Path:
         return Path(repository.download_artifacts(path, str(folder)))  # type: ignore[no-untyped-call]
 
-    return {
-        prefix + path: TrackedFile(size, partial(download, path))
-        for path, size in list_files(repository.list_artifacts, owner).items()
-    }
+    listed = list_files(repository.list_artifacts, owner)
+    return {prefix + path: TrackedFile(size, partial(download, path)) for path, size in listed.items()}
 
 
 def list_files(ask: Callable[[str | None], Sequence[FileInfo]], owner: str) -> dict[str, int | None]:

@@ -1,8 +1,4 @@
-"""The process of the target `onnx`: run the exporter of onnxruntime-genai, and compare its file with the model.
-
-A Python with the packages runs this file, which imports nothing of fusery.  It sets its limits first, runs no code of a model,
-opens no pickle, gets no secrets, and ends with its parent.
-"""
+"""The process of the target `onnx`, which imports nothing of fusery: export with limits, without remote code, and compare."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The runs of a Weights & Biases project, read with W&B's own client.
-
-Only metadata and files of runs are read: nothing is unpickled, and references of artifacts to other places are left out.
-"""
+"""The runs of a Weights & Biases project, by W&B's client; nothing is unpickled, and references elsewhere are left out."""
 
 from __future__ import annotations
 

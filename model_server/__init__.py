@@ -1,5 +1,4 @@
-"""The model server: one base model and many adapters behind OpenAI's API, as listed by `serving.json`.
+"""The model server: a base model and adapters behind OpenAI's API, as listed by `serving.json`.
 
-A bundle carries these modules (without `local`) and `registry/runtime` beside its `server.py`, so they import nothing else of
-fusery.  `local` is `fusery serve`, which serves adapters of a registry and follows its aliases.
+Bundles carry it without `local` (`fusery serve`), with `registry/runtime`, so it imports nothing else of fusery.
 """

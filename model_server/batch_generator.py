@@ -1,7 +1,4 @@
-"""mlx-lm's continuous batching with an adapter for each row, in one pass over the base model.
-
-`BatchGenerator` calls the model for two batches, of prompts and of answers.  The batches here name the adapters of their rows first.
-"""
+"""mlx-lm's `BatchGenerator` with an adapter for each row, in one pass over the base model."""
 
 from __future__ import annotations
 
@@ -57,11 +54,7 @@ class _Answers(GenerationBatch):  # type: ignore[misc]
 
 
 class AdapterBatchGenerator(BatchGenerator):  # type: ignore[misc]
-    """A generator whose rows have adapters.
-
-    Attributes:
-        numbers: of each sequence the number of its adapter, None for the base; to be set when it is put in.
-    """
+    """A generator whose rows have adapters; `numbers` has each sequence's adapter, None for the base, from when it is put in."""
 
     def __init__(self, model: Any, rows: BatchRows, **options: Any) -> None:
         self.numbers: dict[int, int | None] = {}
@@ -73,11 +66,7 @@ class AdapterBatchGenerator(BatchGenerator):  # type: ignore[misc]
 
 
 def computes_batches(model: Any, rows: BatchRows, stream: Any) -> bool:
-    """Return whether a class computes for prompts of different lengths in one batch what it computes for each alone.
-
-    Some of mlx-lm's do not: they mistake a mask of rows for one of heads, or forget the padding.  They raise, or answer
-    another row's prompt.
-    """
+    """Return whether a class of mlx-lm computes padded prompts in a batch as it does alone; some forget the padding."""
     try:
         together = _first_steps(model, rows, stream, TRIED)
         alone = [_first_steps(model, rows, stream, [prompt])[0] for prompt in TRIED]

@@ -22,10 +22,7 @@ _Line = tuple[str, Resident | None]  # owner and adapter of a queue
 
 
 class Batch:
-    """The jobs of one pass over the base model, which must be switched to their adapter if rows cannot name it.
-
-    A batch of width 1 has one job at a time; others may be twice as wide, see `has_room`.
-    """
+    """The jobs of one pass over the base model, which must be switched to their adapter if rows cannot name it."""
 
     def __init__(
         self, board: Switchboard, tokenizer: Any, *, width: int, stream: Any, prefixes: Prefixes

@@ -20,11 +20,7 @@ T = TypeVar("T")
 
 
 def has_room(held: Counter[str], owner: str, room: int, count: int = 1) -> bool:
-    """Return whether an owner may take `count` more slots of `room`.
-
-    Beyond `room`, owners with less than an equal share may, up to twice `room` in all: the first owners keep their slots
-    and exclude no other.
-    """
+    """Return whether an owner may take `count` slots of `room`, or of twice that while it has less than an equal share."""
     total = held.total() + count
     share = max(room // len({*+held, owner}), 0 if held[owner] else count)
     return total <= room or (held[owner] + count <= share and total <= 2 * room)
@@ -117,10 +113,7 @@ def _try_again() -> Refusal:
 
 
 class TenantExecutor:
-    """Threads that prepare requests, in turns between tenants; a tenant never has all of several threads.
-
-    One thread is the default, because a tokenizer is not thread-safe.
-    """
+    """Threads that prepare requests, in turns between tenants; one by default, because a tokenizer is not thread-safe."""
 
     def __init__(self, threads: int = 1) -> None:
         self._queue: TenantQueues[str, tuple[Future[Any], Callable[[], Any]]] = TenantQueues()

@@ -1,7 +1,6 @@
 """API keys: the tenants of a file, which a thread reads again when it changes.
 
-Once the file has named tenants, an unreadable, invalid or empty file admits no request until it is valid again.  Removing a key
-ends its running answers.
+While the file is invalid or names none, no request is admitted.  Removing a key ends its running answers.
 """
 
 from __future__ import annotations
@@ -26,9 +25,7 @@ from ..registry.runtime.errors import DocumentError, Refusal
 LOG = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25  # between two looks at the file
-STALE_SECONDS = (
-    10.0  # since the last look until the file counts as unreadable: a network's file system may hang
-)
+STALE_SECONDS = 10.0  # until the file counts as unreadable: a network's file system may hang
 
 HINT = 'a table for each tenant: [acme]  key_sha256 = ["..."]  models = ["course_rec#prod"]'
 
@@ -78,10 +75,7 @@ class Keys:
         return not self.complaint and not (running and time.monotonic() - self._looked > STALE_SECONDS)
 
     def authenticate(self, header: str | None) -> Access:
-        """Return the access of the key in an `Authorization` header.
-
-        The lookup uses an HMAC with a secret of this process, so its time reveals nothing.
-        """
+        """Return the access of the key in an `Authorization` header; the HMAC of the lookup lets its time reveal nothing."""
         if not self.usable:
             raise _unusable()
         if not self.tenants:
@@ -114,9 +108,7 @@ class Keys:
                 if data != self._data or self.complaint:
                     tenants = self._parsed(data)
                     if self.tenants and not tenants:
-                        raise DocumentError(
-                            f"{self._path} has no tenants; to admit all clients, restart the server"
-                        )
+                        raise DocumentError(f"{self._path} has no tenants; restart the server to admit all")
                     self._take(tenants)
                     level = logging.WARNING if self.complaint else logging.INFO
                     LOG.log(level, "the keys of %s have changed: %d tenants", self._path, len(tenants))

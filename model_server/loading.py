@@ -1,8 +1,4 @@
-"""Load and unload adapters by request, if the server allows it, and follow changes of the document.
-
-The two routes are vLLM's (vllm/entrypoints/serve/lora/), so that programs which deploy adapters to vLLM also deploy them here.
-An adapter's folder is in mlx-lm's form, below `--adapters-from`: a request must not make the server read other files.
-"""
+"""Load and unload adapters by vLLM's routes, if allowed, from below `--adapters-from`, and follow changes of the document."""
 
 from __future__ import annotations
 
@@ -152,9 +148,7 @@ def _open_folder(root: Path, path: str) -> int:
     return folder
 
 
-_CAREFULLY = (
-    os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-)  # neither follow a link nor wait for a pipe
+_CAREFULLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # follow no link, wait for no pipe
 
 
 def _copy_file(folder: int, name: str, target: Path, most: int) -> None:

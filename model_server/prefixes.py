@@ -1,8 +1,4 @@
-"""The prompt cache: computed keys and values of prompts, for the next prompt with the same beginning.
-
-An entry belongs to one adapter and one tenant: faster answers must not reveal another tenant's prompts.  The cache is bounded in
-bytes; the tenant with most loses entries first.
-"""
+"""The prompt cache: computed keys and values of prompts, for prompts of the same adapter and tenant with the same beginning."""
 
 from __future__ import annotations
 
@@ -31,9 +27,7 @@ class CachedPrefix:
 
     cache: list[Any] | None = None  # a copy of mlx-lm's caches, one for each layer
     length: int = 0  # tokens in them
-    boundary: int = (
-        0  # length shared with an earlier prompt whose caches cannot be cut there; caching it serves the next
-    )
+    boundary: int = 0  # length shared with a prompt whose caches cannot be cut there, to be cached
 
 
 @dataclass(frozen=True, slots=True, eq=False)

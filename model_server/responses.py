@@ -1,8 +1,4 @@
-"""One request for a completion, from its head to the last byte of the response, in the form of OpenAI's API.
-
-The key and the tenant's quota are checked before the body is read.  A request ends early when its client disconnects or its
-key is removed.
-"""
+"""A completion in the form of OpenAI's API; it ends early if the client disconnects or its key is removed."""
 
 from __future__ import annotations
 
@@ -65,11 +61,8 @@ class Reply:
         """Return the events before the first text: the role of each answer to a chat."""
         if self.kind == "text":
             return []
-        delta = {"role": "assistant", "content": ""}
-        return [
-            self._event([{"index": number, "delta": delta, "logprobs": None, "finish_reason": None}])
-            for number in range(count)
-        ]
+        rest = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+        return [self._event([{"index": number, **rest}]) for number in range(count)]
 
     def piece(self, number: int, piece: Piece, choice: AnswerChoice) -> bytes:
         """Return the event for a piece of one answer, which `choice` has already."""

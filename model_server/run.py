@@ -69,14 +69,9 @@ def serve(
     ready: Ready | None = None,
     say: Callable[[str], None] = LOG.info,
 ) -> int:
-    """Serve a document until a signal comes, and follow its changes.
+    """Serve a document and follow its changes; return 0 after a signal, 1 when generation died.
 
-    Args:
-        loaded: called after the base model and the adapters are loaded, before the server listens; may raise.
-        ready: called with the server's URL once it listens.
-
-    Returns:
-        0 after a signal, 1 when generation died.
+    `loaded` is called before the server listens and may raise, `ready` with the server's URL.
     """
     from .service import Service
 

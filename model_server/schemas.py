@@ -1,7 +1,4 @@
-"""Requests: OpenAI's fields, with bounds.
-
-Unknown fields are ignored, as OpenAI does; unsupported ones that would change the answer are refused.  Null is the default.
-"""
+"""Requests: OpenAI's fields, with bounds. Unsupported fields that would change the answer are refused, unknown ones ignored."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Structured answers: JSON by a schema, and calls of functions.
-
-llguidance, an optional package, computes which tokens may come next.  Clients' schemas are bounded in size and depth, and in the
-work that llguidance may do for them.
-"""
+"""Structured answers: JSON by a schema, and calls of functions, with llguidance; clients' schemas are bounded."""
 
 from __future__ import annotations
 

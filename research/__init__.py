@@ -1,4 +1,1 @@
-"""The research behind fidelity: models that answer, calibration, learned scales, quantised training, probes and benchmarks.
-
-The registry calls it by name (`fusery.registry.parts`), and works without this folder.
-"""
+"""The research behind fidelity, which the registry calls by name (`fusery.registry.parts`) and works without."""

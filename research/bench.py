@@ -86,16 +86,11 @@ def bench(
     record: bool = True,
     reporter: Reporter = SILENT,
 ) -> BenchReport:
-    """Measure size, load time, time to the first token, tokens a second and peak memory of each form of an adapter.
-
-    Every measurement is a process of its own.  All forms take turns in each round; the medians count.
-    """
+    """Measure size, load time, speed and peak memory of each form of an adapter: medians of rounds, each in a process of its own."""
     sizes = 0 <= resident <= 1000 and 1 <= prompt_tokens <= 100_000 and 2 <= tokens <= 10_000
     if not sizes or not 1 <= runs <= 100:
-        raise BadInputError(
-            "these numbers measure nothing: a prompt and a run are needed, and two tokens or more",
-            hint="fusery eval bench REF --tokens 32 --runs 3",
-        )
+        message = "these numbers measure nothing: a prompt and a run are needed, and two tokens or more"
+        raise BadInputError(message, hint="fusery eval bench REF --tokens 32 --runs 3")
     if find_spec("mlx_lm") is None:
         raise MissingExtraError("measuring models", "mlx")
     with workspace.database.read() as session:
@@ -252,11 +247,7 @@ NOTICEABLE = 0.05  # differences of speed or memory below it do not decide
 
 
 def advise(rows: Sequence[FormCost], *, adapters: int) -> tuple[str | None, tuple[str, ...]]:
-    """Return the label of the form to ship, None if nothing could be measured; and the reasons.
-
-    Fused models without the verdict PASS are out.  Of the others, and the adapter on its base, the fastest is taken; of
-    those within `NOTICEABLE` of it, the one that takes least memory.
-    """
+    """Return the label of the form to ship, None without measurements, and the reasons: the smallest of the fastest that PASS."""
     base = next((row.peak_bytes for row in rows if row.kind == "base" and row.peak_bytes), None)
 
     def memory(row: FormCost) -> float:

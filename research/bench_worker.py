@@ -1,10 +1,4 @@
-"""One measurement, in a process of its own, so that its peak of memory is its own: `python -m fusery.research.bench_worker`.
-
-It reads one JSON document from stdin and prints one.  In: `model` (folder), `adapters` (folders in mlx-lm's form; all are
-kept in memory, the first is on), `prompt_tokens`, `tokens`.  Out: `load_seconds`, `first_token_seconds`,
-`tokens_per_second` (after the first), `peak_bytes` (the process's resident set), `adapter_bytes` (of the tensors); or
-`error`, one sentence.
-"""
+"""One measurement with its own peak of memory: `python -m fusery.research.bench_worker`, JSON from stdin to stdout."""
 
 from __future__ import annotations
 

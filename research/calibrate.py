@@ -1,11 +1,8 @@
 """Calibrate a base: store statistics of its linear layers' inputs over some text, by which a fuse shapes its rounding.
 
-A calibration belongs to a base and serves all adapters on it.  It is a file in the store (`fusery.registry.engine.calibration`).
-
-For inputs x of n numbers, H is the mean of x x^T, n * n numbers.  H is never stored: it is multiplied with a few vectors
-as the model runs, first with random ones, whose images span the large directions, then with a basis of those (the
-randomised range finder of Halko, Martinsson and Tropp, arXiv:0909.4061, algorithm 4.4 with one iteration).  From H Q the
-approximation of Nystroem follows, H ~ (H Q) (Q^T H Q)^-1 (H Q)^T, which is never larger than H (algorithm 5.5 there).
+For inputs x of n numbers, H is the mean of x x^T, never stored: it is multiplied with a few vectors as the model runs, first random
+ones, then a basis of their images (the randomised range finder of Halko, Martinsson and Tropp, arXiv:0909.4061, algorithm 4.4).
+H Q gives the approximation of Nystroem, H ~ (H Q) (Q^T H Q)^-1 (H Q)^T, never larger than H (algorithm 5.5 there).
 """
 
 from __future__ import annotations
@@ -55,10 +52,7 @@ RANK = 32  # the number of directions stored per input
 def calibrate(
     workspace: Workspace, base_reference: str, *, prompts: Path | None = None, reporter: Reporter = SILENT
 ) -> CalibrationReport:
-    """Run a base over prompts and store statistics of its linear layers' inputs, once for the same prompts.
-
-    Fuses take this calibration from now on, also if it existed before.
-    """
+    """Run a base over prompts, once for the same ones, and store the statistics of its layers' inputs for the fuses from now on."""
     texts, started = Texts.of(prompts, LIMIT), time.monotonic()
     reading = Reading(texts.label, texts.digest, RANK)
     with workspace.database.read() as session:
@@ -153,9 +147,7 @@ _NEGLIGIBLE = 1e-12
 class Moment:
     """The statistics of the input of one or several linear layers."""
 
-    directions: (
-        Matrix  # float64 (n, K), eigenvectors of about H, times the roots of their eigenvalues, largest first
-    )
+    directions: Matrix  # float64 (n, K), eigenvectors of about H times the roots of their eigenvalues
     diagonal: Matrix  # float64 (n,), of H, exact
 
 
@@ -172,9 +164,7 @@ class _Pass:
     """One run over all samples: H times a basis, summed up for each input."""
 
     basis: Callable[[str, int], NDArray[Any]]  # the factor of H, by key
-    modules: dict[
-        str, str
-    ]  # path of a layer to the key of its input: the path of the first layer that has it
+    modules: dict[str, str]  # path of a layer to the key of its input, the path of its first layer
     images: dict[str, NDArray[Any]] = field(default_factory=dict)  # sum of x (x^T basis), by key
     squares: dict[str, Matrix] = field(default_factory=dict)  # sum of x * x, by key
     _seen: dict[bytes, str] = field(default_factory=dict)
@@ -209,10 +199,7 @@ def moments(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Moments:
-    """Return the largest directions of each linear layer's inputs.
-
-    The same model, samples and libraries give the same numbers: what is random has a fixed seed.
-    """
+    """Return the largest directions of each linear layer's inputs: the same numbers for the same model, samples and libraries."""
     tokens = sum(len(sample.tokens) for sample in samples)
     done, counted = 0, ""
 
@@ -237,10 +224,10 @@ def moments(
     bases = {key: np.linalg.qr(first.images.pop(key).astype(np.float64))[0] for key in list(first.images)}
     second = _Pass(lambda key, _: bases[key], first.modules)
     run(second)
-    inputs = {
-        key: Moment(_directions(basis, second.images.pop(key) / tokens, rank), second.squares[key] / tokens)
-        for key, basis in bases.items()
-    }
+    inputs = {}
+    for key, basis in bases.items():
+        directions = _directions(basis, second.images.pop(key) / tokens, rank)
+        inputs[key] = Moment(directions, second.squares[key] / tokens)
     return Moments(first.modules, inputs)
 
 
@@ -263,10 +250,7 @@ def _directions(basis: Matrix, image: Matrix, rank: int) -> Matrix:
 
 
 def inputs_of(model: LoadedModel, samples: Sequence[Sample], report: Callable[[str, Inputs], None]) -> None:
-    """Run a model (numpy=True) over samples and report each linear layer's path and inputs (tokens, in), not to be changed.
-
-    Layers of experts are left out: their inputs are sorted, so that padding cannot be recognised.
-    """
+    """Run a model (numpy=True) and report each linear layer's path and inputs (tokens, in), not to be changed; experts are left out."""
     from .layers import LINEAR, watch
 
     # The layer that an adapter wraps is called by the wrapper, which is watched under the layer's own path.

@@ -1,7 +1,4 @@
-"""Measure an adapter with fusery's own `probe` or with lm-evaluation-harness, and record the results.
-
-The harness runs the adapter on its base through `mlx_lm.evaluate.MLXLM`, as `mlx_lm.evaluate` runs a whole model.
-"""
+"""Measure an adapter with fusery's own `probe`, or on its base with lm-evaluation-harness, and record the results."""
 
 from __future__ import annotations
 
@@ -47,11 +44,7 @@ def run(
     seed: int = 0,
     reporter: Reporter = SILENT,
 ) -> RecordedEvaluations:
-    """Measure an adapter on its base, by prompts or by tasks of lm-evaluation-harness, and record the results.
-
-    A merge-aware adapter is fused for it.  The split of tasks with a limit is called `test[:10]`.  Metrics on another form of
-    the base model have its name behind an `@`.
-    """
+    """Measure an adapter on its base, or fused if it is merge-aware, by prompts or by tasks of lm-evaluation-harness; record it."""
     workspace.database.require_writable()  # before the work, and not after it
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)
@@ -104,10 +97,8 @@ def _manager(tasks: Sequence[str], include: Path | None) -> Any:
         manager = TaskManager(include_path=None if include is None else str(include))
         unknown = set(tasks) - set(manager.all_tasks)
     if unknown:
-        raise BadInputError(
-            f"lm-evaluation-harness has no task {min(unknown)[:100]!r}",
-            hint="lm-eval ls tasks; of your own: --include DIR",
-        )
+        hint = "lm-eval ls tasks; of your own: --include DIR"
+        raise BadInputError(f"lm-evaluation-harness has no task {min(unknown)[:100]!r}", hint=hint)
     return manager
 
 

@@ -1,10 +1,7 @@
-"""A model's large layers, and attention, computed by NumPy in float32 rather than by mlx.
+"""A model's large layers, and attention, computed by NumPy in float32: mlx's BLAS on a processor is fifty times slower.
 
-On a processor without a GPU, mlx multiplies with a slow BLAS; NumPy's is some fifty times faster.  A layer keeps its class,
-its weights and its name; only its call changes.  Weights are widened or dequantised to float32 a block of rows at a time,
-and never kept.  An adapter is applied as `x W + scale (x A) B`, without the rounding of a fused weight.
-
-Import this module where mlx is known to be there.
+Only a layer's call changes.  Weights are widened or dequantised a block of rows at a time.  An adapter is applied as
+`x W + scale (x A) B`, without the rounding of a fused weight.  Import this module where mlx is known to be there.
 """
 
 from __future__ import annotations
@@ -65,10 +62,7 @@ def blocks(module: Any) -> Iterator[tuple[slice, Matrix]]:
 
 
 def times(module: Any, x: Matrix, factors: Factors | None = None, magnitudes: Matrix | None = None) -> Matrix:
-    """Return x (n, in) times a layer's weight, (n, out), with the layer's bias if it has one.
-
-    With factors, the weight is `W + scale * left @ right`; with DoRA's magnitudes, each row of that is scaled to its magnitude.
-    """
+    """Return x (n, in) times a weight, or `W + scale * left @ right` with DoRA's magnitudes by row, (n, out), and the bias."""
     out = np.empty((len(x), module["weight"].shape[0]), np.float32)
     for part, weight in blocks(module):
         if factors is None or magnitudes is None:
@@ -206,10 +200,7 @@ def watch(module: Any, on_input: Callable[[Matrix], None] | None) -> None:
 def differentiable(
     model: Any, on_gradient: Callable[[str, Matrix, Matrix], None], moved: Any
 ) -> Iterator[None]:
-    """Make a model's layers differentiable by a number that is added to its embeddings.
-
-    On the way back, `on_gradient` gets a linear layer's path, its inputs (tokens, in) and the gradient of its outputs (tokens, out).
-    """
+    """Make a model differentiable by a number added to its embeddings; `on_gradient` gets path, inputs and outputs' gradient."""
     changed: list[tuple[Any, str]] = []
 
     def put(module: Any, name: str, value: Any) -> None:
@@ -231,10 +222,7 @@ def differentiable(
 
 @contextmanager
 def head_limited_to(model: Any, rows: NDArray[np.intp]) -> Iterator[None]:
-    """Have a model's head answer for some tokens only, since its logits are by far the largest thing in a run.
-
-    The logits then have the shape (1, rows, vocabulary) instead of (prompts, tokens, vocabulary).
-    """
+    """Have a model's head answer for some tokens only, with logits (1, rows, vocabulary), the largest thing in a run."""
     heads = [module for path, module in model.named_modules() if _is_head(path, module)]
     for module in heads:
         module.__dict__["_wanted"] = rows
@@ -258,10 +246,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 @contextmanager
 def attention_in_numpy() -> Iterator[None]:
-    """Put NumPy in the place of `mx.fast.scaled_dot_product_attention`, which is where every model of mlx-lm calls.
-
-    Other threads that use mlx meanwhile get the same numbers from it.
-    """
+    """Replace `mx.fast.scaled_dot_product_attention`, which every model of mlx-lm calls; all threads get the same numbers."""
     with _ONE_AT_A_TIME:
         original = getattr(mx.fast, _NAME)
 
@@ -308,10 +293,8 @@ def _attend(
         by_scores *= np.float32(scale)
         by_queries, by_keys = by_scores @ key_array, np.swapaxes(by_scores, -1, -2) @ asked
         # Heads that share keys and values add up their gradients.
-        return tuple(
-            mx.array(part.reshape(of.shape))
-            for part, of in zip((by_queries, by_keys.sum(axis=2), by_values.sum(axis=2)), given, strict=True)
-        )
+        parts = zip((by_queries, by_keys.sum(axis=2), by_values.sum(axis=2)), given, strict=True)
+        return tuple(mx.array(part.reshape(of.shape)) for part, of in parts)
 
     return forward(queries, keys, values)
 

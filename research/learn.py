@@ -1,9 +1,4 @@
-"""A calibration for one adapter: what the scales and biases of its fused model should be, learned from base + adapter.
-
-The model is fused by `dither` with the base's calibration; its codes stay, and its scales and biases are learned
-(`fusery.research.learned_scales`).  The result is the base's calibration with these numbers beside it, and the next fuse of
-this adapter by `dither` takes it.
-"""
+"""A calibration for one adapter: the base's, with scales and biases for its `dither` model, learned from base + adapter."""
 
 from __future__ import annotations
 
@@ -57,10 +52,7 @@ def learn(
     steps: int = STEPS,
     reporter: Reporter = SILENT,
 ) -> CalibrationReport:
-    """Learn the scales and biases of an adapter's fused model at the base's own size, once for the same texts.
-
-    The default texts are fusery's own, Python's help, and the data that the adapter's run learned from, if still present.
-    """
+    """Learn the scales and biases of an adapter's fused model at the base's own size, once for the same texts."""
     started = time.monotonic()
     inputs, recipe = _to_learn(workspace, base_reference, adapter_reference)
     name, texts = inputs.adapter.name, _texts(workspace, inputs, prompts, reporter)
@@ -96,10 +88,8 @@ def _to_learn(workspace: Workspace, base_reference: str, adapter_reference: str)
     inputs = gather(workspace, adapter_reference)
     name = inputs.adapter.name
     if inputs.base.id != base.id:
-        raise BadInputError(
-            f"{name} is registered for {inputs.base.name}, not for {asked}",
-            hint=f"fusery base calibrate {inputs.base.name} --adapter {name}",
-        )
+        hint = f"fusery base calibrate {inputs.base.name} --adapter {name}"
+        raise BadInputError(f"{name} is registered for {inputs.base.name}, not for {asked}", hint=hint)
     if inputs.fits_biases or not inputs.shaped:
         why = (
             "the biases of its base hold its update as it is"
@@ -108,9 +98,7 @@ def _to_learn(workspace: Workspace, base_reference: str, adapter_reference: str)
         )
         raise BadInputError(f"nothing can be learned for {name}: {why}", hint=f"fusery fuse {name}")
     if inputs.calibration is None:
-        raise BadInputError(
-            f"{asked} has no calibration to begin with", hint=f"fusery base calibrate {asked}"
-        )
+        raise BadInputError(f"{asked} has no calibration yet", hint=f"fusery base calibrate {asked}")
     (recipe,) = candidates(FuseRequest("dither"), replace(inputs, learned=None))
     return inputs, recipe
 
@@ -153,23 +141,17 @@ def _learned(
         # The fused model has the adapter's own tokenizer, if there is one.
         samples = tokenise(texts.prompts, load_tokenizer(model), strict=texts.strict)
         if len(samples) < _LEAST:
-            raise BadInputError(
-                f"{len(samples)} texts are too few to learn from and to judge by",
-                hint=f"give {_LEAST} or more",
-            )
+            hint = f"give {_LEAST} or more"
+            raise BadInputError(f"{len(samples)} texts are too few to learn from and to judge by", hint=hint)
         adapted = LoadedModel.load(base, numpy=True)
         adapted.put_on(adapter)
-        reporter.say(
-            f"learning in {steps} steps from the answers of base + adapter to {len(samples):,} texts"
-        )
+        reporter.say(f"learning in {steps} steps from answers of base + adapter to {len(samples):,} texts")
         fused = LoadedModel.load(model, numpy=True)
         learned = learn_scales(fused, adapted, samples, steps=steps, progress=reporter.progress)
     if not learned.after < learned.before:
-        raise BadInputError(
-            f"nothing was learned: on texts put aside, answers are {learned.after:.3g} nats a token from those of base + adapter,"
-            f" before {learned.before:.3g}",
-            hint="give more texts, or texts of the task: --prompts FILE",
-        )
+        off = f"{learned.after:.3g} nats a token off, before {learned.before:.3g}"
+        hint = "give more texts, or texts of the task: --prompts FILE"
+        raise BadInputError(f"nothing was learned: on texts put aside, answers are {off}", hint=hint)
     about = Learned(inputs.adapter.digest, seed_of(key), learned.steps, learned.tokens, texts.digest)
     calibration = read_calibration(
         fetch_calibration(workspace, str(recipe.calibration), file.with_name("known.safetensors"))

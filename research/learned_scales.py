@@ -1,8 +1,4 @@
-"""Learn the scales and biases of a fused model, so that it answers as base + adapter does.
-
-Codes stay as they are; scales and biases descend the gradient of the Kullback-Leibler divergence from the answers of
-base + adapter, token by token (distillation, as in mlx-lm's `dwq.py`).  Some of the texts are put aside to judge by.
-"""
+"""Learn the scales and biases of a fused model: distillation of base + adapter, token by token, as in mlx-lm's `dwq.py`."""
 
 from __future__ import annotations
 
@@ -97,9 +93,7 @@ class _Layer:
         size = rate * np.sqrt(1 - _SECOND**number) / (1 - _FIRST**number)
         self.moved -= np.float32(size) * self.mean / (np.sqrt(self.square) + np.float32(_SMALL))
         if not np.isfinite(self.moved).all():
-            raise ModelUnusableError(
-                "what the answers say of the scales is not finite, and nothing can be learned"
-            )
+            raise ModelUnusableError("the gradient of the scales is not finite")
         most = _FARTHEST / 2**self.module.bits
         np.clip(self.moved, -most, most, out=self.moved)
         self.gradient[:] = 0
@@ -117,9 +111,7 @@ def learn_scales(
     """Learn the scales and biases of a fused model, which has them afterwards; both models are loaded with numpy=True."""
     layers = {path: _Layer.of(module) for path, module in _moved_layers(fused, adapted)}
     if not layers:
-        raise ModelUnusableError(
-            "no layer of the fused model has scales of its own, and there is nothing to learn"
-        )
+        raise ModelUnusableError("the fused model has the base's scales: nothing can be learned")
     learned_from, held_out_samples = _parted(samples)
     before = _divergence(fused, adapted, held_out_samples)
     total = 0

@@ -1,8 +1,4 @@
-"""Load models through mlx-lm, run them over samples, and compare the answers of two models.
-
-Everything is computed in float32, so that two models differ by their weights and not by the rounding of activations.
-Code that a model brings along is never run.
-"""
+"""Load models through mlx-lm, without code of their own, run them over samples in float32, and compare the answers of two."""
 
 from __future__ import annotations
 
@@ -101,10 +97,7 @@ class LoadedModel:
 
 
 def batches(samples: Sequence[Sample]) -> Iterator[tuple[list[int], NDArray[np.int32]]]:
-    """Yield samples of similar length together, padded at the end, where a causal model does not look.
-
-    With a few hundred tokens a batch, widening the weights takes little of the time, and the logits fit into memory.
-    """
+    """Yield samples of similar length together, padded at the end, where a causal model does not look."""
     group: list[int] = []
     for position in sorted(range(len(samples)), key=lambda position: len(samples[position].tokens)):
         length = len(samples[position].tokens)
@@ -126,9 +119,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
 def require_no_code(folder: Path) -> None:
     """Refuse a model that brings its own code."""
     if read_object(folder / "config.json").get("model_file") is not None:
-        raise ModelUnusableError(
-            "the model brings its own code (model_file in config.json), which fusery never runs"
-        )
+        raise ModelUnusableError("the model has code of its own (model_file), which fusery never runs")
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -199,10 +190,7 @@ def measure(
     with_base: bool = False,
     reporter: Reporter = SILENT,
 ) -> ModelScores:
-    """Run both models over the samples and compare their predictions.
-
-    The logits of `a` wait in a temporary file, 4 bytes for each scored token and each token of the vocabulary.
-    """
+    """Run both models over the samples and compare their predictions; the logits of `a` wait in a temporary file."""
     base_losses: dict[int, Floats] = {}
     token_count = sum(len(sample.tokens) for sample in samples)
     token_tally = tally(reporter.progress, (3 if with_base else 2) * token_count)
@@ -288,9 +276,7 @@ def log_softmax(logits: NDArray[np.float32]) -> Floats:
 def compare(a: NDArray[np.float32], b: NDArray[np.float32], targets: NDArray[np.int64]) -> TokenScores:
     """Compare the logits (tokens, vocabulary) of two models; divergence is from `a`."""
     if a.shape != b.shape:
-        raise ModelUnusableError(
-            f"the two models have vocabularies of different sizes, {a.shape[-1]} and {b.shape[-1]}"
-        )
+        raise ModelUnusableError(f"the vocabularies have different sizes, {a.shape[-1]} and {b.shape[-1]}")
     kl, same = np.empty(len(targets)), np.empty(len(targets), np.bool_)
     loss_a, loss_b = np.empty(len(targets)), np.empty(len(targets))
     for part in _parts(a):

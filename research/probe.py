@@ -93,10 +93,7 @@ def measure_probe(
     fallback: bool = True,
     reporter: Reporter = SILENT,
 ) -> tuple[ProbeReport, list[tuple[int, list[MetricValue]]]]:
-    """Return the report of `probe`, and the evaluations to record, by the id of the adapter's row; record nothing.
-
-    Without `fallback`, missing prompts are an error, and the built-in prompts are not used.
-    """
+    """Return the report of `probe`, and the evaluations to record by the adapter's row id; without `fallback`, prompts are required."""
     if limit < 1:
         raise BadInputError("at least one prompt is needed", hint="--limit 32")
     asked = read_prompts(prompts, limit) if prompts is not None else None  # before anything is fused
@@ -159,15 +156,12 @@ def _own_prompts(
         return read_prompts(data.path, limit), ProbePrompts(origin, data.name)
     if not fallback:
         folders = "" if data is None else f" in {' or '.join(data.folders)}"
-        raise BadInputError(
-            f"held-out data of {a.side.name} not found: test.jsonl or valid.jsonl of its run{folders}",
-            hint=f"give --prompts FILE; fusery eval probe {a.side.name} --against base  compares on built-in prompts",
-        )
+        message = f"held-out data of {a.side.name} not found: test.jsonl or valid.jsonl of its run{folders}"
+        built_in_run = f"fusery eval probe {a.side.name} --against base  uses built-in prompts"
+        raise BadInputError(message, hint=f"give --prompts FILE; {built_in_run}")
     if data is not None and data.is_recorded:
-        say(
-            f"{data.name} of its run is not in {data.folders[0]} any more, or has changed: "
-            "asking the built-in prompts, which are not of its task"
-        )
+        gone = f"{data.name} of its run is not in {data.folders[0]} any more, or has changed"
+        say(f"{gone}: asking the built-in prompts, which are not of its task")
     return built_in()[:limit], ProbePrompts("built-in")
 
 
@@ -191,10 +185,8 @@ def subject_of(workspace: Workspace, reference: str, base: str | None = None) ->
 def _fused_subject(workspace: Workspace, fused: tables.FusedRow) -> ProbeSubject:
     path = workspace.cache.lookup(Digest(fused.key), Manifest.of(file.entry for file in fused.manifest.files))
     if path is None:
-        raise BadInputError(
-            f"the fused model {fused.digest[:12]} is not in this machine's cache any more",
-            hint=f"fusery fuse {fused.adapter.name} --as {WRITTEN_AS[fused.precision]}",
-        )
+        hint = f"fusery fuse {fused.adapter.name} --as {WRITTEN_AS[fused.precision]}"
+        raise BadInputError(f"fused model {fused.digest[:12]} is no longer in the cache", hint=hint)
     names = label_record(fused)
     side = ProbedModel("fused", names.combined, fused.digest, fused.precision, names.format)
     alone = not fused.extras and fused.recipe.get("scale") is None
@@ -212,15 +204,11 @@ def _other(
 ) -> ProbeSubject:
     if against is None:
         if a.side.kind != "adapter":
-            raise BadInputError(
-                f"{reference} is {an(a.side.kind)} model: say what to compare it with",
-                hint=f"fusery eval probe {reference} --against REF",
-            )
+            message = f"{reference} is {an(a.side.kind)} model: say what to compare it with"
+            raise BadInputError(message, hint=f"fusery eval probe {reference} --against REF")
         return _own_fused(workspace, a, reference, request, reporter)
     if request is not None:
-        raise BadInputError(
-            "how to fuse is for an adapter against its own fused model", hint="leave --as out"
-        )
+        raise BadInputError("--as is for an adapter against its own fused model", hint="leave --as out")
     if against != BASE:
         return subject_of(workspace, against)
     if a.side.kind == "base":
@@ -236,9 +224,7 @@ def _own_fused(
     # Refusing a loss would leave nothing to measure it on.
     wanted = replace(request or FuseRequest(), accept_loss=True)
     if wanted.scale is not None or wanted.extras:
-        raise BadInputError(
-            "a model is probed with its adapter as it is", hint="leave out -o scale= and --with"
-        )
+        raise BadInputError("a probe takes the adapter as it is", hint="leave out -o scale= and --with")
     made = fuse(workspace, reference, wanted, reporter=reporter)
     side = ProbedModel("fused", a.side.name, made.digest, made.precision, made.format)
     return ProbeSubject(side, a.base, a.task_of, fused=made.path, owner=a.owner)
@@ -291,9 +277,6 @@ def _samples(
     if a.base != b.base:
         other: Any = load_tokenizer(second.model)
         if tokenizer.get_vocab() != other.get_vocab():
-            raise BadInputError(
-                f"{a.side.name} and {b.side.name} stand on bases with different vocabularies, "
-                "so their predictions cannot be compared",
-                hint="compare models of one family",
-            )
+            message = f"{a.side.name} and {b.side.name} have bases with different vocabularies"
+            raise BadInputError(message, hint="compare models of one family")
     return tokenise(asked, tokenizer, strict=strict)

@@ -98,10 +98,7 @@ def for_calibration() -> list[Prompt]:
 
 
 def for_learning() -> list[Prompt]:
-    """Return what scales and biases are learned from: `for_calibration`, and what Python's own help says of the language.
-
-    Every machine has this prose and code; with another version of Python it is a little different.
-    """
+    """Return the texts that scales and biases are learned from: `for_calibration`, and Python's own help, where it is installed."""
     texts: list[str] = []
     with suppress(ModuleNotFoundError):  # some who package Python leave it out
         from pydoc_data.topics import topics
@@ -117,18 +114,13 @@ def _shipped(name: str) -> list[Prompt]:
 
 
 def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:
-    """Read the first prompts of a file: JSON lines as `mlx_lm.lora` trains on, or plain text with one prompt a line.
-
-    It is JSON if its name ends with `.jsonl` or its first line starts with a brace.
-    """
+    """Read the first prompts of a file: JSON lines as for `mlx_lm.lora` (`.jsonl`, or a first brace), or one plain text a line."""
     prompts: list[Prompt] = []
     is_json = path.name.endswith(".jsonl")
     for number, line in _lines(path):
         if not prompts and line.startswith(b"["):
-            raise BadInputError(
-                f"{path.name} is a JSON array, and prompts must be one JSON object or one text a line",
-                hint=f"of objects: jq -c '.[]' {typed(path)} > prompts.jsonl",
-            )
+            message = f"{path.name} is a JSON array, and prompts must be one JSON object or one text a line"
+            raise BadInputError(message, hint=f"of objects: jq -c '.[]' {typed(path)} > prompts.jsonl")
         subject = f"{path.name}:{number}"
         is_json = is_json or (not prompts and line.startswith(b"{"))
         prompts.append(_prompt(line, subject) if is_json else Prompt(_text(line, subject)))
@@ -179,9 +171,7 @@ def _prompt(line: bytes, subject: str) -> Prompt:
         return Prompt(messages=_dialogue(value["messages"], subject), tools=tools)
     if "text" in value:
         return Prompt(_string(value, "text", subject))
-    raise FormatError(
-        f"{subject} has none of messages, prompt with completion, and text", hint="the formats of mlx_lm.lora"
-    )
+    raise FormatError(f"{subject} has no messages, text, or prompt and completion", hint="as for mlx_lm.lora")
 
 
 def _string(value: Mapping[str, Any], key: str, subject: str) -> str:
@@ -247,15 +237,11 @@ def _templated(prompt: Prompt, tokenizer: Any, number: int) -> tuple[list[int], 
             return whole, 0
         asked = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=answers, **options)
     except TemplateError as error:
-        raise BadInputError(
-            f"{error} (prompt {number})"[:300], hint="give prompts as plain text, one a line"
-        ) from error
+        raise BadInputError(f"{error} (prompt {number})"[:300], hint="give plain text prompts") from error
     except (ValueError, TypeError, KeyError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise BadInputError(
-            f"the model's chat template does not take prompt {number}: {first[:200]}",
-            hint="give prompts as plain text, one a line",
-        ) from error
+        message = f"the model's chat template does not take prompt {number}: {first[:200]}"
+        raise BadInputError(message, hint="give prompts as plain text, one a line") from error
     return whole, len(asked)
 
 
@@ -277,11 +263,7 @@ class HeldOut:
 def held_out(
     session: Session, adapter_id: int, names: Sequence[str] = _HELD_OUT, *, unrecorded: bool = False
 ) -> HeldOut | None:
-    """Return the held-out data of an adapter's run, or other data of it by name; None where none are on record.
-
-    A folder that was given relative to where the training ran is looked for below the working folder.  Wherever a file is
-    found, it counts only with the digest that the run recorded; with `unrecorded`, also if the run recorded no digests.
-    """
+    """Return held-out data of an adapter's run, with the recorded digest, or any if `unrecorded` and no digests are recorded."""
     run = session.get(tables.TrainingRunRow, adapter_id)
     adapter = session.get_one(tables.AdapterRow, adapter_id)
     files = run.dataset_files or () if run is not None else ()

@@ -1,7 +1,6 @@
 """Train for a fuse at the base's own size: through its quantiser, or an update that its biases can hold.
 
-Through the quantiser, a layer computes with quantise(W + BA), the weight of the fused model.  The gradient goes straight
-through (Bengio et al., arXiv:1308.3432): A and B get that of x (W + BA)^T, and the layers before that of the quantised sum.
+Through the quantiser, a layer computes with quantise(W + BA); the gradient goes straight through (Bengio et al., arXiv:1308.3432).
 """
 
 from __future__ import annotations
@@ -33,23 +32,16 @@ def require_trainable(args: Any, way: Way) -> None:
     if not args.train:
         raise BadInputError(f"--{way} is about training, and nothing is to be trained", hint="-- --train ...")
     if args.fine_tune_type != "lora":
-        raise BadInputError(
-            f"--{way} trains a LoRA, not --fine-tune-type {args.fine_tune_type}",
-            hint="leave out --fine-tune-type",
-        )
+        hint = "leave out --fine-tune-type"
+        raise BadInputError(f"--{way} trains a LoRA, not --fine-tune-type {args.fine_tune_type}", hint=hint)
     parameters = args.lora_parameters
     if way == "qat" and isinstance(parameters, dict) and parameters.get("dropout"):
-        raise BadInputError(
-            "--qat knows no dropout: what is dropped from an update cannot be quantised with it",
-            hint="set dropout to 0 in lora_parameters of the configuration file",
-        )
+        message = "--qat knows no dropout: what is dropped from an update cannot be quantised with it"
+        raise BadInputError(message, hint="set dropout to 0 in lora_parameters of the configuration file")
 
 
 def make_layers(args: Any, model: Any, to_lora: Callable[..., None], way: Way = "qat") -> list[Any]:
-    """Put LoRA layers into a model that are trained for a fuse at its size, and return them.
-
-    Their format goes into the arguments, and so into the adapter's configuration and the record of the run.
-    """
+    """Put LoRA layers for a fuse at the base's size into a model, their format into the arguments, and return them."""
     mx.random.seed(args.seed)
     model.freeze()
     to_lora(model, args.num_layers, args.lora_parameters)
@@ -61,10 +53,9 @@ def make_layers(args: Any, model: Any, to_lora: Callable[..., None], way: Way = 
     bits, size, mode = _common_format(layers.values(), way)
     if way == "qa-lora":
         if mode != "affine":
-            raise BadInputError(
-                f"--qa-lora moves the biases of the base's groups, and {mode} has none",
-                hint="train on a base in affine codes, which mlx_lm.convert -q makes, or with --qat",
-            )
+            hint = "train on a base in affine codes, which mlx_lm.convert -q makes, or with --qat"
+            message = f"--qa-lora moves the biases of the base's groups, and {mode} has none"
+            raise BadInputError(message, hint=hint)
         if file := getattr(args, "resume_adapter_file", None):
             require_grouped(Path(file), size)
     for layer in layers.values():
@@ -105,11 +96,8 @@ def _common_format(layers: Iterable[Any], way: Way) -> tuple[int, int, str]:
     common_format = next(iter(formats)) if len(formats) == 1 else None
     if common_format is None:
         format_names = ", ".join(sorted(map(_in_words, formats)))
-        raise BadInputError(
-            f"--{way} trains for one quantiser, and the layers that are trained have {format_names}",
-            hint="train on a quantised base (mlx_lm.convert -q makes one), and name layers of one format as keys in"
-            " lora_parameters of the configuration file",
-        )
+        hint = "train on a base of mlx_lm.convert -q; name layers of one format as keys in lora_parameters"
+        raise BadInputError(f"--{way} needs one quantised format in all layers: {format_names}", hint=hint)
     return common_format
 
 
@@ -180,10 +168,9 @@ def require_grouped(file: Path, size: int) -> None:
     loaded: Any = mx.load(str(file))
     for name, values in loaded.items():
         if name.rpartition(".")[2] == "lora_a" and not _is_constant(values, size):
-            raise BadInputError(
-                f"--qa-lora cannot go on from {file.name}: {name} is not constant within groups of {size} inputs",
-                hint="leave out --resume-adapter-file, or give one that --qa-lora made on this base",
-            )
+            hint = "leave out --resume-adapter-file, or give one that --qa-lora made on this base"
+            message = f"{file.name}: {name} is not constant within groups of {size} inputs"
+            raise BadInputError(message, hint=hint)
 
 
 def _is_constant(values: Any, size: int) -> bool:

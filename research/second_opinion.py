@@ -1,9 +1,4 @@
-"""A second opinion for `auto`: ask the model where its weights alone do not decide.
-
-By the weights, `auto` takes the base's own size only with very little noise; many of the other models answer as base +
-adapter all the same (docs/measurements.md, "The verdict").  Each of those is fused, and asked the held-out data of the
-adapter's run.
-"""
+"""A second opinion for `auto`: ask the model on held-out data where its weights do not decide (docs/measurements.md)."""
 
 from __future__ import annotations
 
@@ -72,20 +67,12 @@ def fuse_asking(
     publish: str | None = None,
     reporter: Reporter = SILENT,
 ) -> Fused:
-    """Fuse as `auto` does, but take the base's own size if the model answers there as base + adapter.
-
-    The models of `keep` and `dither` whose weights do not decide are asked the held-out data of the adapter's run; the results
-    are recorded as evaluations, `probe.*`.  Where nothing can be asked, the choice is that of `auto`.
-    """
+    """Fuse as `auto` does, but take the base's own size if the model answers as base + adapter; answers are recorded."""
     if request.precision != "auto" or request.quantize is not None or request.recipe is not None:
-        raise BadInputError(
-            "--probe is for what `auto` chooses, and another way to write it was asked for",
-            hint="leave out --as, -o quantize= and --recipe",
-        )
+        message = "--probe is for what `auto` chooses, and another way to write it was asked for"
+        raise BadInputError(message, hint="leave out --as, -o quantize= and --recipe")
     if request.budget is not None or request.scale is not None:
-        raise BadInputError(
-            "--probe knows no budget and no other scale", hint="leave out --budget and -o scale="
-        )
+        raise BadInputError("--probe takes no budget and scale", hint="leave out --budget and -o scale=")
     if not within > 0:
         raise BadInputError("an opinion takes some time", hint="--probe-within 600")
     request.check()
@@ -119,10 +106,8 @@ def _smallest(
             opinions.append(opinion)
             reporter.say(f"{describe(recipe)}: {_in_words(opinion)}")
             if opinion.passed:
-                reporter.say(
-                    "text that has nothing to do with the task was not asked; "
-                    f"other commands take this with --as {WRITTEN_AS[recipe.precision]}"
-                )
+                other = f"other commands take this with --as {WRITTEN_AS[recipe.precision]}"
+                reporter.say(f"text that has nothing to do with the task was not asked; {other}")
                 return trial, opinions
             if opinion.passed is None:
                 break
@@ -145,10 +130,8 @@ def _not_asked(workspace: Workspace, inputs: FuseInputs, request: FuseRequest) -
         held_out_data = held_out(session, inputs.adapter.id)
     if held_out_data is not None and held_out_data.path is not None:
         return None
-    return (
-        f"the run of {name} kept nothing out of training that is still here as it was; "
-        f"fusery eval probe {name} --as dither --prompts FILE asks what you have"
-    )
+    hint = f"fusery eval probe {name} --as dither --prompts FILE asks what you have"
+    return f"the run of {name} has no unchanged held-out data here; {hint}"
 
 
 def _unsure(

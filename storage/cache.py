@@ -85,10 +85,7 @@ class FusedCache:
                 owner.unlink(missing_ok=True)
 
     def publish(self, key: str, folder: Path, manifest: Manifest, *, hashed: bool = False) -> Path:
-        """Make a finished folder the entry of its key, unless a good one is there, and return the entry's path.
-
-        If `hashed`, this process took the manifest's digests while it wrote: private files are not read back.
-        """
+        """Make a finished folder the entry of its key, unless a good one is there; return its path. `hashed` files stay unread."""
         if folder.parent != self.root / "tmp":
             raise ValueError(f"{folder} was not made by build()")
         with os_failures(f"publish {folder}", near=self.root):

@@ -129,7 +129,7 @@ class CloudObjects(Objects):
             raise self._no_place() from error
 
     def upload(
-        self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
+        self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress
     ) -> bool:
         """Write an object in parts; obstore cannot do so exclusively, so two writers both write the same bytes."""
         feed = _Feed(parts, self.calls, progress)
@@ -163,7 +163,7 @@ class CloudObjects(Objects):
 class _Feed:
     """The parts of an upload, which obstore reads one by one in its own thread."""
 
-    def __init__(self, parts: Iterable[bytes], calls: RemoteCalls, progress: Progress | None) -> None:
+    def __init__(self, parts: Iterable[bytes], calls: RemoteCalls, progress: Progress) -> None:
         self._parts, self._calls, self._progress = iter(parts), calls, progress
         self.taken: deque[int] = deque()
         self._lock = threading.Lock()

@@ -29,7 +29,7 @@ _FICLONE = 0x40049409  # linux/fs.h
 _NOT_HERE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
 
 
-Progress = Callable[[int], None]
+Progress = Callable[[int], None] | None
 """Called with the number of bytes done since the last call."""
 
 
@@ -80,11 +80,8 @@ def reading(path: Path) -> Iterator[OpenFile]:
         os.close(fd)
 
 
-def pump(source: int, target: int | None, *, progress: Progress | None = None) -> tuple[Digest, int]:
-    """Read a file to its end, hash it, and write it to an empty file, or clone it there and hash the clone.
-
-    Large files are hashed in a second thread: hashing releases the interpreter's lock.
-    """
+def pump(source: int, target: int | None, *, progress: Progress = None) -> tuple[Digest, int]:
+    """Read and hash a file, the hash of a large one in a second thread, and write it to an empty file, or clone it there."""
     if target is not None and clone(source, target):
         source, target = target, None
     # Appended bytes are not read: a file that grows as fast as it is copied would never end.
@@ -130,10 +127,7 @@ def clone(source: int, target: int) -> bool:
 
 
 def copy_file(source: Path, destination: Path, *, link: bool = False, expected: Digest | None = None) -> bool:
-    """Copy a file, or make a hard `link` where possible, to a free name; tell whether it is a link.
-
-    The copied bytes, not the source's, must have the digest `expected`.
-    """
+    """Copy a file whose copy must have the digest `expected`, or make a hard `link` if possible; return whether it is a link."""
     with reading(source) as opened, os_failures(f"copy {source} to {destination}", near=destination.parent):
         try:
             if link and _linked(opened, destination, expected):

@@ -31,11 +31,7 @@ class SourceFile:
 
 
 def scan(root: Path) -> list[SourceFile]:
-    """Return the files of a model's or adapter's folder, sorted by path, without names that begin with a dot.
-
-    A symbolic link may end at a regular file inside the folder or, for a snapshot in the cache of huggingface_hub, in
-    the `blobs` of the same repository.
-    """
+    """Return a folder's files, sorted, without hidden ones; links may end inside, or in the `blobs` of huggingface_hub's cache."""
     with os_failures(f"read {root}", near=root):
         top = _resolve_root(root)
         allowed: tuple[Path, ...] = (top,)

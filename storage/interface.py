@@ -80,16 +80,11 @@ class BlobStore(ABC):
 
     @abstractmethod
     def put_file(
-        self,
-        path: Path,
-        *,
-        expected: FileEntry | None = None,
-        generation: int = 0,
-        progress: Progress | None = None,
+        self, path: Path, *, expected: FileEntry | None = None, generation: int = 0, progress: Progress = None
     ) -> Blob:
         """Store the bytes of a file, hashed while they are read."""
 
-    def put_files(self, files: Sequence[Outgoing], *, progress: Progress | None = None) -> None:
+    def put_files(self, files: Sequence[Outgoing], *, progress: Progress = None) -> None:
         """Store many files; all are durable once this returns, and some may be there when it raises."""
         for file in files:
             self.put_file(file.path, expected=file.entry, generation=file.generation, progress=progress)
@@ -211,7 +206,7 @@ class BlobStore(ABC):
         *,
         generation: int = 0,
         size: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress = None,
     ) -> int:
         """Copy a blob to a file, which is replaced once the bytes are verified; return its size."""
         blob = Blob(digest, self._size(digest, generation) if size is None else size, generation)
@@ -221,7 +216,7 @@ class BlobStore(ABC):
             part.replace(destination)
         return written
 
-    def pour_into(self, blob: Blob, fd: int, progress: Progress | None = None) -> None:
+    def pour_into(self, blob: Blob, fd: int, progress: Progress = None) -> None:
         """Write a blob's bytes over an open file; they are verified once this returns; raises as `pour`."""
 
         def begin() -> None:
@@ -235,9 +230,7 @@ class BlobStore(ABC):
 
         self.pour(blob, keep, begin)
 
-    def verify(
-        self, digest: Digest, size: int, *, generation: int = 0, progress: Progress | None = None
-    ) -> None:
+    def verify(self, digest: Digest, size: int, *, generation: int = 0, progress: Progress = None) -> None:
         """Read a blob through and check its size and digest; raises as `pour`."""
 
         def read(piece: bytes) -> None:
@@ -298,8 +291,7 @@ class BlobStore(ABC):
     def _check_identity(self, store_id: str) -> bool:
         existing_id = self.identify()
         if existing_id is not None and existing_id != store_id:
-            raise StoreMismatchError(
-                f"the store {self.url} belongs to another registry ({existing_id}, not {store_id})",
-                hint="check FUSERY_STORE_URL and FUSERY_DATABASE_URL: they must belong together",
-            )
+            hint = "check FUSERY_STORE_URL and FUSERY_DATABASE_URL: they must belong together"
+            problem = f"the store {self.url} belongs to another registry ({existing_id}, not {store_id})"
+            raise StoreMismatchError(problem, hint=hint)
         return existing_id is not None

@@ -41,12 +41,7 @@ class LocalStore(BlobStore):
         return Capabilities(create_exclusive=True, local=True)
 
     def put_file(
-        self,
-        path: Path,
-        *,
-        expected: FileEntry | None = None,
-        generation: int = 0,
-        progress: Progress | None = None,
+        self, path: Path, *, expected: FileEntry | None = None, generation: int = 0, progress: Progress = None
     ) -> Blob:
         """Store the bytes of a file; see `BlobStore.put_file`."""
         with reading(path) as source, os_failures(f"store {path} in {self.root}", near=self.root):
@@ -93,7 +88,7 @@ class LocalStore(BlobStore):
         return self._put_new(blob, lambda fd: publishing.write_all(fd, data))
 
     def put_poured(
-        self, origin: BlobStore, blob: Blob, *, generation: int = 0, progress: Progress | None = None
+        self, origin: BlobStore, blob: Blob, *, generation: int = 0, progress: Progress = None
     ) -> Blob:
         """Store a blob of `origin`, another store, which writes it straight to the temporary file."""
         stored = replace(blob, generation=generation)
@@ -116,7 +111,7 @@ class LocalStore(BlobStore):
         *,
         generation: int = 0,
         size: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress = None,
     ) -> int:
         """Copy a blob to a file; see `BlobStore.fetch`.  The copy shares its blocks on disk where possible."""
         with (

@@ -27,11 +27,9 @@ class StoreUrlError(StorageError):
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """A kind of store beyond a local folder; a plugin has one for each scheme (docs/guides/plugins.md).
+    """A kind of store, or with a plugin a scheme, beyond a local folder; the user's options override `options`.
 
-    The user's options override `options`.  `maker` is the module whose `file_system` makes the file system, by its full
-    name or, with a dot before it, within this package; empty for fsspec's own choice.  With `has_host`, the URL's first
-    part is a host, perhaps with a port, and not a part of the path.
+    `maker` is the module of `file_system` (`.NAME`: in this package; empty: fsspec's own); `has_host`: the URL begins with a host.
     """
 
     package: str

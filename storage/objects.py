@@ -84,7 +84,7 @@ class Objects:
                 raise NoPlaceError(self.calls.where, "bucket") from error
 
     def upload(
-        self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
+        self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress
     ) -> bool:
         """Write parts of `part_size(size)` as an object, and none if they raise; return what `write` does."""
         is_new = self.write(name, b"".join(parts), exclusive=exclusive)

@@ -61,10 +61,8 @@ class Plugin:
 
     def wrong(self, what: str) -> PluginError:
         """Return the error for a plugin that is not as it has to be."""
-        return PluginError(
-            f"the {self.kind} {self.name} of {self} {what}",
-            hint=f"tell those who make {self.package}, or take it away: pip uninstall {self.package}",
-        )
+        hint = f"tell those who make {self.package}, or take it away: pip uninstall {self.package}"
+        return PluginError(f"the {self.kind} {self.name} of {self} {what}", hint=hint)
 
 
 def plugins(group: Group | None = None) -> list[Plugin]:
@@ -86,10 +84,8 @@ def taken_twice(conflicting_plugins: list[Plugin]) -> PluginError:
     packages = " and ".join(dict.fromkeys(map(str, conflicting_plugins)))
     if packages == str(conflicting_plugins[0]):
         return conflicting_plugins[0].wrong("is more than once in its entry points")
-    return PluginError(
-        f"the {conflicting_plugins[0].kind} {conflicting_plugins[0].name} is brought by {packages}",
-        hint=f"pip uninstall {conflicting_plugins[-1].package}",
-    )
+    message = f"the {conflicting_plugins[0].kind} {conflicting_plugins[0].name} is brought by {packages}"
+    return PluginError(message, hint=f"pip uninstall {conflicting_plugins[-1].package}")
 
 
 def load_plugin(plugin: Plugin, *, own: Collection[str] = ()) -> Any:

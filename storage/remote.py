@@ -1,7 +1,4 @@
-"""Blobs in an object store, over any fsspec file system whose writes of a whole object are atomic.
-
-Nothing here writes through `open()`: fsspec's files publish what they hold even if the body raised.
-"""
+"""Blobs in an object store, over any fsspec file system with atomic writes; `open()` is not used, as it publishes after errors."""
 
 from __future__ import annotations
 
@@ -106,12 +103,7 @@ class FsspecStore(RemotePlace, BlobStore):
             self._objects.discard(name)
 
     def put_file(
-        self,
-        path: Path,
-        *,
-        expected: FileEntry | None = None,
-        generation: int = 0,
-        progress: Progress | None = None,
+        self, path: Path, *, expected: FileEntry | None = None, generation: int = 0, progress: Progress = None
     ) -> Blob:
         """Store the bytes of a file; of a large one, the last part goes up only if all of them have the digest."""
         with reading(path) as source:
@@ -148,14 +140,14 @@ class FsspecStore(RemotePlace, BlobStore):
         self._publish(blob, lambda exclusive: self._objects.write(name, data, exclusive=exclusive))
         return blob
 
-    def put_files(self, files: Sequence[Outgoing], *, progress: Progress | None = None) -> None:
+    def put_files(self, files: Sequence[Outgoing], *, progress: Progress = None) -> None:
         """Store many files; see `BlobStore.put_files`.  Small ones are under way several at a time."""
         small = [one for one in files if one.entry.size <= SMALL]
         for _ in in_order(lambda one: self._put_small(one, progress), small):
             pass
         super().put_files([one for one in files if one.entry.size > SMALL], progress=progress)
 
-    def _put_small(self, one: Outgoing, progress: Progress | None) -> None:
+    def _put_small(self, one: Outgoing, progress: Progress) -> None:
         """Store a small blob: in two requests if its name is free, as most are."""
         if self._exclusive:
             name = blob_name(one.entry.sha256, one.generation)
@@ -235,7 +227,7 @@ class FsspecStore(RemotePlace, BlobStore):
         except RemoteError as error:
             raise AbsentBlobError(blob.digest, blob.generation, self.url) from error
 
-    def _put_in_parts(self, source: OpenFile, blob: Blob, progress: Progress | None) -> Blob:
+    def _put_in_parts(self, source: OpenFile, blob: Blob, progress: Progress) -> Blob:
         name = blob_name(blob.digest, blob.generation)
 
         def upload(exclusive: bool) -> bool:
@@ -295,7 +287,7 @@ class RemoteTree(RemotePlace):
         """Return a file's size in bytes, None if it is not there."""
         return self._objects.size(name)
 
-    def put(self, path: Path, entry: FileEntry, *, progress: Progress | None = None) -> None:
+    def put(self, path: Path, entry: FileEntry, *, progress: Progress = None) -> None:
         """Write a local file under the name that an entry gives, in place of what is there, and read it back."""
         with reading(path) as source:
             for _ in range(ATTEMPTS):

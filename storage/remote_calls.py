@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -50,23 +51,16 @@ class _Transient(Exception):
     """Worth another try."""
 
 
+@dataclass(eq=False)
 class RemoteCalls:
     """The calls of one store to its file system; transient failures are retried here, with the libraries' retries off."""
 
-    def __init__(
-        self,
-        file_system: AbstractFileSystem,
-        where: str,
-        deadline: float = DEADLINE,
-        plugin: Plugin | None = None,
-    ) -> None:
-        """Wrap a file system of our own."""
-        self.plugin = plugin
-        self.file_system = file_system
-        self.where = where
-        self.deadline = deadline
-        self._progress_at = time.monotonic()
-        self._silent = False
+    file_system: AbstractFileSystem
+    where: str
+    deadline: float = DEADLINE
+    plugin: Plugin | None = None
+    _progress_at: float = field(default_factory=time.monotonic, init=False)
+    _silent: bool = field(default=False, init=False)
 
     def progressed(self) -> None:
         """Tell that bytes have moved: the deadline counts from now on."""

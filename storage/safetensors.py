@@ -1,8 +1,4 @@
-"""The safetensors container: a strict reader and a writer of its header, without reading any tensor.
-
-Source: https://github.com/huggingface/safetensors (README, "Format").  Repeated names, unknown keys and a million
-tensors, which the reference reader accepts, are refused before anything is built from them.
-"""
+"""The safetensors container: a reader, stricter than the reference's, and a writer of its header, without reading any tensor."""
 
 from __future__ import annotations
 
@@ -111,9 +107,10 @@ def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
     return bits // 8
 
 
-def build_header(
-    entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
-) -> bytes:
+Entry = tuple[str, str, tuple[int, ...]]  # name, dtype and shape of a tensor
+
+
+def build_header(entries: Iterable[Entry], metadata: Mapping[str, str] | None = None) -> bytes:
     """Return the first bytes of a file for tensors by name, dtype and shape, padded to a multiple of eight."""
     header: dict[str, object] = {}
     if metadata is not None:
@@ -257,7 +254,7 @@ class TensorDigests:
     tensors: dict[str, Digest]
 
 
-def digest_tensors(path: Path, header: Header, *, progress: Progress | None = None) -> TensorDigests:
+def digest_tensors(path: Path, header: Header, *, progress: Progress = None) -> TensorDigests:
     """Return the digests of a file and of its tensors; every byte is read once, and hashed on two cores."""
     from concurrent.futures import Future, ThreadPoolExecutor
 

@@ -1,9 +1,4 @@
-"""Secrets that a user gave, and how to keep them out of every text.
-
-Errors mask what they repeat of URLs (`masked`); reports of failures also every secret of this run (`redact`, after
-`remember_given`); records have no credentials in URLs (`without_credentials`).  Exceptions of libraries whose text holds
-a secret give way to a stand-in (`without_secrets`).
-"""
+"""Secrets that a user gave, kept out of errors (`masked`), reports (`redact`), records and foreign exceptions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""A folder on a server that speaks SFTP: written as on a local disk, by a part file, fsync and an exclusive link.
+"""A folder on a server that speaks SFTP: written by a part file, fsync and an exclusive link, with asyncssh's calls.
 
-fsspec's own class for SFTP accepts every host key; sshfs's, unless told otherwise, checks none either, runs `cp` in a
-shell, and reads a whole file where a range was asked for.  So this takes sshfs's connections and asyncssh's calls.
+sshfs, whose connections it takes, checks no host key by default, runs `cp` in a shell, and reads whole files for ranges.
 """
 
 from __future__ import annotations
@@ -113,7 +112,7 @@ class SftpObjects(Objects):
             raise NoPlaceError(self.calls.where, "folder") from error
 
     def upload(
-        self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
+        self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress
     ) -> bool:
         """Write a part file in `tmp/`, and give it its name when it is whole."""
         part = self.key(f"{TMP}/{uuid.uuid4().hex}.part")
@@ -150,7 +149,7 @@ class SftpObjects(Objects):
                     yield Leftover(path.removeprefix(self.key("")), size, age(modified))
 
     def _written(
-        self, part: str, final: str, parts: Iterable[bytes], exclusive: bool, progress: Progress | None
+        self, part: str, final: str, parts: Iterable[bytes], exclusive: bool, progress: Progress
     ) -> None:
         offset = 0
         try:

@@ -21,7 +21,7 @@ from .processes import temporary_folder
 
 
 def transfer(
-    origin: BlobStore, target: BlobStore, blob: Blob, *, generation: int = 0, progress: Progress | None = None
+    origin: BlobStore, target: BlobStore, blob: Blob, *, generation: int = 0, progress: Progress = None
 ) -> Blob:
     """Store a blob of another store, verified: between two object stores by a file, as uploads must be known to match."""
     entry = FileEntry(blob.digest, blob.size, blob.digest)

@@ -1,7 +1,4 @@
-"""Files that were verified: private notes of their digests, valid for a day while size, times and inode stay the same.
-
-A restart of the machine ends all of them, since a crash can lose bytes without a trace.  Audits ignore them.
-"""
+"""Private notes of verified files, valid for a day and until a restart, while size, times and inode stay the same."""
 
 from __future__ import annotations
 

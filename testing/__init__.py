@@ -1,10 +1,6 @@
-"""Contract suites for what plugins add, the same that fusery's own parts pass; they are pytest's, and need it.
+"""Contract suites for plugins, the same that fusery's own parts pass, as classes of tests (docs/guides/plugins.md).
 
-    stores      a backend of the store, and a folder of files at a URL
-    targets     a target of `materialize`              rules       a rule of admission
-    sources     a tracker of runs                      samples     a tiny model and adapters for it
-
-A suite is a class of tests: a subclass gives it what is tested (docs/guides/plugins.md).
+`stores`, `targets`, `rules` and `sources` need pytest; `samples` has a tiny model and adapters for it.
 """
 
 from __future__ import annotations

@@ -30,10 +30,7 @@ HARDLY: Mapping[str, Callable[[Path], object]] = {
 
 
 class RuleContract:
-    """All that a rule promises.
-
-    A subclass says its `rule`, and in `bad`, by the name of each code, what makes a good adapter have that finding.
-    """
+    """All that a rule promises: a subclass gives its `rule` and, in `bad`, a change of a good adapter for each code."""
 
     rule: Rule
     bad: Mapping[str, Spoil]

@@ -15,8 +15,8 @@ from fusery.registry.exchange.tracked_run import TrackedRun, is_inside, tracked_
 class SourceContract:
     """All that a source promises.
 
-    A subclass says its `read`, as a static method where it is a function, and gives the fixture `place`: where a tracker keeps two
-    runs or more, each with an adapter among its files.
+    A subclass says its `read`, as a static method where it is a function, and gives the fixture `place`: where a tracker keeps
+    two runs or more, each with an adapter among its files.
     """
 
     read: RunSource

@@ -1,7 +1,4 @@
-"""The contract of `BlobStore`, of bytes: what is written, and what is read again.
-
-It is run on a store, and on raw accessors that bypass it: an error of the store cannot hide in a round trip through itself.
-"""
+"""The contract of `BlobStore`, of bytes, checked with raw accessors that bypass the store."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The contract of `BlobStore`, to be run on every backend.
-
-A subclass of `StoreContract` gives the fixture `backend`, a `Backend`: a store, and what is behind it.
-"""
+"""The contract of `BlobStore`, for every backend; a subclass of `StoreContract` gives the fixture `backend`, a `Backend`."""
 
 from __future__ import annotations
 

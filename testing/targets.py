@@ -21,10 +21,7 @@ MakeSource = Callable[[Content], BundleSource]
 
 
 class TargetContract:
-    """All that a target promises, for each content that it can hold.
-
-    A subclass says its `name`; by the fixture `source` it may give other models than the samples.
-    """
+    """All that a target promises for each content; a subclass gives its `name`, and other models by the fixture `source`."""
 
     name: str
     """As `--target` takes it: the plugin has to be installed."""

@@ -1,7 +1,6 @@
-"""The architectures that can be written, and their dimensions as GGUF's keys.
+"""The architectures that can be written as GGUF, and their dimensions as keys; settings that llama.cpp would ignore are refused.
 
-Keys: gguf/constants.py of the `gguf` package; values: `set_gguf_parameters` of llama.cpp's conversion/base.py and
-conversion/llama.py.  Settings that llama.cpp would ignore are refused.
+Keys: gguf/constants.py of the `gguf` package; values: `set_gguf_parameters` of llama.cpp's conversion/base.py and llama.py.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """The target `ollama`: a Modelfile and its GGUF files: a fused model, or the base and one adapter.
 
-Rules: ollama/ollama at fb30760, parser/parser.go (a value goes to the end of its line), server/create.go (GGUF files are used
-unchanged, one adapter to a model).  Adapters are GGUF, not safetensors: Ollama's conversion (convert/convert_llama_adapter.go)
-supports two architectures and whole `lora_alpha` only, and interleaves `lora_a` of queries and keys instead of `lora_b`.
-TEMPLATE is left out: Ollama derives it from the model's chat template.
+Rules: ollama/ollama at fb30760, parser/parser.go, server/create.go.  Its own conversion of safetensors adapters supports two
+architectures and whole `lora_alpha` only, and interleaves the wrong factor.  It derives TEMPLATE from the chat template.
 """
 
 from __future__ import annotations

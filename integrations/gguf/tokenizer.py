@@ -1,7 +1,6 @@
-"""A tokenizer as GGUF's keys: a byte-level BPE, the inverse of `fusery.registry.models.gguf_tokenizer`, or one of pieces.
+"""A tokenizer as GGUF's keys: the inverse of `fusery.registry.models.gguf_tokenizer`, or one of pieces.
 
-GGUF stores only a name of the pre-tokenizer, and a wrong name makes a slightly worse model without an error.  So the keys are
-read back, and must encode a text of many kinds of characters exactly as the model's own tokenizer.json does.
+The keys are read back, and must encode a text of many kinds of characters as tokenizer.json does: a wrong name is no error.
 """
 
 from __future__ import annotations
@@ -120,10 +119,8 @@ def _roles(
             roles[f"tokenizer.ggml.{key}_token_id"] = named[0]
         if role == "eos":
             # Further tokens that end an answer have two more places.
-            roles |= {
-                f"tokenizer.ggml.{extra}_token_id": value
-                for extra, value in zip(("eot", "eom"), named[1:], strict=False)
-            }
+            for extra, value in zip(("eot", "eom"), named[1:], strict=False):
+                roles[f"tokenizer.ggml.{extra}_token_id"] = value
     return roles
 
 
@@ -238,9 +235,7 @@ def _require_complete(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]
         for place in range(1, len(token)):
             pair = (token[:place], token[place:])
             if pair[0] in vocab and pair[1] in vocab and pair not in merge_pairs:
-                raise refusal(
-                    f"llama.cpp would merge {pair[0]!r} and {pair[1]!r}, which its tokenizer does not"
-                )
+                raise refusal(f"llama.cpp would merge {pair[0]!r} and {pair[1]!r}, unlike its tokenizer")
 
 
 def _prefixed(document: Mapping[str, Any]) -> bool:

@@ -1,8 +1,6 @@
 """The downloader for NVIDIA Dynamo: `DYN_LORA_DOWNLOADER_PLUGIN=fusery.integrations.sync.dynamo:Downloader`.
 
-Protocol 2 of ai-dynamo/dynamo, components/src/dynamo/common/lora/runtime.py and
-components/src/dynamo/vllm/runtime_lora_validation.py (November 2026): the folder is below `DYN_LORA_PATH`, has only the two
-files and no links, names the base model as the request does, and does not change while the worker runs.
+Protocol 2 of ai-dynamo/dynamo, components/src/dynamo/common/lora/runtime.py (November 2026).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Folders of adapters, on this machine (NVIDIA NIM, vLLM's resolver) or in a bucket (Ray Serve LLM).
-
-An adapter appears whole: on a disk by one rename, in a bucket with its configuration after its weights.
-"""
+"""Folders of adapters on this machine (one rename each) or in a bucket (the configuration last): NIM, vLLM's resolver, Ray Serve."""
 
 from __future__ import annotations
 

@@ -129,9 +129,7 @@ class SyncStep(Record):
     adapter: str = described("its name")
     digest: str | None = described("digest of the adapter; None where it is not known here")
     references: tuple[str, ...] = described("requested references that resolve to this adapter", default=())
-    reason: str | None = described(
-        "why it is to be done, or was not; None where there is nothing to say", default=None
-    )
+    reason: str | None = described("why it is or was not done, if that is not plain", default=None)
     done: bool = described("it was done; False where it failed, or was only looked at", default=False)
 
     @property

@@ -1,7 +1,4 @@
-"""Resolve names of adapters for servers, and fetch the files, once for all servers of a machine.
-
-A server keeps the first adapter that it loads for a name, so aliases are refused.
-"""
+"""Resolve names of adapters for servers, and fetch the files once for all servers of a machine."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import platformdirs
@@ -51,41 +48,31 @@ class Resolved:
     nbytes: int
 
 
+@dataclass(eq=False)
 class Resolver:
-    """Resolves adapters for one server, with files in `root`, which the servers of a machine may share.
+    """Resolves adapters for one server; with `aliases`, an alias keeps its first adapter."""
 
-    `place` is the server's name in deployments; empty to record none.  `base` is the registry's name or digest of the
-    server's base model, if the server has another name for it.  With `aliases`, an alias keeps its first adapter.
-    """
-
-    def __init__(
-        self,
-        source: AdapterSource,
-        root: Path,
-        *,
-        place: str = "",
-        via: str = "resolver",
-        aliases: bool = False,
-        base: str | None = None,
-    ) -> None:
-        self._source, self._root, self._place, self._via = source, root, place, via
-        self._aliases, self._base = aliases, base
-        self._lock, self._beginning = threading.Lock(), threading.Lock()
-        self._begun = False
-        self._refused: set[tuple[str, str]] = set()
+    source: AdapterSource
+    root: Path  # of the files, which the servers of a machine may share
+    _: KW_ONLY
+    place: str = ""  # the server's name in deployments; empty to record none
+    via: str = "resolver"
+    aliases: bool = False
+    base: str | None = None  # the registry's name or digest of the server's base model, if it has another
+    _begun: bool = field(default=False, init=False)
+    _refused: set[tuple[str, str]] = field(default_factory=set, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _beginning: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def resolve(
         self, asked: str, base_called: str, *, max_rank: int | None = None, max_bytes: int | None = None
     ) -> Resolved | None:
-        """Return the adapter of a name, None if it is unknown; raise NotServedError if it must not be served.
-
-        `base_called` is the server's name of its base model, a hub id or a folder; unknown limits are None.
-        """
+        """Return the adapter of a name for a server's base model, None if unknown; NotServedError if it must not be served."""
         reference = self._reference(asked)
         if reference is None:
             return None
         try:
-            adapter = self._source.look(reference)
+            adapter = self.source.look(reference)
         except UnknownReferenceError:
             return None
         try:
@@ -106,7 +93,7 @@ class Resolver:
         if self._begun:
             self._begun = False
             self._end("the server ended")
-        self._source.close()
+        self.source.close()
 
     def _reference(self, asked: str) -> str | None:
         try:
@@ -118,7 +105,7 @@ class Resolver:
             named = reference.value if reference.kind == "name" else f"{reference.task}@{reference.value}"
             return named if asked == named else None
         if reference.kind in ("alias", "latest"):
-            if self._aliases:
+            if self.aliases:
                 return reference.text
             hint = "request the full name or TASK@VERSION, or resolve aliases before the server"
             raise NotServedError(f"{asked} is an alias, and a server keeps its first adapter", hint=hint)
@@ -128,7 +115,7 @@ class Resolver:
         if adapter.yanked is not None:
             raise NotServedError(f"{adapter.name} was withdrawn")
         base = adapter.base
-        declared = self._base is not None and self._base in (base.name, base.digest)
+        declared = self.base is not None and self.base in (base.name, base.digest)
         if not declared and base_called not in base.called and not base.lies_in(base_called):
             hint = f"if that is the same model: FUSERY_SERVED_BASE={base.name}"
             message = f"{adapter.name} was trained on {base.name}, and this server has {base_called[:200]!r}"
@@ -136,7 +123,7 @@ class Resolver:
 
     def _fetched(self, adapter: SourceAdapter, base_called: str) -> Resolved:
         key = digest_json({"adapter": adapter.digest, "name": adapter.name, "base": base_called})[:32]
-        folder = self._root / key
+        folder = self.root / key
         with self._alone(key):
             if (ready := _read(folder, adapter)) is not None:
                 return ready
@@ -145,7 +132,7 @@ class Resolver:
             with place.building() as work:
                 (work / _FILES).mkdir()
                 bundle = BundleFolder(work / _FILES)
-                modules = self._source.write(adapter, bundle, base_called)
+                modules = self.source.write(adapter, bundle, base_called)
                 files = [entry.to_dict() for entry in bundle.manifest()]
                 note = {"name": adapter.name, "digest": adapter.digest, "modules": modules, "files": files}
                 (work / _NOTE).write_bytes(document_bytes(note))
@@ -158,8 +145,8 @@ class Resolver:
     @contextmanager
     def _alone(self, key: str) -> Iterator[None]:
         """Hold the lock of one adapter's folder on this machine."""
-        locks = self._root / ".locks"
-        with os_failures(f"write {locks}", near=self._root):
+        locks = self.root / ".locks"
+        with os_failures(f"write {locks}", near=self.root):
             locks.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(locks / key, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -170,14 +157,14 @@ class Resolver:
 
     def _record(self, adapter: SourceAdapter) -> None:
         """Record that it runs; the server works without the record."""
-        if not self._place:
+        if not self.place:
             return
         try:
             with self._beginning:
                 # The first of several requests ends the deployments of a killed server.
                 if not self._begun:
                     self._begun = self._end("the server restarted")
-            self._source.registry.deployments.record(f"adapter:{adapter.name}", self._place, via=self._via)
+            self.source.registry.deployments.record(f"adapter:{adapter.name}", self.place, via=self.via)
         except FuseryError as error:
             LOG.warning("that %s runs here is not on record: %s", adapter.name, error)
 
@@ -185,12 +172,12 @@ class Resolver:
         """Record that it was not served, once for each reason: repeated requests must not fill the log."""
         refusal = (adapter.digest, str(error))
         with self._lock:
-            if refusal in self._refused or not self._place or len(self._refused) >= _MOST_REFUSED:
+            if refusal in self._refused or not self.place or len(self._refused) >= _MOST_REFUSED:
                 return
             self._refused.add(refusal)
         try:
-            self._source.registry.deployments.refuse(
-                f"adapter:{adapter.name}", self._place, reason=str(error), via=self._via
+            self.source.registry.deployments.refuse(
+                f"adapter:{adapter.name}", self.place, reason=str(error), via=self.via
             )
         except FuseryError as problem:
             LOG.warning("that %s was refused here is not on record: %s", adapter.name, problem)
@@ -200,7 +187,7 @@ class Resolver:
     def _end(self, reason: str) -> bool:
         """Record that nothing runs here any more; return whether that succeeded."""
         try:
-            self._source.registry.deployments.end([self._place], reason=reason, via=self._via)
+            self.source.registry.deployments.end([self.place], reason=reason, via=self.via)
         except UnknownReferenceError:
             return True  # no deployment was ever recorded
         except FuseryError as error:
@@ -211,9 +198,7 @@ class Resolver:
 
 def _require_limits(resolved: Resolved, max_rank: int | None, max_bytes: int | None) -> None:
     if max_rank is not None and resolved.rank > max_rank:
-        hint = (
-            f"start the server with --max-lora-rank {resolved.rank} or the next larger value that it accepts"
-        )
+        hint = f"start the server with --max-lora-rank {resolved.rank} or the next value that it accepts"
         raise NotServedError(f"{resolved.name}: rank {resolved.rank} > --max-lora-rank {max_rank}", hint=hint)
     if max_bytes is not None and resolved.nbytes > max_bytes:
         raise NotServedError(f"{resolved.name}: {resolved.nbytes:,} bytes (allowed: {max_bytes:,})")

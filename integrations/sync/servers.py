@@ -1,7 +1,6 @@
-"""Servers that load adapters while they run: vLLM, SGLang, and fusery's own.
+"""Servers that load adapters while they run: vLLM, SGLang, and fusery's own (`model_server/loading.py`).
 
-Sources: vLLM 0.33.0, vllm/entrypoints/serve/lora/ and openai/models/serving.py; SGLang 0.5.23,
-srt/entrypoints/http_server.py and srt/managers/tokenizer_manager.py; fusery's own, `model_server/loading.py`.
+Sources: vLLM 0.33.0, vllm/entrypoints/serve/lora/, openai/models/serving.py; SGLang 0.5.23, srt/entrypoints/http_server.py.
 """
 
 from __future__ import annotations

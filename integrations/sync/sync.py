@@ -1,7 +1,6 @@
 """Synchronise a server or folder: load the desired adapters, and unload synced ones that are no longer desired.
 
-A deployment is recorded before an adapter is loaded, and ended after it is unloaded, so that the next sync knows what a
-killed one left.  A lease admits one sync of a destination at a time.
+Deployments are recorded before a load and ended after an unload.  A lease admits one sync of a destination at a time.
 """
 
 from __future__ import annotations
@@ -52,10 +51,7 @@ class SyncRequest:
 def sync(
     registry: Registry, request: SyncRequest, *, dry_run: bool = False, reporter: Reporter = SILENT
 ) -> Synced:
-    """Synchronise a destination, or return the steps of a sync.
-
-    If an adapter cannot be loaded, the others are, and only yanked adapters are unloaded.
-    """
+    """Synchronise a destination, or return the steps; while an adapter cannot be loaded, only yanked ones are unloaded."""
     with _opened(registry, request) as destination:
         if dry_run:
             return _Sync(registry, destination, request, SILENT).look()

@@ -1,5 +1,1 @@
-"""The forms of an adapter: `mlx`, as mlx-lm's trainer writes it, and `peft`, as Hugging Face's PEFT does.
-
-One of them was registered, and its digest is the adapter's.  The other is a rendering: computed from the first, the same
-bytes every time, recorded by its digest and never stored.
-"""
+"""The forms of an adapter, mlx-lm's and PEFT's: one is registered, and the other computed from it, recorded and not stored."""

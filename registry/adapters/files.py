@@ -11,8 +11,7 @@ PEFT_WEIGHTS = "adapter_model.safetensors"
 
 RUN_RECORD = "fusery_run.json"  # the record of a run, beside its weights
 STATE = "trainer_state.json"  # transformers' record of a run, beside a checkpoint's weights
-# Key of `adapter_config.json` that says how an adapter was computed from others; mlx-lm passes over keys it
-# does not know.
+# Key of `adapter_config.json` that says how an adapter was computed from others; mlx-lm passes over keys it does not know.
 RECIPE = "fusery_recipe"
 # Bytes of a JSON file that is read; the largest honest ones name every expert of a large mixture.
 JSON_LIMIT = 4 << 20

@@ -1,8 +1,4 @@
-"""Reading an adapter as mlx-lm's trainer leaves it, or PEFT: weights, `adapter_config.json`, a hand-written metadata file.
-
-Nothing here judges: what is contradictory or missing is for `admission` to find.  Files that cannot be read at all are
-collected as problems, so that one reading of a folder reports everything that is wrong with it.
-"""
+"""Reading an adapter of mlx-lm's trainer or of PEFT; unreadable files are collected as problems, for `admission`."""
 
 from __future__ import annotations
 
@@ -121,9 +117,8 @@ def read_adapter_folder(
     metadata = _metadata(files, problems)
     header = weights_header(files, WEIGHTS, problems)
     modules, unexpected = lora_modules(header)
-    return AdapterFolder(
-        path, files, config, raw, metadata, header, modules, unexpected, tuple(problems), left_out=left_out
-    )
+    read = (path, files, config, raw, metadata, header, modules, unexpected)
+    return AdapterFolder(*read, tuple(problems), left_out=left_out)
 
 
 def _find_files(path: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:

@@ -62,10 +62,7 @@ ModuleKey = Annotated[_Text, Field(max_length=512)]
 
 
 class LoraParameters(BaseModel):
-    """The `lora_parameters` of mlx-lm: `scale` multiplies the update, `keys` are paths within a layer.
-
-    `alpha` was a default of older versions that never had an effect; it is read to be reported.
-    """
+    """The `lora_parameters` of mlx-lm: paths within a layer, and the scale; `alpha` of older versions had no effect."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -138,10 +135,8 @@ def lora_modules(header: Header | None) -> tuple[dict[str, LoraModule], tuple[st
             parts.setdefault(match["module"], {})[match["part"]] = tensor.shape
         else:
             unexpected.append(name)
-    modules = {
-        path: LoraModule(path, shapes.get("lora_a"), shapes.get("lora_b"), shapes.get("m"))
-        for path, shapes in sorted(parts.items())
-    }
+    names = ("lora_a", "lora_b", "m")
+    modules = {path: LoraModule(path, *map(shapes.get, names)) for path, shapes in sorted(parts.items())}
     return modules, tuple(unexpected)
 
 

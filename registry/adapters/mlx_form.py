@@ -1,13 +1,10 @@
 """From PEFT's form to mlx-lm's, and to a plain form of PEFT's that every server computes alike.
 
-mlx-lm has one rank and one scale for all modules: smaller ranks are padded with zeros, which changes nothing, and
-other scales are multiplied into `lora_b`, exactly where the factor is a power of two or the numbers have room for it.
-The modules are named by their paths from the root, so the result depends on the PEFT folder alone; of QA-LoRA, of experts and
-of models that see, which mlx-lm calls otherwise than PEFT, on the base's configuration and shapes as well, which are on record.
+mlx-lm has one rank and one scale: smaller ranks are padded with zeros, and other scales multiplied into `lora_b`, where that is exact.
+The result depends on the PEFT folder alone; of QA-LoRA, experts and models that see, also on the base's recorded configuration.
 
-Servers read less than PEFT writes: llama.cpp's converter passes over `rank_pattern`, `alpha_pattern` and `use_rslora`, and
-Ollama takes whole numbers as `lora_alpha` only.  Whatever is passed over gives wrong numbers without a word, so it is
-multiplied into the factors here, or refused.
+Servers pass over `rank_pattern`, `alpha_pattern` and `use_rslora` (llama.cpp) or fractions in `lora_alpha` (Ollama) without a word:
+that is multiplied into the factors here, or refused.
 """
 
 from __future__ import annotations

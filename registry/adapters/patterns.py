@@ -1,9 +1,7 @@
 """Regular expressions from untrusted files, matched in bounded time.
 
-PEFT's `target_modules`, `rank_pattern` and `alpha_pattern` are Python expressions, and Python's own matcher takes
-exponential time on some (`(a+)+b`).  Here each part of an expression maps the set of places where it may begin to the
-set of places where it may end, so that time grows with length and not with choices, and a budget bounds it.  Why no
-library does it: decision 35.
+Python's own matcher takes exponential time on some of PEFT's patterns (`(a+)+b`).  Here each part maps the places where it may
+begin to those where it may end, and a budget bounds the steps.  Why no library does it: decision 35.
 """
 
 from __future__ import annotations

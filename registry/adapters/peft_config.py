@@ -192,9 +192,7 @@ def _parameters(value: Any) -> str | None:
     return "adapts parameters that are neither experts nor a router to mlx-lm" if others else None
 
 
-CONVERT = (
-    "save it with path_initial_model_for_weight_conversion, or merge it with PEFT, and add that as a base"
-)
+CONVERT = "save it with path_initial_model_for_weight_conversion, or add a base that PEFT merged it into"
 TIED = (
     "train without the embedding and the head in target_modules; merging does not help, because it changes both parts of"
     " the tied matrix"
@@ -214,9 +212,7 @@ REFUSED: Mapping[str, FieldRule] = {
         _unless_empty("repeats layers, which makes another model of the base"),
         "train it on a model that has these layers: PEFT saves no merged model whose layers share their weights",
     ),
-    "kasa_config": FieldRule(
-        "peft_base_changed", _unless_empty("truncates the base's weights before training"), CONVERT
-    ),
+    "kasa_config": FieldRule("peft_base_changed", _unless_empty("truncates the base's weights"), CONVERT),
     "target_parameters": FieldRule("peft_experts", _parameters),
     "alora_invocation_tokens": FieldRule(
         "peft_variant",

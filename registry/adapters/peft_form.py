@@ -1,11 +1,8 @@
 """From mlx-lm's form to PEFT's: every number as it is, factors transposed, the scale as `lora_alpha / r`.
 
-Switch layers of experts become the parameters that PEFT adapts (`reading` is the way back): `target_parameters` names the
-experts, the router, and on a base with experts the projections of other layers too, since PEFT takes their names in
-`target_modules` for those of experts (`_convert_peft_config_moe` in peft 0.21.2, src/peft/utils/transformers_weight_conversion.py).
-
-The two projections that share a parameter have factors of their own.  Side by side, they are factors of twice the rank:
-A has one behind the other, B each in its own rows and columns, and zeros elsewhere.
+Switch layers of experts become `target_parameters` (`reading` is the way back), as do other layers' projections of their names, since
+PEFT takes those in `target_modules` for experts (`_convert_peft_config_moe` in peft 0.21.2, transformers_weight_conversion.py).
+Two projections of one parameter are side by side factors of twice the rank, with zeros elsewhere in B.
 """
 
 from __future__ import annotations
@@ -161,9 +158,7 @@ def _require_expressible(
     expert_paths = set().union(*parameters.values())
     for path, module in modules.items():
         if module.a and len(module.a) != 2 and path not in expert_paths:
-            raise _refusal(
-                f"{path} has factors for each expert, and where PEFT keeps those of {base.model_type} is not known"
-            )
+            raise _refusal(f"PEFT's layout of the experts of {base.model_type} is not known ({path})")
     if expert_paths and config.method == "dora":
         raise _refusal("it is DoRA on a base with experts, of which PEFT adapts parameters only without")
     if embeddings and config.method == "dora":
@@ -271,7 +266,5 @@ def _joined(
             left, right = held[path]
             a[:, own] = left.bits
             b[:, layout.rows(path.rpartition(".")[2], sum(outs)), own] = right.bits
-    return (
-        StoredTensor(first.dtype, a.reshape(-1, columns)),
-        StoredTensor(first.dtype, b.transpose(1, 2, 0).reshape(sum(outs), -1)),
-    )
+    b = b.transpose(1, 2, 0).reshape(sum(outs), -1)
+    return StoredTensor(first.dtype, a.reshape(-1, columns)), StoredTensor(first.dtype, b)

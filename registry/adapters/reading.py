@@ -5,15 +5,13 @@ PEFT adapts all experts of a layer in one parameter (`target_parameters`).  The 
     lora_A.weight (E * r, columns)     is (E, r, columns): the experts one behind the other
     lora_B.weight (rows, r * E)        is (rows, r, E): the expert's number runs fastest
 
-and the update of expert e is scale * B[:, :, e] @ A[e].  Two parameters of one module are nested: the one that the class
-defines first is `experts.base_layer.lora_A`, the other `experts.lora_A`.
+and the update of expert e is scale * B[:, :, e] @ A[e].  Of two parameters of a module, the class's first is
+`experts.base_layer.lora_A`, the other `experts.lora_A`.
 
-Which side is in and which is out depends on versions.  PEFT before 0.19.1 took the parameter's second dimension as in,
-which turns the factors of all classes round that hold (experts, out, in); 0.19.0 turned those round that hold
-(experts, in, out); since 0.19.1 A is at the inputs, if transformers says of a class that it is transposed.
+Which side is in: before 0.19.1 the second dimension, which turns (experts, out, in) round; 0.19.0 turned (experts, in, out); since
+0.19.1 A is at the inputs, if transformers says that a class is transposed.
 
-Source: `ParamWrapper` of peft 0.17.1, 0.18.1, 0.19.0 and 0.21.2 (src/peft/tuners/lora/layer.py), `_inject_parameters`
-(src/peft/tuners/tuners_utils.py).
+Source: `ParamWrapper` and `_inject_parameters` of peft 0.17.1 to 0.21.2 (src/peft/tuners/lora/layer.py, tuners_utils.py).
 """
 
 from __future__ import annotations
@@ -224,10 +222,8 @@ def _orientation(places: Sequence[_Place], config: PeftConfig, layout: ExpertLay
     if version_numbers is not None and version_numbers < _SWAPPED:
         return False
     version_text = f"PEFT {config.peft_version[:40]}" if config.peft_version else "no version of PEFT"
-    return (
-        f"the experts of {_short(places[0][0].name)} are square, and the configuration ({version_text}) does not tell whether"
-        " A is at their inputs or at their outputs"
-    )
+    name = _short(places[0][0].name)
+    return f"the experts of {name} are square: whether A is at their inputs is unknown ({version_text})"
 
 
 def promised_experts(config: PeftConfig, base: Architecture) -> set[str]:

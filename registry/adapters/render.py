@@ -73,10 +73,8 @@ def render_peft(
 def require_digest(files: Mapping[str, Path], expected: Digest | None) -> None:
     """Refuse a rendering that is not the recorded one: the same adapter must be the same bytes for ever."""
     if expected is not None and manifest_of(files).digest != expected:
-        raise FormatError(
-            "the adapter's other form came out differently from what is recorded",
-            hint="use the version of fusery that recorded it, and report this",
-        )
+        hint = "use the version of fusery that recorded it, and report this"
+        raise FormatError("the adapter's other form came out differently from what is recorded", hint=hint)
 
 
 def other_forms(

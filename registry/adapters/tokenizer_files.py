@@ -1,8 +1,6 @@
-"""The tokenizer files of an adapter: they are stored with it, and replace the base's in fused models, bundles and exports.
+"""The tokenizer files of an adapter, which replace the base's in fused models, bundles and exports.
 
-A trainer saves them with its tokenizer's `save_pretrained`.  They define how text becomes tokens: token ids, chat template and
-special tokens.  `generation_config.json` is one of them, since it names the tokens that end an answer.
-Source: `PreTrainedTokenizerBase.save_pretrained` of transformers 5.3 and 4.57.
+Source: `PreTrainedTokenizerBase.save_pretrained` of transformers 5.3 and 4.57; `generation_config.json` names the final tokens.
 """
 
 from __future__ import annotations
@@ -167,10 +165,7 @@ def special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def differences(ours: Read, theirs: Read, *, every_key: bool = False) -> list[tuple[str, str]]:
-    """Return the files in which two models' tokenizers differ, with what differs in each.
-
-    What counts changes text, tokens or answers; with `every_key`, any other key of the settings whose values differ counts too.
-    """
+    """Return what differs in each tokenizer file and changes text, tokens or answers; with `every_key`, all settings count."""
     # Padding, truncation and the spelling of different transformers versions do not count.
     differing = []
     one, two = ours(TOKENIZER), theirs(TOKENIZER)

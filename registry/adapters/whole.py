@@ -1,8 +1,7 @@
 """Whole tensors and rows in a PEFT adapter, which replace numbers of the base instead of adding to them.
 
-`modules_to_save` saves whole modules, `save_embedding_layers` the embedding and the head, both under the base's own names,
-sometimes within wrappers; `trainable_token_indices` saves rows of an embedding as `MODULE.token_adapter.trainable_tokens_delta`,
-(tokens, columns), which are the rows themselves and no differences (peft 0.21.2, tuners/trainable_tokens/layer.py).
+`modules_to_save` and `save_embedding_layers` save modules under the base's names; `trainable_token_indices` saves whole rows as
+`MODULE.token_adapter.trainable_tokens_delta` (peft 0.21.2, tuners/trainable_tokens/layer.py).
 """
 
 from __future__ import annotations

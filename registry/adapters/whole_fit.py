@@ -1,7 +1,6 @@
-"""What whole tensors and trained rows of a PEFT adapter become on a base: as PEFT's `merge_and_unload` has it.
+"""What whole tensors and trained rows of a PEFT adapter become on a base, as by `merge_and_unload`, without copies.
 
-Copies of the base's tensors are left out.  Where the base's head is its embedding, PEFT takes the two apart as soon as one of
-them is trained whole, unless `ensure_weight_tying` is set; rows of trained tokens and a resized vocabulary stay at both ends.
+PEFT takes a tied head and embedding apart if one is trained whole, unless `ensure_weight_tying` is set.
 """
 
 from __future__ import annotations

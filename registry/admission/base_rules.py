@@ -69,10 +69,8 @@ UNKNOWN_MODULE = error(
 @rule(BASE_MISMATCH, BASE_UNVERIFIED, BASE_ALIAS)
 def declared_base(candidate: Candidate) -> Iterator[Finding]:
     """The base named in the adapter's files is `--base`."""
-    for file, name in (
-        (CONFIG, candidate.folder.config.model),
-        (METADATA, candidate.folder.metadata.base_model),
-    ):
+    folder = candidate.folder
+    for file, name in ((CONFIG, folder.config.model), (METADATA, folder.metadata.base_model)):
         if name:
             yield from _one_declared_base(candidate, file, name)
 

@@ -1,7 +1,4 @@
-"""Codes: the stable names of findings, with what each means; rules that find them; and what a check says as a whole.
-
-The pages of the documentation, the rules of a SARIF log and the severities in `config.toml` all come from the codes.
-"""
+"""Codes: the stable names of findings, for documentation, SARIF and `config.toml`; and the rules that find them."""
 
 from __future__ import annotations
 

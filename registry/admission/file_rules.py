@@ -1,7 +1,4 @@
-"""Rules about the files in the folder: the adapter's own, and programs, links and pickles beside them.
-
-Only the adapter's own files are stored, so most findings about others are warnings: about where the adapter comes from.
-"""
+"""Rules about the adapter's own files, and the programs, links and pickles beside them, which are not stored."""
 
 from __future__ import annotations
 

@@ -28,8 +28,7 @@ def measure(
     path: Path, header: Header, modules: Mapping[str, LoraModule], group: int | None = None
 ) -> Values:
     """Read the numbers of an adapter once."""
-    # Memory stays at the size of one module's factors, and at a few MiB for tensors that are no factors or over 256
-    # MiB.
+    # Memory stays at the size of one module's factors, and at a few MiB for tensors that are no factors or over 256 MiB.
     norms: dict[str, float] = {}
     uneven: list[str] = []
     tensors: dict[str, TensorValues] = {}

@@ -1,7 +1,4 @@
-"""The rules of admission, each a function from a candidate to what it finds.
-
-The order is the order of understanding: files, configuration, base, modules, shapes, numbers, contradictions, neighbours.
-"""
+"""The rules of admission, in the order of understanding: files, configuration, base, modules, shapes, numbers, neighbours."""
 
 from __future__ import annotations
 
@@ -108,9 +105,8 @@ def _require_own(plugin: Plugin, code: Code) -> None:
         raise plugin.wrong("has a code that is no Code with a severity and texts")
     form = re.compile(rf"{re.escape(plugin.name)}-[a-z0-9]+(_[a-z0-9]+)*")
     if not form.fullmatch(code.name) or len(code.name) > _LONGEST:
-        raise plugin.wrong(
-            f"has the code {code.name[:60]!r}, and its codes are called {plugin.name}-WORD or {plugin.name}-TWO_WORDS"
-        )
+        name = plugin.name
+        raise plugin.wrong(f"has the code {code.name[:60]!r} (allowed: {name}-WORD or {name}-TWO_WORDS)")
     if code.fixed:
         raise plugin.wrong(f"has a fixed code {code.name}: the owner of a registry decides how severe it is")
 
@@ -170,10 +166,8 @@ class SeverityPolicy:
 
 
 def _unacceptable(why: str) -> BadInputError:
-    return BadInputError(
-        f"the settings are not acceptable: admission.severity: {why}",
-        hint="correct FUSERY_ADMISSION in the environment or config.toml in the home folder",
-    )
+    hint = "correct FUSERY_ADMISSION in the environment or config.toml in the home folder"
+    return BadInputError(f"the settings are not acceptable: admission.severity: {why}", hint=hint)
 
 
 def examine(candidate: Candidate, policy: SeverityPolicy | None = None) -> list[Finding]:

@@ -65,13 +65,8 @@ class Facts(Declared, total=False):
 class Submission:
     """What a user declares about an adapter's folder; None where nothing is declared.
 
-    Without `base`, the adapter's files name it.  `trained_on` is the base that it was trained on, if that is another one: a
-    name or digest in this registry, or what was declared where the adapter comes from.
-    `checkpoint` is `best`, `last` or an iteration; `log` is the file with the trainer's output.
-    `base_all_names`: the base's names where the adapter comes from.
-
-    Values are checked on creation, so that both databases can store them alike: text without NUL, finite numbers,
-    tags in canonical form, no credentials in URLs.
+    `trained_on` is the training's base, if it is another one: a name or digest, or another registry's claim; `base_all_names` are that
+    registry's names of the base.  Values are checked on creation: text without NUL or credentials, finite numbers, canonical tags.
     """
 
     base: str | None = None
@@ -146,10 +141,8 @@ def checked(name: str, value: Any) -> Any:
     if part.kind == "whole":
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not whole or not declared.least <= value <= declared.most:
-            raise BadInputError(
-                f"the {part.title} is not a whole number from {declared.least} to {declared.most}",
-                hint=f"leave out --{name.replace('_', '-')} if it is not known",
-            )
+            message = f"the {part.title} is not a whole number from {declared.least} to {declared.most}"
+            raise BadInputError(message, hint=f"leave out --{name.replace('_', '-')} if it is not known")
         return value
     if part.kind == "real":
         return not_negative(value, part.title)

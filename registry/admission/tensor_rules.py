@@ -306,9 +306,8 @@ def rank_consistent(candidate: Candidate) -> Iterator[Finding]:
     if len(counts) > 1:
         usual = counts.most_common(1)[0][0]
         odd = [path for path, rank in ranks.items() if rank != usual]
-        yield RANK_MISMATCH.finding(
-            WEIGHTS, f"the tensors have the ranks {listed}: not {usual} in {some(odd)}"
-        )
+        message = f"the tensors have the ranks {listed}: not {usual} in {some(odd)}"
+        yield RANK_MISMATCH.finding(WEIGHTS, message)
     elif counts and configured not in (None, *counts):
         message = f"the configuration says rank {configured}, and the tensors have {listed}"
         yield RANK_MISMATCH.finding(CONFIG, message)

@@ -1,7 +1,4 @@
-"""Bundles: deployable packages of a model or of adapters, written from files on this machine.
-
-A plugin that adds a target needs nothing else from here than these names.
-"""
+"""Bundles: deployable packages of a model or of adapters. A plugin that adds a target needs these names only."""
 
 from ..documents import BUNDLE_FORMAT
 from .source import BundledAdapter, BundleSource, Choices, Files

@@ -1,8 +1,6 @@
-"""The values of a model card: origin, training, measurements, fidelity, licences; and a hub's evaluation results.
+"""The values of a model card, some of them untrusted texts that the template quotes; and a hub's evaluation results.
 
-The template quotes texts, which may be untrusted; a command must match a strict pattern.  A hub reads `.eval_results/*.yaml`
-(https://huggingface.co/docs/hub/eval-results): a list of results, each with the id of a benchmark's dataset, the id of one of
-its tasks, and a value.
+Format of `.eval_results/*.yaml`: https://huggingface.co/docs/hub/eval-results.
 """
 
 from __future__ import annotations
@@ -41,10 +39,7 @@ _SLUG = re.compile(r"[a-z0-9][a-z0-9.-]{0,95}")
 
 
 def licences(base: Mapping[str, Any], adapters: Sequence[tuple[Any, Mapping[str, Any]]]) -> Mapping[str, Any]:
-    """Return `id` and `name` for the card's front matter, and `parts` with their licences.
-
-    `id` is None if any part's licence is not recorded.
-    """
+    """Return `id` (None if a part's licence is not recorded) and `name` for the front matter, and `parts` with their licences."""
     named = [("base model", base.get("licence"))]
     several = len(adapters) > 1
     for name, facts in adapters:
@@ -184,9 +179,8 @@ def _precision(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    verdict, retained, cosine, error = (
-        fidelity.get(key) for key in ("verdict", "retained", "cosine", "relative_error")
-    )
+    figures = ("verdict", "retained", "cosine", "relative_error")
+    verdict, retained, cosine, error = map(fidelity.get, figures)
     if verdict is not None:
         yield "verdict", f"{verdict}. {_VERDICTS.get(str(verdict), '')}".rstrip()
     if _is_number(retained):
@@ -238,10 +232,9 @@ def _harness(evaluation: Mapping[str, Any]) -> str:
 
 
 def eval_results(facts: Mapping[str, Any], *, name: str) -> bytes | None:
-    """Return `.eval_results/fusery.yaml`: the last value of each task of a benchmark.
+    """Return `.eval_results/fusery.yaml`: the last value of each benchmark's task, if the task has one metric.
 
-    Benchmarks are datasets with a hub's id, OWNER/NAME.  The task is the metric's name up to its last part, as in
-    `gpqa_diamond.acc`.  Tasks with several metrics are left out: a hub has one value for each.
+    Benchmarks are datasets with a hub's id.  The task is the metric's name up to its last part, as in `gpqa_diamond.acc`.
     """
     last: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     for evaluation in _objects(facts.get("evaluations")):

@@ -1,7 +1,4 @@
-"""The destinations of bundles: folders and files on this machine or at a URL, and services of single targets.
-
-Files are uploaded to a URL one by one, and read back; `fusery.json` is last.
-"""
+"""The destinations of bundles: folders and files on this machine or at a URL, and services of single targets."""
 
 from __future__ import annotations
 
@@ -46,12 +43,9 @@ def deliver(
     *,
     force: bool,
     before_replacing: Callable[[], None],
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> tuple[Manifest, bool]:
-    """Build a bundle and publish it at its destination; return its files, and whether it existed already.
-
-    `before_replacing` is called first, so that a crash leaves no record of bytes that are gone.
-    """
+    """Build a bundle, publish it after `before_replacing()`, and return its files and whether it existed already."""
     with place.building() as temp:
         manifest = fill(temp)
         existed = place.occupied() and place.holds(manifest)
@@ -63,7 +57,7 @@ def deliver(
     return manifest, existed
 
 
-Progress = Callable[[int, int], None]  # called with the bytes done and the total
+Progress = Callable[[int, int], None] | None  # called with the bytes done and the total
 
 
 class Place(ABC):
@@ -97,9 +91,7 @@ class Place(ABC):
         """Return whether the place has exactly the files of a manifest; every byte is read."""
 
     @abstractmethod
-    def publish(
-        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
-    ) -> None:
+    def publish(self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress = None) -> None:
         """Write the built bundle to the place, durably."""
 
     def taken(self) -> AlreadyExistsError:
@@ -142,9 +134,7 @@ class LocalFolder(Place):
             raise AlreadyExistsError(f"{self.path} is a folder", hint="give the name of a file")
         if not self._single:
             if os.path.lexists(self.path) and not self.path.is_dir():
-                raise AlreadyExistsError(
-                    f"{self.path} is a file", hint="give a folder that does not exist yet"
-                )
+                raise AlreadyExistsError(f"{self.path} is a file", hint="give a folder that does not exist")
             if self.occupied() and not force and not (self.path / RECORD).is_file():
                 raise self.taken()
         parent = next(folder for folder in self.path.parents if folder.exists())
@@ -191,9 +181,7 @@ class LocalFolder(Place):
             digest_file(files[entry.path]) == (entry.sha256, entry.size) for entry in manifest
         )
 
-    def publish(
-        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
-    ) -> None:
+    def publish(self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress = None) -> None:
         """Sync the files to the disk, then rename the folder."""
         with os_failures(f"write {self.path}", near=self.path.parent):
             sync_tree(folder)
@@ -227,10 +215,7 @@ def sync_tree(folder: Path) -> None:
 
 
 class RemoteFolder(Place):
-    """The files under a URL, or with `single` one file.
-
-    Many files cannot be renamed at once, so readers look for `fusery.json`, which is removed first and written last.
-    """
+    """The files under a URL, or with `single` one file; a replaced `fusery.json` is removed first and written last."""
 
     def __init__(self, workspace: Workspace, url: str, *, single: bool = False) -> None:
         self._cache, self._single = workspace.cache, single
@@ -265,9 +250,7 @@ class RemoteFolder(Place):
         expected = {entry.path: entry.size for entry in manifest}
         return dict(self._tree.sizes()) == expected and all(self._tree.holds(entry) for entry in manifest)
 
-    def publish(
-        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
-    ) -> None:
+    def publish(self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress = None) -> None:
         """Remove the old record, upload the files, remove other files of the old bundle, and write the record."""
         entries, report = {entry.path: entry for entry in manifest}, tally(progress, manifest.size)
         if self._single:
@@ -296,9 +279,7 @@ def place_at(
     for name, facts in own_targets().items():
         if facts.service and facts.service[0] == scheme:
             if target != name:
-                raise BadInputError(
-                    f"{scheme}:// takes bundles of the target {name}", hint=f"--target {name}"
-                )
+                raise BadInputError(f"{scheme}:// takes the target {name}", hint=f"--target {name}")
             return cast("Place", part(facts.service[1])(workspace, destination))
     if isinstance(destination, Path):
         require_path(destination)

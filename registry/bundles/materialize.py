@@ -50,13 +50,8 @@ class Materialized(Record, kw_only=False):
     layout: Layout = described("counts of what its consumer finds in it")
     label: str | None = described("name of the fused model", default=None)
     withdrawals: Withdrawals = described("yanks that concern it", default=())
-    foreign: Foreign | None = described(
-        "the registry that computed the fused model, if not this one", default=None
-    )
-    unfound_base: str | None = described(
-        "base model whose folder a server of the bundle needs at start; None if the bundle names it",
-        default=None,
-    )
+    foreign: Foreign | None = described("registry that made the fused model, if not this", default=None)
+    unfound_base: str | None = described("base whose folder a server of it needs at start", default=None)
     name: str = ""
     quantized: bool = False
     merge_aware: bool = False
@@ -91,10 +86,7 @@ def materialize(
     force: bool = False,
     reporter: Reporter = SILENT,
 ) -> Materialized:
-    """Write a bundle to a destination, fusing first if necessary; it appears whole or not at all.
-
-    An equal bundle at the destination stays.  `content` is for a target with both forms.
-    """
+    """Write a bundle to a destination, fusing first if necessary; `content` is for a target with both forms."""
     chosen = find_target(target)
     if not references and not (choices and choices.models):
         raise BadInputError("there is no adapter to put into a bundle", hint="fusery list")
@@ -130,10 +122,8 @@ def materialize(
         for problem in chat_template_problems(workspace, names):
             reporter.say(problem)
     if source.tokenizer is not None and not chosen.tokenizer:
-        reporter.say(
-            f"{chosen.name} does not include the adapter's own tokenizer or chat template:"
-            " give the server the files from fusery get, or use --fused"
-        )
+        lacks = f"{chosen.name} does not include the adapter's own tokenizer or chat template"
+        reporter.say(f"{lacks}: give the server the files from fusery get, or use --fused")
     unfound = chosen.unfound_base(source, options.base_name)
     withdrawals = _record(workspace, names, fused, chosen, place, manifest, options)
     with workspace.database.read() as session:

@@ -1,8 +1,6 @@
-"""Templates of bundles, and the escaping of inserted values.
+"""Templates of bundles, and the escaping of inserted values: as plain Markdown, or by `yaml`, `text` and `prose`.
 
-Untrusted text is never compiled as a template, and is escaped or matches a pattern wherever it is inserted.  Model cards escape
-values to plain Markdown by default; the filters `yaml`, `text` and `prose` escape for other places.  A team's own template
-runs in Jinja's sandbox, in a process with limits, and can extend the built-in one.
+Untrusted text is never compiled.  A team's own template runs in Jinja's sandbox, in a process with limits.
 """
 
 from __future__ import annotations
@@ -41,10 +39,7 @@ CARD_LIMIT = 400  # characters of a value in the model card; `fusery.json` has a
 
 
 def yaml_string(value: Any) -> str:
-    """Return a text as a YAML double-quoted scalar on one line of printable ASCII.
-
-    JSON's form differs: YAML reads its pairs of surrogates as two characters, and JSON does not escape DEL.
-    """
+    """Return a text as a YAML double-quoted scalar of printable ASCII, without JSON's pairs of surrogates."""
     text = re.sub(r'["\\]', r"\\\g<0>", str(value))
     return '"' + "".join(char if " " <= char <= "~" else _escape(char) for char in text) + '"'
 
@@ -55,11 +50,7 @@ def _escape(character: str) -> str:
 
 
 def markdown_text(value: Any) -> str:
-    """Return a value as Markdown that shows as plain text in one table cell.
-
-    Unprintable characters, such as line breaks and changes of direction, become escapes; lists and objects become JSON; None
-    becomes a dash.
-    """
+    """Return a value as Markdown for one table cell: unprintable characters escaped, lists and objects as JSON, None as a dash."""
     if value is None:
         return "–"
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -1,7 +1,4 @@
-"""The serving plan: which adapters on which base, and the names that requests use.
-
-The plan becomes `serving.json`, which `fusery.registry.runtime.document` describes.
-"""
+"""The serving plan, which becomes `serving.json`: the adapters on a base, and the names that requests use."""
 
 from __future__ import annotations
 
@@ -81,9 +78,9 @@ class ServingPlan:
 
     def document(self, tokenizer: str | None = None) -> ServingDocument:
         """Return the server's document."""
+        named = [(adapter.name, adapter.digest) for adapter in self.adapters]
         adapters = [
-            ServedAdapter(name=adapter.name, folder=f"adapters/{adapter.name}", digest=adapter.digest)
-            for adapter in self.adapters
+            ServedAdapter(name=name, folder=f"adapters/{name}", digest=digest) for name, digest in named
         ]
         base = ServedBase(name=self.base.name, folder="base", digest=self.base.digest, tokenizer=tokenizer)
         try:
@@ -100,11 +97,7 @@ def plan_serving(
     base: str | None = None,
     whole: bool = False,
 ) -> ServingPlan:
-    """Return the plan of adapters on their base model or on `base`; see `require_forms`.
-
-    The names of an adapter are its full name, the given reference, and its task if it is the task's first.  A split takes
-    precedence.
-    """
+    """Return the plan of adapters on their base model or on `base`; the names of splits take precedence over those of adapters."""
     rows_by_reference: dict[str, tables.AdapterRow] = {}
     for reference in [*references, *(part for split in splits for part, _ in split.parts)]:
         if reference not in rows_by_reference:

@@ -93,41 +93,26 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class BundledAdapter:
-    """An unfused adapter in a bundle.
-
-    Attributes:
-        names: its routes, such as `course_rec#prod`.
-        files: weights and `adapter_config.json` in the target's form.
-        facts: `adapter` of a provenance, as plain JSON values.
-    """
+    """An unfused adapter in a bundle."""
 
     name: str
-    names: tuple[str, ...]
-    files: Files
-    facts: Mapping[str, Any]
+    names: tuple[str, ...]  # its routes, such as `course_rec#prod`
+    files: Files  # weights and `adapter_config.json` in the target's form
+    facts: Mapping[str, Any]  # `adapter` of a provenance, as plain JSON values
     tokenizer: Files = field(default_factory=lambda: Files.of({}))
 
 
 @dataclass(frozen=True, slots=True)
 class BundleSource:
-    """A fused model, or adapters and their base model, with their provenance.
+    """A fused model, or adapters and their base model, with their provenance."""
 
-    Attributes:
-        name: of the bundle and the served model: `[a-z0-9._-]`.
-        provenance: `provenance` of `fusery.json`: plain JSON values with any text, each key optional.
-        model: files of the fused model or of the base model; None if the target only names the base model.
-        routes: additional names of unfused adapters, each with a full name, or several with weights.
-        base: of unfused adapters.
-        tokenizer: of unfused adapters; None if they use the base model's.
-    """
-
-    name: str
-    provenance: Mapping[str, Any]
-    model: Files | None
+    name: str  # of the bundle and the served model: `[a-z0-9._-]`
+    provenance: Mapping[str, Any]  # that of `fusery.json`: plain JSON values with any text, each key optional
+    model: Files | None  # the fused model or the base model; None if the target only names the base model
     adapters: tuple[BundledAdapter, ...] = ()
     routes: Mapping[str, str | Mapping[str, float]] = field(default_factory=dict)
-    base: Architecture | None = None
-    tokenizer: Files | None = None
+    base: Architecture | None = None  # of unfused adapters
+    tokenizer: Files | None = None  # of unfused adapters; None if they use the base model's
 
     @property
     def fused(self) -> Files:

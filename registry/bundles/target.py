@@ -73,30 +73,20 @@ class Target:
     The module's `write(source, bundle, choices)` fills a folder; `check(folder)` reads it as the consumer does, and returns
     counts or raises `LayoutError`.  `accepts(source)` returns whether it supports a fused model (default: all); a target with
     `names_base` has `unfound_base(source, given)`.  A plugin has one `Target` for each that it adds (docs/guides/plugins.md).
-
-    Attributes:
-        module: its full name; with a dot before it, within this package.
-        contents: the possible contents; the first is the default.
-        single: the bundle is one archive, whose suffix names the compression.
-        names_base: its server needs the base model's location at start.
-        whole: its consumer reads whole tensors beside the factors.
-        located: its files contain its location.
-        tokenizer: its bundles of adapters include their own tokenizer.
-        service: URL scheme of a service for these bundles only, and `module:class` of its place.
     """
 
     name: str
-    module: str
-    contents: tuple[Content, ...] = ("fused",)
+    module: str  # its full name; with a dot before it, within this package
+    contents: tuple[Content, ...] = ("fused",)  # the first is the default
     form: Form = "mlx"
     base: bool = True
-    single: bool = False
-    names_base: bool = False
-    whole: bool = False
-    located: bool = False
+    single: bool = False  # the bundle is one archive, whose suffix names the compression
+    names_base: bool = False  # its server needs the base model's location at start
+    whole: bool = False  # its consumer reads whole tensors beside the factors
+    located: bool = False  # its files contain its location
     plugin: Plugin | None = None
-    tokenizer: bool = False
-    service: tuple[str, str] | None = None
+    tokenizer: bool = False  # its bundles of adapters include their own tokenizer
+    service: tuple[str, str] | None = None  # its own URL scheme, and `module:class` of the place
 
     def content(self, wanted: Content | None, adapters: int) -> Content:
         """Return the content of a bundle."""
@@ -202,10 +192,7 @@ class Written:
 
 
 def write_bundle(source: BundleSource, target: Target, folder: Path, choices: Choices) -> Written:
-    """Fill an empty folder with a bundle, and read it again; the same source gives the same bytes.
-
-    The files contain nothing about this machine, and the source's texts without absolute paths and credentials in URLs.
-    """
+    """Fill an empty folder with a bundle, without anything about this machine, and read it again; equal sources give equal bytes."""
     if target.plugin is not None:
         source = replace(source, provenance={**source.provenance, "plugin": str(target.plugin)})
     source.check()

@@ -1,4 +1,1 @@
-"""From values to pictures: axes, curves, bars, timelines and maps, as SVG, and as PNG made from that.
-
-No records and no files of a registry are read here.
-"""
+"""From values to pictures: axes, curves, bars, timelines and maps, as SVG and PNG. No records and files are read here."""

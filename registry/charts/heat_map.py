@@ -97,25 +97,22 @@ def _arranged(
         [f"{stem}*.{kind}" for stem, kind in kinds],
     ]
     chosen = next((names for names in spellings if len(set(names)) == len(kinds)), spellings[-1])
-    rows = [
-        Row(short(name, _LABEL), tuple(_retained(inside[kind].get(layer, ())) for layer in layers))
-        for kind, name in zip(kinds, chosen, strict=True)
-    ]
+    rows = []
+    for kind, name in zip(kinds, chosen, strict=True):
+        shares = tuple(_retained(inside[kind].get(layer, ())) for layer in layers)
+        rows.append(Row(short(name, _LABEL), shares))
     return layers, tuple(rows), tuple(outside)
 
 
 def _retained(modules: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the share retained over modules taken as one: shares weigh as the squared norms of the updates."""
-    measured_modules = [module for module in modules if module["retained"] is not None]
-    if not measured_modules:
+    shares = [module["retained"] for module in modules if module["retained"] is not None]
+    weights = [module["norm"] ** 2 for module in modules if module["retained"] is not None]
+    if not shares:
         return None
-    weights = [module["norm"] ** 2 for module in measured_modules]
     if not sum(weights):
-        weights = [1.0] * len(measured_modules)
-    return float(
-        sum(w * module["retained"] for w, module in zip(weights, measured_modules, strict=True))
-        / sum(weights)
-    )
+        weights = [1.0] * len(shares)
+    return float(sum(w * share for w, share in zip(weights, shares, strict=True)) / sum(weights))
 
 
 Colour = tuple[int, int, int]
@@ -180,10 +177,7 @@ def _drawn(
     width: int,
     top: float,
 ) -> tuple[list[Markup], int, int]:
-    """Draw the rows of the layers, those outside of them, and the scale of colours; return also the right and the bottom.
-
-    Where there are more layers than the width has room for, they stand in bands below each other.
-    """
+    """Draw the layers in bands of the width, the other rows, and the scale of colours; return also the right and the bottom."""
     room = width - left - 16
     wide = _WIDE if len(layers) * _WIDE <= room else _NARROW
     most = max(1, room // wide)

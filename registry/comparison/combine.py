@@ -47,10 +47,7 @@ class Register(Protocol):
 
 
 class Combination(Record):
-    """An adapter that was computed from others, or would be.
-
-    Shares and errors are of the weighted sum of their updates, S, over all modules or in one: for `shrink`, S is the update.
-    """
+    """An adapter that was computed from others, or would be."""
 
     name: str | None = described("the new adapter; None where nothing was made")
     sources: tuple[str, ...] = described("names of the adapters that it is computed from")
@@ -66,9 +63,7 @@ class Combination(Record):
     least_retained: float | None = described("share of `least_module`")
     bytes: int = described("size in bytes of the new weights")
     dry_run: bool = described("nothing was made")
-    adapter: Registered | None = described(
-        "the record of the new adapter; left out where nothing was made", optional=True
-    )
+    adapter: Registered | None = described("the new adapter, if one was made", optional=True)
 
 
 def combine(
@@ -130,20 +125,15 @@ def _compute(
         first = sources[0]
         other = next((source for source in sources if source.base_id != first.base_id), None)
         if other is not None:
-            raise BadInputError(
-                f"{first.name} is on {first.base.name} and {other.name} on {other.base.name}: updates of different "
-                "weights are not combined",
-                hint=f"fusery list --base {first.base.name}",
-            )
+            message = f"{first.name} is on {first.base.name} and {other.name} on {other.base.name}"
+            raise BadInputError(message, hint=f"fusery list --base {first.base.name}")
         names = tuple(source.name for source in sources)
         base = sources[0].base.name
         if task is None and not dry_run:
             tasks = {source.task.name for source in sources}
             if len(tasks) > 1:
-                raise BadInputError(
-                    f"it is not said what the new adapter is for: these are for {' and '.join(sorted(tasks)[:3])}",
-                    hint="give --task, for example --task combined",
-                )
+                message = f"the task of the new adapter is unknown: {' and '.join(sorted(tasks)[:3])}"
+                raise BadInputError(message, hint="give --task, for example --task combined")
             [task] = tasks
         # The files are loaded now: the session ends here.
         configs = [
@@ -152,10 +142,8 @@ def _compute(
         ]
     submission = replace(about, base=base, task=task)
     with open_registered(workspace, sources) as opened, workspace.scratch() as scratch:
-        adapters = [
-            replace(adapter, digest=row.digest, config=config)
-            for adapter, row, config in zip(opened, sources, configs, strict=True)
-        ]
+        listed = zip(opened, sources, configs, strict=True)
+        adapters = [replace(adapter, digest=row.digest, config=config) for adapter, row, config in listed]
         made = plan(adapters, asked)
         digests = tuple(source.digest for source in sources)
         options = {**asdict(made.choice), "rank": made.rank}
@@ -222,7 +210,5 @@ def _require_lora(adapter: tables.AdapterRow) -> None:
     if adapter.method != "lora":
         is_dora = adapter.method == "dora"
         what = "a DoRA, whose magnitudes" if is_dora else "the result of full fine-tuning, whose tensors"
-        raise BadInputError(
-            f"{adapter.name} is {what} are no sum of updates",
-            hint=f"fusery fuse {adapter.name}  makes a model of it",
-        )
+        hint = f"fusery fuse {adapter.name}  makes a model of it"
+        raise BadInputError(f"{adapter.name} is {what} are no sum of updates", hint=hint)

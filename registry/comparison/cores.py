@@ -1,8 +1,7 @@
-"""Compare two low-rank updates through matrices as small as their ranks.
+"""Compare two low-rank updates U = scale * A B with A (m, r) and B (r, n) through matrices as small as their ranks.
 
-An update is U = scale * A B with A (m, r) and B (r, n); the m x n matrix is never computed.  Norms and inner products
-come from the Gram matrices of the factors, in float64, unless too much cancels there.  Singular values and angles come
-from QR decompositions, which lose nothing and take twenty times as long.
+Norms and inner products come from Gram matrices in float64, unless too much cancels there.  Singular values and angles come from QR
+decompositions, which lose nothing and take twenty times as long.
 """
 
 from __future__ import annotations
@@ -35,10 +34,7 @@ def spaces(core: Array) -> tuple[Array, Array]:
 
 
 def angles_between(ours: Array, theirs: Array) -> Array:
-    """Return the principal angles between two orthonormal bases, small ones by their sines, which lose no digits.
-
-    Source: Bjorck and Golub, "Numerical methods for computing angles between linear subspaces" (1973).
-    """
+    """Return the principal angles between two orthonormal bases, small ones by their sines (Bjorck and Golub, 1973)."""
     if ours.shape[1] < theirs.shape[1]:
         ours, theirs = theirs, ours
     if not theirs.shape[1]:
@@ -56,11 +52,7 @@ def numerical_rank(spectrum: Sequence[float] | Array) -> int:
 
 
 def effective_rank(spectrum: Sequence[float]) -> float:
-    """Return exp of the entropy of an update's energy over its directions: 1 for one, r for r equal ones, 0 for zero.
-
-    Source: Roy and Vetterli, "The effective rank: a measure of effective dimensionality" (EUSIPCO 2007), here with squared
-    singular values, which sum to the squared norm.
-    """
+    """Return exp of the entropy of squared singular values: r for r equal directions (Roy and Vetterli, EUSIPCO 2007); 0 for zero."""
     largest = max(spectrum, default=0.0)
     if not largest:
         return 0.0
@@ -70,10 +62,7 @@ def effective_rank(spectrum: Sequence[float]) -> float:
 
 
 def overlap(angles: Sequence[float]) -> float | None:
-    """Return the mean squared cosine of the principal angles, 0 to 1; None without any direction.
-
-    Source: Hu et al., "LoRA" (2021), section 7.2: the normalised subspace similarity.
-    """
+    """Return the mean squared cosine of the principal angles, 0 to 1 (Hu et al., "LoRA", 2021, 7.2); None without any direction."""
     return float(np.square(np.cos(angles)).mean()) if len(angles) else None
 
 
@@ -85,10 +74,7 @@ _CANCELLED = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class Gram:
-    """The Gram matrices of columns of length 1, and the lengths that were taken out.
-
-    So the loss does not depend on how the numbers are spread over A and B, or over the rank.
-    """
+    """The Gram matrices of columns scaled to length 1, which bounds the loss, and their lengths."""
 
     left: Array  # scalar products of the a_k, each with length 1
     right: Array
@@ -169,9 +155,7 @@ class UpdateComparison:
     norm_b: float
     product: float  # Frobenius inner product
     change: float  # norm of the difference
-    spectrum_a: tuple[
-        float, ...
-    ] = ()  # singular values, falling, as many as the rank; right to 1e-7 of the norm
+    spectrum_a: tuple[float, ...] = ()  # falling singular values, one a rank; right to 1e-7 of the norm
     spectrum_b: tuple[float, ...] = ()
     # Principal angles in radians, rising, between the column spaces (inputs) and the row spaces; right to 1e-6.
     angles_in: tuple[float, ...] = ()
@@ -295,11 +279,7 @@ class _Cores:
 
 
 def _triangle(columns: Array) -> Array:
-    """Return R of the QR decomposition: block by block, since each then stays in the processor's cache.
-
-    Source: Demmel, Grigori, Hoemmen and Langou, "Communication-optimal parallel and sequential QR and LU
-    factorizations" (2012), section 3.
-    """
+    """Return R of the QR decomposition, block by block (Demmel et al., "Communication-optimal QR and LU", 2012, section 3)."""
     width = columns.shape[1]
     blocks = len(columns) // (4 * width)
     cut = blocks * 4 * width

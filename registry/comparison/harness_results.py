@@ -1,13 +1,9 @@
 """Files of results: what lm-evaluation-harness and lighteval write, or a plain map of metrics to values.
 
-lm-evaluation-harness 0.4 (`lm_eval/result_schema.py`, `lm_eval/loggers/evaluation_tracker.py`): `results` has for each task
-values named `METRIC,FILTER`, such as `acc,none`, with `METRIC_stderr,FILTER`, or the text `N/A`;
-`higher_is_better`, `versions`, `n-shot`, `n-samples` and `configs` have more about each task, `config` about the model and
-the seeds.  Versions before 0.4 wrote the metric's name alone.
-
-lighteval (`src/lighteval/logging/evaluation_tracker.py`, `info_loggers.py`): `config_general`, and `results` by
-`TASK|SHOTS`, earlier `SUITE|TASK|SHOTS`, with `METRIC` and `METRIC_stderr`; `config_tasks` says which splits. `all` is a mean over
-whatever ran together, and is not read.
+lm-evaluation-harness 0.4 (`lm_eval/result_schema.py`): `results` has by task `METRIC,FILTER` and `METRIC_stderr,FILTER`, or `N/A`;
+`higher_is_better`, `versions`, `n-shot`, `n-samples` and `configs` describe tasks, `config` model and seeds.  Before: `METRIC` alone.
+lighteval (`src/lighteval/logging/evaluation_tracker.py`): `config_general`, `config_tasks`, and `results` by `TASK|SHOTS`, earlier
+`SUITE|TASK|SHOTS`; `all`, a mean, is not read.
 
 A metric is called `TASK.METRIC` here, or `TASK.METRIC.FILTER` if the filter is not `none`.
 """
@@ -82,9 +78,7 @@ def results_in(results: Path | Mapping[str, float]) -> Results:
         data = file.read(MAX_BYTES + 1)
     name = results.name
     if len(data) > MAX_BYTES:
-        raise BadInputError(
-            f"{name} is larger than {MAX_BYTES >> 20} MiB", hint="give the results, without samples"
-        )
+        raise BadInputError(f"{name} is larger than {MAX_BYTES >> 20} MiB", hint="leave out the samples")
     try:
         document = parse_json(data, name, constants=True)
     except FormatError as error:
@@ -208,9 +202,7 @@ class _ResultsReader:
                 continue
             facts = value if isinstance(value, Mapping) else {"value": value}
             if strange := [key for key in facts if key not in _OF_ONE]:
-                raise self.problem(
-                    f"has {strange[0][:60]!r} within {name[:60]!r}, which is no metric and its value"
-                )
+                raise self.problem(f"has {strange[0][:60]!r}, not a metric, within {name[:60]!r}")
             made = {
                 "metric": parse_metric(name),
                 "value": self._number(name, facts.get("value")),
@@ -251,10 +243,8 @@ class _ResultsReader:
         except OverflowError:
             number = math.inf
         if not math.isfinite(number):
-            raise MetricNotFiniteError(
-                f"{self._name} has {number} as the value of {name[:100]!r}, which is no measurement",
-                hint="leave that metric out of the file, or measure it again",
-            )
+            message = f"{self._name} has {number} as the value of {name[:100]!r}, which is no measurement"
+            raise MetricNotFiniteError(message, hint="leave that metric out of the file, or measure it again")
         return number
 
     def _stderr(self, name: str, value: Any) -> float | None:

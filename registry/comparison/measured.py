@@ -83,11 +83,8 @@ def evaluation_rows(
     workspace: Workspace, session: Session, measured: Sequence[tuple[MetricValue, str | None]]
 ) -> list[tables.EvaluationRow]:
     """Return rows of values, each with the digest of the file that said it."""
-    at = workspace.database.utcnow(session)
-    return [
-        tables.EvaluationRow(**asdict(measurement), source=source, at=at, by=workspace.actor)
-        for measurement, source in measured
-    ]
+    common = {"at": workspace.database.utcnow(session), "by": workspace.actor}
+    return [tables.EvaluationRow(**asdict(value), source=source, **common) for value, source in measured]
 
 
 def write_evaluations(
@@ -147,12 +144,10 @@ def _missing(
     if others:
         row = others[0]
         on = setting_of(row)
-        raise MetricRecordedTwiceError(
-            f"{row.metric} of {adapter.name} is on record as {row.value:g}{f' ({on})' if on else ''}, and not as "
-            f"{own[key_of(row)].value:g}",
-            hint="of another measurement, say what is different: --seed N, --split or --dataset; "
-            f"fusery eval list {adapter.name}",
-        )
+        value, where = own[key_of(row)].value, f" ({on})" if on else ""
+        message = f"{row.metric} of {adapter.name} is recorded as {row.value:g}{where}, not as {value:g}"
+        hint = "of another measurement, say what is different: --seed N, --split or --dataset"
+        raise MetricRecordedTwiceError(message, hint=f"{hint}; fusery eval list {adapter.name}")
     require_count(adapter.name, "evaluations", EVALUATIONS, len(adapter.evaluations) + len(new))
     return [own[key_of(values)] for values in new], recorded_metrics
 
@@ -161,10 +156,8 @@ def _settled(measurement: MetricValue, setting: Mapping[str, str | int | None], 
     given: Mapping[str, Any] = {field: wanted for field, wanted in setting.items() if wanted is not None}
     for field, wanted in given.items():
         if (own := getattr(measurement, field)) not in ("", None, wanted):
-            raise BadInputError(
-                f"{name} says that the {field} of {measurement.metric} is {own}, and --{field} says {wanted}",
-                hint=f"leave --{field} out",
-            )
+            message = f"{name} says that the {field} of {measurement.metric} is {own}, not {wanted}"
+            raise BadInputError(message, hint=f"leave --{field} out")
     settled = replace(measurement, **given)
     require_measured(settled, name)
     return settled
@@ -186,10 +179,8 @@ def _require_own(
     others = [named_adapter for named_adapter in named_adapters if named_adapter.digest != adapter.digest]
     if others and len(others) == len(named_adapters):
         other = others[0].name
-        raise MetricOfOtherAdapterError(
-            f"{name} says that it is of {other}, and not of {adapter.name}",
-            hint=f"fusery eval record {other} {typed(file)}",
-        )
+        message = f"{name} says that it is of {other}, and not of {adapter.name}"
+        raise MetricOfOtherAdapterError(message, hint=f"fusery eval record {other} {typed(file)}")
 
 
 AGAIN = "measured again"  # Why a value of the same measurement is withdrawn
@@ -243,16 +234,12 @@ def withdraw_evaluations(
     """Withdraw those of an adapter's evaluations that fit all that is said."""
     require_text("reason", reason, LIMITS["note"])
     if not reason.strip():
-        raise BadInputError(
-            "what was measured is withdrawn for a reason", hint="--reason 'of another adapter'"
-        )
+        raise BadInputError("a withdrawal needs a reason", hint="--reason 'of another adapter'")
     given = {"dataset": dataset, "split": split, "harness": harness, "seed": seed, "metric": metric}
     wanted = {name: value for name, value in given.items() if value is not None}
     if not wanted:
-        raise BadInputError(
-            "nothing says which evaluations to withdraw",
-            hint="give the metric's name, --dataset, --split, --harness or --seed",
-        )
+        hint = "give the metric's name, --dataset, --split, --harness or --seed"
+        raise BadInputError("nothing says which evaluations to withdraw", hint=hint)
     if metric is not None:
         parse_metric(metric)
     with workspace.database.read() if dry_run else workspace.database.write() as session:
@@ -263,10 +250,8 @@ def withdraw_evaluations(
             if stands(row) and all(getattr(row, name) == value for name, value in wanted.items())
         ]
         if not rows:
-            raise UnknownReferenceError(
-                f"nothing like that is on record as measured of {adapter.name}",
-                hint=f"fusery eval list {adapter.name}",
-            )
+            message = f"nothing like that is on record as measured of {adapter.name}"
+            raise UnknownReferenceError(message, hint=f"fusery eval list {adapter.name}")
         evaluations = WithdrawnEvaluations(
             adapter.name, evaluation_records(adapter.name, rows), str(without_credentials(reason)), dry_run
         )

@@ -1,15 +1,12 @@
 """Combine the low-rank updates of one module: PEFT's methods, and truncation without large matrices.
 
-An update is U = s A B with A (m, r) and B (r, n), as mlx-lm has them; PEFT's `lora_A` is A transposed, its `lora_B` is B
-transposed, its `scaling` is s.  The names are those of `combination_type` in `LoraModel.add_weighted_adapter` of PEFT
-(peft/tuners/lora/model.py, peft/utils/merge_utils.py):
+An update is U = s A B with A (m, r) and B (r, n), PEFT's `lora_A` and `lora_B` transposed.  The names are those of `combination_type`
+in `LoraModel.add_weighted_adapter` of PEFT (peft/tuners/lora/model.py, peft/utils/merge_utils.py):
 
 - `cat`, `svd`: the weighted sum of the updates, whole, or the nearest one of a smaller rank.
-- `linear`, `ties`, `dare` (PEFT's `dare_linear`): weighted sums of the A and of the B.  That is not the sum of the
-  updates, since A1 B2 and A2 B1 come along; how far it is from that sum is measured.
+- `linear`, `ties`, `dare` (PEFT's `dare_linear`): weighted sums of the A and of the B, whose distance from that sum is measured.
 
-Sources: Yadav et al., "TIES-Merging: Resolving Interference When Merging Models" (arXiv 2306.01708); Yu et al.,
-"Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch" (DARE, arXiv 2311.03099).
+Sources: TIES-Merging (Yadav et al., arXiv 2306.01708); DARE (Yu et al., arXiv 2311.03099).
 """
 
 from __future__ import annotations
@@ -91,12 +88,7 @@ def combine(
     density: float = 1.0,
     mask: Mask | None = None,
 ) -> CombinedUpdate:
-    """Combine the updates of one module, all of one shape (m, n); for methods of `OF_ONE_RANK` also of one rank.
-
-    Args:
-        density: share of the numbers of each factor that `ties` and `dare` keep.
-        mask: for `dare` with a density under 1, the numbers that it keeps.
-    """
+    """Combine updates of one shape; `ties` and `dare` keep a `density` of each factor's numbers, `dare` those of the `mask`."""
     with np.errstate(over="ignore", invalid="ignore"):
         if method in ("svd", "cat"):
             if sum(part.update.a.shape[1] for part in parts) > rank:
@@ -128,9 +120,8 @@ def _whole(parts: Sequence[WeightedUpdate], rank: int) -> CombinedUpdate:
 def _truncated(parts: Sequence[WeightedUpdate], rank: int) -> CombinedUpdate:
     """Return the nearest update of a rank to the sum, PEFT's `svd`, through matrices as small as the terms are many.
 
-    With D the signs of the terms and columns of A and rows of B that are equally long, A'A = X'X and B B' = Y'Y, the sum
-    A D B has the singular values of X D Y' = P S Q'.  Its first factors are A D Y' Q / S, orthonormal, and P' X D B: neither
-    inverts what may have no inverse but S, of which only what is kept counts.
+    With D the signs of the terms, A'A = X'X and B B' = Y'Y, A D B has the singular values of X D Y' = P S Q'.
+    Its first factors are A D Y' Q / S and P' X D B: of what is inverted, S, only what is kept counts.
     """
     gram, factors = _terms(parts)
     lengths = gram.lengths * np.abs(factors)

@@ -42,11 +42,7 @@ WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class OpenAdapter:
-    """An adapter whose tensors can be read.
-
-    mlx-lm's form has one rank and one scale: adapters rendered from PEFT's are padded with zeros, and have other scales
-    multiplied into `lora_b`.  With PEFT's `config`, the factors are PEFT's own, as methods that add up factors need them.
-    """
+    """An adapter whose tensors can be read; with PEFT's `config`, its factors are PEFT's own, not padded and scaled as mlx-lm's."""
 
     name: str
     scale: float
@@ -101,9 +97,7 @@ class OpenAdapter:
 def open_adapter(path: Path, scale: float, *, method: str = LORA, name: str = "") -> Iterator[OpenAdapter]:
     """Open the safetensors file of an adapter as mlx-lm writes it."""
     if method == FULL:
-        raise FusionUnsupportedError(
-            f"{name or path} is the result of full fine-tuning, which has no factors"
-        )
+        raise FusionUnsupportedError(f"{name or path} is a full fine-tune, which has no factors")
     if not math.isfinite(scale):
         raise FusionUnsupportedError(f"{name or path} has the scale {scale}")
     file = open_input(path)
@@ -160,13 +154,10 @@ def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool 
     both = [adapter for adapter in (a, b) if module in adapter.factors]
     count, _, _ = common_shape(both, module)
     with finite_updates(both, module):
-        parts = [
-            compare(
-                *(adapter.read(module, part) if adapter in both else None for adapter in (a, b)),
-                shapes=shapes,
-            )
-            for part in range(count)
-        ]
+        parts = []
+        for part in range(count):
+            updates = (adapter.read(module, part) if adapter in both else None for adapter in (a, b))
+            parts.append(compare(*updates, shapes=shapes))
     magnitudes = _magnitudes(a.magnitudes(module), b.magnitudes(module))
     return ModuleChange(module, a.rank(module), b.rank(module), joined(parts), magnitudes)
 
@@ -176,10 +167,8 @@ def common_shape(adapters: Sequence[OpenAdapter], module: str) -> tuple[int, int
     names = {adapter.shape(module): adapter.name for adapter in adapters}
     if len(names) > 1:
         shapes = " and ".join(f"{' x '.join(map(str, shape))} in {name}" for shape, name in names.items())
-        raise BadInputError(
-            f"{module} is {shapes}: they were not trained on one base",
-            hint=f"fusery diff {' '.join(list(names.values())[:2])}",
-        )
+        hint = f"fusery diff {' '.join(list(names.values())[:2])}"
+        raise BadInputError(f"{module} is {shapes}: they were not trained on one base", hint=hint)
     return next(iter(names))
 
 
@@ -190,9 +179,7 @@ def finite_updates(adapters: Sequence[OpenAdapter], module: str) -> Iterator[Non
         yield
     except NotFiniteError:
         names = " or ".join(adapter.name for adapter in adapters)
-        raise FusionUnsupportedError(
-            f"an update of {module} in {names} holds numbers that are not finite"
-        ) from None
+        raise FusionUnsupportedError(f"an update of {module} in {names} is not finite") from None
 
 
 LARGEST = 64 << 20  # Bytes of a factor from which `shared_modules` passes a module over
@@ -238,10 +225,8 @@ def overall(changes: Sequence[ModuleChange]) -> WholeDifference:
     """Return what two adapters have in common over all modules."""
     whole = joined([change.updates for change in changes])
     squares = [(change.updates.norm_a**2, change.updates.norm_b**2) for change in changes]
-    ranks = [
-        (effective_rank(change.updates.spectrum_a), effective_rank(change.updates.spectrum_b))
-        for change in changes
-    ]
+    spectra = ((change.updates.spectrum_a, change.updates.spectrum_b) for change in changes)
+    ranks = [(effective_rank(a), effective_rank(b)) for a, b in spectra]
     from ..records.difference import WholeDifference
 
     return WholeDifference(

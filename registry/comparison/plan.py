@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 
 from fusery.storage.failures import os_failures
-from fusery.storage.safetensors import build_header
+from fusery.storage.safetensors import Entry, build_header
 from fusery.storage.transfer import in_order
 
 from ..charts.text import natural
@@ -84,10 +84,8 @@ def _faults(names: Sequence[str], options: CombineOptions) -> Iterator[tuple[str
 
 def _weight(weight: float) -> float:
     if weight != 0 and not 1 / _MOST_WEIGHT <= abs(weight) <= _MOST_WEIGHT:
-        raise BadInputError(
-            f"invalid weight: {str(weight)[:40]}",
-            hint="weights are 0, or numbers such as 0.5, from a millionth to a million",
-        )
+        hint = "weights are 0, or numbers such as 0.5, from a millionth to a million"
+        raise BadInputError(f"invalid weight: {str(weight)[:40]}", hint=hint)
     return float(weight)
 
 
@@ -111,9 +109,9 @@ class CombinePlan:
     rank: int
     modules: tuple[NewModule, ...]
 
-    def entries(self) -> list[tuple[str, str, tuple[int, ...]]]:
+    def entries(self) -> list[Entry]:
         """Return name, dtype and shape of each tensor, in the order in which they are written."""
-        tensor_entries: list[tuple[str, str, tuple[int, ...]]] = []
+        tensor_entries: list[Entry] = []
         for module in self.modules:
             a: tuple[int, ...] = (module.rows, self.rank)
             b: tuple[int, ...] = (self.rank, module.columns)
@@ -144,14 +142,10 @@ def plan(adapters: Sequence[OpenAdapter], choice: CombineOptions) -> CombinePlan
         lower = max(1, ranks[0] // 2) if choice.method == SHRINK else max(ranks)
         raise BadInputError(f"invalid rank: {rank} (1 or more)", hint=f"--rank {lower}")
     if choice.method == SHRINK and rank > ranks[0]:
-        raise BadInputError(
-            f"{adapters[0].name} has rank {ranks[0]}, and is not shrunk to {rank}",
-            hint=f"--rank {max(1, ranks[0] // 2)}",
-        )
+        hint = f"--rank {max(1, ranks[0] // 2)}"
+        raise BadInputError(f"{adapters[0].name} has rank {ranks[0]}, and is not shrunk to {rank}", hint=hint)
     if rank > sum(ranks):
-        raise BadInputError(
-            f"the whole sum has rank {sum(ranks)} at most, and not {rank}", hint=f"--rank {sum(ranks)}"
-        )
+        raise BadInputError(f"invalid rank {rank} (at most {sum(ranks)})", hint=f"--rank {sum(ranks)}")
     return CombinePlan(choice, rank, modules)
 
 
@@ -166,10 +160,8 @@ def _require_one_rank(adapters: Sequence[OpenAdapter], module: NewModule, method
     ranks = {adapters[number].rank(module.path): adapters[number].name for number in module.holders}
     if len(ranks) > 1:
         ranks_text = " and ".join(f"{rank} in {ranks[rank]}" for rank in sorted(ranks))
-        raise BadInputError(
-            f"{method} adds up factors, which must be of one rank: those of {module.path} have rank {ranks_text}",
-            hint="--method svd adds up whole updates, of any rank",
-        )
+        message = f"{method} needs factors of one rank: those of {module.path} have rank {ranks_text}"
+        raise BadInputError(message, hint="--method svd adds up whole updates, of any rank")
 
 
 def measure(adapters: Sequence[OpenAdapter], plan: CombinePlan) -> dict[str, CombinedUpdate]:
@@ -213,27 +205,20 @@ def _updates(
 
 def _make(adapters: Sequence[OpenAdapter], plan: CombinePlan, module: NewModule, part: int) -> CombinedUpdate:
     choice, digests = plan.choice, [adapter.digest for adapter in adapters]
-    updates = [
-        WeightedUpdate(number, adapters[number].read(module.path, part), choice.weights[number])
-        for number in module.holders
-    ]
+    read = ((number, adapters[number].read(module.path, part)) for number in module.holders)
+    updates = [WeightedUpdate(number, update, choice.weights[number]) for number, update in read]
     density = choice.density or 1.0
     mask = mask_of(choice.seed or 0, digests, density, f"{module.path}#{part}")
     with finite_updates([adapters[number] for number in module.holders], module.path):
         made = combine(updates, choice.arithmetic, rank=plan.rank, density=density, mask=mask)
     if not all(np.isfinite(factor).all() for factor in (made.a, made.b) if factor is not None):
-        raise BadInputError(
-            f"numbers of {module.path} are too large for float32", hint="--weights with smaller ones"
-        )
+        hint = "--weights with smaller ones"
+        raise BadInputError(f"numbers of {module.path} are too large for float32", hint=hint)
     return made
 
 
 def mask_of(seed: int, digests: Sequence[str], density: float, module: str) -> Mask:
-    """Return the mask of the numbers that DARE keeps, each with the probability `density`.
-
-    It follows from the seed, the adapter's digest and place, and the tensor's name alone, through SHA-256 and Philox 4x64,
-    whose stream is the same with every NumPy.
-    """
+    """Return DARE's mask, each number with the probability `density`, from seed, adapter, place and name alone (Philox 4x64)."""
     bound = np.uint32(min(round(density * 2**32), 2**32 - 1))
 
     def mask(number: int, which: str, shape: tuple[int, ...]) -> Array:

@@ -20,9 +20,7 @@ class Held(Record):
     """The fidelity of a fused model."""
 
     verdict: str = described("`PASS`, `DEGRADED` or `LOST`")
-    retained: float | None = described(
-        "share of the update that is in the fused weights; None if there is no update"
-    )
+    retained: float | None = described("share of the update in the fused weights; None without an update")
 
 
 class FormCost(Record):
@@ -38,13 +36,9 @@ class FormCost(Record):
     bytes: int = described("size in bytes of all weights that it takes", heading="weights", kind="size")
     error: str | None = described("why it could not be measured, in one sentence", heading="note", free=True)
     load_seconds: float | None = described("until the model is in memory", heading="load", form="{:.2f} s")
-    first_token_seconds: float | None = described(
-        "until the first token is there", heading="first token", form="{:.3f} s"
-    )
+    first_token_seconds: float | None = described("until it is there", heading="first token", form="{:.3f} s")
     tokens_per_second: float | None = described("that are written", heading="tokens/s")
-    peak_bytes: float | None = described(
-        "the most memory that its process took", heading="peak memory", kind="size"
-    )
+    peak_bytes: float | None = described("the most that its process took", heading="peak memory", kind="size")
 
 
 class Machine(Record):
@@ -81,11 +75,7 @@ Origin = Literal["built-in", "file", "held-out"]  # Where prompts come from
 
 
 class ProbePrompts(Record, kw_only=False):
-    """Whether the prompts belong to the adapter's task.
-
-    An adapter makes texts like those that it was trained on more likely than its base does.  Otherwise the measurement
-    does not describe the task.
-    """
+    """Whether the prompts belong to the adapter's task."""
 
     origin: Origin = described("where they come from", default="file")
     file: str | None = described("name of the file; None for the built-in ones", default=None)
@@ -114,14 +104,11 @@ class ProbePrompts(Record, kw_only=False):
             loss_sentence = f"its loss on them is {lower} than the base's"
             if self.origin == "held-out":
                 return f"The adapter learned nothing that its own held-out data show: {loss_sentence}."
-            return (
-                "These prompts are unlike what the adapter was trained on, or it learned nothing that they show: "
-                f"{loss_sentence}. They do not measure its task."
-            )
-        return (
-            f"These prompts are unlike the adapter's validation data: its loss on them is {short(self.loss or 0.0)}, and "
-            f"{short(self.val_loss or 0.0)} is on record for those. They do not measure its task."
-        )
+            why = "what the adapter was trained on, or it learned nothing that they show"
+            return f"These prompts are unlike {why}: {loss_sentence}. They do not measure its task."
+        losses = f"{short(self.loss or 0.0)}, and {short(self.val_loss or 0.0)} is on record for those"
+        data = f"the adapter's validation data: its loss on them is {losses}"
+        return f"These prompts are unlike {data}. They do not measure its task."
 
     @property
     def _helps(self) -> bool:
@@ -173,9 +160,7 @@ class PromptScores(Record, kw_only=False):
 
     prompt: str = described("the beginning of it")
     tokens: int = described("how many were scored")
-    kl: float = described(
-        "mean over the tokens of the divergence of b's prediction from a's, KL(a || b), in nats"
-    )
+    kl: float = described("mean divergence of b's prediction from a's, KL(a || b), in nats per token")
     top1_agreement: float = described("share of the tokens for which both find the same token most likely")
     loss_a: float = described("mean of -log p of the text's own next token, in nats")
     loss_b: float = described("the same of b")
@@ -188,10 +173,7 @@ class ProbeReport(Record, kw_only=False):
     b: ProbedModel = described("the other")
     prompts: int = described("how many")
     tokens: int = described("how many were scored, in all prompts", unit="token", words=", {} scored")
-    kl: float = described(
-        "mean over the tokens of the divergence of b's prediction from a's, KL(a || b), in nats",
-        title="KL(a || b)",
-    )
+    kl: float = described("mean divergence of b's prediction from a's, in nats", title="KL(a || b)")
     kl_p99: float = described("99 of 100 tokens have less", words=" nats a token, 99 % below {}")
     top1_agreement: float = described(
         "share of the tokens for which both find the same token most likely",
@@ -200,9 +182,7 @@ class ProbeReport(Record, kw_only=False):
     )
     loss_a: float = described("mean of -log p of the text's own next token, in nats", title="loss of a")
     loss_b: float = described("the same of b", words=", of b {}")
-    loss_base: float | None = described(
-        "the same of the base, where it was asked; else None", words=", of the base {}"
-    )
+    loss_base: float | None = described("of the base, if it was asked", words=", of the base {}")
     gain_kept: float | None = described(
         "what share of the fall in loss from the base to a is in b; None where that has no meaning"
     )

@@ -67,35 +67,28 @@ def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = No
     if kind not in (LORA, DORA, FULL):
         raise FusionUnsupportedError(f"there is no kind of adapter {str(kind)[:40]!r} in mlx-lm")
     if kind == LORA and config.get("use_dora"):
-        raise FusionUnsupportedError(
-            "the adapter's configuration says use_dora, which mlx-lm before 0.19 wrote and mlx-lm today passes over",
-            hint='replace it in adapter_config.json by "fine_tune_type": "dora"',
-        )
+        hint = 'replace it in adapter_config.json by "fine_tune_type": "dora"'
+        raise FusionUnsupportedError("the configuration says use_dora, as for mlx-lm before 0.19", hint=hint)
     if kind == FULL:
         if scale is not None:
             raise FusionUnsupportedError("the result of full fine-tuning has no scale to override")
-        return TrainedAdapter(
-            path, kind, 1.0, 0, None, {}, read_header(path, limit=BASE_HEADER_LIMIT).tensors
-        )
+        tensors = read_header(path, limit=BASE_HEADER_LIMIT).tensors
+        return TrainedAdapter(path, kind, 1.0, 0, None, {}, tensors)
     parameters = config.get("lora_parameters")
     parameters = parameters if isinstance(parameters, Mapping) else {}
     factors = _read_factors(path, kind)
     rank = parameters.get("rank")
     for module, pair in factors.items():
         if rank is not None and pair.rank != rank:
-            raise FusionUnsupportedError(
-                f"the adapter's tensors for {module} have rank {pair.rank}, its configuration says {rank!r}"
-            )
+            message = f"the tensors for {module} have rank {pair.rank}, its configuration says {rank!r}"
+            raise FusionUnsupportedError(message)
     scale = scale if scale is not None else parameters.get("scale")
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
-        raise FusionUnsupportedError(
-            f"invalid scale in the adapter's configuration: {str(scale)[:40]} (a finite number; mlx-lm reads no alpha)"
-        )
+        message = f"invalid scale in the adapter's configuration: {str(scale)[:40]} (a finite number)"
+        raise FusionUnsupportedError(message)
     number, keys = config.get("num_layers"), parameters.get("keys")
     if type(number) is not int:
-        raise FusionUnsupportedError(
-            "the adapter's configuration has no num_layers; mlx-lm before 0.19 wrote it so and cannot fuse it either"
-        )
+        raise FusionUnsupportedError("the configuration has no num_layers, as before mlx-lm 0.19")
     if keys is not None and not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
         raise FusionUnsupportedError("the keys in the adapter's configuration are not a list of paths")
     paths = None if keys is None else tuple(keys)
@@ -121,10 +114,8 @@ def require_linear(adapters: Sequence[tuple[TrainedAdapter, float]], *, whole: b
         name = "DoRA adapters" if DORA in kinds else "results of full fine-tuning"
         raise FusionUnsupportedError(f"{name} cannot be weighted or combined: their effect is not a sum")
     if whole and (weighted or scaled):
-        raise FusionUnsupportedError(
-            "an adapter with whole tensors cannot be scaled, weighted or combined: they replace the base's",
-            hint="fuse it as it is",
-        )
+        message = "an adapter with whole tensors cannot be scaled, weighted or combined"
+        raise FusionUnsupportedError(message, hint="fuse it as it is")
 
 
 def _read_factors(path: Path, kind: str) -> dict[str, Factors]:
@@ -135,9 +126,7 @@ def _read_factors(path: Path, kind: str) -> dict[str, Factors]:
         if match is None or (match["part"] == "m" and kind == LORA):
             raise FusionUnsupportedError(f"the adapter's tensor {name!r} is not a {_NAMES[kind]} tensor")
         if tensor.dtype not in FORMATS:
-            raise FusionUnsupportedError(
-                f"the adapter's tensor {name!r} is {tensor.dtype}, not a float format"
-            )
+            raise FusionUnsupportedError(f"the tensor {name!r} is {tensor.dtype}, not a float format")
         parts.setdefault(match["module"], {})[match["part"]] = tensor
     return {module: _pair(module, pair, kind) for module, pair in parts.items()}
 
@@ -149,9 +138,7 @@ def _pair(module: str, parts: Mapping[str, Tensor], kind: str) -> Factors:
     pair = Factors(parts["lora_a"], parts["lora_b"], parts.get("m"))
     a, b = pair.a.shape, pair.b.shape
     if kind == DORA and pair.switch:
-        raise FusionUnsupportedError(
-            f"{module} is a switch layer (experts), which DoRA does not adapt in mlx-lm"
-        )
+        raise FusionUnsupportedError(f"{module} has experts, which DoRA does not adapt in mlx-lm")
     if pair.switch and len(b) == 3:
         multiply = (a[0], a[1]) == (b[0], b[2])
     else:

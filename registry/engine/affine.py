@@ -1,10 +1,8 @@
 """MLX's affine quantisation, bit for bit that of `mx.quantize` and `mx.dequantize` on a CPU.
 
-A row is cut into groups of 32, 64 or 128 numbers.  A group has a scale and a bias in the format of the weights,
-and one code of 2, 3, 4, 5, 6 or 8 bits per number; the codes of a row are one little-endian stream of bits.
+A row is cut into groups of 32, 64 or 128 numbers with a scale and a bias in the weights' format, and a code of 2 to 8 bits a number;
+the codes of a row are one little-endian stream of bits, the array of a block is (group size, groups).
 Sources: mlx/backend/cpu/quantized.cpp (`quantize`) and mlx/ops.cpp (`affine_dequantize`), MLX 0.32.
-
-The array of a block has the shape (group size, groups), so that scales and biases, one per column, meet whole vectors.
 """
 
 from __future__ import annotations
@@ -81,8 +79,7 @@ def pack(codes: Array, grid: Packing) -> Array:
 
 def dequantize(codes: Array, scales: Array, biases: Array, form: Format, out: Array, scratch: Array) -> None:
     """Write code * scale + bias, rounded to `form` after the product and after the sum, to `out`."""
-    # Codes are uint32 (group size, groups), scales and biases float32 (groups,), `out` and `scratch` float32 like
-    # `codes`.
+    # Codes are uint32 (group size, groups), scales and biases float32 (groups,), `out` and `scratch` float32 like `codes`.
     np.copyto(out, codes.view(np.int32))  # faster than from unsigned numbers
     np.multiply(out, scales, out=out)
     round_to(out, form, scratch, out)

@@ -1,9 +1,7 @@
 """Which architectures have on-disk tensor names that are mlx-lm's module names, and what its `sanitize` drops.
 
-A base that mlx-lm wrote ("format": "mlx") has passed `sanitize` already: its names are module names, whatever the
-architecture.  A base as Hugging Face lays it out may only be taken by name if the architecture is in this table,
-where `sanitize` is missing or only drops tensors (from mlx-lm 0.32.2; a test compares the table with the installed
-mlx-lm).  Light on purpose: the key of a fused artifact depends on it, and keys are computed before anything is loaded.
+A base that mlx-lm wrote ("format": "mlx") has module names.  Others are taken by name only if the architecture is in this table (from
+mlx-lm 0.32.2; a test compares it).  Light on purpose: keys of fused artifacts are computed before anything is loaded.
 """
 
 from __future__ import annotations
@@ -143,9 +141,7 @@ def require_by_name(config: Mapping[str, Any], *, written_by_mlx: bool) -> None:
 def require_plain_quantization(files: Collection[str], config: Mapping[str, Any]) -> None:
     """Raise unless the base is not quantised, or as MLX does it."""
     if config.get("quantize_activations"):
-        raise FusionUnsupportedError(
-            "a base with quantised activations cannot be fused, not by mlx-lm either"
-        )
+        raise FusionUnsupportedError("a base with quantised activations cannot be fused, nor by mlx-lm")
     quantization = config.get("quantization")
     if quantization is not None:
         sound = isinstance(quantization, Mapping) and {"bits", "group_size"} <= quantization.keys()

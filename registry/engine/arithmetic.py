@@ -1,17 +1,13 @@
-"""Exact arithmetic on bfloat16, float16 and float32 in NumPy, bit for bit that of MLX on a CPU.
+"""Exact arithmetic on bfloat16, float16 and float32 in NumPy, bit for bit that of MLX on a CPU, on every platform.
 
-Every step is one IEEE 754 binary32 operation in a fixed order: no BLAS, no fused multiply-add, no reassociation.  The
-bits are the same on every platform, and those of `mlx_lm.fuse` on Linux x86-64.  Numbers are stored as in the file (BF16
-and F16 as uint16, F32 as float32) and computed as float32.
+Every step is one IEEE 754 binary32 operation in a fixed order: no BLAS, no fused multiply-add.  Numbers are stored as in the file
+(BF16 and F16 as uint16) and computed as float32.
 
-DoRA: mlx-lm adds the low-rank update to the weight in the weight's format, W1, and writes `(m / norm(W1))[:, None] * W1`.
-MLX 0.32.4 rounds each square to the format of W1; the sum of a row runs in float32, from the first column to the last,
-and is rounded once, as is its square root; quotient and product are in the format that MLX promotes `m` and W1 to.
-A row of zeros has no direction: 0 / 0 and m / 0 times 0 are NaN, here as in MLX.
+DoRA: mlx-lm adds the update in the weight's format, W1, and writes `(m / norm(W1))[:, None] * W1`.  MLX 0.32.4 rounds each square
+to that format; a row's sum runs in float32, in order, and is rounded once, as is its root.  A row of zeros gives NaN, as in MLX.
 
-Rounding at random (`dither`): a change D moves a code of the base's grid by D / scale steps, to the next step with a
-probability equal to the fraction (stochastic rounding, Gupta et al., arXiv:1502.02551).  A threshold depends on the seed,
-the module, the row and the column alone.
+Rounding at random (`dither`): a change D moves a code by D / scale steps, to the next with a probability equal to the fraction
+(Gupta et al., arXiv:1502.02551).  A threshold depends on the seed, the module, the row and the column alone.
 """
 
 from __future__ import annotations
@@ -97,9 +93,7 @@ def round_to(values: Array, form: Format, scratch: Array, out: Array) -> None:
 class Update:
     """One module's low-rank update, ready to be multiplied out."""
 
-    left: (
-        Array  # float32 (rank, rows): `scale * lora_b` of a linear layer, `scale * lora_a.T` of an embedding
-    )
+    left: Array  # float32 (rank, rows): `scale * lora_b`, or of an embedding `scale * lora_a.T`
     right: Array  # float32 (rank, columns): `lora_a.T`, or `lora_b`
     form: Format  # format in which MLX holds the product
 
@@ -145,11 +139,9 @@ def spare_size(rows: int, columns: int) -> int:
 
 @np.errstate(all="ignore")
 def row_norms(values: Array, form: Format, spare: Array, turned: Array, *, per_row: int = 0) -> Array:
-    """Return `mx.linalg.norm(values, axis=1)` as new float32 (rows,), numbers of `form`.
+    """Return `mx.linalg.norm(values, axis=1)`, float32 numbers of `form`; `values` are (rows, columns), or (group size, groups).
 
-    Args:
-        values: float32 numbers of `form`: (rows, columns), or a quantised block (group size, groups).
-        spare: float32, one-dimensional, at least `spare_size(*values.shape)` long, overwritten, as is `turned`.
+    `spare`, at least `spare_size(*values.shape)` numbers, and `turned` are overwritten.
     """
     high, width = values.shape
     rows = width // per_row if per_row else high

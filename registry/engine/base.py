@@ -1,7 +1,5 @@
-"""A base model's tensors by name, and the layout in which a fuse writes them.
+"""A base model's tensors by name, and the layout in which a fuse writes them: its own, as transformers cannot read mlx-lm's names.
 
-mlx-lm stacks the experts of a base in transformers' layout, and drops the vision tower; transformers cannot read mlx-lm's
-names.  Such a base is fused under its own names: adapted modules replace the base's, every other tensor is copied.
 Whether tensors may be taken by their names on disk: docs/internals/arithmetic.md.
 """
 
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fusery.storage.errors import FormatError
-from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, Entry, Tensor, read_header
 
 from ..errors import FusionUnsupportedError
 from .architectures import NeedsModelClassError, architecture_of, require_by_name, require_plain_quantization
@@ -46,15 +44,11 @@ class Source:
 class OwnLayout:
     """The layout that a base has on disk."""
 
-    names: Mapping[
-        str, Sequence[Tensor]
-    ]  # for each of mlx-lm's tensors, those on disk that it holds, in order
+    names: Mapping[str, Sequence[Tensor]]  # the tensors on disk that each of mlx-lm's holds, in order
     copied: Mapping[str, Source]  # the other tensors on disk: mlx-lm drops them or computes others from them
     dropped: Collection[str]  # tensors that the model needs and mlx-lm drops
 
-    def entries(
-        self, name: str, dtype: str, shape: tuple[int, ...]
-    ) -> list[tuple[str, str, tuple[int, ...]]]:
+    def entries(self, name: str, dtype: str, shape: tuple[int, ...]) -> list[Entry]:
         """Return name, dtype and shape of the tensors that replace one of mlx-lm's, in the order of its bytes."""
         # Scales and biases are named after their weight.
         own = self.names.get(name, ())

@@ -1,7 +1,4 @@
-"""The arithmetic of one block of rows of one module: read, add the update, round, write, measure.
-
-A block is small enough to stay in the processor's cache through some forty passes.
-"""
+"""The arithmetic of one block of rows of a module, small enough to stay in the processor's cache."""
 
 from __future__ import annotations
 

@@ -46,6 +46,7 @@ FOR_ADAPTER = "fusery.calibration.v2"
 MAX_DIRECTIONS = 256
 MAX_INPUTS = 1 << 20  # numbers of an input
 MOST_ENERGY = 1e30  # mean square of an input: with more, float32 would overflow; models have some 1e4
+_PARTS = ("directions", "rest", "mean")
 _KEYS = {"format", "modules", "base", "tokens", "prompts"}
 _LEARNED = "learned"
 _LEARNED_KEYS = {"modules", "adapter", "seed", "steps", "tokens", "prompts"}
@@ -103,15 +104,11 @@ class CalibrationFile:
         module = self.modules.get(module_path)
         if module is None:
             return None
-        directions, rest, mean = (
-            self._numbers(f"{module}.{part}") for part in ("directions", "rest", "mean")
-        )
+        directions, rest, mean = (self._numbers(f"{module}.{part}") for part in _PARTS)
         squares = (np.square(directions, dtype=np.float64).sum(axis=0), rest, mean)
         if any((part < 0).any() or (part > MOST_ENERGY).any() for part in squares):
-            raise FormatError(
-                f"{self.path.name}: the input {module!r} has a mean square that is not from 0 to {MOST_ENERGY:.0e}",
-                hint="fusery base calibrate BASE makes one that can be used",
-            )
+            message = f"{self.path.name}: the mean squares of {module!r} are not from 0 to {MOST_ENERGY:.0e}"
+            raise FormatError(message, hint="fusery base calibrate BASE makes another one")
         return Directions(directions, rest, float(mean[0]))
 
     def width_of(self, module_path: str) -> int | None:
@@ -165,10 +162,8 @@ def read_calibration(path: Path) -> CalibrationFile:
     except MissingFileError:
         raise
     except FormatError as error:
-        raise FormatError(
-            f"{path.name} is not a calibration file: {error.message}",
-            hint="fusery base calibrate BASE makes one",
-        ) from None
+        hint = "fusery base calibrate BASE makes one"
+        raise FormatError(f"{path.name} is not a calibration file: {error.message}", hint=hint) from None
     return CalibrationFile(path, modules, base, int(meta["tokens"]), prompts, learned, header, of_modules)
 
 
@@ -252,15 +247,13 @@ def _modules(value: object) -> dict[str, str]:
 
 def _check_tensors(header: Header, ids: set[str], learned: set[str]) -> None:
     """Require three tensors for each input and two for each learned module, of shapes that fit, and no others."""
-    expected = {f"{input_id}.{part}" for input_id in ids for part in ("directions", "rest", "mean")}
+    expected = {f"{input_id}.{part}" for input_id in ids for part in _PARTS}
     expected |= {f"{module_id}.{part}" for module_id in learned for part in ("scales", "biases")}
     if stray := header.tensors.keys() ^ expected:
         name = min(stray)
         raise FormatError(f"{name[:80]!r} is {'missing' if name in expected else 'of no module'}")
     for input_id in ids:
-        directions, rest, mean = (
-            header.tensors[f"{input_id}.{part}"] for part in ("directions", "rest", "mean")
-        )
+        directions, rest, mean = (header.tensors[f"{input_id}.{part}"] for part in _PARTS)
         count, width = directions.shape if len(directions.shape) == 2 else (0, 0)
         fits = (directions.dtype, rest.dtype, mean.dtype) == ("BF16", "F32", "F32")
         fits &= 1 <= count <= MAX_DIRECTIONS and 1 <= width <= MAX_INPUTS

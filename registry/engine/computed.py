@@ -121,8 +121,7 @@ _IN_PLACE = (
 class ArrayWatch:
     """The lazy arrays that a model loads, joins and changes in place while it sanitises its tensors.
 
-    `mlx.core.stack` and `concatenate` are watched so that joined experts (gigabytes a layer) can be written one by one, the
-    in-place operators because `x *= 2` changes an array and leaves the object the same.
+    Watched are `stack` and `concatenate`, so that joined experts are written one by one, and in-place operators, which keep the object.
     """
 
     loaded: dict[str, object] = field(default_factory=dict)  # by name on disk

@@ -1,8 +1,4 @@
-"""The files of a fused model beside its weights: `config.json` and the index as mlx-lm writes them, the rest copied.
-
-Tokenizer files are copied byte for byte.  mlx-lm rewrites them through transformers, which can change how text is
-cut into tokens.
-"""
+"""The files of a fused model beside its weights: `config.json` and the index as mlx-lm writes them; the rest is copied."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Carry out a plan: streaming, on a few threads, with SHA-256 over the bytes of the files.
-
-A thread holds a few blocks, whatever the size of the model.  Neither bytes nor fidelity depend on the number of threads.
-"""
+"""Carry out a plan: streaming, on a few threads, whose number changes neither bytes nor fidelity."""
 
 from __future__ import annotations
 
@@ -59,8 +56,7 @@ def fuse(
     check: Callable[[], None] | None = None,
 ) -> FuseResult:
     """Write a fused model; files of the base with an `expected` SHA-256 are verified in the same pass."""
-    # From this thread, `progress` is called with the bytes of weights written so far, and `check` may raise to give
-    # up.
+    # From this thread, `progress` is called with the bytes of weights written so far, and `check` may raise to give up.
     started = time.monotonic()
     expected = expected or {}
     require_rooms([Need(folder, plan.sizes)], hint="fusery admin cache prune")
@@ -85,23 +81,18 @@ def _write_weights(
         inputs = {name: stack.hold(open_input(plan.base.files[name])) for name in names}
         factors = stack.inputs(part.path for module in plan.modules for part in module.parts)
         outputs = [stack.hold(create_output(folder / out.name, out.header, out.size)) for out in plan.outputs]
-        written = [
-            Chain(descriptor, out.size, reach=len(out.header))
-            for descriptor, out in zip(outputs, plan.outputs, strict=True)
-        ]
-        verified = {
-            name: Chain(inputs[name], os.fstat(inputs[name]).st_size) for name in names if name in expected
-        }
+        opened = zip(outputs, plan.outputs, strict=True)
+        written = [Chain(descriptor, out.size, reach=len(out.header)) for descriptor, out in opened]
+        sizes = {name: os.fstat(inputs[name]).st_size for name in names if name in expected}
+        verified = {name: Chain(inputs[name], size) for name, size in sizes.items()}
         worker = Worker(plan.policy, inputs, outputs, factors, threads + 1)
         run = _Threads(Schedule(plan.steps, written, verified, threads), worker)
         run.all(threads, watch)
         for name, chain in verified.items():
             _require(name, chain.digest, expected[name])
     watch.call(plan.size)
-    entries = [
-        FileEntry(out.name, out.size, chain.digest) for out, chain in zip(plan.outputs, written, strict=True)
-    ]
-    return entries, run.fidelity(plan)
+    chains = zip(plan.outputs, written, strict=True)
+    return [FileEntry(out.name, out.size, chain.digest) for out, chain in chains], run.fidelity(plan)
 
 
 class _Watch:
@@ -198,10 +189,8 @@ def _copy_file(source: Path, folder: Path, name: str, expected: str | None) -> F
 
 def _require(name: str, digest: str, expected: str) -> None:
     if digest != expected:
-        raise BlobCorruptError(
-            f"the base's {name} is not what was recorded: its SHA-256 is {digest[:12]}, recorded is {expected[:12]}",
-            hint="fusery audit",
-        )
+        message = f"SHA-256 of the base's {name}: {digest[:12]} (recorded: {expected[:12]})"
+        raise BlobCorruptError(message, hint="fusery audit")
 
 
 _SHARE = 8

@@ -1,14 +1,11 @@
 """How much of an adapter's intended update is in the fused weights, measured while they are written.
 
-For one module: the intended update D is `scale * lora_b.T @ lora_a.T` in float32, before any rounding; the real change
-R is what the written weights hold (dequantised, where they are quantised) beyond the base's.  Then
+Of a module, D is the update `scale * lora_b.T @ lora_a.T` in float32, R what the written weights hold beyond the base's.  Then
 
 - retained = <R, D> / <D, D>, the share of the update along its own direction, which predicts behaviour: 1 is all of it;
-- cosine = <R, D> / (|R| |D|), low where rounding adds noise, even if all of the update is there;
-- relative error = |R - D| / |D|.
+- cosine = <R, D> / (|R| |D|), low where rounding adds noise; relative error = |R - D| / |D|.
 
-Overall numbers are those of all touched modules taken as one long vector.  Tensors that an adapter replaces whole are
-listed, and not in that vector: the change of a retrained embedding is so long that nothing else would count beside it.
+Overall numbers take all touched modules as one long vector, without tensors that an adapter replaces whole, which would outweigh it.
 The verdict is the worse of both; each module's distance from 1 counts, so that no module makes up for another.
 """
 
@@ -107,10 +104,8 @@ class FuseFidelity:
         replaced = replaced or {}
         total = sum(sums.values(), Sums())
         whole = ModuleShare.of("", total)
-        modules = tuple(
-            ModuleShare.of(module, value)
-            for module, value in [*sums.items(), *((m, v) for m, v in replaced.items() if m not in sums)]
-        )
+        listed = {**sums, **{module: value for module, value in replaced.items() if module not in sums}}
+        modules = tuple(ModuleShare.of(module, value) for module, value in listed.items())
         close = sum(value.close for value in sums.values()) / total.intended if total.intended > 0 else 1.0
         kept = [closeness(ModuleShare.of("", value).retained) for value in replaced.values()]
         figures = whole.norm, whole.retained, whole.cosine, whole.relative_error

@@ -38,10 +38,8 @@ def grid_of(base: Base, module: str, columns: int | None = None) -> AnyGrid:
     if weight is None or scales is None:
         raise NeedsModelClassError(f"{module} is quantised in an unknown way")
     if f"{module}.global_scale" in base.tensors:
-        raise FusionUnsupportedError(
-            f"{module} has a scale for the whole tensor (global_scale), which mlx-lm passes over when it fuses: "
-            "the result would be wrong"
-        )
+        message = f"{module} has a scale for the whole tensor (global_scale), which mlx-lm ignores in a fuse"
+        raise FusionUnsupportedError(message)
     settings = _settings(base, module, columns, weight, scales)
     mode, bits, size = settings["mode"], settings["bits"], settings["group_size"]
     groups, whole = scales.shape[-1], type(bits) is type(size) is int
@@ -56,9 +54,7 @@ def grid_of(base: Base, module: str, columns: int | None = None) -> AnyGrid:
         return Grid(bits, size, form)
     grid = MODES.get(mode) if isinstance(mode, str) else None
     if grid is None:
-        raise FusionUnsupportedError(
-            f"{module} is quantised in the {str(mode)[:40]} format, which mlx does not have"
-        )
+        raise FusionUnsupportedError(f"{module} is quantised as {str(mode)[:40]}, which mlx does not have")
     if scales.tensor.dtype != "U8" or biases is not None or (bits, size) != (grid.bits, grid.group_size):
         raise _misfit(module, bits, size)
     return grid
@@ -79,9 +75,8 @@ def bits_of(base: Base, module: str) -> int:
 
 
 def _misfit(module: str, bits: Any, size: Any) -> FusionUnsupportedError:
-    return FusionUnsupportedError(
-        f"the tensors of {module} do not fit the {str(bits)[:9]} bits in groups of {str(size)[:9]} they should have"
-    )
+    form = f"{str(bits)[:9]} bits in groups of {str(size)[:9]}"
+    return FusionUnsupportedError(f"the tensors of {module} do not fit {form}")
 
 
 def _default(base: Base) -> Mapping[str, Any]:

@@ -1,8 +1,4 @@
-"""The compiled arithmetic, where it was built: the bits of `blocks`, `shaping` and `shaped`, in one pass over the numbers.
-
-It is optional.  An installation without a compiler computes in NumPy, with the same result, at a fifth of the speed;
-`fusery doctor` says which it is.
-"""
+"""The compiled arithmetic, if it was built: the same bits as `blocks`, `shaping` and `shaped` in NumPy, five times as fast."""
 
 from __future__ import annotations
 
@@ -31,10 +27,9 @@ _FORMS = {"F32": 0, "BF16": 1, "F16": 2}
 def handles(kind: RowsFormat, change: Change | None) -> bool:
     """Whether the compiled arithmetic knows a kind of module: LoRA, from plain or affine numbers to plain or affine."""
     is_supported = all(grid is None or isinstance(grid, Grid) for grid in (kind.grid, kind.target.grid))
-    plain = kind.aware is None and (change is None or change.magnitudes is None)
-    return (
-        compiled is not None and is_supported and plain and not kind.target.dither and kind.plain is kind.form
-    )
+    is_lora = kind.aware is None and (change is None or change.magnitudes is None)
+    plain = kind.plain is kind.form and not kind.target.dither
+    return compiled is not None and is_supported and is_lora and plain
 
 
 def fuse_rows(

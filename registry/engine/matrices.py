@@ -84,9 +84,7 @@ def matrix_of(base: Base, name: str) -> StoredMatrix:
         shape = (*source.shape[:-1], parts[1].shape[-1] * grid.group_size)
         return StoredMatrix(name, shape, grid.form, parts, grid, base.files)
     if (form := FORMATS.get(source.tensor.dtype)) is None:
-        raise FusionUnsupportedError(
-            f"{name} has numbers of the kind {source.tensor.dtype}, which is no float format"
-        )
+        raise FusionUnsupportedError(f"{name} is {source.tensor.dtype}, not a float format")
     return StoredMatrix(name, source.shape, form, (source,), None, base.files)
 
 

@@ -1,17 +1,13 @@
 """MLX's formats of small floating-point numbers, bit for bit those of `mx.quantize` and `mx.dequantize` on a CPU.
 
-A row is cut into groups of 16 or 32 numbers, each a code of 4 bits (e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and a sign) or of
-8 bits (e4m3: up to 448), times the group's scale, one byte: a power of two (e8m0), or an e4m3 number in nvfp4.  There
-are no biases, and dequantised numbers are bfloat16, whatever the model is.
+A row is cut into groups of 16 or 32 numbers, codes of 4 bits (e2m1) or 8 (e4m3), times a scale of one byte: a power of two (e8m0), or
+an e4m3 number in nvfp4.  Dequantised numbers are bfloat16.  Packing and blocks are those of `affine`.
 Sources: OCP Microscaling Formats 1.0, and what MLX 0.32.4 does where it differs, found by trying and held by the tests:
 
-- scales are the group's largest magnitude / 6 or / 448, rounded in the format of the numbers quantised, then up to a
-  power of two (the nearest one, by its source, before 0.32.4), or to the nearest e4m3; a group of zeros has the
-  scale 1, in nvfp4 0;
+- scales are the group's largest magnitude / 6 or / 448, rounded in the format of the numbers quantised, then up to a power of two, or
+  to the nearest e4m3; a group of zeros has the scale 1, in nvfp4 0;
 - 4-bit codes are nearest with ties towards zero, and no zero is negative; 8-bit ones are nearest with ties to even;
 - the e8m0 byte for NaN, 255, is read as infinity.
-
-Codes of 4 and 8 bits are packed as the affine ones are.  Blocks have the shape (group size, groups), as in `affine`.
 """
 
 from __future__ import annotations
@@ -173,10 +169,8 @@ class FloatGrid(Packing):
 
 
 # The formats by MLX's name.
-MODES = {
-    grid.mode: grid
-    for grid in (FloatGrid(4, 32, "mxfp4"), FloatGrid(4, 16, NVFP4), FloatGrid(8, 32, "mxfp8"))
-}
+_GRIDS = (FloatGrid(4, 32, "mxfp4"), FloatGrid(4, 16, NVFP4), FloatGrid(8, 32, "mxfp8"))
+MODES = {grid.mode: grid for grid in _GRIDS}
 
 
 def _decode_4(codes: Array, out: Array) -> None:

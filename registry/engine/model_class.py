@@ -1,8 +1,7 @@
 """Load a base through mlx-lm's class of the model, if the names on disk are not the names of its modules.
 
-mlx-lm loads lazily: `load_model` builds the class, lets its `sanitize` rename, drop and compute tensors, and exchanges
-the layers of a quantised base, all without reading a tensor.  An array that is still the object that was read from a
-file is a range of that file's bytes.  Any other is computed, one at a time, into a scratch file, on the CPU.
+`load_model` builds the class and lets its `sanitize` change tensors, lazily.  An array that is still the object read from a
+file is a range of its bytes; any other is computed, one at a time, into a scratch file, on the CPU.
 """
 
 from __future__ import annotations
@@ -129,10 +128,9 @@ def describe_by_class(files: Mapping[str, Path], config: Mapping[str, Any]) -> d
     """Return the tensors that mlx-lm's class of a base has, by the names of its modules; no weight is read."""
     # Offsets mean nothing: the place of a tensor is left out.
     opened = _Opened.of(files, config)
-    tensors = {
-        name: Tensor(name, dtype_of(name, array.dtype), tuple(array.shape), 0, array.nbytes)
-        for name, array in opened.parameters()
-    }
+    tensors = {}
+    for name, array in opened.parameters():
+        tensors[name] = Tensor(name, dtype_of(name, array.dtype), tuple(array.shape), 0, array.nbytes)
     opened.forget()
     return tensors
 
@@ -183,9 +181,8 @@ def _kinds(model: Any) -> dict[str, str]:
     kinds_by_path = {}
     for path, module in model.named_modules():
         if hasattr(module, "to_lora"):
-            raise FusionUnsupportedError(
-                f"mlx-lm adapts {path} in a way of its own ({type(module).__name__}), which cannot be fused here"
-            )
+            message = f"mlx-lm adapts {path} in a way of its own ({type(module).__name__})"
+            raise FusionUnsupportedError(message)
         for kind, classes in kinds.items():
             if isinstance(module, classes):
                 kinds_by_path[path] = kind

@@ -1,8 +1,6 @@
-"""The modules of a base that a fuse computes, by the adapters and the policy.
+"""The modules that a fuse computes, by the adapters and the policy, chosen as mlx-lm does (docs/internals/arithmetic.md).
 
-mlx-lm wraps modules by the adapter's configuration and not by its tensors: in `num_layers` blocks from the end the `keys`,
-and each key also as a path from the model's root (docs/internals/arithmetic.md).  A wrapped module without tensors
-becomes `W + 0` and, if it is quantised, is quantised again.
+A wrapped module without tensors becomes `W + 0` and, if it is quantised, is quantised again.
 """
 
 from __future__ import annotations
@@ -12,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+
+from fusery.storage.safetensors import Entry
 
 from ..errors import FusionUnsupportedError
 from .adapter import DORA, FULL, Factors, TrainedAdapter
@@ -36,10 +36,7 @@ class ModuleUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedModule(RowsFormat):
-    """A module whose weight is computed rather than copied.
-
-    The weight of a switch layer (experts, rows, columns) counts as one of experts * rows rows.
-    """
+    """A module whose weight is computed rather than copied; a switch layer (experts, rows, columns) counts as experts * rows rows."""
 
     path: str
     rows: int
@@ -61,7 +58,7 @@ class PlannedModule(RowsFormat):
         """Whether only codes are written: scales and biases are copied."""
         return self.target.dither and not self.target.fitted
 
-    def written(self) -> list[tuple[str, str, tuple[int, ...]]]:
+    def written(self) -> list[Entry]:
         """Return the tensors that are written: part of the name, dtype and shape."""
         grid, lead = self.target.grid, self.weight.shape[:-1]
         if grid is None:
@@ -119,9 +116,7 @@ def _touched(base: Base, adapter: TrainedAdapter) -> set[str]:
     if unexpected := sorted(adapter.factors.keys() - wrapped):
         is_base_module = f"{unexpected[0]}.weight" in base.tensors
         fault = "its own configuration does not adapt" if is_base_module else "the base does not have"
-        raise FusionUnsupportedError(
-            f"the adapter holds tensors for {unexpected[0]}, which {fault}", hint=OTHER_BASE
-        )
+        raise FusionUnsupportedError(f"the adapter changes {unexpected[0]}, which {fault}", hint=OTHER_BASE)
     missing = sorted(wrapped - adapter.factors.keys())
     if missing and adapter.keys is None and not base.all_linear:
         raise NeedsModelClassError(f"whether mlx-lm adapts {missing[0]} is unknown from its name")
@@ -146,9 +141,8 @@ def _touched_module(
 ) -> PlannedModule:
     weight, packed = base.tensors[f"{path}.weight"], base.is_quantized(path)
     if not 2 <= len(weight.shape) <= 3:
-        raise FusionUnsupportedError(
-            f"{path} is not a linear layer, an embedding or a switch layer: its weight is {weight.shape}"
-        )
+        message = f"{path} is not a linear layer, an embedding or a switch layer: {weight.shape}"
+        raise FusionUnsupportedError(message)
     if not parts:
         return _module(base, path, grid_of(base, path) if packed else None, policy, touched=True)
     embeddings = {_is_embedding(base, path, part.factors) for part in parts}
@@ -159,15 +153,11 @@ def _touched_module(
     fits &= all(part.factors.m is None or part.factors.m.shape == shape[:1] for part in parts)
     if embeddings or shapes or not fits:
         pair = parts[-1].factors
-        raise FusionUnsupportedError(
-            f"the adapter's tensors for {path} ({pair.a.shape}, {pair.b.shape}) do not fit its weight {weight.shape}",
-            hint=OTHER_BASE,
-        )
+        message = f"the factors for {path} ({pair.a.shape}, {pair.b.shape}) do not fit {weight.shape}"
+        raise FusionUnsupportedError(message, hint=OTHER_BASE)
     if dora and embedding and packed:
-        raise FusionUnsupportedError(
-            f"{path} is a quantised embedding, which mlx-lm fuses with DoRA into something that cannot be loaded",
-            hint="train without it, or on a base whose embedding is not quantised",
-        )
+        hint = "train without it, or on a base whose embedding is not quantised"
+        raise FusionUnsupportedError(f"{path} is a quantised embedding, which DoRA cannot adapt", hint=hint)
     grid = grid_of(base, path, shape[-1]) if packed else None
     return _module(base, path, grid, policy, touched=True, parts=parts, embedding=embedding)
 

@@ -113,9 +113,8 @@ class FusePlan:
     @property
     def modules(self) -> tuple[PlannedModule, ...]:
         """The modules that the adapter changes, in order."""
-        return tuple(
-            step.module for step in self.steps if isinstance(step, ComputeStep) and step.module.touched
-        )
+        computed = (step.module for step in self.steps if isinstance(step, ComputeStep))
+        return tuple(module for module in computed if module.touched)
 
 
 def make_plan(
@@ -312,11 +311,9 @@ def _count(layout: _Layout, modules: Mapping[str, PlannedModule]) -> int:
         path, _, part = tensor.name.rpartition(".")
         if path in composed:
             continue
-        quantized = (
-            modules[path].target.grid is not None if path in modules else layout.base.is_quantized(path)
-        )
+        grid = modules[path].target.grid if path in modules else None
+        quantized = grid is not None or (path not in modules and layout.base.is_quantized(path))
         if tensor.dtype == "U32" and part == "weight" and quantized:
-            grid = modules[path].target.grid if path in modules else None
             total += prod(tensor.shape) * 32 // (grid.bits if grid else bits_of(layout.base, path))
         elif part not in ("scales", "biases", "global_scale") or not quantized:
             total += prod(tensor.shape)

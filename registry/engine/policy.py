@@ -1,15 +1,11 @@
 """The format of the written weights: for each module a target, plain numbers or a grid.
 
-- `keep` writes the base's own format with fresh scales, as `mlx_lm.fuse` does; with `biases` codes and scales stay as they
-  are where an update is constant within each group, which a bias can take up whole (QA-LoRA, Xu et al., arXiv:2309.14717);
-- `dither` writes the base's own format on the base's own scales, rounding at random so that small updates survive; with a
-  calibration codes are chosen instead, and `fitted` moves scales and biases a little after them;
-- `mixed` writes the touched modules with more bits and leaves the others as they are;
-- `dequantize` writes plain numbers, as `mlx_lm.fuse --dequantize` does;
+- `keep`: the base's format, fresh scales, as `mlx_lm.fuse`; with `biases`, updates that a bias can take up (QA-LoRA, arXiv:2309.14717);
+- `dither`: the base's own scales, rounding at random; with a calibration codes are chosen, and `fitted` moves scales and biases;
+- `mixed`: more bits for the touched modules; `dequantize`: plain numbers, as `mlx_lm.fuse --dequantize`;
 - with `quantize` every layer is requantised, as `mlx_lm.convert -q` does afterwards.
 
-DoRA's rescaling has two ways.  `mlx_lm.fuse` rounds the sum, each square, the norm and the quotient to the weight's format,
-and writes float32.  Rounded `once`, all of it runs in float32, as at run time, and the result has the weight's format.
+DoRA is rounded after each step and written in float32, as by `mlx_lm.fuse`, or `once`, and written in the weight's format.
 """
 
 from __future__ import annotations
@@ -58,11 +54,9 @@ class Quantize:
             grid = MODES.get(self.mode)
             sound = grid is not None and (self.bits, self.group_size) == (grid.bits, grid.group_size)
         if not sound:
-            raise FusionUnsupportedError(
-                f"mlx has no {self.mode[:40]} format of {self.bits} bits in groups of {self.group_size}",
-                hint="affine: 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128; mxfp4: 4 in 32; nvfp4: 4 in 16; "
-                "mxfp8: 8 in 32",
-            )
+            message = f"mlx has no {self.mode[:40]} format of {self.bits} bits in groups of {self.group_size}"
+            hint = "affine: 2, 3, 4, 5, 6, 8 in 32, 64, 128; mxfp4: 4 in 32; nvfp4: 4 in 16; mxfp8: 8 in 32"
+            raise FusionUnsupportedError(message, hint=hint)
 
     def grid(self, form: Format) -> AnyGrid:
         """Return the grid for weights of a format."""
@@ -118,9 +112,8 @@ class WritePolicy:
         if self.precision == MIXED and adapted and bits != OWN:
             size = max(grid.group_size, _LEAST)
             if columns % size:
-                raise FusionUnsupportedError(
-                    f"{path} has {columns} columns, which {MIXED} cannot cut into groups of {size}"
-                )
+                message = f"{path} has {columns} columns, which {MIXED} cannot cut into groups of {size}"
+                raise FusionUnsupportedError(message)
             return WriteTarget(Grid(bits, size, plain), plain, shaped=shaped and size == grid.group_size)
         if not isinstance(grid, Grid):
             return WriteTarget(grid, plain)
@@ -133,10 +126,8 @@ class WritePolicy:
             return False
         if switch or width != columns:
             fault = "which is a switch layer" if switch else f"which has {columns}"
-            raise FormatError(
-                f"the calibration does not fit the base: it knows {width} inputs of {path[:80]}, {fault}",
-                hint="fusery base calibrate BASE makes one that does",
-            )
+            message = f"the calibration knows {width} inputs of {path[:80]}, {fault}"
+            raise FormatError(message, hint="fusery base calibrate BASE makes one that fits")
         return True
 
 

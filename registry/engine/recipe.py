@@ -67,9 +67,8 @@ class Recipe:
 
 def artifact_key(base_digest: str, adapter_digest: str, recipe: Recipe) -> Digest:
     """Return the key of a fused artifact: equal inputs, equal key, on every machine."""
-    return digest_json(
-        {"format": FORMAT, "base": base_digest, "adapter": adapter_digest, "recipe": recipe.to_dict()}
-    )
+    inputs = {"base": base_digest, "adapter": adapter_digest, "recipe": recipe.to_dict()}
+    return digest_json({"format": FORMAT, **inputs})
 
 
 def seed_of(key: str) -> int:

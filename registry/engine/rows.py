@@ -1,7 +1,6 @@
-"""Rows of a weight, what is done to them, and two ways to lay a block of them out, in arrays that a thread uses again and again.
+"""Rows of a weight, the changes to them, and blocks of them in arrays that a thread uses again.
 
-Blocks are laid out row by row, or with the groups of a grid side by side.  In the second, an array has the shape (group size, groups):
-scales and biases, one per column, meet whole vectors.  The groups of a row follow one another, the rows too.
+A block lies row by row, or as (group size, groups), so that scales and biases, one per column, meet whole vectors.
 """
 
 from __future__ import annotations

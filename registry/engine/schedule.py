@@ -1,8 +1,4 @@
-"""The order of work: blocks to write in any order, and files to hash, each in order, shared by a few threads.
-
-A file that is being written can only be hashed as far as it is complete.  A free thread takes the longest chain that can
-go on, unless more work is left in blocks, so that no chain is left at the end.  The order changes no byte.
-"""
+"""The order of work, which changes no byte: blocks in any order, and files to hash, each as far as it is complete."""
 
 from __future__ import annotations
 
@@ -91,9 +87,8 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Nothing is left to do, or a thread gave up."""
-        return self._stopped or (
-            self._next is None and not self._flying and not any(chain.left for chain in self._chains)
-        )
+        idle = self._next is None and not self._flying
+        return self._stopped or (idle and not any(chain.left for chain in self._chains))
 
     def take(self, timeout: float) -> Block | Hash | None:
         """Return a task, or None if there was none within `timeout` seconds."""

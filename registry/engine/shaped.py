@@ -96,16 +96,12 @@ def shape_rows(
 
 def _learned(learned: Stored, chosen: Array, scales: Array, biases: Array, top: int) -> tuple[Array, Array]:
     """Return the learned numbers of some rows; refuse a file that would write another model than the fuse."""
-    own_scales, own_biases = (
-        decode(np.ascontiguousarray(part[chosen]).reshape(-1), learned.form)
-        for part in (learned.scales, learned.biases)
-    )
+    own = (np.ascontiguousarray(part[chosen]).reshape(-1) for part in (learned.scales, learned.biases))
+    own_scales, own_biases = (decode(part, learned.form) for part in own)
     farthest = np.abs(own_scales - scales) * top + np.abs(own_biases - biases)
     if (farthest > MOST_LEARNED * np.abs(scales)).any():
-        raise FormatError(
-            "what was learned for this adapter's model is too far from what its fuse gives",
-            hint="fusery base calibrate BASE --adapter REF learns it again, and -o seed=1 is another draw without it",
-        )
+        hint = "learn again with fusery base calibrate BASE --adapter REF, or fuse without it: -o seed=1"
+        raise FormatError("the learned scales are too far from those of the adapter's fuse", hint=hint)
     return own_scales, own_biases
 
 
@@ -180,10 +176,8 @@ class Fit:
             return done
         size, count, groups = self.directions.shape
         rows = len(codes)
-        code, lack = (
-            np.ascontiguousarray(part.reshape(rows, groups, size).transpose(2, 1, 0), np.float64)
-            for part in (codes, wanted)
-        )
+        apart = (part.reshape(rows, groups, size).transpose(2, 1, 0) for part in (codes, wanted))
+        code, lack = (np.ascontiguousarray(part, np.float64) for part in apart)
         ones = np.zeros((count, groups, 1))
         square, cross, weight = np.zeros((groups, rows)), np.zeros((groups, rows)), np.zeros((groups, 1))
         by_scale, by_bias = np.zeros((groups, rows)), np.zeros((groups, rows))

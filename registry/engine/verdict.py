@@ -1,8 +1,4 @@
-"""The verdict on a fuse, from the share of the update that it retained and the noise beside it.
-
-A share is judged by its distance from 1: a fuse that retains 193 % of an update is as far from the adapter as one that
-retains 7 %.  Where the thresholds come from: docs/measurements.md.
-"""
+"""The verdict on a fuse, from the noise and the retained share's distance from 1 (thresholds: docs/measurements.md)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Whole tensors and rows that replace the base's, in the format of the base's numbers: written once, and measured.
-
-Of a quantised module, plain numbers are written without scales: mlx-lm takes a module with scales to be quantised.
-"""
+"""Whole tensors and rows that replace the base's, in the format of the base's numbers (plain for a quantised module)."""
 
 from __future__ import annotations
 
@@ -78,10 +75,7 @@ class ReplacedTensors:
         return config
 
     def _write(self, homes: Mapping[str, StoredMatrix]) -> None:
-        shapes = {
-            name: self.tensors[name].shape if name in self.tensors else home.shape
-            for name, home in homes.items()
-        }
+        shapes = {name: self.tensors.get(name, home).shape for name, home in homes.items()}
         header = build_header((name, homes[name].form.name, shape) for name, shape in shapes.items())
         sizes = [tensor_bytes(homes[name].form.name, shape) for name, shape in shapes.items()]
         require_rooms([Need(self.place.parent, [len(header), *sizes])], hint="fusery admin cache prune")
@@ -120,18 +114,15 @@ class ReplacedTensors:
             stored = encode(wanted, home.form)
             after = decode(stored, home.form)
             if not np.isfinite(after).all():
-                raise FusionUnsupportedError(
-                    f"{name} would hold numbers that are not finite, or that {home.form.name} cannot express"
-                )
+                message = f"{name} would hold numbers that are not finite, or too large for {home.form.name}"
+                raise FusionUnsupportedError(message)
             yield stored, measure_exactly(after - before, wanted - before, before)
 
 
 def _home(base: Base, name: str, untied: str | None) -> StoredMatrix:
     home = untied if untied is not None and name not in base.tensors else name
     if home not in base.tensors:
-        raise FusionUnsupportedError(
-            f"the adapter holds the tensor {name}, which the base does not have", hint=OTHER_BASE
-        )
+        raise FusionUnsupportedError(f"the base has no tensor {name} of the adapter", hint=OTHER_BASE)
     return matrix_of(base, home)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ from .shaped import Fit, shape_rows
 from .shaping import LEAST_STEPS, Shape, Shaper, blocks_of_rows, mean_steps, metric
 
 _COPY = 2 << 20
-# Nanoseconds for each number where a calibration shapes: in any case, for each direction, and fitted for the
-# square of those.
+# Nanoseconds for each number where a calibration shapes: in any case, for each direction, and fitted for the square of those.
 _SHAPED, _BY_DIRECTION, _FITTED = (100.0, 0.6, 0.02) if kernel.compiled is not None else (180.0, 3.0, 0.19)
 _DIRECTIONS = 32  # Directions of inputs, besides which the adapter's own count
 _CHUNK = 1 << 25  # Numbers of a shaped module whose codes are held at a time
@@ -104,23 +103,19 @@ def _rows(module: PlannedModule) -> int:
     return rows_per_block(module.columns, module.rank if module.group else 0)
 
 
+@dataclass(eq=False)
 class Worker:
     """Carries out blocks for any number of threads, each with a workspace of its own."""
 
-    def __init__(
-        self,
-        policy: WritePolicy,
-        inputs: Mapping[str, int],
-        outputs: list[int] | None,
-        factors: Mapping[Path, int],
-        modules: int,
-    ) -> None:
-        self._policy, self._inputs, self._outputs, self._factors = policy, inputs, outputs, factors
-        self._changes: OrderedDict[tuple[str, int], Change] = OrderedDict()
-        self._modules = modules
-        self._in_kernel = True
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
+    _policy: WritePolicy
+    _inputs: Mapping[str, int]
+    _outputs: list[int] | None
+    _factors: Mapping[Path, int]
+    _modules: int
+    _in_kernel: bool = True
+    _changes: OrderedDict[tuple[str, int], Change] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stopped: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
         """Stop shaping: the fuse was given up."""
@@ -252,13 +247,10 @@ class Worker:
     def _prepare(self, module: PlannedModule, expert: int) -> Change:
         update = read_update(module, expert, self._factors)
         magnitudes = read_magnitudes(module, self._factors)
-        thresholds = None
-        if module.target.dither or module.target.shaped or module.target.biases:
+        target, grid, thresholds = module.target, module.target.grid, None
+        if target.dither or target.shaped or target.biases:
             thresholds = Thresholds.of(self._policy.seed, f"{module.path}/{expert}")
-        grid = module.target.grid
-        constant = (
-            module.target.biases and grid is not None and constant_in_groups(update.right, grid.group_size)
-        )
+        constant = grid is not None and target.biases and constant_in_groups(update.right, grid.group_size)
         return Change(update, magnitudes, thresholds, constant)
 
 
@@ -269,11 +261,9 @@ def _room(step: ComputeStep, block: Block, work: Arrays) -> StoredRows:
         return StoredRows(_array(work, "out", count, module.columns, module.target.form.stored))
     weight = _array(work, "out", count, grid.words(module.columns), np.dtype(np.uint32))
     groups, stored = module.columns // grid.group_size, grid.stored
-    parts = (
-        None if place is None else _array(work, f"out {name}", count, groups, stored)
-        for name, place in (("scales", step.scales), ("biases", step.biases))
-    )
-    return StoredRows(weight, *parts)
+    scales = None if step.scales is None else _array(work, "out scales", count, groups, stored)
+    biases = None if step.biases is None else _array(work, "out biases", count, groups, stored)
+    return StoredRows(weight, scales, biases)
 
 
 def _array(work: Arrays, name: str, rows: int, columns: int, stored: np.dtype[Any]) -> Array:
@@ -297,9 +287,7 @@ def read_update(module: PlannedModule, expert: int, files: Mapping[Path, int]) -
         try:
             updates.append(Update.of(a, b, *forms, part.scale, embedding=module.embedding))
         except NotFiniteError:
-            raise FusionUnsupportedError(
-                f"the adapter's update of {module.path} holds numbers that are not finite"
-            ) from None
+            raise FusionUnsupportedError(f"the update of {module.path} is not finite") from None
     same = len({update.form.name for update in updates}) == 1
     left, right = (np.concatenate([getattr(one, side) for one in updates]) for side in ("left", "right"))
     return Update(left, right, updates[0].form if same else F32)
@@ -312,7 +300,5 @@ def read_magnitudes(module: PlannedModule, files: Mapping[Path, int]) -> Array |
         return None
     values = decode(read_stored(m, files[module.parts[0].path]), FORMATS[m.dtype])
     if not np.isfinite(values).all():
-        raise FusionUnsupportedError(
-            f"the adapter's magnitudes of {module.path} hold numbers that are not finite"
-        )
+        raise FusionUnsupportedError(f"the magnitudes of {module.path} are not finite")
     return values

@@ -1,5 +1,1 @@
-"""Fusing on demand.
-
-The request, the choice of a format, the inputs, the cache, and the record of the result.  The arithmetic is in
-`engine`.
-"""
+"""Fusing on demand: the request, the choice of a format, the inputs, the cache, and the record; the arithmetic is in `engine`."""

@@ -103,17 +103,13 @@ def whole_of(
     lost = next((remark for remark in peft.remarks if remark.code == "peft_full_modules"), None)
     if lost is not None:
         # Admission may have known less: a part of the adapter would be missing without a message.
-        raise FusionUnsupportedError(
-            f"the whole tensors of {name} cannot be used: {lost.message}", hint=f"fusery show {name}"
-        )
+        raise FusionUnsupportedError(f"cannot use {name}: {lost.message}", hint=f"fusery show {name}")
     if not peft.whole:
         return None
     fitted = fit_whole(base, read_object(base["config.json"]), weights, peft.whole)
     if fitted.problems:
-        raise FusionUnsupportedError(
-            f"the whole tensors of {name} do not fit its base: {fitted.problems[0]}",
-            hint=f"fusery show {name}",
-        )
+        message = f"the whole tensors of {name} do not fit its base: {fitted.problems[0]}"
+        raise FusionUnsupportedError(message, hint=f"fusery show {name}")
     if not fitted:
         return None
     rows = {path: (row.indices, row.tensor) for path, row in fitted.rows.items()}
@@ -153,9 +149,6 @@ def calibration_of(
     alone = plain and recipe.scale is None and not recipe.extras
     learned = calibration.learned
     if learned is not None and (learned.adapter != adapter.digest or not alone):
-        raise FusionUnsupportedError(
-            f"the calibration {digest[:12]} was learned for another adapter than {adapter.name}, or for it alone at its own"
-            " scale, by the usual draw of dither",
-            hint=f"fusery fuse {adapter.name} --as dither",
-        )
+        message = f"the calibration {digest[:12]} was learned for another adapter, scale or draw of dither"
+        raise FusionUnsupportedError(message, hint=f"fusery fuse {adapter.name} --as dither")
     return calibration

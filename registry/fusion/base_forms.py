@@ -37,10 +37,9 @@ def require_form(
     for row in between:
         if form_difference(workspace, row, own) is None and form_difference(workspace, base, row) is None:
             return
-    raise BadInputError(
-        f"{base.name} is not a form of {own.name}, the base model of {adapter}: {difference}",
-        hint="give --base a quantised or dequantised form of the same weights, or leave it out",
-    )
+    hint = "give --base a quantised or dequantised form of the same weights, or leave it out"
+    message = f"{base.name} is not a form of {own.name}, the base model of {adapter}: {difference}"
+    raise BadInputError(message, hint=hint)
 
 
 def compare_forms(workspace: Workspace, digest: str) -> None:
@@ -58,10 +57,7 @@ def compare_forms(workspace: Workspace, digest: str) -> None:
 def form_difference(
     workspace: Workspace, base: tables.BaseModelRow, other: tables.BaseModelRow
 ) -> str | None:
-    """Return in what the weights of two base models differ, None if they are forms of one model.
-
-    Forms that were found are in the log, so that no file of them is read twice.
-    """
+    """Return how the weights of two base models differ, None for forms of one model; found forms are in the log, to be read once."""
     if base.id == other.id:
         return None
     first, second = sorted((base, other), key=lambda row: row.digest)

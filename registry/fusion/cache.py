@@ -49,19 +49,13 @@ class CachedModel(Here):
     adapter: str | None = described("name of its first adapter")
     precision: str | None = described("how it was written, such as `keep` or `auto`")
     scale: float | None = described("factor of the first adapter's update, if that is not its own scale")
-    combined: str | None = described(
-        "its adapters, with their weights, or the name of the adapter or base", heading="adapter"
-    )
+    combined: str | None = described("its adapters with their weights, or one name", heading="adapter")
     format: str | None = described("its precision in words, or whose files these are", heading="precision")
     label: str | None = described("both")
     digest: str | None = described("digest of its manifest")
     foreign: Foreign | None = described("where it comes from; None if it was made here")
-    aliases: tuple[str, ...] = described(
-        "aliases of its adapters, as `task#alias`, which keep it in the cache", heading="stays", free=True
-    )
-    withdrawals: tuple[Withdrawal, ...] = described(
-        "yanks that concern it", heading="state", free=True, rare=True
-    )
+    aliases: tuple[str, ...] = described("aliases, `task#alias`, that keep it", heading="stays", free=True)
+    withdrawals: tuple[Withdrawal, ...] = described("its yanks", heading="state", free=True, rare=True)
 
 
 class CacheContents(Record):
@@ -117,12 +111,9 @@ def cache_contents(workspace: Workspace) -> CacheContents:
 
 
 def prune(workspace: Workspace, limit: int | None = None, *, dry_run: bool = False) -> Pruned:
-    """Remove the least recently used fused models until the cache fits its limit; each can be rebuilt.
+    """Remove the least recently used fused models until the cache fits its limit (default: the setting's).
 
     Entries that are pinned, held by an alias or being read are not removed.
-
-    Args:
-        limit: of the cache in bytes; None for the setting `cache_limit`.
     """
     limit = workspace.settings.cache_limit if limit is None else limit
     cache = workspace.cache

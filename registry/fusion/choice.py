@@ -1,8 +1,4 @@
-"""Choosing the output format: what each candidate retains, from its record, from the log, or from a sample.
-
-Writing a whole model only to find that the adapter is lost costs seconds to minutes; an eighth of the adapted rows
-predicts it well.  A refusal by sample is logged, so that the sample is taken only once.
-"""
+"""Choosing the output format: what each candidate retains, from its record, from the log, or from a sample of an eighth of the rows."""
 
 from __future__ import annotations
 
@@ -55,11 +51,7 @@ def worth_computing(template: FuseCandidate, recipes: Sequence[Recipe]) -> Itera
 def look_at(
     inputs: InputFiles, recipe: Recipe, request: FuseRequest, *, strict: bool, sound: bool = False
 ) -> tuple[Sampled, MeasuredFuse]:
-    """Return a sample of what a recipe writes, and its overall figures.
-
-    The calibration shapes the sample only where that may decide: a format that passes at random is measured whole, and
-    one that is too noisy at random is not mended by a calibration.
-    """
+    """Return a sample of what a recipe writes, shaped by its calibration only where that may decide, and its overall figures."""
     sampled = inputs.sample(recipe)
     measured = MeasuredFuse.of_sample(sampled.fidelity, recipe, at_random=recipe.calibration is not None)
     passes = measured.passes(request, strict=strict, sound=sound)
@@ -177,10 +169,8 @@ def _within_budget(
         mixed = replace(plain, precision="mixed", calibration=ours.calibration)
         fitting += _allocated(inputs, mixed, samples, budget)
     if not fitting:
-        raise FidelityError(
-            f"nothing that was asked for fits into {budget} times the base's size",
-            hint="allow more: --budget 1.5x",
-        )
+        hint = "allow more: --budget 1.5x"
+        raise FidelityError(f"nothing that was asked for fits into {budget} times the base's size", hint=hint)
     return fitting
 
 
@@ -246,10 +236,8 @@ def formats(
     request = request or FuseRequest()
     request.check()
     if replace(request, base=None, scale=None, extras=(), min_fidelity=None) != FuseRequest():
-        raise BadInputError(
-            "all formats are compared, so none can be asked for",
-            hint="leave out all but scale, --with, --base and --min-fidelity",
-        )
+        hint = "leave out all but scale, --with, --base and --min-fidelity"
+        raise BadInputError("all formats are compared, so none can be asked for", hint=hint)
     fuse_inputs = gather(workspace, reference, request.extras, base=request.base)
     base_bytes = weights_bytes(fuse_inputs.base.manifest)
     rows: list[tuple[Format, MeasuredFuse | None]] = []

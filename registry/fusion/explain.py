@@ -103,10 +103,8 @@ def explain(workspace: Workspace, reference: str, request: FuseRequest | None = 
             model = _recorded(workspace, session, subject)
             return Explanation(reference=reference, models=(model,))
         if isinstance(subject, tables.BaseModelRow):
-            raise BadInputError(
-                f"{reference} is a base model, and not fused itself",
-                hint="fusery admin cache explain ADAPTER",
-            )
+            hint = "fusery admin cache explain ADAPTER"
+            raise BadInputError(f"{reference} is a base model, and not fused itself", hint=hint)
     asked = _asked(workspace, reference, request or FuseRequest())
     requested_keys, others = {model.key for model in asked}, []
     with workspace.database.read() as session:
@@ -156,13 +154,11 @@ def _key_inputs(
     extras: Sequence[tuple[tables.AdapterRow | AdapterPart, float]],
     recipe: Mapping[str, object],
 ) -> KeyInputs:
+    added = [WeightedIngredient(name=part.name, digest=part.digest, weight=weight) for part, weight in extras]
     return KeyInputs(
         base=Ingredient(name=base.name, digest=base.digest),
         adapter=Ingredient(name=adapter.name, digest=adapter.digest),
-        with_=tuple(
-            WeightedIngredient(name=extra.name, digest=extra.digest, weight=weight)
-            for extra, weight in extras
-        ),
+        with_=tuple(added),
         recipe=recipe,
     )
 
@@ -204,10 +200,7 @@ def _to_be_had(workspace: Workspace, session: Session, row: tables.FusedRow) -> 
     """Say how a fused model that is not in the cache would be had, as `fuse` goes about it, and what it lacks for that."""
     published, where = is_published(row), "made once, and not in this machine's cache"
     if (foreign := foreign_record(row)) is not None and not foreign.signed_by:
-        return (
-            f"{in_words(foreign)}: it is fetched with --accept-foreign only, if its files are published",
-            [],
-        )
+        return f"{in_words(foreign)}: it is fetched with --accept-foreign, if its files are published", []
     if published and not _missing(workspace, session, [row.manifest]):
         return "published, and not in this machine's cache: it is fetched from the store", []
     if published:

@@ -1,9 +1,6 @@
 """Fusing on demand: look in the cache, else take the lease, look again, fetch or compute, measure, publish, record.
 
-Published models are fetched from the shared store; those that are missing or damaged are computed.
-
-`auto` tries the base's own format first and goes on to the next larger one when the fused weights do not hold what
-the adapter learned.  A refused fuse leaves its measurement in the log, so that it is not computed a second time.
+`auto` tries the base's own format first, then larger ones.  A refused fuse leaves its measurement in the log.
 """
 
 from __future__ import annotations
@@ -49,11 +46,7 @@ def fuse(
     publish: str | None = None,
     reporter: Reporter = SILENT,
 ) -> Fused:
-    """Return the fused model of an adapter: from the cache, from the store if it is published, or computed.
-
-    Args:
-        publish: `full` puts the files into the store, `recipe` only the record; None for the setting.
-    """
+    """Return an adapter's fused model: from the cache, from the store if published, or computed; `publish` defaults to the setting."""
     request.check()
     reference, request = _of_fused(workspace, reference, request)
     wanted = checked_publish(publish or workspace.settings.publish)
@@ -88,10 +81,7 @@ def _of_fused(workspace: Workspace, reference: str, request: FuseRequest) -> tup
 def fuse_to_read(
     workspace: Workspace, reference: str, request: FuseRequest, *, reporter: Reporter = SILENT
 ) -> Iterator[Fused]:
-    """Fuse like `fuse`, and keep the model in the cache until the block ends.
-
-    The block must hash files that it copies or serves: the cache may rely on an earlier verification.
-    """
+    """Fuse, and keep the model in the cache until the block ends, which must hash the files that it copies or serves."""
     for _ in range(_ATTEMPTS):
         with workspace.cache.holding():
             model = fuse(workspace, reference, request, reporter=reporter)
@@ -103,9 +93,7 @@ def fuse_to_read(
                     error.hint = "run the command again: it replaces damaged cache entries"
                     raise
                 return
-    raise StoreUnavailableError(
-        f"{model.path} is removed as soon as it is made", hint="set a larger FUSERY_CACHE_LIMIT"
-    )
+    raise StoreUnavailableError(f"no room for {model.path}", hint="set a larger FUSERY_CACHE_LIMIT")
 
 
 def remake(workspace: Workspace, key: Digest, *, reporter: Reporter = SILENT) -> Fused:
@@ -113,9 +101,7 @@ def remake(workspace: Workspace, key: Digest, *, reporter: Reporter = SILENT) ->
     with workspace.database.read() as session:
         row = find_fused(session, key)
         if row is None:
-            raise UnknownReferenceError(
-                f"there is no fused artifact {key[:12]}", hint="fusery admin cache list"
-            )
+            raise UnknownReferenceError(f"fused model not found: {key[:12]}", hint="fusery admin cache list")
         recipe, adapter = Recipe.from_dict(row.recipe), usable_record(session, row.adapter).name
         request = FuseRequest(base=row.base.name, accept_loss=True)
     return _by_recipe(workspace, adapter, recipe, request, "recipe", reporter)
@@ -143,10 +129,8 @@ def _by_recipe(
             return model
         engine = fuse_inputs.engine(quantize=recipe.quantization is not None)
         if engine != recipe.engine:
-            raise FusionUnsupportedError(
-                f"{job.key[:12]} is made by {recipe.engine}, and here is {engine}",
-                hint=f"fusery fuse {reference}",
-            )
+            message = f"{job.key[:12]} is made by {recipe.engine}, and here is {engine}"
+            raise FusionUnsupportedError(message, hint=f"fusery fuse {reference}")
         require_meaning(recipe.precision, fuse_inputs)
         model = job.run()
     assert model is not None  # there is no other candidate
@@ -164,9 +148,7 @@ def _added(workspace: Workspace, reference: str, onto: str | None, recipe: Recip
             query = select(adapter).where(adapter.digest == digest, adapter.base_id.in_(bases))
             row = session.scalars(query.order_by(adapter.id)).first()
             if row is None:
-                raise UnknownReferenceError(
-                    f"the recipe adds the adapter {digest[:12]}, which is not here on {base.name}",
-                    hint=f"fusery list --base {base.name}",
-                )
+                message = f"the recipe adds the adapter {digest[:12]}, which is not here on {base.name}"
+                raise UnknownReferenceError(message, hint=f"fusery list --base {base.name}")
             added.append((usable_record(session, row).name, weight))
     return added

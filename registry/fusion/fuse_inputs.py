@@ -129,12 +129,7 @@ class FuseInputs:
     def opened(
         self, progress: Callable[[int, int], None] | None = None, *, verify: bool = True
     ) -> Iterator[InputFiles]:
-        """Hold the files until the block ends; they are fetched when first needed.
-
-        Args:
-            progress: called with the bytes fetched and the total, where the base comes from a store that is not local.
-            verify: False takes files as they are, to see what damaged ones lead to; never to publish.
-        """
+        """Hold the files, fetched when first needed, until the block ends; without `verify` (never to publish), damaged ones too."""
         with ExitStack() as stack:
             yield InputFiles(self, stack, tally(progress, self.base.bytes), verify=verify)
 
@@ -143,7 +138,7 @@ class InputFiles:
     """The files of a base and of adapters on this machine."""
 
     def __init__(
-        self, fuse_inputs: FuseInputs, stack: ExitStack, arrived: Progress | None, *, verify: bool = True
+        self, fuse_inputs: FuseInputs, stack: ExitStack, arrived: Progress, *, verify: bool = True
     ) -> None:
         self.fuse_inputs, self._stack, self._arrived = fuse_inputs, stack, arrived
         self._verify = verify
@@ -162,10 +157,8 @@ class InputFiles:
         from ..engine.plan import AddedAdapter, make_plan
 
         adapters = self.adapters
-        extras = [
-            AddedAdapter(files[WEIGHTS], read_object(files[CONFIG]), part.weight)
-            for files, part in zip(adapters[1:], self.fuse_inputs.extras, strict=True)
-        ]
+        added = zip(adapters[1:], self.fuse_inputs.extras, strict=True)
+        extras = [AddedAdapter(own[WEIGHTS], read_object(own[CONFIG]), part.weight) for own, part in added]
         return make_plan(
             with_tokenizer(self.base, adapters[0]),
             read_object(self.base["config.json"]),
@@ -195,11 +188,10 @@ class InputFiles:
 
         inputs = self.fuse_inputs
         plan = self.plan(policy_of(recipe, 0, self._calibration(recipe) if shaped else None), recipe)
-        sizes = {
-            module.path: sum(tensor_bytes(dtype, shape) for _, dtype, shape in module.written())
-            for module in plan.modules
-        }
-        own = {module.path: own_bits(module.grid, inputs.quantization) for module in plan.modules}
+        sizes, own = {}, {}
+        for module in plan.modules:
+            sizes[module.path] = sum(tensor_bytes(dtype, shape) for _, dtype, shape in module.written())
+            own[module.path] = own_bits(module.grid, inputs.quantization)
         return Sampled(sample(plan), plan.size, sizes, own)
 
     def _calibration(self, recipe: Recipe) -> CalibrationFile | None:
@@ -301,11 +293,9 @@ def gather(
             if adapter.base_id != onto.id and base is not None:
                 _require_fitting(adapter)
             elif adapter.base_id != onto.id:
-                raise BadInputError(
-                    f"{adapter.name} was trained on {adapter.base.name}, "
-                    f"{adapters[0].name} on {onto.name}: they cannot be combined",
-                    hint="fusery list --base NAME",
-                )
+                first = f"{adapters[0].name} on {onto.name}"
+                message = f"{adapter.name} was trained on {adapter.base.name}, {first}"
+                raise BadInputError(message, hint="fusery list --base NAME")
         parts = tuple(part_of(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True))
         own = {adapter.base.id: (adapter.base, adapter.name) for adapter in adapters}
         for row in (onto, *(row for row, _ in own.values())):
@@ -326,7 +316,6 @@ def _require_fitting(adapter: tables.AdapterRow) -> None:
     aware = aware_of(adapter.method, adapter.training) is not None
     if aware or adapter.method == "full":
         what = "was trained through a quantiser" if aware else "is the result of full fine-tuning"
-        raise BadInputError(
-            f"{adapter.name} {what}, for its own base model alone", hint=f"fusery fuse {adapter.name}"
-        )
+        hint = f"fusery fuse {adapter.name}"
+        raise BadInputError(f"{adapter.name} {what}, for its own base model alone", hint=hint)
     require_factors_alone(adapter, "and cannot be fused onto another form of its base model")

@@ -43,10 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FuseCandidate:
-    """One candidate: a recipe, and how to get its model.
-
-    The record of the key is read three times: before the lease, after it, and where the model is recorded.
-    """
+    """One candidate: a recipe, and how to get its model; the key's record is read before the lease, after it, and at the end."""
 
     inputs: InputFiles
     recipe: Recipe
@@ -188,10 +185,9 @@ class FuseCandidate:
         except DatabaseReadOnlyError as error:
             # Two processes may fetch a published model at a time; a computed one could not be recorded.
             if (model := self._fetched(None, self.look_up())) is None and compute:
-                raise DatabaseReadOnlyError(
-                    f"{self._name} is not published, and to fuse it needs the right to write: {error.message}",
-                    hint=f"have somebody who may write run: fusery fuse {self.fuse_inputs.adapter.name} --publish full",
-                ) from error
+                name, hint = self.fuse_inputs.adapter.name, "have somebody who may write run: fusery fuse"
+                message = f"{self._name} is not published, and a fuse has to write: {error.message}"
+                raise DatabaseReadOnlyError(message, hint=f"{hint} {name} --publish full") from error
             return model
         with lease.keep():
             # After the lease, not before: its last owner may just have published.
@@ -264,11 +260,9 @@ class FuseCandidate:
                 return None
             lease.check()
             if lookup.own is not None and lookup.own.digest != manifest.digest:
-                raise RebuildDiffersError(
-                    f"rebuilding {self.key[:12]} gave other bytes than are recorded: {manifest.digest[:12]}, "
-                    f"recorded is {lookup.own.digest[:12]}",
-                    hint="fusery audit",
-                )
+                digests = f"{manifest.digest[:12]} (recorded: {lookup.own.digest[:12]})"
+                message = f"rebuilding {self.key[:12]} gave other bytes: {digests}"
+                raise RebuildDiffersError(message, hint="fusery audit")
             path = cache.publish(self.key, folder, manifest, hashed=True)
         seconds = time.monotonic() - started
         deposit, failure = self._deposit(lookup, manifest, path)

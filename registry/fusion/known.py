@@ -90,9 +90,7 @@ class MeasuredFuse:
     def passes(self, request: FuseRequest, *, strict: bool, sound: bool = False) -> bool:
         """Tell whether it may be published.
 
-        Args:
-            strict: ask for nearly all of the update, little noise, and a clear direction: there is a larger format.
-            sound: ask for the verdict PASS: another format within the budget has it.
+        `strict` (there is a larger format) asks for nearly all of the update, `sound` (another format has it) for the verdict PASS.
         """
         if request.accept_loss and not strict and not sound:
             return True

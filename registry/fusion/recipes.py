@@ -66,9 +66,7 @@ def find_recipe(workspace: Workspace, path_or_key: str) -> tuple[Recipe, str | N
     if path.is_file():
         return _read(path), None
     if not (prefix := digest_prefix(path_or_key)):
-        raise UnknownReferenceError(
-            f"there is no recipe {path_or_key[:80]!r}: no such file, and no key", hint=_HINT
-        )
+        raise UnknownReferenceError(f"recipe not found: {path_or_key[:80]!r}", hint=_HINT)
     with workspace.database.read() as session:
         rows = session.scalars(
             select(tables.FusedRow).where(begins_with(tables.FusedRow.key, prefix)).limit(2)
@@ -96,7 +94,6 @@ def _read(path: Path) -> Recipe:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])[:200]
-        raise BadInputError(
-            f"invalid recipe in {path.name[:80]}: {where}: {first['msg'][:200]}", hint=_HINT
-        ) from None
+        message = f"invalid recipe in {path.name[:80]}: {where}: {first['msg'][:200]}"
+        raise BadInputError(message, hint=_HINT) from None
     return Recipe.from_dict(form.model_dump(by_alias=True))

@@ -1,8 +1,4 @@
-"""The records of fused artifacts, and their files in the shared store.
-
-A fused artifact is published when every file of its manifest has a blob.  The blobs are referred to by its record, so
-the collector leaves them alone; fetched files are verified against the record before they become visible.
-"""
+"""The records of fused artifacts, and their files in the shared store, where each file of a published one is a blob."""
 
 from __future__ import annotations
 
@@ -48,9 +44,8 @@ def aliased_keys(session: Session) -> list[str]:
     )
     added = select(tables.FusedExtraRow.fused_id).where(tables.FusedExtraRow.adapter_id.in_(relied_on))
     fused = tables.FusedRow
-    return list(
-        session.scalars(select(fused.key).where(or_(fused.adapter_id.in_(relied_on), fused.id.in_(added))))
-    )
+    is_relied_on = or_(fused.adapter_id.in_(relied_on), fused.id.in_(added))
+    return list(session.scalars(select(fused.key).where(is_relied_on)))
 
 
 _FIGURES = ("verdict", "retained", "cosine", "relative_error", "noise")
@@ -155,9 +150,7 @@ PUBLISH: tuple[Publish, ...] = ("full", "recipe")
 def checked_publish(wanted: str) -> str:
     """Return one of `PUBLISH`."""
     if wanted not in PUBLISH:
-        raise BadInputError(
-            f"there is no way to publish {wanted[:40]!r}", hint=f"--publish {'|'.join(PUBLISH)}"
-        )
+        raise BadInputError(f"cannot publish {wanted[:40]!r}", hint=f"--publish {'|'.join(PUBLISH)}")
     return wanted
 
 

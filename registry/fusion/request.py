@@ -146,20 +146,16 @@ def parse_budget(text: str) -> float:
 def require_meaning(precision: str, fuse_inputs: FuseInputs) -> None:
     """Refuse a precision that says nothing of a dense base."""
     if fuse_inputs.quantization is None and precision in ("dither", "mixed"):
-        raise BadInputError(
-            f"{precision} is for quantised bases, {fuse_inputs.base.name} is not",
-            hint=f"fusery fuse {fuse_inputs.adapter.name}" if fuse_inputs.aware else "--as keep",
-        )
+        hint = f"fusery fuse {fuse_inputs.adapter.name}" if fuse_inputs.aware else "--as keep"
+        raise BadInputError(f"{precision} is for quantised bases, {fuse_inputs.base.name} is not", hint=hint)
 
 
 def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
     """Refuse a recipe of an adapter that was trained otherwise, or of another base: it would mean nothing for this one."""
     name = fuse_inputs.adapter.name
     if recipe.aware != fuse_inputs.aware or (recipe.biases and not fuse_inputs.fits_biases):
-        raise BadInputError(
-            f"the recipe is for an adapter that was trained for another format than {name}",
-            hint=f"fusery fuse {name}",
-        )
+        message = f"the recipe is for an adapter that was trained for another format than {name}"
+        raise BadInputError(message, hint=f"fusery fuse {name}")
     as_kept = recipe.precision == "keep" and fuse_inputs.keeps_aware
     if recipe.aware is not None and (
         recipe.scale is not None or not (as_kept or recipe.quantization == recipe.aware)
@@ -217,16 +213,12 @@ def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, .
         "dequantize": (dequantize,),
     }[request.precision]
     if not ways:
-        raise BadInputError(
-            "the base has 8 bits already, there is nothing between them and plain numbers", hint="--as keep"
-        )
+        raise BadInputError("the base has 8 bits, and mixed writes no more", hint="--as keep")
     return ways
 
 
 def _other_format(fuse_inputs: FuseInputs) -> FusionUnsupportedError:
     assert fuse_inputs.aware is not None
     name = fuse_inputs.adapter.name
-    return FusionUnsupportedError(
-        f"{name} was trained to be fused into {in_words(fuse_inputs.aware)} at its own scale, and cannot be fused otherwise",
-        hint=f"fusery fuse {name}",
-    )
+    message = f"{name} can only be fused into {in_words(fuse_inputs.aware)}, at its own scale"
+    return FusionUnsupportedError(message, hint=f"fusery fuse {name}")

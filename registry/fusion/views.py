@@ -1,7 +1,6 @@
 """How rows become the records of fused models, pictures of their fidelity, and cautions about them.
 
-Fused artifacts of other registries are claims, until they are rebuilt here or signed by a trusted key.  A claim has a key of
-its own, so that a lookup by key never finds one, and an artifact that is made here gets its own record beside it.
+Fused artifacts of other registries are claims with keys of their own until they are rebuilt here or signed by a trusted key.
 """
 
 from __future__ import annotations
@@ -167,20 +166,16 @@ def drawn(workspace: Workspace, details: FusedDetails, plot: Path, *, force: boo
 def _recorded(session: Session, reference: str) -> tuple[tables.FusedRow, str]:
     adapter = resolve_any(session, reference)
     if isinstance(adapter, tables.BaseModelRow):
-        raise BadInputError(
-            f"{reference} is a base model, and fidelity is that of a fused model",
-            hint=f"fusery list --base {adapter.name}",
-        )
+        hint = f"fusery list --base {adapter.name}"
+        raise BadInputError(f"{reference} is a base model, and fidelity is that of a fused model", hint=hint)
     if isinstance(adapter, tables.FusedRow):
         return adapter, adapter.adapter.name
     # A model that it was only added to is the other adapter's.
     made = [fused for fused in fused_from(session, adapter) if fused.adapter.digest == adapter.digest]
     if not made:
-        raise UnknownReferenceError(
-            f"nothing was fused from {adapter.name} yet",
-            hint=f"fusery fuse {adapter.name}, or without writing anything: "
-            f"fusery show {adapter.name} --fidelity --formats",
-        )
+        formats = f"without writing anything: fusery show {adapter.name} --fidelity --formats"
+        hint = f"fusery fuse {adapter.name}, or {formats}"
+        raise UnknownReferenceError(f"nothing was fused from {adapter.name} yet", hint=hint)
     # A claim of another registry counts only without an own record.
     return max(made, key=lambda fused: (fused.origin is None, fused.id)), adapter.name
 
@@ -206,10 +201,8 @@ def cautions(workspace: Workspace, fused: Fused, request: FuseRequest) -> Iterat
         hint = f" {advice}" if (advice := _better_format(fused, compare)) else ""
         yield f"{verdict}: expect most exact answers of base + adapter to change.{hint}"
     if request.precision == "auto" and fused.precision == "dequantize" and fused.quantization is None:
-        yield (
-            f"16 bits take {fused.times_base:.2f} times the size of the base: `auto` took no smaller format. "
-            f"Compare the formats: {compare}"
-        )
+        larger = f"16 bits take {fused.times_base:.2f} times the size of the base"
+        yield f"{larger}: `auto` took no smaller format. Compare the formats: {compare}"
     yield from chat_template_problems(workspace, [fused.adapter])
 
 
@@ -259,10 +252,7 @@ def counts(session: Session, row: tables.FusedRow) -> bool:
 
 
 def signers(session: Session, row: tables.FusedRow) -> list[str]:
-    """Return the names of the keys that count for fused artifacts and have signed one: its files, its key and its verdict.
-
-    Where signatures cannot be checked, since cryptography is not installed, none counts.
-    """
+    """Return the names of the trusted keys that have signed a fused artifact; none without cryptography."""
     key, signature = tables.TrustedKeyRow, tables.SignatureRow
     rows = session.execute(
         select(key, signature)

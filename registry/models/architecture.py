@@ -1,7 +1,4 @@
-"""Read a base model's architecture from its configuration and the headers of its weight files.
-
-A quantised weight is stored as packed 32-bit words beside `.scales` and `.biases`; its logical shape follows from them.
-"""
+"""Read a base model's architecture from its configuration and the headers of its files, packed weights among them."""
 
 from __future__ import annotations
 
@@ -90,17 +87,13 @@ def read_architecture(folder: Path | Mapping[str, Path]) -> Architecture:
     # They have to fit into the record of a base.
     for key, value, limit in (("architectures", name, NAME_LIMIT), ("model_type", model_type, TYPE_LIMIT)):
         if not isinstance(value, str) or len(value) > limit:
-            raise FormatError(
-                f"config.json: {key} is not a name of at most {limit} characters",
-                hint="is this the config.json that came with the model?",
-            )
+            hint = "is this the config.json that came with the model?"
+            raise FormatError(f"config.json: {key} is not a name of at most {limit} characters", hint=hint)
     _require_all_shards(files)
     headers = [read_header(files[name], limit=BASE_HEADER_LIMIT) for name in weight_names(files)]
     if not headers:
-        raise FormatError(
-            "there are no weights in safetensors format",
-            hint="a model folder holds model.safetensors or model-00001-of-0000N.safetensors",
-        )
+        hint = "a model folder holds model.safetensors or model-00001-of-0000N.safetensors"
+        raise FormatError("there are no weights in safetensors format", hint=hint)
     return architecture_of(config, headers)
 
 

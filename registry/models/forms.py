@@ -1,8 +1,4 @@
-"""Whether two base models are forms of one model: the same numbers, quantised, dequantised or in another number format.
-
-Numbers of equal formats are compared as they are.  A dense tensor is also quantised as the other model's is, by MLX's
-arithmetic: a form of the same model has the same codes, a fine-tuned model has not.
-"""
+"""Whether two base models are forms of one model: equal numbers, or equal codes after MLX's quantisation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Convert a llama in a GGUF file into a folder that `mlx_lm.load` loads, and a model's numbers into GGUF's formats.
-
-Needs neither torch nor mlx: the `gguf` package's dequantisation, NumPy and `tokenizers`.
-"""
+"""Convert between a llama in a GGUF file and a folder for `mlx_lm.load`, with neither torch nor mlx."""
 
 from __future__ import annotations
 
@@ -43,14 +40,10 @@ class GGUFWeights:
     def check(self, entry: TensorEntry) -> None:
         """Check that `entry` can be dequantised and is inside the file."""
         if entry.kind not in self._sizes:
-            raise BadInputError(
-                f"{entry.name} is of ggml type {entry.kind}, and only {', '.join(KINDS)} are converted"
-            )
+            raise BadInputError(f"ggml type of {entry.name}: {entry.kind} (allowed: {', '.join(KINDS)})")
         block, _ = self._sizes[entry.kind]
         if entry.shape[-1] % block:
-            raise FormatError(
-                f"{entry.name} has rows of {entry.shape[-1]}, which are no whole blocks of {block}"
-            )
+            raise FormatError(f"{entry.name} has rows of {entry.shape[-1]}, not a multiple of {block}")
         end = self._header.data_start + entry.offset + math.prod(entry.shape[:-1]) * self._row_bytes(entry)
         if end > self._header.file_size:
             raise FormatError(f"{self._path.name} is cut short: {entry.name} goes beyond the end of the file")

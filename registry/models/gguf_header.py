@@ -1,7 +1,6 @@
-"""Read the header of a GGUF file: metadata and the list of tensors.
+"""Read the header of a GGUF file, with every length checked before use, which the `gguf` package's reader does not do.
 
-The `gguf` package's own reader trusts every count.  Here every length is checked against the file's size and a limit
-before it is used.  Format: ggml's page gguf.md, versions 2 and 3, little-endian.
+Format: ggml's page gguf.md, versions 2 and 3, little-endian.
 """
 
 from __future__ import annotations
@@ -93,9 +92,7 @@ class _Reader:
     def take(self, count: int) -> bytes:
         data = self._file.read(count) if count <= self._left else b""
         if len(data) != count:
-            raise FormatError(
-                f"{self._name} is cut short or damaged: its header goes beyond the end of the file or {MAX_HEADER >> 20} MiB"
-            )
+            raise FormatError(f"the header of {self._name} is cut short, damaged or too large")
         self._left -= count
         return data
 
@@ -109,9 +106,7 @@ class _Reader:
         self._left -= len(MAGIC)
         version = self.scalar("I")
         if version not in VERSIONS:
-            raise FormatError(
-                f"{self._name} is GGUF version {version}; only little-endian versions 2 and 3 can be read"
-            )
+            raise FormatError(f"{self._name} has GGUF version {version} (allowed: little-endian 2 and 3)")
 
     def count(self, what: str) -> int:
         value = self.scalar("Q")

@@ -123,10 +123,8 @@ def read_llama(header: GGUFHeader) -> Llama:
     """Return the model's dimensions."""
     architecture = header.metadata.get("general.architecture")
     if architecture != ARCHITECTURE:
-        raise BadInputError(
-            f"this GGUF file holds a model of architecture {str(architecture)[:40]!r}, and only 'llama' is converted",
-            hint="register the model's Hugging Face or MLX folder instead",
-        )
+        hint = "register the model's Hugging Face or MLX folder instead"
+        raise BadInputError(f"GGUF architecture: {str(architecture)[:40]!r} (allowed: 'llama')", hint=hint)
     for key in UNSUPPORTED_KEYS:
         if header.metadata.get(f"llama.{key}"):
             raise BadInputError(f"this GGUF file uses llama.{key}, which is not converted")
@@ -195,9 +193,7 @@ def placements(header: GGUFHeader, model: Llama) -> list[tuple[TensorPlace, Tens
         if entry is None:
             raise FormatError(f"this GGUF file has no tensor {place.source}")
         if entry.shape != place.shape:
-            raise FormatError(
-                f"{place.source} has the shape {list(entry.shape)}, and {list(place.shape)} was expected"
-            )
+            raise FormatError(f"shape of {place.source}: {list(entry.shape)} (expected: {list(place.shape)})")
         result.append((place, entry))
     expected_names = {place.source for place, _ in result} | {ROPE_FACTORS}
     if extra := [name for name in header.tensors if name not in expected_names]:
@@ -224,9 +220,7 @@ def _llama3_scaling(model: Llama, base: float, factors: np.ndarray[Any, Any]) ->
     factor = float(factors.max())
     expected = llama3_factors(base, model.head_dim, factor, 1.0, 4.0, 8192)
     if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-4):
-        raise BadInputError(
-            f"{ROPE_FACTORS} is not the rotary scaling of Llama 3.1, and no other is converted"
-        )
+        raise BadInputError(f"{ROPE_FACTORS} is not the rotary scaling of Llama 3.1 (no other is converted)")
     return {
         "rope_type": "llama3",
         "factor": factor,

@@ -27,6 +27,7 @@ LLAMA3_WORDS = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _AFTER_
 QWEN2_WORDS = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _AFTER_DIGITS
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 DEFAULT_CUTS = (r"[\p{P}\$\+<=>\^~\|]+", GPT2_WORDS, r"\p{N}+", r"[0-9][0-9][0-9]")
+_FOLDER = "register the model's Hugging Face or MLX folder instead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +66,15 @@ def convert_tokenizer(metadata: Mapping[str, Value], vocab: int, context: int) -
     """Convert `tokenizer.*` of a GGUF file's metadata."""
     kind = metadata.get("tokenizer.ggml.model")
     if kind != "gpt2":
-        raise BadInputError(
-            f"this GGUF file has a tokenizer of type {str(kind)[:40]!r}, and only 'gpt2' (byte-level BPE) is converted",
-            hint="register the model's Hugging Face or MLX folder instead",
-        )
+        raise BadInputError(f"type of the GGUF tokenizer: {str(kind)[:40]!r} (allowed: 'gpt2')", hint=_FOLDER)
     name = str(metadata.get("tokenizer.ggml.pre", "default"))
     style = STYLES.get(name)
     if style is None:
-        raise BadInputError(
-            f"this GGUF file has the pre-tokenizer {name[:40]!r}, and only {', '.join(sorted(STYLES))} are known",
-            hint="register the model's Hugging Face or MLX folder instead",
-        )
+        allowed = ", ".join(sorted(STYLES))
+        raise BadInputError(f"unknown pre-tokenizer {name[:40]!r} (allowed: {allowed})", hint=_FOLDER)
     tokens = _strings(metadata, "tokens")
     if len(tokens) != vocab or len(set(tokens)) != vocab:
-        raise FormatError(
-            f"this GGUF file has {len(set(tokens))} different tokens and {vocab} rows in its embedding"
-        )
+        raise FormatError(f"the GGUF file has {len(set(tokens))} different tokens, and {vocab} embeddings")
     kinds = _list(metadata, "token_type", lambda item: item in TOKEN_KINDS)
     if len(kinds) != vocab:
         raise FormatError(f"this GGUF file has {vocab} tokens and {len(kinds)} token types")

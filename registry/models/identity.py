@@ -1,8 +1,4 @@
-"""The identity of a base model: a digest over its tensors, its configuration and its tokenizer.
-
-Tensors count by name, dtype, shape and bytes, whatever the files, their names, order and metadata.  Configuration and
-tokenizer count as values, not as text.
-"""
+"""The identity of a base model: a digest over its tensors (name, dtype, shape, bytes) and the values of configuration and tokenizer."""
 
 from __future__ import annotations
 
@@ -41,7 +37,7 @@ class BaseIdentity:
 
 
 def identify_base(
-    files: Mapping[str, Path], config: Mapping[str, Any], *, progress: Progress | None = None
+    files: Mapping[str, Path], config: Mapping[str, Any], *, progress: Progress = None
 ) -> BaseIdentity:
     """Read a model's files once, and return their manifest and the digest of their content."""
     entries: list[FileEntry] = []
@@ -54,10 +50,8 @@ def identify_base(
             written_by_mlx &= header.metadata.get("format") == "mlx"
             file_digests = digest_tensors(file, header, progress=progress)
             entries.append(FileEntry(path, file_digests.size, file_digests.digest))
-            tensors += [
-                [name, tensor.dtype, list(tensor.shape), file_digests.tensors[name]]
-                for name, tensor in header.tensors.items()
-            ]
+            for name, tensor in header.tensors.items():
+                tensors.append([name, tensor.dtype, list(tensor.shape), file_digests.tensors[name]])
         else:
             digest, size = digest_file(file)
             entries.append(FileEntry(path, size, digest))

@@ -1,15 +1,11 @@
 """Where transformers and mlx-lm differ: the names of experts and of language models that see, and sliding windows.
 
-transformers 5 holds (experts, 2 * inner, outer) as `gate_up_proj` and (experts, outer, inner) as `down_proj`; mlx-lm's
-`sanitize` makes `gate_proj`, `up_proj` and `down_proj` of them, each (experts, out, in).  Which rows are whose is the
-class's own: most have the halves, gpt_oss every other row.
+transformers 5 holds (experts, 2 * inner, outer) as `gate_up_proj`, and `down_proj`; mlx-lm's `sanitize` makes `gate_proj`, `up_proj`
+and `down_proj` of them, (experts, out, in): of halves, or in gpt_oss of every other row.
+Of a model that sees, mlx-lm has `language_model.model.layers.0`; transformers 5 `model.language_model.layers.0`, before 4.52 either's.
 
-Of a model that sees, mlx-lm has `language_model.model.layers.0` and `language_model.lm_head`; transformers 5
-`model.language_model.layers.0` and `lm_head`, and before 4.52 mlx-lm's names, or plain `model.layers.0`.
-
-Sources: transformers 5.24, src/transformers/models/*/{modeling,configuration}_*.py (for old names
-`_checkpoint_conversion_mapping` in 4.52), and `sanitize` in mlx-lm 0.32.2, mlx_lm/models/*.py.  Tests compare the tables
-with both libraries.
+Sources: transformers 5.24, src/transformers/models/*/{modeling,configuration}_*.py (for old names `_checkpoint_conversion_mapping`
+in 4.52), and `sanitize` in mlx-lm 0.32.2, mlx_lm/models/*.py.  Tests compare the tables with both libraries.
 """
 
 from __future__ import annotations
@@ -130,8 +126,7 @@ def every_name(name: str) -> Iterator[str]:
             return
 
 
-# Model types whose layers all have the window, if there is one, and the window where `config.json` has no
-# `sliding_window`.
+# Model types whose layers all have the window, if there is one, and the window where `config.json` has no `sliding_window`.
 EVERY_LAYER: Final[Mapping[str, int | None]] = {
     "mistral": 4096,
     "mixtral": None,

@@ -140,10 +140,7 @@ class RecordRun:
     def register(
         self, *, registry: Registry | None = None, strict: bool = False, **facts: Unpack[Facts]
     ) -> Registered:
-        """Register the run's best checkpoint in a registry, by default that of the environment.
-
-        `facts` are the arguments of `Registry.adapters.register`; the default base is that of the run's configuration.
-        """
+        """Register the run's best checkpoint; `facts` are arguments of `Registry.adapters.register`, `base` defaults to the run's."""
         self.finish()
         return register_run(self.folder, registry, strict=strict, facts=facts)
 
@@ -201,9 +198,8 @@ def plain_arguments(arguments: object) -> dict[str, object]:
     elif isinstance(arguments, Mapping):
         argument_values = arguments
     else:
-        raise TypeError(
-            f"arguments are a mapping, a namespace or a dataclass, not {type(arguments).__name__}"
-        )
+        kind = type(arguments).__name__
+        raise TypeError(f"arguments must be a mapping, a namespace or a dataclass, not {kind}")
     plain: dict[str, object] = json.loads(json.dumps(dict(argument_values), default=str), parse_constant=str)
     return plain
 

@@ -1,12 +1,4 @@
-"""MLflow's place for artifacts at `fusery://TASK`: what a run logs there is an adapter of this registry.
-
-    mlflow.create_experiment("lessons", artifact_location="fusery://lessons")
-    with mlflow.start_run():
-        ...
-        mlflow.log_artifacts("adapters", "adapter")
-
-MLflow finds this class by the entry point `mlflow.artifact_repository`.  The registry is that of the environment.
-"""
+"""MLflow's artifacts at `fusery://TASK` are adapters of the environment's registry (entry point `mlflow.artifact_repository`)."""
 
 from __future__ import annotations
 
@@ -34,10 +26,7 @@ _BETWEEN = "|"  # separates the paths of one adapter
 
 
 class FuseryArtifactRepository(ArtifactRepository):
-    """Registers the adapters that a run logs, and gives their files out again.
-
-    A logged adapter has the tag `mlflow.run.ID`, with its path among the artifacts of the run.  Nothing else can be logged.
-    """
+    """Registers the adapters that a run logs, with the tag `mlflow.run.ID`, and returns their files; nothing else can be logged."""
 
     def __init__(
         self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
@@ -46,20 +35,16 @@ class FuseryArtifactRepository(ArtifactRepository):
         parts = PurePosixPath(artifact_uri.removeprefix(_SCHEME)).parts
         whole = artifact_uri.startswith(_SCHEME) and len(parts) > 2 and "artifacts" in parts[2:]
         if not whole or ".." in parts or "@" in parts[0]:
-            raise _refusal(
-                f"{masked(artifact_uri)[:200]} is not fusery://TASK/RUN/artifacts: make the experiment with"
-                ' artifact_location="fusery://TASK"'
-            )
+            hint = 'make the experiment with artifact_location="fusery://TASK"'
+            raise _refusal(f"{masked(artifact_uri)[:200]} is not fusery://TASK/RUN/artifacts: {hint}")
         at = len(parts) - 1 - parts[::-1].index("artifacts")
         self._task, self._run = parts[0], parts[at - 1]
         self._inside = PurePosixPath(*parts[at + 1 :])
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         """Refuse a single file: an adapter is a folder."""
-        raise _refusal(
-            f"{Path(local_file).name[:200]} is a file, and at fusery://{self._task} there are adapters: log the adapter's"
-            " folder with mlflow.log_artifacts, and other files into an experiment with another place"
-        )
+        hint = "log the adapter's folder with mlflow.log_artifacts, and other files elsewhere"
+        raise _refusal(f"{Path(local_file).name[:200]} is not an adapter of fusery://{self._task}: {hint}")
 
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
         """Register an adapter's folder, or the best checkpoint of a run's, as the next version of the task."""
@@ -96,9 +81,7 @@ class FuseryArtifactRepository(ArtifactRepository):
         with _registry() as registry:
             files = self._files(registry)
             if place not in files:
-                raise _refusal(
-                    f"run {self._run} has logged no {remote_file_path[:200]} at fusery://{self._task}"
-                )
+                raise _refusal(f"run {self._run} has no {remote_file_path[:200]} at fusery://{self._task}")
             adapter, _ = files[place]
             folder = registry.adapters.folder(adapter.name, format=adapter.format)
             shutil.copyfile(folder / place.name, local_path)

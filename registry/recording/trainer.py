@@ -1,8 +1,7 @@
 """Run `mlx_lm.lora` in this process, and record the run.
 
-mlx-lm 0.32 passes no callback on.  So functions of `mlx_lm.lora` are replaced while it runs: `run`, to see the complete
-arguments; `load`, to find bases by name and complete their configuration; `load_dataset`, to render chat templates within
-limits; `train_model`, to record; and `linear_to_lora_layers`, to train for a fuse at the base's size.
+mlx-lm 0.32 passes no callback on, so functions of `mlx_lm.lora` are replaced while it runs: `run`, `load`, `load_dataset`,
+`train_model` and `linear_to_lora_layers`.
 """
 
 from __future__ import annotations
@@ -50,10 +49,7 @@ def train(
     base: KnownBase | None = None,
     way: Way | None = None,
 ) -> TrainerOutcome:
-    """Run the trainer with a command line, on `base` unless that names another model.
-
-    `ready` is called with the complete arguments before anything is loaded.  `way` trains for a fuse at the base's size.
-    """
+    """Run the trainer, on `base` unless the arguments name another; `ready` gets the complete arguments before anything is loaded."""
     try:
         from mlx_lm import lora
     except ImportError as error:

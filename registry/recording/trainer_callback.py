@@ -1,11 +1,4 @@
-"""Recording a run of transformers' `Trainer`, and registering what it leaves, in one line.
-
-from fusery import FuseryCallback
-
-trainer = Trainer(..., callbacks=[FuseryCallback(task="course_rec")])
-
-TRL's trainers, and whatever else takes a `TrainerCallback`, take it as well.
-"""
+"""Recording a run of transformers' `Trainer`, or TRL's: `Trainer(..., callbacks=[FuseryCallback(task="course_rec")])`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Adding a base model.
-
-A base is identified by its content (`fusery.registry.models.identity`): tensors, configuration and tokenizer.  Names, hub
-ids and folders only refer to it, so the same model under two names, or in other files, is one base.
-"""
+"""Adding a base model, which is identified by its content; names, hub ids and folders only refer to it."""
 
 from __future__ import annotations
 
@@ -52,10 +48,7 @@ _COMPANIONS = re.compile(
 
 
 def model_files(folder: Path) -> dict[str, Path]:
-    """Return the files of a model folder that make up the model: weights, configuration, tokenizer, licence.
-
-    Python files, checkpoints of other formats and everything else stay behind.
-    """
+    """Return a model's files: weights, configuration, tokenizer and licence, without programs and other checkpoints."""
     files = {file.path: file.real for file in scan(folder) if is_model_file(file.path)}
     if "config.json" not in files:
         hint = "give the folder of a model in MLX or Hugging Face layout"
@@ -129,7 +122,7 @@ def _record(
     architecture: Architecture,
     identity: BaseIdentity,
     reference: bool,
-    progress: Progress | None,
+    progress: Progress,
 ) -> AddedBase:
     from ..records.deposit import Deposit, record_manifest
 

@@ -36,11 +36,7 @@ from ..workspace.workspace import Workspace
 
 
 class Correction:
-    """New values for an adapter's record; None leaves a value as it is.
-
-    Everything is checked as `register` checks it.  `date` corrects the day of training; the name keeps the day of
-    registration.  `clear` lists fields to empty, `tag.KEY` for a tag.
-    """
+    """New values for an adapter's record, checked as by `register`; None leaves one, and `clear` empties fields (`tag.KEY`)."""
 
     def __init__(
         self,
@@ -65,10 +61,8 @@ class Correction:
         cleared = set(self.clear) | (set(DATASET) if "dataset" in self.clear else set())
         after = {**state, **dict.fromkeys(cleared), **self.values}
         if after["dataset"] is None and any(after[name] is not None for name in DATASET):
-            raise BadInputError(
-                "there is no dataset on record that could have a revision or a digest",
-                hint="name it too: --dataset NAME",
-            )
+            message = "there is no dataset on record that could have a revision or a digest"
+            raise BadInputError(message, hint="name it too: --dataset NAME")
         return {name: value for name, value in after.items() if value is not None or not name.startswith(TAG)}
 
 

@@ -44,13 +44,12 @@ def trained_on(
     """Return the other base that an adapter was trained on; None if none was declared, or it is the one it is registered for."""
     if declared_base is None:
         return None
-    other = (
-        resolve_base(session, declared_base)
-        if isinstance(declared_base, str)
-        else session.scalar(
-            select(tables.BaseModelRow).where(tables.BaseModelRow.digest == declared_base.digest)
-        )
-    )
+    other: tables.BaseModelRow | None
+    if isinstance(declared_base, str):
+        other = resolve_base(session, declared_base)
+    else:
+        row = tables.BaseModelRow
+        other = session.scalar(select(row).where(row.digest == declared_base.digest))
     if other is not None and other.id != base.id:
         _require_alike(base, other)
     if isinstance(declared_base, TrainedOn):
@@ -69,10 +68,9 @@ def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModelR
         file, name = METADATA, folder.metadata.base_model
     if not name and folder.problems:
         problem = folder.problems[0]
-        raise BadInputError(
-            f"it is not known which base {folder.path.name or folder.path} is on: {problem.message}",
-            hint=f"fusery check {typed(folder.path)} --base NAME  lists all that is wrong with it",
-        )
+        hint = f"fusery check {typed(folder.path)} --base NAME  lists all that is wrong with it"
+        message = f"the base of {folder.path.name or folder.path} is unknown: {problem.message}"
+        raise BadInputError(message, hint=hint)
     bases = session.scalars(select(tables.BaseModelRow).options(defer(tables.BaseModelRow.weights)))
     named_bases = [(base, all_names(base)) for base in bases]
     if not name:
@@ -86,10 +84,8 @@ def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModelR
     message = f"{file} names the base {name[:200]!r}"
     if matching:
         called = [base.name for base in matching]
-        raise AmbiguousReferenceError(
-            f"{message}, and {len(matching)} bases here are called so: {', '.join(called)}",
-            hint=f"give --base {called[0]} or another of them",
-        )
+        message = f"{message}, and {len(matching)} bases here are called so: {', '.join(called)}"
+        raise AmbiguousReferenceError(message, hint=f"give --base {called[0]} or another of them")
     raise BadInputError(f"{message}, which is not in this registry", hint=_among(named_bases))
 
 
@@ -115,10 +111,8 @@ def _require_alike(base: tables.BaseModelRow, other: tables.BaseModelRow) -> Non
             shapes = f"{theirs or 'missing'} in {other.name} and {ours or 'missing'} in {base.name}"
             problem = f"the shape of {path} is {shapes}"
     if problem is not None:
-        raise BadInputError(
-            f"what was trained on {other.name} cannot stand on {base.name}: {problem}",
-            hint="--trained-on is the same model at another precision; fusery base show NAME",
-        )
+        hint = "--trained-on is the same model at another precision; fusery base show NAME"
+        raise BadInputError(f"{other.name} cannot stand for {base.name}: {problem}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +140,7 @@ def load_context(workspace: Workspace, folder: AdapterFolder, submission: Submis
 
 
 def context_on(workspace: Workspace, session: Session, base: tables.BaseModelRow) -> RegistrationContext:
-    """Return what an adapter stands on of which nothing else is said than its base.
-
-    What the base's files say is read when a rule needs it, and once.
-    """
+    """Return the context of an adapter of which only the base is declared; the base's files are read once, on demand."""
     _loaded = base.weights  # what is asked of the base itself after the transaction
     row, first = tables.BaseNameRow, dict[int, str]()
     query = select(row.base_id, row.name).where(row.base_id != base.id).order_by(row.id)

@@ -1,7 +1,4 @@
-"""Registered adapters that equal a new one, or nearly: by the bytes of the weights, and by their updates.
-
-The number of adapters that are read is bounded, and so is the number of modules of each.
-"""
+"""Registered adapters that equal a new one in bytes or nearly in updates; the number that is read is bounded."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """Record a new admitted adapter, from a folder on this machine or from another registry.
 
-The same bytes again are the existing record, or an error that says what to do.  A record that is not withdrawn stands for
-its bytes.  If all are withdrawn, and the new submission differs in something that cannot be amended, they become a new
-version.
+The same bytes are a new version only if their records are all yanked and a fixed field differs.
 """
 
 from __future__ import annotations
@@ -54,10 +52,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """An admitted adapter: of a folder, which has a training run, or of a document from another registry.
-
-    Version 0 in its name stands for the next one.  `corrected` are fields in which the document contradicts the files.
-    """
+    """An admitted adapter of a folder with a run, or of another registry's document, whose `corrected` fields contradict the files."""
 
     folder: AdapterFolder
     copies: Mapping[str, Staged | Path]
@@ -128,10 +123,7 @@ def add_adapter(
     stored: tables.ManifestRow,
     sources: Sequence[str] = (),
 ) -> tables.AdapterRow:
-    """Record a new adapter in the caller's write transaction, without a log entry.
-
-    `sources` are names of the adapters that it was computed from; default: the recorded ones that its recipe names.
-    """
+    """Record a new adapter in the caller's transaction, without a log entry; `sources` default to those that its recipe names."""
     folder, submission, document, base = seen.folder, seen.submission, seen.document, seen.context.base
     declared = _declared(seen) if document is None else first_state(document)
     dataset = declared["dataset"]
@@ -283,10 +275,8 @@ def _refusal(
         for name, (_, value) in differs.items()
     ]
     again = "" if yanked is None else f", then fusery yank {row.name} --undo"
-    return AlreadyExistsError(
-        f"{message}; registering changes no record",
-        hint=f"fusery edit {row.name} {' '.join(options)} --reason TEXT{again}",
-    )
+    hint = f"fusery edit {row.name} {' '.join(options)} --reason TEXT{again}"
+    return AlreadyExistsError(f"{message}; registering changes no record", hint=hint)
 
 
 def _differences(

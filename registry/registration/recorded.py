@@ -68,10 +68,8 @@ def _trained_on(document: AdapterDocument, folder: AdapterFolder | None) -> Trai
 
 def state_of_document(document: AdapterDocument) -> State:
     """Return the values of the amendable fields; see `records.amendments.state_of`."""
-    return {
-        **{field: getattr(document, field) for field in FIELDS},
-        **{f"{TAG}{key}": value for key, value in document.tags.items()},
-    }
+    tags = {f"{TAG}{key}": value for key, value in document.tags.items()}
+    return {field: getattr(document, field) for field in FIELDS} | tags
 
 
 def first_state(document: AdapterDocument) -> State:
@@ -114,10 +112,7 @@ def require_fitting(document: AdapterDocument) -> None:
 def training_findings(
     document: AdapterDocument, folder: AdapterFolder, submission: Submission
 ) -> Iterator[Finding]:
-    """Yield findings about a training run from its record.
-
-    Findings of the other registry are repeated, since they can only count against the adapter.
-    """
+    """Yield findings about a recorded training run, and those of the other registry, which can only count against it."""
     record, findings = document.training_run, list[Finding]()
     if record is not None:
         points = [Point(p.iteration, p.train_loss, p.val_loss, p.learning_rate) for p in document.curve]

@@ -38,7 +38,7 @@ from ..records.adapter import MAX_VERSION, Registered
 from ..records.references import load_adapters, next_version, require_version
 from ..records.renderings import rendering_of
 from ..records.views import adapter_records, trained_on_view
-from .context import RegistrationContext, candidate_for, load_context, policy_of
+from .context import candidate_for, load_context, policy_of
 from .new_adapter import Examined, add_adapter, existing_adapter, task_row
 from .run_readers import select_folder, select_run
 from .training_run import Training
@@ -61,7 +61,10 @@ def check(
     task = None
     with suppress(BadInputError):  # the task is unknown, which does not concern the bytes
         task = proposed_name(folder, adapter_folder, submission, training.day).task
-    return _examine(workspace, adapter_folder, submission, training, context, strict=strict, task=task)
+    run_findings = training.findings(adapter_folder, submission)
+    facts: Any = {"context": context, "training": run_findings, "task": task}
+    candidate = candidate_for(workspace, adapter_folder, submission, **facts)
+    return examine(candidate, policy_of(workspace, strict=strict))
 
 
 def _read(path: Path, submission: Submission, take: Take | None = None) -> tuple[AdapterFolder, Training]:
@@ -83,24 +86,6 @@ def _readable(path: Path) -> Iterator[None]:
         raise AdmissionError.of(path.name or str(path), [unreadable(error)], error.hint or "") from error
 
 
-def _examine(
-    workspace: Workspace,
-    folder: AdapterFolder,
-    submission: Submission,
-    training: Training,
-    context: RegistrationContext,
-    *,
-    strict: bool,
-    task: str | None,
-    weights: str | None = None,
-) -> list[Finding]:
-    training_findings = training.findings(folder, submission)
-    candidate = candidate_for(
-        workspace, folder, submission, context=context, weights=weights, training=training_findings, task=task
-    )
-    return examine(candidate, policy_of(workspace, strict=strict))
-
-
 def register(
     workspace: Workspace,
     path: Path,
@@ -109,10 +94,7 @@ def register(
     strict: bool = False,
     sources: Sequence[str] = (),
 ) -> Registered:
-    """Register an adapter folder as the next version of its task; the same bytes again are the recorded adapter.
-
-    `sources` are names of the adapters that it was computed from, in the order of its recipe; default: the recorded ones.
-    """
+    """Register a folder as its task's next version, or return the record of the same bytes; `sources` default to the recipe's."""
     from ..records.deposit import Deposit
 
     store = workspace.store
@@ -126,9 +108,8 @@ def register(
         try:
             staging.require_unchanged()
         except StorageError as error:
-            raise BadInputError(
-                f"{path} changed while it was read", hint="register it when the training run has ended"
-            ) from error
+            hint = "register it when the training run has ended"
+            raise BadInputError(f"{path} changed while it was read", hint=hint) from error
         deposit = Deposit(workspace.database, workspace.store, workspace.owner())
         deposit.put(seen.copies, manifest=seen.manifest)
         return _record(workspace, deposit, seen, sources)
@@ -152,9 +133,10 @@ def _see(
     forms: list[tuple[Form, Manifest]] = [] if rendering is None else [("mlx", rendering)]
     manifest = manifest_of_staged(copies)
     weights = next((entry.sha256 for entry in rendering or manifest if entry.path == WEIGHTS), None)
-    findings = _examine(
-        workspace, folder, submission, training, context, strict=strict, task=name.task, weights=weights
-    )
+    run_findings = training.findings(folder, submission)
+    facts: Any = {"context": context, "weights": weights, "training": run_findings, "task": name.task}
+    candidate = candidate_for(workspace, folder, submission, **facts)
+    findings = examine(candidate, policy_of(workspace, strict=strict))
     if verdict(findings) == "fail":
         hint = f"fusery check {typed(path)} --base {context.base.name}"
         raise AdmissionError.of(path.name or str(path), findings, hint)
@@ -201,30 +183,23 @@ def _refuse_early(workspace: Workspace, seen: Examined) -> None:
 def _version(session: Session, task: tables.TaskRow, wanted: int) -> int:
     number = wanted or next_version(session, task)
     if number > MAX_VERSION:
-        raise BadInputError(
-            f"there is no version after {MAX_VERSION}, which {task.name} has",
-            hint="give --version N, one that is free",
-        )
+        hint = "give --version N, one that is free"
+        raise BadInputError(f"there is no version after {MAX_VERSION}, which {task.name} has", hint=hint)
     if not wanted:
         return number
     row = tables.AdapterRow
     taken = session.scalar(select(row).where(row.task_id == task.id, row.version == wanted))
     if taken is not None:
-        raise AlreadyExistsError(
-            f"version {wanted} of {task.name} is taken: {taken.name}, registered by {taken.created_by} "
-            f"on {taken.created_at:%Y-%m-%d}",
-            hint=f"give --version {next_version(session, task)} or another --task",
-        )
+        by = f"registered by {taken.created_by} on {taken.created_at:%Y-%m-%d}"
+        hint = f"give --version {next_version(session, task)} or another --task"
+        raise AlreadyExistsError(f"version {wanted} of {task.name} is taken: {taken.name}, {by}", hint=hint)
     return wanted
 
 
 def proposed_name(
     path: Path, folder: AdapterFolder, submission: Submission, day: dt.date | None = None
 ) -> AdapterName:
-    """Compose a name from flags, then metadata, then the folder's name, then the training run's day or today.
-
-    Version 0 means the next one; a checkpoint's folder has the name of its run's folder.
-    """
+    """Compose a name from flags, then metadata, then the folder's name, then the run's day or today; version 0 is the next one."""
     metadata = folder.metadata
     task, written = submission.task, name_in(metadata.adapter_name or "")
     if task is None:
@@ -278,10 +253,8 @@ def require_data(args: Any) -> None:
         raise BadInputError(f"there is no data folder {source}", hint=hint)
     train = folder / "train.jsonl"
     if not train.is_file() or train.stat().st_size == 0:
-        raise BadInputError(
-            f"there is nothing to train on in {source}: no train.jsonl",
-            hint="one JSON object a line, as mlx-lm reads it",
-        )
+        hint = "one JSON object a line, as mlx-lm reads it"
+        raise BadInputError(f"there is nothing to train on in {source}: no train.jsonl", hint=hint)
 
 
 def require_registrable(
@@ -304,14 +277,11 @@ def require_registrable(
         for finding in policy_of(workspace).apply(declared_base(candidate)):
             if finding.severity == "error":
                 own = f"leave out --model: {candidate.base.name} is trained"
-                raise BadInputError(
-                    f"--model {model} is not the base {candidate.base.name}",
-                    hint=own if same else finding.hint or None,
-                )
+                hint = own if same else finding.hint or None
+                raise BadInputError(f"--model {model} is not the base {candidate.base.name}", hint=hint)
     except (ValueError, OSError) as error:  # of pydantic, and of a path that is too long
-        raise BadInputError(
-            "invalid folder, model or number of iterations", hint="check --adapter-path, --model and --iters"
-        ) from error
+        hint = "check --adapter-path, --model and --iters"
+        raise BadInputError("invalid folder, model or number of iterations", hint=hint) from error
     with workspace.database.read() as session:
         task = session.scalar(select(tables.TaskRow).where(tables.TaskRow.name == name.task))
         if task is not None and name.version:

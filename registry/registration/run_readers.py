@@ -1,12 +1,10 @@
 """Read the run of an adapter folder: of mlx-lm, of transformers' `Trainer`, and of what is built on that.
 
-- mlx-lm has written `NNNNNNN_adapters.safetensors` and `adapters.safetensors` since April 2024 (`tuner/trainer.py`), the
-  second again at each checkpoint and at the end.
-- transformers, TRL, Axolotl, LLaMA-Factory and Unsloth leave an output folder with `checkpoint-STEP`, each an adapter with
-  the trainer's state, and the final weights beside them (transformers 5, `trainer.py`: `_save_checkpoint`, `save_model`).
-  Unsloth's trainer for MLX writes mlx-lm's form, and the best weights into `best` (unsloth-zoo, `mlx/trainer.py`).
+- mlx-lm writes `NNNNNNN_adapters.safetensors`, and `adapters.safetensors` at each checkpoint and at the end (`tuner/trainer.py`).
+- transformers and TRL, Axolotl, LLaMA-Factory and Unsloth leave `checkpoint-STEP` folders with the trainer's state, and final weights
+  (transformers 5, `trainer.py`); Unsloth for MLX writes mlx-lm's form, and the best weights into `best` (unsloth-zoo).
 
-Two runs into one folder leave checkpoints of both: those whose history contradicts the newest are of another run.
+Checkpoints of another run in the same folder are those whose history contradicts the newest.
 """
 
 from __future__ import annotations
@@ -196,13 +194,11 @@ def _read_output(path: Path) -> Run | None:
         checkpoints.append(Checkpoint(state.best if state else None, best, _BEST))
     final = _weights(path)
     # Weights without a readable header may be a terabyte of holes, and are not compared.
+    alike = [item.path for item in reversed(checkpoints) if item.name == final]
     is_checkpoint = (
         final is not None
         and _is_whole(path / final)
-        and any(
-            item.name == final and filecmp.cmp(path / item.name, path / item.path, shallow=False)
-            for item in reversed(checkpoints)
-        )
+        and any(filecmp.cmp(path / final, path / other, shallow=False) for other in alike)
     )
     if final is not None and not is_checkpoint:
         checkpoints.append(Checkpoint(_final_step(own, final, remarks), final))
@@ -295,10 +291,8 @@ def _find_log(
     if given is not None:
         log = read_log(given)
         if not log.curve.points and not log.curve.not_finite:
-            raise BadInputError(
-                f"there is no training curve in {given}",
-                hint="give what mlx_lm.lora printed: mlx_lm.lora ... | tee train.log",
-            )
+            hint = "give what mlx_lm.lora printed: mlx_lm.lora ... | tee train.log"
+            raise BadInputError(f"there is no training curve in {given}", hint=hint)
         if (problem := foreign(given.name, log)) is not None:
             raise BadInputError(problem, hint="give the log of this run, or none")
         return log, given.name
@@ -314,10 +308,8 @@ def _find_log(
             logs[name] = log
     if len(logs) > 1 and needed:
         path = folder.path
-        raise BadInputError(
-            f"{path.name or path} holds {len(logs)} training logs: {some(logs)}",
-            hint=f"say which: --log {path / min(logs)}",
-        )
+        hint = f"say which: --log {path / min(logs)}"
+        raise BadInputError(f"{path.name or path} holds {len(logs)} training logs: {some(logs)}", hint=hint)
     if len(logs) != 1:
         return Log(Curve()), None
     ((name, log),) = logs.items()

@@ -1,7 +1,4 @@
-"""Fetching base models and adapters: from folders, the hub, GGUF files, a team's bucket, and uploads to a server.
-
-Of an adapter, only what it or its run is made of is fetched, into a folder with the place's name that goes away afterwards.
-"""
+"""Fetching base models and adapters: from folders, the hub, GGUF files, a team's bucket, and uploads to a server."""
 
 from __future__ import annotations
 
@@ -93,10 +90,9 @@ def _from_hub(url: str, scratch: Path) -> Path:
     except FuseryError:
         raise
     except transport_errors() as error:
-        raise BadInputError(
-            f"{repository} could not be fetched from the hub: {reason_of(error)}",
-            hint="check the name, the revision, HF_TOKEN and the network",
-        ) from without_secrets(error)
+        message = f"{repository} could not be fetched from the hub: {reason_of(error)}"
+        hint = "check the name, the revision, HF_TOKEN and the network"
+        raise BadInputError(message, hint=hint) from without_secrets(error)
     return folder
 
 
@@ -126,10 +122,9 @@ def wanted(sizes: Mapping[str, Any], shown: str, scratch: Path) -> list[str]:
     if not all(isinstance(sizes[name], int) and sizes[name] >= 0 for name in names):
         raise BadInputError(f"it is not said how large the files at {shown} are", hint="try again later")
     if not any(name.endswith((WEIGHTS, PEFT_WEIGHTS)) for name in names):
-        raise BadInputError(
-            f"there is no adapter at {shown}: neither {WEIGHTS} nor {PEFT_WEIGHTS}",
-            hint="give the folder that holds them, or that of a run with its checkpoints",
-        )
+        hint = "give the folder that holds them, or that of a run with its checkpoints"
+        message = f"there is no adapter at {shown}: neither {WEIGHTS} nor {PEFT_WEIGHTS}"
+        raise BadInputError(message, hint=hint)
     total = sum(sizes[name] for name in names)
     if len(names) > _MOST_FILES or total > _MOST_BYTES:
         message = f"there are {len(names):,} files with {total:,} bytes at {shown}"
@@ -161,10 +156,8 @@ def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Itera
     digests = _checked(name, files)
     blobs = _blobs(workspace, set(digests.values()))
     if missing := [path for path, digest in digests.items() if digest not in blobs]:
-        raise BlobsMissingError(
-            f"{plural(len(missing), 'file')} of this adapter not uploaded, such as {missing[0]}",
-            hint="run the command again",
-        )
+        message = f"{plural(len(missing), 'file')} of this adapter not uploaded, such as {missing[0]}"
+        raise BlobsMissingError(message, hint="run the command again")
     sizes = [blob.size for blob in blobs.values()]
     if sum(sizes) > _MOST_SENT_BYTES:
         raise BadInputError("adapter folder is too large (at most 8 GiB)", hint="give the folder of one run")
@@ -189,10 +182,8 @@ def uploaded(workspace: Workspace, name: str, files: Mapping[str, str]) -> Itera
 
 def _checked(name: str, files: Mapping[str, str]) -> dict[str, Digest]:
     if not _is_plain(name) or len(files) > _MOST_SENT:
-        raise BadInputError(
-            f"invalid adapter folder (its name is invalid, or it has more than {_MOST_SENT:,} files)",
-            hint="give the folder of one run",
-        )
+        message = f"invalid adapter folder (its name is invalid, or it has more than {_MOST_SENT:,} files)"
+        raise BadInputError(message, hint="give the folder of one run")
     digests = {}
     for path, digest in files.items():
         if not (is_wanted(path) or (path.startswith(LOG) and _is_plain(path.removeprefix(LOG)))):
@@ -258,10 +249,8 @@ def fetched(
     elif is_hub:
         yield _base_from_hub(source, revision, say)
     else:
-        raise MissingFileError(
-            f"file or folder not found: {source}",
-            hint="give a model folder, a GGUF file, or a hub id such as mlx-community/Qwen2-0.5B-4bit",
-        )
+        hint = "give a model folder, a GGUF file, or a hub id such as mlx-community/Qwen2-0.5B-4bit"
+        raise MissingFileError(f"file or folder not found: {source}", hint=hint)
 
 
 def _from_gguf(path: Path, scratch: Scratch, say: Callable[[str], None]) -> Iterator[FetchedBase]:
@@ -292,10 +281,9 @@ def _base_from_hub(source: str, revision: str | None, say: Callable[[str], None]
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except transport_errors() as error:
-        raise BadInputError(
-            f"{source} could not be fetched from the hub: {reason_of(error)}",
-            hint=f"if a local folder is meant, it does not exist: {source}; check the name, HF_TOKEN and the network",
-        ) from error
+        message = f"{source} could not be fetched from the hub: {reason_of(error)}"
+        hint = f"there is no local folder {source}; check the name, HF_TOKEN and the network"
+        raise BadInputError(message, hint=hint) from error
     # A snapshot's folder is named by its commit.
     return FetchedBase(folder, f"hub:{source}", folder.name, source, durable=True)
 

@@ -1,8 +1,7 @@
-"""The learning curve of a run: measurements by iteration.
+"""The learning curve of a run: measurements by iteration, numbered as the trainer prints them.
 
-Iterations are numbered as the trainer prints them.  mlx-lm validates before the step that it names (since June 2024;
-after it in older versions), so the loss of iteration 200 is that of weights with 199 steps, and stands for checkpoint
-200, which has one more.  The measurement at iteration 1 is of the model before training, and never of a checkpoint.
+mlx-lm validates before the step that it names, so a loss of iteration 200 stands for checkpoint 200, which has one step more.
+The measurement at iteration 1 is of the model before training, and never of a checkpoint.
 """
 
 from __future__ import annotations
@@ -136,10 +135,8 @@ def draw_curves(curves: Mapping[str, Sequence[CurvePoint]], plot: Path, *, force
 
     kind, place = picture_kind(plot), plot.expanduser().absolute()
     if not any(curves.values()):
-        raise BadInputError(
-            f"there is no training curve on record for {', '.join(curves)}",
-            hint="register with what the trainer printed: fusery register DIR --log FILE",
-        )
+        hint = "register with what the trainer printed: fusery register DIR --log FILE"
+        raise BadInputError(f"there is no training curve on record for {', '.join(curves)}", hint=hint)
     write_picture(place, draw(curves, kind), force=force)
     return place
 

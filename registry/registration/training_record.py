@@ -1,7 +1,4 @@
-"""`fusery_run.json`: the record that a run writes about itself into its folder while it goes on.
-
-It is written whole each time and put in place by a rename, so that a run that was killed leaves the last state.
-"""
+"""`fusery_run.json`: the record that a run keeps of itself in its folder, replaced whole by a rename."""
 
 from __future__ import annotations
 
@@ -210,10 +207,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def git_commit(folder: Path) -> RecordedGit | None:
-    """Return the commit that a folder is at and whether tracked files differ from it, or may; None outside of a repository.
-
-    No program that the repository's own configuration names is run, and nothing is fetched: it may be somebody else's, unpacked.
-    """
+    """Return a folder's commit and whether tracked files may differ; None without a repository, whose programs are not run."""
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if commit is None:
         return None

@@ -94,10 +94,8 @@ class Run:
         names = _numbers(item.name if item.iteration is None else item.iteration for item in self.checkpoints)
         if wanted == "best":
             validated = _numbers(self.curve.validations) or "none"
-            raise BadInputError(
-                f"the best checkpoint of {self.name} is unknown: iterations with a validation loss: {validated}",
-                hint=f"--checkpoint last, or one of {names}",
-            )
+            message = f"the best checkpoint of {self.name} is unknown: iterations with a loss: {validated}"
+            raise BadInputError(message, hint=f"--checkpoint last, or one of {names}")
         number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) <= 12 else None
         for item in reversed(self.checkpoints):
             if item.iteration is not None and item.iteration == number:
@@ -151,10 +149,7 @@ class Training:
         return self.checkpoint.iteration if self.run.has_history else folder.config.iters
 
     def val_loss(self, folder: AdapterFolder) -> float | None:
-        """Return the validation loss to record: the measured one, else the metadata's for the last weights.
-
-        A negative loss, as in reinforcement learning, is not a validation loss.
-        """
+        """Return the validation loss to record: the measured one, else the metadata's for the last weights; none if negative."""
         loss = folder.metadata.final_val_loss if self.loss is None and self.is_last else self.loss
         return None if loss is None or loss < 0 else loss
 

@@ -1,4 +1,1 @@
-"""Code that servers and evaluations of adapters share.
-
-Bundles with a server carry this package and `model_server`, so they import nothing else of fusery.
-"""
+"""Code that servers and evaluations of adapters share; bundles carry it, so it imports nothing else of fusery."""

@@ -102,9 +102,7 @@ class ServingLimits(_DocumentPart):
     context: Count | None = None  # tokens of prompt and answer together; None for the base model's
     max_tokens: Count = 4096
     waiting: Count = 256  # answers at once, running and waiting; more get 429
-    batch: Annotated[int, Field(ge=1, le=1024)] = (
-        32  # running answers; with several tenants up to twice as many
-    )
+    batch: Annotated[int, Field(ge=1, le=1024)] = 32  # running answers; twice as many of several tenants
     body_bytes: Count | None = None  # of a request; None for the size of the context
     prompt_cache_bytes: Annotated[int, Field(ge=0)] = 1 << 30  # 0 for no prompt cache
 

@@ -1,8 +1,4 @@
-"""Common parts of fusery's HTTP servers: host names, sockets, request ids, and connections with limits.
-
-A foreign web page can let its own host name resolve to this machine (DNS rebinding).  So the `Host` of a request must be an
-address, localhost, or an allowed name.
-"""
+"""Common parts of fusery's HTTP servers: host names (against DNS rebinding), sockets, request ids, limited connections."""
 
 from __future__ import annotations
 

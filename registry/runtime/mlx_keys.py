@@ -1,11 +1,7 @@
-"""The keys of `config.json` that mlx-lm's classes read, for configurations of transformers 5.
+"""The keys of `config.json` that mlx-lm's classes read, added to configurations of transformers 5.
 
-transformers 5 writes rotary embeddings into `rope_parameters`, by kind of layer if they differ.  Some classes of mlx-lm 0.32
-read it; the others read `rope_theta`, `rope_scaling` and `partial_rotary_factor`, and silently take a default without them.
-Keys are only added, so transformers reads the same model.
-
-The tables do not depend on the installed mlx-lm: their keys are in a fused model's configuration, and so in its digest.  A
-test compares them with mlx-lm, and every class with transformers.
+Some classes take a silent default without `rope_theta`, `rope_scaling` and `partial_rotary_factor`.  The tables do not depend on
+the installed mlx-lm, since their keys are in a fused model's digest; tests compare them with mlx-lm and transformers.
 """
 
 from __future__ import annotations
@@ -48,10 +44,7 @@ def with_mlx_keys(config: Config) -> dict[str, object]:
 
 
 def written_config(config: Config) -> dict[str, object]:
-    """Return a configuration with mlx-lm's keys and those of transformers 4.
-
-    transformers 4, and servers that use it, read `rope_theta`, `rope_scaling` and `torch_dtype`, or take a default.
-    """
+    """Return a configuration with mlx-lm's keys, and with those of transformers 4, which otherwise takes a default."""
     mlx_config = with_mlx_keys(config)
     text = mlx_config.get("text_config")
     if isinstance(text, Mapping):
@@ -212,9 +205,8 @@ def _sparse(config: Config) -> list[bool] | None:
 
 _NAMED_OTHERWISE: Final = ("gpt_neox",)  # classes with other names for rotary embeddings, in `_OTHERS`
 _LOCAL: Final = ("gemma3_text", "gemma3n_text")  # classes with another theta for layers with a window
-_WANT_SCALING: Final = frozenset(
-    ("exaone4", "glm4_moe", "llama4_text")
-)  # classes that require `rope_scaling`, even null
+# Classes that require `rope_scaling`, even null.
+_WANT_SCALING: Final = frozenset(("exaone4", "glm4_moe", "llama4_text"))
 
 _OTHERS: Final[Mapping[str, Mapping[str, Callable[[Config], Any]]]] = {
     "apertus": {"mlp_bias": _always(False), "post_norm": _always(False), "qk_norm": _always(True)},

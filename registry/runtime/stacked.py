@@ -1,9 +1,7 @@
-"""Layers with several adapters at once: y = W x for all rows, and s (x A) B for each row with its own factors.
+"""Layers with several adapters at once: y = W x for all rows, and s (x A) B for each row, by `mx.gather_mm` on stacked factors.
 
-The factors of adapters of similar rank are stacked, and `mx.gather_mm` selects those of each row.  Ranks are padded with zeros to
-about the next power of two, so that many ranks need few products.  NaN in an adapter stays in its own rows.  A row's result is
-that of mlx-lm's layers (mlx_lm/tuner/lora.py of 0.32): products with `lora_a` and `lora_b`, times the scale, in the type
-of the input.
+Ranks are padded to about the next power of two; NaN stays in its own rows.  A row's result is that of mlx-lm's layers
+(mlx_lm/tuner/lora.py of 0.32): products with `lora_a` and `lora_b`, times the scale, in the type of the input.
 """
 
 from __future__ import annotations
@@ -23,19 +21,12 @@ REMEMBERED = 8  # compositions of a batch whose indices a layer caches: recent o
 
 
 class Stack:
-    """The factors of adapters of similar rank for one layer.
-
-    Attributes:
-        first: (slots, *shape of `lora_a`).
-        second: (slots, *shape of `lora_b`).
-        slots: index of an adapter's factors by its number.
-        scales: scale of an adapter by its number.
-    """
+    """The factors of adapters of similar rank for one layer, `first` and `second` by slot."""
 
     def __init__(self, first: mx.array, second: mx.array) -> None:
         self.first, self.second = (mx.zeros((0, *factor.shape), factor.dtype) for factor in (first, second))
-        self.slots: dict[int, int] = {}
-        self.scales: dict[int, float] = {}
+        self.slots: dict[int, int] = {}  # index of an adapter's factors by its number
+        self.scales: dict[int, float] = {}  # by the adapter's number
         self._free: list[int] = []
 
     def add(self, number: int, first: mx.array, second: mx.array, scale: float) -> None:
@@ -43,10 +34,9 @@ class Stack:
         if not self._free:
             have = self.first.shape[0]
             more = 1 + have // 8
-            self.first, self.second = (
-                mx.concatenate([factors, mx.zeros((more, *factors.shape[1:]), factors.dtype)])
-                for factors in (self.first, self.second)
-            )
+            room = [(more, *factors.shape[1:]) for factors in (self.first, self.second)]
+            self.first = mx.concatenate([self.first, mx.zeros(room[0], self.first.dtype)])
+            self.second = mx.concatenate([self.second, mx.zeros(room[1], self.second.dtype)])
             self._free = list(range(have + more - 1, have - 1, -1))
         slot = self._free.pop()
         # Nothing else refers to these arrays, so mlx writes in place.
@@ -157,10 +147,8 @@ class Stacked(_InPlace):
 
     def add(self, number: int, adapted: Any) -> None:
         """Add an adapter from mlx-lm's layer of it."""
-        first, second = (
-            _filled(self._as_computed(factor), axis)
-            for factor, axis in zip((adapted.lora_a, adapted.lora_b), self.rank_axes, strict=True)
-        )
+        factors = map(self._as_computed, (adapted.lora_a, adapted.lora_b))
+        first, second = map(_filled, factors, self.rank_axes)
         key = first.shape, second.shape, first.dtype, second.dtype
         stack = self._stacks.setdefault(key, Stack(first, second))
         stack.add(number, first, second, float(adapted.scale))
@@ -264,10 +252,8 @@ class StackedExperts(Stacked):
     def _products(self, stack: Stack, x: mx.array, slots: mx.array, indices: mx.array) -> mx.array:
         """Return (x A) B with the factors of each row's adapter and experts."""
         which = slots * stack.first.shape[1] + indices  # in (slots * experts, …)
-        first, second = (
-            factors.reshape(-1, *factors.shape[2:]).swapaxes(-1, -2)
-            for factors in (stack.first, stack.second)
-        )
+        both = (stack.first, stack.second)
+        first, second = (factors.reshape(-1, *factors.shape[2:]).swapaxes(-1, -2) for factors in both)
         if _gathers(x, first):
             z = mx.gather_mm(x, first, rhs_indices=which)
             return mx.gather_mm(z, second, rhs_indices=which)
@@ -302,18 +288,12 @@ class RowsError(RuntimeError):
 
 
 class BatchRows:
-    """The rows of the pass that is being built; for one thread.
-
-    Attributes:
-        numbers: number of each row's adapter.
-        length: tokens of each row.
-        order: permutation that sorted the experts' inputs, if they are sorted.
-    """
+    """The rows of the pass that is being built; for one thread."""
 
     def __init__(self) -> None:
-        self.numbers: Numbers = ()
-        self.length = 0
-        self.order: Any = None
+        self.numbers: Numbers = ()  # of each row's adapter
+        self.length = 0  # tokens of each row
+        self.order: Any = None  # permutation that sorted the experts' inputs, if they are sorted
 
     @contextmanager
     def of(self, numbers: Numbers) -> Iterator[None]:

@@ -1,9 +1,7 @@
-"""Adapters in memory, and switching the base model between them.
+"""Adapters in memory, loaded by mlx-lm's `load_adapters`, and switching the base model between them.
 
-mlx-lm's `load_adapters` loads an adapter, so that each layer computes the same as under `mlx_lm.load`; its changes of the model
-are then undone.  LoRA goes into layers with the adapters of all rows of a batch (`stacked`).  Other adapters are lists of places
-in the model, each with the base model's layer and the adapter's around it; switching assigns a few hundred places, without a
-copy.  A computation keeps the layers it was built with, so a switch is safe while mlx computes.
+LoRA goes into layers with the adapters of all rows (`stacked`).  Other adapters are lists of places in the model with two layers
+each, which a switch assigns; a computation keeps the layers it was built with, so a switch is safe meanwhile.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ CHANGES: dict[str, Spoil] = {
     "no configuration": lambda folder: (folder / CONFIG).unlink(),
     "nothing": shutil.rmtree,
 }
-STEPS = ("read_adapter_folder", "select_run", "with_weights", "load_context", "_examine", "_refuse_early")
+STEPS = ("read_adapter_folder", "select_run", "with_weights", "load_context", "examine", "_refuse_early")
 """Functions of the registration, in their order."""
 
 MOMENTS = [

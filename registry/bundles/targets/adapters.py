@@ -43,10 +43,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
         "name": source.name,
         "base": provenance_part(record["provenance"], "base").get("name"),
         "adapters": [adapter["facts"] for adapter in record["adapters"]],
-        "routes": {
-            name: {target: 1.0} if isinstance(target, str) else target
-            for name, target in source.routes.items()
-        },
+        "routes": {name: {to: 1.0} if isinstance(to, str) else to for name, to in source.routes.items()},
         "first": source.adapters[0].name,
         **image_names(record),
     }

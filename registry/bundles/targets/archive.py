@@ -1,7 +1,4 @@
-"""The target `archive`: the files of the target `model` in one compressed tar file.
-
-Names, order, times, owners and modes are fixed, so that the same model and version of the compressor give the same file.
-"""
+"""The target `archive`: the files of the target `model` in one compressed tar file, the same for the same model and compressor."""
 
 from __future__ import annotations
 

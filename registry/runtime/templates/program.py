@@ -1,7 +1,6 @@
-"""The program of a process that renders templates: it reads requests from a socket, and is killed when it exceeds its limits.
+"""The program of a process that renders templates for requests from a socket, with limits and without secrets.
 
 Started as a file, it renders chat templates as transformers does; other programs pass `run` a function of their own.
-It sets its limits before it reads a request, and gets no secrets.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def test_random_damage_never_escapes_as_another_exception(tmp_path: Path, good_b
 
 
 BAD_METADATA: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("tokenizer of type 'llama'", {"tokenizer.ggml.model": "llama"}),
+    ("tokenizer: 'llama'", {"tokenizer.ggml.model": "llama"}),
     ("'tekken'", {"tokenizer.ggml.pre": "tekken"}),
     ("expert_count", {"llama.expert_count": 8}),
     ("block_count", {"llama.block_count": 1 << 30}),
