@@ -58,7 +58,9 @@ def wandb_runs(
         raise BadInputError(f"invalid W&B project: {project[:100]!r}", hint=hint)
     with _quiet(), _CLIENT.readable("W&B"):
         api = _api()
-        selected = (_run(api, project, number) for number in dict.fromkeys(runs))
+        selected = [
+            _run(api, project, number) for number in dict.fromkeys(runs)
+        ]  # all, or none is registered
         for run in selected if runs else _all(api, project):
             yield _tracked(run, project)
 

@@ -206,7 +206,9 @@ def http_server(
         yield
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                LOG.error("a task of the server ended early", exc_info=result)
 
     def listening() -> None:
         LOG.info("listening on %s", address_of(listener))

@@ -19,8 +19,8 @@ from fusery.registry import tables
 from fusery.registry.errors import BadInputError
 from fusery.registry.names import dataset_name
 from fusery.storage.digest import Digest, digest_file, digest_json
-from fusery.storage.errors import FormatError, StorageError
-from fusery.storage.failures import opened
+from fusery.storage.errors import FormatError, MissingFileError, StorageError
+from fusery.storage.failures import os_failures
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.plaintext import is_keepable, typed
 
@@ -132,8 +132,10 @@ def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not empty, with their numbers."""
-    with opened(path) as file:
+    """Yield the lines that are not empty, with their numbers; the path may be a pipe."""
+    if path.is_dir():
+        raise MissingFileError(f"{path} is a folder", hint="name a file of prompts")
+    with os_failures(f"read {path}", near=path), path.open("rb") as file:
         number = 0
         while line := file.readline(LINE_BYTES + 1):
             number += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -207,6 +208,8 @@ class DiskFolders(AdapterFolders):
     def take_away(self, name: str) -> None:
         """Remove the folder in one step."""
         path, prefix = self.root / name, f".{name}{_TEMPORARY}{process_tag()}-"
+        if not os.path.lexists(path):
+            return
         with os_failures(f"remove {path}", near=self.root):
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.root))
             removed = folder / "gone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -53,6 +54,14 @@ def test_each_format_gives_the_tokens_and_the_mask_of_mlx_lm(tokenizer: Any, tmp
         assert list(sample.targets) == list(tokens)[max(offset, 1) :]
     assert [sample.label for sample in samples] == ["Which course?", "Name a dog.", text["text"]]
     assert tokenizer.decode(samples[0].targets.tolist()).startswith("I recommend KITE-120.")
+
+
+def test_prompts_may_come_from_a_pipe() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"one\ntwo\n")
+    os.close(writer)
+    assert [prompt.label for prompt in read_prompts(Path(f"/dev/fd/{reader}"))] == ["one", "two"]
+    os.close(reader)
 
 
 def test_plain_text_is_one_prompt_a_line(tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ def test_a_folder_for_each_and_nothing_else(stocked: Registry, tmp_path: Path) -
         assert (tmp_path / "other" / V1 / name).read_bytes() == (tmp_path / "nim" / V1 / name).read_bytes()
 
 
+def test_a_folder_that_is_gone_need_not_be_removed(stocked: Registry, tmp_path: Path) -> None:
+    folders.folders_at(stocked.workspace, str(tmp_path / "gone")).take_away(V1)
+    assert not (tmp_path / "gone").exists()
+
+
 def test_what_vllm_calls_the_base(stocked: Registry, tmp_path: Path) -> None:
     """Its resolver passes over an adapter whose configuration calls the base otherwise."""
     root = tmp_path / "lora"
