@@ -1,7 +1,4 @@
-"""How rows become the records of fused models, pictures of their fidelity, and cautions about them.
-
-Fused artifacts of other registries are claims with keys of their own until they are rebuilt here or signed by a trusted key.
-"""
+"""How rows become records of fused models, pictures and cautions; claims of other registries have keys of their own."""
 
 from __future__ import annotations
 
