@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusery.registry.api.provenance import Provenance
-from fusery.registry.api.trust import Trust
+from fusery.registry.api.provenance import Provenance, Trust
 from fusery.registry.parsing import plural
 
 from .columns import record_table

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusery.registry.api.trust import Tokens, Trust
+from fusery.registry.api.provenance import Tokens, Trust
 from fusery.registry.api.upkeep import Webhooks
 from fusery.registry.parsing import plural
 from fusery.registry.record import Record, described
-from fusery.registry.records.roles import MEANINGS
+from fusery.registry.records.tokens import MEANINGS
 from fusery.registry.records.trust import Role
 from fusery.storage.plaintext import typed
 

@@ -1,4 +1,1 @@
-"""The model server: a base model and adapters behind OpenAI's API, as listed by `serving.json`.
-
-Bundles carry it without `local` (`fusery serve`), with `registry/runtime`, so it imports nothing else of fusery.
-"""
+"""The model server, behind OpenAI's API; bundles carry it and `registry/runtime`, without `local`, which is `fusery serve`."""

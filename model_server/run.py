@@ -69,10 +69,7 @@ def serve(
     ready: Ready | None = None,
     say: Callable[[str], None] = LOG.info,
 ) -> int:
-    """Serve a document and follow its changes; return 0 after a signal, 1 when generation died.
-
-    `loaded` is called before the server listens and may raise, `ready` with the server's URL.
-    """
+    """Serve a document; return 0 after a signal, 1 when generation died. `loaded` may raise before it listens, `ready` gets the URL."""
     from .service import Service
 
     outcome = [0]

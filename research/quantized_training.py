@@ -1,7 +1,4 @@
-"""Train for a fuse at the base's own size: through its quantiser, or an update that its biases can hold.
-
-Through the quantiser, a layer computes with quantise(W + BA); the gradient goes straight through (Bengio et al., arXiv:1308.3432).
-"""
+"""Train for a fuse at the base's own size: through its quantiser (Bengio et al., arXiv:1308.3432), or for its biases."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A folder on a server that speaks SFTP: written by a part file, fsync and an exclusive link, with asyncssh's calls.
-
-sshfs, whose connections it takes, checks no host key by default, runs `cp` in a shell, and reads whole files for ranges.
-"""
+"""A folder on a server that speaks SFTP: written by a part file, fsync and an exclusive link, with asyncssh's calls."""
 
 from __future__ import annotations
 

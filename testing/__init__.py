@@ -1,7 +1,4 @@
-"""Contract suites for plugins, the same that fusery's own parts pass, as classes of tests (docs/guides/plugins.md).
-
-`stores`, `targets`, `rules` and `sources` need pytest; `samples` has a tiny model and adapters for it.
-"""
+"""Contract suites for plugins, as classes of tests for pytest, and samples for them (docs/guides/plugins.md)."""
 
 from __future__ import annotations
 

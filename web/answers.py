@@ -31,8 +31,7 @@ _CODES: Mapping[int, str] = {
     507: "out_of_space",
 }
 STATUS = {code: status for status, codes in _CODES.items() for code in codes.split()}
-STATUS |= {kind.code: kind.status for kind in RequestError.__subclasses__()}
-"""The status of an error by its code; 400 for errors in the client's input."""
+STATUS |= {kind.code: kind.status for kind in RequestError.__subclasses__()}  # by code; 400 for others
 
 _NO_DATABASE = "the server cannot use its database"
 _UNAVAILABLE = {

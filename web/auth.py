@@ -17,7 +17,7 @@ from fastapi import Request
 
 from fusery.registry import Registry
 from fusery.registry.errors import InvalidTokenError, RegistryError
-from fusery.registry.records.roles import ROLES, allows
+from fusery.registry.records.tokens import ROLES, allows
 from fusery.registry.records.trust import Role
 
 
@@ -247,10 +247,7 @@ class TokenAuth:
         return request.cookies.get(self.secure_cookie if self.is_secure(request) else self.cookie, "")
 
     def client_key(self, request: Request) -> str:
-        """Return the principal's name, or else the peer's address.
-
-        A token that has not been authenticated yet is counted by the address, since anybody can make one up.
-        """
+        """Return the principal's name; else, or while the token was not authenticated yet, the peer's address."""
         try:
             token = bearer(request)
             if token is None:

@@ -43,7 +43,7 @@ def server(
     """
     from fusery.registry.records.trust import Listening
 
-    from .running import TeamRequest, Tls, serve_team
+    from .running import WebOptions, serve_team
 
     if (certificate is None) != (key is None):
         raise click.UsageError("--certificate and --key go together.")
@@ -52,11 +52,11 @@ def server(
         text = f"The registry is at {address}; Ctrl-C ends it.\nNext, on a client: fusery login {address}"
         session.emit(Listening(url=address), names=[address], human=lambda: session.print(text))
 
-    tls = Tls(certificate=certificate, key=key) if certificate and key else None
+    tls = (certificate, key) if certificate and key else None
     secret = os.environ.get("FUSERY_PROXY_SECRET", "")
-    request = TeamRequest(tls=tls, proxy_secret=secret, **options)
+    wanted = WebOptions(tls=tls, proxy_secret=secret, **options)
     session.registry.upkeep.local("serve")
-    return serve_team(session.registry, request, ready=ready, reporter=session.reporter())
+    return serve_team(session.registry, wanted, ready=ready, reporter=session.reporter())
 
 
 @command(
@@ -90,7 +90,7 @@ def ui(
         return _save(session, subject, save, force=force, audit=audit)
     from fusery.registry.records.trust import Listening
 
-    from .running import serve_pages
+    from .running import WebOptions, serve_pages
 
     def ready(address: str, entrance: str, once: str) -> None:
         text = f"The registry is at {entrance}; Ctrl-C ends it."
@@ -102,14 +102,14 @@ def ui(
             webbrowser.open(once)  # its arguments are seen by all who use this machine
 
     session.registry.upkeep.local("show pages of")
-    return serve_pages(session.registry, port=port, ready=ready)
+    return serve_pages(session.registry, WebOptions(port=port), ready=ready)
 
 
 def _save(session: Session, subject: str | None, file: Path, *, force: bool, audit: bool) -> int:
     from fusery.cli.trail import write_document
     from fusery.registry.errors import AlreadyExistsError, BadInputError
 
-    from .saved import saved
+    from .sheets import saved
 
     if file.suffix.lower() not in (".html", ".htm"):
         raise BadInputError(f"pages are saved as .html, not {file.name[:60]!r}", hint="--save report.html")

@@ -30,8 +30,7 @@ from .routes import Routes
 TOKEN = "form_token"
 _MOST_FIELDS = 20
 
-LABELS = {"reference": "Adapter", "references": "Adapter", "places": "Place"}
-"""Labels of fields that differ from their parameters' names."""
+LABELS = {"reference": "Adapter", "references": "Adapter", "places": "Place"}  # unlike the parameters' names
 
 
 @dataclass(frozen=True, slots=True)

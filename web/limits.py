@@ -57,10 +57,7 @@ class RateLimit:
 
 
 class FairQueue:
-    """Slots for `most` requests at once, `each` of them for one client; the others wait in order.
-
-    It belongs to one event loop.
-    """
+    """Slots for `most` requests at once, some of them for one client; the others wait in order.  It belongs to one event loop."""
 
     def __init__(self, most: int, slots_per_client: int) -> None:
         self._slots, self._each = asyncio.Semaphore(most), slots_per_client

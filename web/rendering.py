@@ -87,10 +87,7 @@ def style_sheet() -> str:
 
 
 def presentable(value: Any) -> Any:
-    """Return a value as JSON can have it, without passwords in the URLs of its texts.
-
-    Only who edits a database by other means puts infinity or bytes into it.
-    """
+    """Return a value as JSON can have it, without passwords in URLs, and without infinity and bytes from an edited database."""
     if isinstance(value, str):
         return masked(value)
     if isinstance(value, Mapping):

@@ -21,7 +21,7 @@ from fusery.registry.api.resource import Resource
 from fusery.registry.api.schema import schema_of
 from fusery.registry.record import Record
 from fusery.registry.records.release import Promotion
-from fusery.registry.records.roles import role_error
+from fusery.registry.records.tokens import role_error
 from fusery.registry.records.trust import Role
 from fusery.registry.wire import LongText, decode, encode
 
@@ -112,10 +112,7 @@ class Routes:
         self._rate, self._failures = RateLimit(1e9, 1 << 30), RateLimit(1e9, 1 << 30)
 
     def count_failure(self, request: Request, error: NotSignedInError) -> None:
-        """Count a request with an invalid credential, and log it at most as often as such requests are allowed.
-
-        Requests with a valid token from the same address are not affected.
-        """
+        """Count a request with an invalid credential, and log it at most as often as such requests are allowed."""
         _require_rate(self._failures, peer_of(request))
         if isinstance(error, RefusedTokenError):
             LOG.warning("refused a token: %s", error.why)

@@ -30,26 +30,17 @@ if TYPE_CHECKING:
 DRAIN_SECONDS = 5  # seconds to finish the running requests at the end
 OUTAGE_SECONDS = 3.0  # seconds that a request waits for PostgreSQL, before it fails with 503
 
-Ready = Callable[[str, str, str], None]
-"""Called when the server accepts requests, with its address, the address that opens it, and one that does so once."""
+Ready = Callable[[str, str, str], None]  # gets the address, one that opens it, and one that does so once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """A server's certificate with its chain, and the key: PEM files."""
-
-    certificate: Path
-    key: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TeamRequest:
-    """The options of a server for a team."""
+class WebOptions:
+    """The options of a server; all below `tls` are those of a team's server."""
 
     host: str = "127.0.0.1"
-    port: int = 8430  # 0 for a free one
+    port: int = 0  # 0 for a free one
     hosts: Sequence[str] = ()  # names that requests may be for, besides addresses and localhost
-    tls: Tls | None = None  # None for HTTP
+    tls: tuple[Path, Path] | None = None  # certificate with its chain, and key: PEM files; None for HTTP
     # addresses and networks of trusted proxies; for the next four see `fusery.web.auth.Proxies`
     proxies: Sequence[str] = ()
     user_header: str = "X-Forwarded-User"
@@ -59,59 +50,39 @@ class TeamRequest:
     insecure: bool = False  # allow tokens without encryption
 
 
-def serve_team(registry: Registry, request: TeamRequest, *, ready: Ready, reporter: Reporter = SILENT) -> int:
+def serve_team(registry: Registry, options: WebOptions, *, ready: Ready, reporter: Reporter = SILENT) -> int:
     """Serve a registry to a team until a signal, and return the exit code; deliver its webhooks meanwhile."""
     registry.workspace.make_embedded()
-    networks = [_network(proxy) for proxy in request.proxies]
-    if any(network.prefixlen == 0 for network in networks) and not request.proxy_secret:
+    networks = [_network(proxy) for proxy in options.proxies]
+    if any(network.prefixlen == 0 for network in networks) and not options.proxy_secret:
         raise BadInputError(
             "every address would be a trusted proxy", hint="name addresses, or set FUSERY_PROXY_SECRET"
         )
     nobody = not networks and not any(token.state == "active" for token in registry.tokens.list())
-    if is_loopback(request.host):
+    if is_loopback(options.host):
         if nobody:
             reporter.say("there are no tokens yet: fusery admin token create NAME --role admin")
     elif nobody:
-        raise BadInputError(
-            f"no one could sign in, and {request.host} is open to others",
-            hint="fusery admin token create NAME --role admin, or --proxy ADDRESS",
-        )
-    elif request.tls is None and not networks and not request.insecure:
-        raise BadInputError(
-            f"tokens would be sent to {request.host} without encryption",
-            hint="--certificate FILE --key FILE, --proxy ADDRESS, or --insecure-http",
-        )
+        problem = f"no one could sign in, and {options.host} is open to others"
+        raise BadInputError(problem, hint="fusery admin token create NAME --role admin, or --proxy ADDRESS")
+    elif options.tls is None and not networks and not options.insecure:
+        problem = f"tokens would be sent to {options.host} without encryption"
+        hint = "--certificate FILE --key FILE, --proxy ADDRESS, or --insecure-http"
+        raise BadInputError(problem, hint=hint)
     from .auth import Proxies
 
     team = Proxies(
         networks=networks,
-        header=request.user_header,
-        role_header=request.role_header,
-        role=request.proxy_role,
-        secret=request.proxy_secret,
+        header=options.user_header,
+        role_header=options.role_header,
+        role=options.proxy_role,
+        secret=options.proxy_secret,
     )
     with _delivering(registry, reporter):
-        return serve_pages(
-            registry,
-            team=team,
-            host=request.host,
-            port=request.port,
-            hosts=request.hosts,
-            tls=request.tls,
-            ready=ready,
-        )
+        return serve_pages(registry, options, team=team, ready=ready)
 
 
-def serve_pages(
-    registry: Registry,
-    *,
-    team: Proxies | None = None,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    hosts: Sequence[str] = (),
-    tls: Tls | None = None,
-    ready: Ready,
-) -> int:
+def serve_pages(registry: Registry, options: WebOptions, *, team: Proxies | None = None, ready: Ready) -> int:
     """Serve a registry until a signal, and return the exit code."""
     try:
         from fusery.registry.runtime.http_server import HttpServer, address_of, bind
@@ -120,32 +91,33 @@ def serve_pages(
         from .auth import LocalAuth, TokenAuth
     except ModuleNotFoundError as error:
         raise MissingExtraError("the registry in a browser", "web") from error
-    if tls is not None:
+    certificate, key = options.tls or (None, None)
+    if certificate is not None:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
         except (OSError, ValueError) as error:
-            unfit = f"{tls.certificate} and {tls.key} are not a certificate and its key"
+            unfit = f"{certificate} and {key} are not a certificate and its key"
             raise BadInputError(unfit, hint="two PEM files") from error
     registry.upkeep.log(limit=1)  # an unreadable registry is an error now, and not on the first page
     registry.workspace.database.outage_seconds = OUTAGE_SECONDS
     try:
-        listener = bind(host, port)
+        listener = bind(options.host, options.port)
     except AddressError as error:
         raise BadInputError(str(error), hint="--port 0 takes a free one") from error
     with listener:
         listener.listen()
-        address = address_of(listener, "https" if tls else "http")
+        address = address_of(listener, "https" if options.tls else "http")
         auth = LocalAuth(registry.workspace.actor) if team is None else TokenAuth(registry, team)
         entrance = once = address
         if isinstance(auth, LocalAuth):
             entrance, once = f"{address}/enter/{auth.key}", f"{address}/enter/{auth.once}"
         server = HttpServer(
-            create_app(registry, auth, hosts=hosts),
+            create_app(registry, auth, hosts=options.hosts),
             lambda: ready(address, entrance, once),
             # uvicorn would trust the headers of every process of this machine; `Proxies` decides instead.
             proxy_headers=False,
-            ssl_certfile=str(tls.certificate) if tls else None,
-            ssl_keyfile=str(tls.key) if tls else None,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
             timeout_graceful_shutdown=DRAIN_SECONDS,
             lifespan="off",
             ws="none",

@@ -1,7 +1,4 @@
-"""The architectures that can be written as GGUF, and their dimensions as keys; settings that llama.cpp would ignore are refused.
-
-Keys: gguf/constants.py of the `gguf` package; values: `set_gguf_parameters` of llama.cpp's conversion/base.py and llama.py.
-"""
+"""The architectures that can be written as GGUF, and their keys (gguf/constants.py; llama.cpp's conversion/base.py, llama.py)."""
 
 from __future__ import annotations
 

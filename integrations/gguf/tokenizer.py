@@ -1,7 +1,4 @@
-"""A tokenizer as GGUF's keys: the inverse of `fusery.registry.models.gguf_tokenizer`, or one of pieces.
-
-The keys are read back, and must encode a text of many kinds of characters as tokenizer.json does: a wrong name is no error.
-"""
+"""A tokenizer as GGUF's keys, which are read back and must encode a text as tokenizer.json does: a wrong name is no error."""
 
 from __future__ import annotations
 

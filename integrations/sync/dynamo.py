@@ -1,7 +1,4 @@
-"""The downloader for NVIDIA Dynamo: `DYN_LORA_DOWNLOADER_PLUGIN=fusery.integrations.sync.dynamo:Downloader`.
-
-Protocol 2 of ai-dynamo/dynamo, components/src/dynamo/common/lora/runtime.py (November 2026).
-"""
+"""NVIDIA Dynamo's `DYN_LORA_DOWNLOADER_PLUGIN`, protocol 2 (ai-dynamo/dynamo, components/src/dynamo/common/lora/runtime.py)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Servers that load adapters while they run: vLLM, SGLang, and fusery's own (`model_server/loading.py`).
-
-Sources: vLLM 0.33.0, vllm/entrypoints/serve/lora/, openai/models/serving.py; SGLang 0.5.23, srt/entrypoints/http_server.py.
-"""
+"""Servers that load adapters while they run: vLLM 0.33.0, SGLang 0.5.23, and fusery's own (`model_server/loading.py`)."""
 
 from __future__ import annotations
 

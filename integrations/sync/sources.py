@@ -14,7 +14,7 @@ from fusery.registry.bundles.writing import BundleFolder
 from fusery.registry.documents import without_places
 from fusery.registry.errors import BadInputError, CheckFailedError
 from fusery.registry.exchange.checks import check_package
-from fusery.registry.exchange.over_http import ServerRegistry
+from fusery.registry.exchange.registries import ServerRegistry
 from fusery.registry.records.bases import architecture_of
 from fusery.registry.records.references import resolve_adapter
 from fusery.registry.records.renderings import rendering_of

@@ -1,7 +1,4 @@
-"""Synchronise a server or folder: load the desired adapters, and unload synced ones that are no longer desired.
-
-Deployments are recorded before a load and ended after an unload.  A lease admits one sync of a destination at a time.
-"""
+"""Synchronise a server or folder, one sync at a time: load the desired adapters, and unload synced ones no longer desired."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The tokenizer files of an adapter, which replace the base's in fused models, bundles and exports.
-
-Source: `PreTrainedTokenizerBase.save_pretrained` of transformers 5.3 and 4.57; `generation_config.json` names the final tokens.
-"""
+"""The tokenizer files of an adapter (`save_pretrained` of transformers 4.57 and 5.3), which replace the base's in all outputs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What whole tensors and trained rows of a PEFT adapter become on a base, as by `merge_and_unload`, without copies.
-
-PEFT takes a tied head and embedding apart if one is trained whole, unless `ensure_weight_tying` is set.
-"""
+"""What whole tensors and trained rows of a PEFT adapter become on a base, as by `merge_and_unload`, a tied head too."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
-from ..documents import picture_kind
 from .operation import Paging, operation
 from .resource import Named, Resource, named, reference_texts, runs
 
@@ -154,8 +153,6 @@ class Adapters(Resource):
         force: bool = False,
     ) -> AdapterDetails:
         """Return one adapter in full, or as it was on record at a date; draw its training curve if asked to."""
-        if plot is not None:
-            picture_kind(Path(plot))
         details = self._show(reference, at=at)
         if plot is None:
             return details
@@ -198,8 +195,6 @@ class Adapters(Resource):
         self, references: Sequence[Named] | Named, *, plot: str | Path | None = None, force: bool = False
     ) -> ComparedAdapters:
         """Return what differs between any number of adapters."""
-        if plot is not None:
-            picture_kind(Path(plot))
         comparison = self._compare(reference_texts(references))
         if plot is None:
             return comparison

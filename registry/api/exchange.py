@@ -88,6 +88,7 @@ class Exchange(Resource):
             done = push(workspace, named(reference), reached(self.server), **options)
         return replace(done, from_=come.from_)
 
+    @runs("exchange.export:export_adapter", here=True)
     def export(
         self,
         reference: Named,
@@ -98,12 +99,6 @@ class Exchange(Resource):
         reporter: Reporter = SILENT,
     ) -> Exported:
         """Write an adapter's folder, and return where it lies and its files; see `fusery.registry.exchange.export.export_adapter`."""
-        from ..exchange.export import export_adapter
-
-        with self.here(reference) as (workspace, [name]):
-            return export_adapter(
-                workspace, name, Path(destination), form=form, force=force, say=reporter.say
-            )
 
     def import_folder(self, folder: str | Path, *, base: str | None = None) -> Registered:
         """Take in a folder that `export` wrote, and return its record; see `fusery.registry.exchange.import_folder.import_adapter`."""
@@ -171,8 +166,7 @@ class Exchange(Resource):
 
 def _registry(ours: Workspace, home: str | Path, insecure: bool) -> Opened:
     """Return the other registry, to be opened."""
-    from ..exchange.local import open_home
-    from ..exchange.over_http import open_server_registry
+    from ..exchange.registries import open_home, open_server_registry
 
     if is_server(home):
         return open_server_registry(str(home), insecure=insecure)

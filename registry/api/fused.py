@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
-from ..documents import picture_kind
 from ..errors import BadInputError
 from ..parts import part
 from .adapters import Adapters
@@ -94,8 +93,6 @@ class FusedModels(Resource, name="fused"):
         self, reference: Named, *, plot: str | Path | None = None, force: bool = False
     ) -> FusedDetails:
         """Return what a fused model retained, module by module."""
-        if plot is not None:
-            picture_kind(Path(plot))
         details = self._fidelity(reference)
         if plot is None:
             return details
@@ -226,7 +223,7 @@ class Bundles(Resource):
         """Record a bundle that a client wrote, and return whether it is new."""
         from ..fusion.views import foreign_key
         from ..records.bundles import record_sent
-        from ..records.roles import require_role
+        from ..records.tokens import require_role
 
         workspace = self.workspace
         return record_sent(

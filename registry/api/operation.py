@@ -1,9 +1,4 @@
-"""Operations: methods of the Python API that also run on a server.
-
-On a local registry, the method runs.  On a server's registry, the client sends the call to the server.  The
-server's routes, its OpenAPI document and the client are derived from the method's signature, docstring and
-role.
-"""
+"""Operations: methods of the Python API that run here, or on the server; routes, OpenAPI and client derive from them."""
 
 from __future__ import annotations
 
@@ -125,10 +120,7 @@ class Operation:
 def operation(
     role: Role, *, writes: bool = False, begins: bool = False, pages: Paging | None = None
 ) -> Callable[[F], F]:
-    """Make a method of a resource an operation, see `Operation`: on a server's registry, call the server instead.
-
-    An operation that `begins` creates an embedded registry that does not exist, unless it is a dry run.
-    """
+    """Make a method an operation (see `Operation`); one that `begins` makes a missing registry, unless it is a dry run."""
 
     def wrap(method: F) -> F:
         described = Operation(method, role, writes, pages)
@@ -165,10 +157,7 @@ def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
 
 
 def _resolved(function: Callable[..., Any], annotations: Mapping[str, str]) -> Mapping[str, Any]:
-    """Return the types that annotations name.
-
-    Import only the modules of those types, so that a client does not import SQLAlchemy.
-    """
+    """Return the types that annotations name; import only their modules, so that a client does not import SQLAlchemy."""
     imports = _checked_imports(function.__module__)
     names = {name for text in annotations.values() for name in compile(text, "", "eval").co_names}
     namespace = dict(vars(sys.modules[function.__module__]))

@@ -15,9 +15,8 @@ from .aliases import Aliases, Deployments
 from .evaluations import Evaluations
 from .exchange import Exchange, Transfers
 from .fused import Bases, Bundles, Cache, FusedModels
-from .provenance import Provenance
+from .provenance import Provenance, Tokens, Trust
 from .resource import Named
-from .trust import Tokens, Trust
 from .upkeep import Upkeep, Webhooks
 
 if TYPE_CHECKING:

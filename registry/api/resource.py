@@ -85,10 +85,7 @@ class Resource:
     def here(
         self, *references: Named, reporter: Reporter = SILENT, send: bool = True
     ) -> Iterator[tuple[Workspace, list[str]]]:
-        """Yield the parts of a registry on this machine in which things are, to compute with them, and their names there.
-
-        For a server's registry, download and verify missing files first, and send the new records at the end.
-        """
+        """Yield the workspace to compute with things on this machine, and their names there; a server's are fetched, and sent back."""
         names = [named(reference) for reference in references]
         if self.server is None:
             yield self.workspace, names
@@ -135,15 +132,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def runs(use_case: str, *, here: bool = False, local: str = "") -> Callable[[F], F]:
-    """Make a method call a use case with the registry's parts and its own arguments.
+    """Make a method call a use case with the registry's parts and its own arguments, converted as the use case needs them.
 
-    References become strings, times ISO 8601, and paths `Path` or `str` as the use case needs; reasons and notes are
-    validated.
-
-    Args:
-        use_case: module and function, such as `signing.recorded:list_signatures`, or `fusery.research.bench:bench` of a part.
-        here: it computes on this machine, with the referenced records; see `Resource.here`.
-        local: the verb for the error message that it cannot run on a server's registry.
+    `use_case` is a module and function (`fusery.research.bench:bench` of a part).  With `here` it computes on this machine, with
+    the referenced records; `local` is the verb for the error message that it cannot run on a server's registry.
     """
 
     def wrap(method: F) -> F:

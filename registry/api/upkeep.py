@@ -36,7 +36,7 @@ class Upkeep(Resource):
         from ..bundles import target_of
         from ..exchange.import_runs import source_of
         from ..upkeep.doctor import examine, examine_remote, plugin_checks
-        from .trust import Tokens
+        from .provenance import Tokens
 
         loaders: Mapping[Group, Callable[[Plugin], object]] = {
             "fusery.targets": target_of,
@@ -96,7 +96,7 @@ class Upkeep(Resource):
         """Verify the chain of the log; return the result."""
 
     @operation("admin", writes=True)
-    @runs("upkeep.audit:audit_rebuild")
+    @runs("upkeep.rebuild:audit_rebuild")
     def audit_rebuild(self, references: Sequence[Named] = (), *, reporter: Reporter = SILENT) -> Report:
         """Rebuild fused models, and return the comparisons with the records."""
 
@@ -123,7 +123,7 @@ class Upkeep(Resource):
     ) -> BackedUp:
         """Make a backup of everything on record, and return what it consists of."""
 
-    @runs("exchange.restore:restore", local="restore into")
+    @runs("exchange.backup:restore", local="restore into")
     def restore(
         self,
         source: str | Path,
@@ -192,14 +192,14 @@ class Upkeep(Resource):
         """Compare the database with the tables of this program; return the differences."""
         from ..database import schema
 
-        return schema.check(self.workspace.database)
+        return [message for _, message in schema.differences(self.workspace.database)]
 
 
 def audited(workspace: Workspace, names: Sequence[str], *, jobs: int | None = None, **options: Any) -> Report:
     """Run an audit, of all webhooks too where no names are given."""
     from ..upkeep.audit import audit
     from ..webhooks.delivering import check_deliveries
-    from ..workspace.cluster import check_jobs
+    from ..workspace.executor import check_jobs
 
     for name in options.keys() & {"copies", "anchors", "keys"}:
         options[name] = tuple(map(Path, options[name]))

@@ -15,8 +15,7 @@ from ..fusion.request import FuseRequest
 from ..record import Record, described
 from ..records.adapter import Adapter
 from ..records.fused import Fused
-from ..workspace.cluster import Cluster, check_jobs, cluster_address
-from ..workspace.executor import Failure, ProcessPool, Serial, Site, Workers
+from ..workspace.executor import Failure, Site, check_jobs, workers_of
 from ..workspace.workspace import Workspace
 from . import Choices, Content
 from .materialize import Materialized
@@ -128,15 +127,10 @@ def _do(
     jobs: int | None,
     reporter: Reporter,
 ) -> Done[Made]:
-    number, store = min(check_jobs(jobs), len(names)), str(workspace.store.identify())
+    number = min(check_jobs(jobs), len(names))
     if not names:
         return Done([])
-    workers: Workers
-    if (address := cluster_address()) is not None:
-        workers, site = Cluster(address), Site(store)
-    else:
-        # Processes: the model library is not thread-safe.
-        workers, site = ProcessPool(number) if number > 1 else Serial(), Site(store, workspace.settings)
+    workers, site = workers_of(workspace, number)
     documents: dict[str, Made | NotDone] = {}
     for outcome in workers.run(partial(job, site), names):
         if outcome.failure is not None:

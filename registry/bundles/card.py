@@ -1,7 +1,4 @@
-"""The values of a model card, some of them untrusted texts that the template quotes; and a hub's evaluation results.
-
-Format of `.eval_results/*.yaml`: https://huggingface.co/docs/hub/eval-results.
-"""
+"""The values of a model card, and a hub's evaluation results (https://huggingface.co/docs/hub/eval-results)."""
 
 from __future__ import annotations
 
@@ -232,10 +229,7 @@ def _harness(evaluation: Mapping[str, Any]) -> str:
 
 
 def eval_results(facts: Mapping[str, Any], *, name: str) -> bytes | None:
-    """Return `.eval_results/fusery.yaml`: the last value of each benchmark's task, if the task has one metric.
-
-    Benchmarks are datasets with a hub's id.  The task is the metric's name up to its last part, as in `gpqa_diamond.acc`.
-    """
+    """Return `.eval_results/fusery.yaml`: the last value of each task with one metric, of benchmarks with a hub's id."""
     last: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     for evaluation in _objects(facts.get("evaluations")):
         if is_hub_id(evaluation.get("dataset")):

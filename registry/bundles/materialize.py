@@ -167,7 +167,7 @@ def _number_format(base: tables.BaseModelRow, fused: Fused | None, choices: Choi
 
 def _other_bases(session: Session, base: tables.BaseModelRow, fused: Fused) -> tuple[str, ...]:
     """Return the other forms of the base model that the adapter alone was fused onto here, the newest last."""
-    rows = session.scalars(fused_from(resolve_adapter(session, fused.adapter)))
+    rows = fused_from(session, resolve_adapter(session, fused.adapter))
     own = (row for row in rows if row.base_id != base.id and row.origin is None and not row.extras)
     return tuple(dict.fromkeys(row.base.name for row in own))
 

@@ -1,7 +1,4 @@
-"""Templates of bundles, and the escaping of inserted values: as plain Markdown, or by `yaml`, `text` and `prose`.
-
-Untrusted text is never compiled.  A team's own template runs in Jinja's sandbox, in a process with limits.
-"""
+"""Templates of bundles, escaping of inserted values, and a team's own template, in Jinja's sandbox and a process with limits."""
 
 from __future__ import annotations
 

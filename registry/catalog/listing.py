@@ -84,10 +84,7 @@ class Page:
         return load_adapters().join(page, page.c.id == tables.AdapterRow.id).order_by(*self._order(page.c))
 
     def _page(self, offset: int, limit: int) -> Subquery:
-        """Return the query for a page: ids and sort values.
-
-        Adapters without a value of the first field are a query of their own: an index has them at one end.
-        """
+        """Return the query for a page (ids and sort values); adapters without a first value are apart: an index has them last."""
         first = self._keys[0]
         if self._sorts_all or not first.nullable:
             return self._ids(self._order()).limit(limit).offset(offset or None).subquery()
@@ -158,12 +155,7 @@ def list_adapters(
     offset: int = 0,
     metrics: Sequence[str] = (),
 ) -> list[Adapter]:
-    """Return adapters, in a constant number of queries.
-
-    Pages are stable: adapters that are equal in all sorted fields come in the order of registration (reversed where the
-    last field is), and one registered meanwhile moves only those that sort behind it.  Reading a page takes the same
-    time however many adapters there are (`fusery.registry.catalog.listing`).
-    """
+    """Return adapters in a constant number of queries; those that are equal in all sorted fields by their registration."""
     if len(metrics) > _MOST_METRICS:
         raise BadInputError(f"too many metrics: {len(metrics):,} (at most {_MOST_METRICS})")
     chosen, wanted = None, [parse_metric(name) for name in metrics]

@@ -103,11 +103,7 @@ def show_adapter(workspace: Workspace, reference: str, *, at: str | None = None)
 
 
 def show_then(workspace: Workspace, reference: str, at: str) -> AdapterDetails:
-    """Return an adapter as it was recorded at a moment.
-
-    Later amendments are undone; aliases and withdrawal are those of that moment.  What was made of it and where it ran is
-    left out: `events` and `deploy list --at` have that.
-    """
+    """Return an adapter as it was recorded at a moment, without what was made of it and where it ran."""
     moment = parse_moment(at, end_of_day=True)
     with workspace.database.read() as session:
         adapter = resolve_then(session, reference, moment)

@@ -61,10 +61,7 @@ def waiting_for_approval(workspace: Workspace, tasks: Sequence[Task]) -> list[Wa
 
 
 def _asked(session: Session, tasks: Mapping[str, Task]) -> dict[tuple[str, str], tuple[int, bool]]:
-    """Return how many approvals are asked for, and whether only those with a token count, by task and alias.
-
-    Rules of one task count before those of all (`task` is empty), which say nothing of a task that has no such alias.
-    """
+    """Return how many approvals are asked for, and whether only those with a token count, by task and alias."""
     rule = tables.AliasRuleRow
     rows = session.scalars(select(rule).where(rule.task.in_(["", *tasks])).order_by(rule.task))
     rules_by_alias = {}

@@ -8,20 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Double,
-    Select,
-    String,
-    and_,
-    exists,
-    false,
-    func,
-    literal,
-    or_,
-    select,
-)
+import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -39,7 +26,7 @@ from ..records.withdrawals import is_yanked, source_pairs
 
 Value = bool | int | float | str | date | datetime  # a value that a field is compared with
 
-Condition = Callable[[Any], ColumnElement[bool]]
+Condition = Callable[[Any], sa.ColumnElement[bool]]
 
 _TEXT = frozenset({"=", "~"})
 _ORDER = frozenset({"=", "<", "<=", ">", ">="})
@@ -51,9 +38,11 @@ class WhereField:
 
     kind: Kind
     column: Any
-    rows: Select[Any] | None = None
+    rows: sa.Select[Any] | None = None
     choices: tuple[str, ...] = ()  # all values that it can have, if they are known
-    inherited: Select[Any] | None = None  # ids of adapters, and the values that they have from their sources
+    inherited: sa.Select[Any] | None = (
+        None  # ids of adapters, and the values that they have from their sources
+    )
 
     @property
     def operators(self) -> frozenset[str]:
@@ -62,27 +51,29 @@ class WhereField:
             return _TEXT
         return frozenset({"="}) if self.kind == "flag" else _ORDER
 
-    def fits(self, op: str, value: Value) -> ColumnElement[bool]:
+    def fits(self, op: str, value: Value) -> sa.ColumnElement[bool]:
         """Return the condition that one of its values compares so, by one of = < <= > >= ~: true or false, never NULL."""
         condition = _test(self.kind, op, value)
         if self.inherited is not None:
             adapter, inherited = self.inherited.selected_columns
             having = self.inherited.with_only_columns(adapter).where(condition(inherited))
-            return or_(func.coalesce(condition(self.column), false()), tables.AdapterRow.id.in_(having))
+            return sa.or_(
+                sa.func.coalesce(condition(self.column), sa.false()), tables.AdapterRow.id.in_(having)
+            )
         if self.rows is None:
-            return func.coalesce(condition(self.column), false())
+            return sa.func.coalesce(condition(self.column), sa.false())
         (column,) = self.rows.selected_columns
-        return exists(self.rows.where(condition(column)).correlate(tables.AdapterRow))
+        return sa.exists(self.rows.where(condition(column)).correlate(tables.AdapterRow))
 
-    def missing(self) -> ColumnElement[bool]:
+    def missing(self) -> sa.ColumnElement[bool]:
         """Return a condition that is true where it has no value."""
         if self.inherited is not None:
             having = self.inherited.with_only_columns(self.inherited.selected_columns[0])
-            return and_(self.column.is_(None), tables.AdapterRow.id.not_in(having))
+            return sa.and_(self.column.is_(None), tables.AdapterRow.id.not_in(having))
         if self.rows is None:
-            is_null: ColumnElement[bool] = self.column.is_(None)
+            is_null: sa.ColumnElement[bool] = self.column.is_(None)
             return is_null
-        return ~exists(self.rows.correlate(tables.AdapterRow))
+        return ~sa.exists(self.rows.correlate(tables.AdapterRow))
 
 
 def field_named(name: str) -> WhereField | None:
@@ -96,30 +87,32 @@ def field_named(name: str) -> WhereField | None:
     except BadInputError:
         return None
     tag = tables.AdapterTagRow
-    value = select(tag.value).where(tag.adapter_id == tables.AdapterRow.id, tag.key == key)
+    value = sa.select(tag.value).where(tag.adapter_id == tables.AdapterRow.id, tag.key == key)
     return WhereField("text", _one(value))
 
 
-def _one(query: Select[Any]) -> Any:
+def _one(query: sa.Select[Any]) -> Any:
     return query.correlate(tables.AdapterRow).scalar_subquery()
 
 
 def _fields() -> dict[str, WhereField]:
     adapter, base = tables.AdapterRow, tables.BaseNameRow
     parent = aliased(adapter)
-    task = _one(select(tables.TaskRow.name).where(tables.TaskRow.id == adapter.task_id))
-    dataset = _one(select(tables.DatasetRow.name).where(tables.DatasetRow.id == adapter.dataset_id))
-    source, pairs = aliased(adapter), source_pairs(select(tables.AdapterSourceRow.adapter_id), up=True)
+    task = _one(sa.select(tables.TaskRow.name).where(tables.TaskRow.id == adapter.task_id))
+    dataset = _one(sa.select(tables.DatasetRow.name).where(tables.DatasetRow.id == adapter.dataset_id))
+    source, pairs = aliased(adapter), source_pairs(sa.select(tables.AdapterSourceRow.adapter_id), up=True)
     of_sources = (
-        select(pairs.c.adapter, tables.DatasetRow.name)
+        sa.select(pairs.c.adapter, tables.DatasetRow.name)
         .join(source, source.id == pairs.c.source)
         .join(tables.DatasetRow, tables.DatasetRow.id == source.dataset_id)
     )
-    size = _one(select(tables.ManifestRow.size).where(tables.ManifestRow.id == adapter.manifest_id))
-    parents = _one(select(parent.name).where(parent.id == adapter.parent_id))
-    bases = select(base.name).where(base.base_id == adapter.base_id)
-    aliases = select(tables.AliasRow.name).where(tables.AliasRow.adapter_id == adapter.id)
-    findings = select(tables.AdapterFindingRow.code).where(tables.AdapterFindingRow.adapter_id == adapter.id)
+    size = _one(sa.select(tables.ManifestRow.size).where(tables.ManifestRow.id == adapter.manifest_id))
+    parents = _one(sa.select(parent.name).where(parent.id == adapter.parent_id))
+    bases = sa.select(base.name).where(base.base_id == adapter.base_id)
+    aliases = sa.select(tables.AliasRow.name).where(tables.AliasRow.adapter_id == adapter.id)
+    findings = sa.select(tables.AdapterFindingRow.code).where(
+        tables.AdapterFindingRow.adapter_id == adapter.id
+    )
     special_fields = {
         "task": WhereField("text", task),
         "base": WhereField("text", None, bases),
@@ -140,8 +133,7 @@ def _fields() -> dict[str, WhereField]:
     return fields
 
 
-FIELDS: dict[str, WhereField] = _fields()
-"""Every field by its name; besides, each tag is one, `tag.KEY`, and each metric, `metric.NAME`."""
+FIELDS: dict[str, WhereField] = _fields()  # by name; besides, tags are `tag.KEY`, and metrics `metric.NAME`
 
 
 _ESCAPE = "\\"
@@ -157,7 +149,7 @@ _COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
 class Folded(FunctionElement[str]):
     """A text with the letters A to Z in lower case, on both databases."""
 
-    type = String()
+    type = sa.String()
     inherit_cache = True
 
 
@@ -174,12 +166,12 @@ def _test(kind: Kind, op: str, value: Value) -> Condition:
     if kind == "moment" and isinstance(value, date) and not isinstance(value, datetime):
         start, end = (datetime.combine(value, at, UTC) for at in (time.min, time.max))
         if op == "=":
-            return lambda column: and_(column >= start, column <= end)
+            return lambda column: sa.and_(column >= start, column <= end)
         return lambda column: _COMPARISONS[op](column, end if op in ("<=", ">") else start)
     bound: Any = value
     if kind in ("whole", "size", "real"):
         # A parameter as wide as its value: the column's own type may be narrower.
-        bound = literal(value, BigInteger if isinstance(value, int) else Double)
+        bound = sa.literal(value, sa.BigInteger if isinstance(value, int) else sa.Double)
     return lambda column: _COMPARISONS[op](column, bound)
 
 

@@ -108,7 +108,7 @@ def _tell(session: Session, adapter: tables.AdapterRow, action: str, reason: str
 def _made_with(session: Session, adapter: tables.AdapterRow) -> Mapping[str, Any]:
     row, alias, bundle = tables.AdapterRow, tables.AliasRow, tables.BundleRow
     aliases = session.scalars(select(alias).where(alias.adapter_id == adapter.id).order_by(alias.name))
-    fused = list(session.scalars(fused_from(adapter)))
+    fused = fused_from(session, adapter)
     fused_ids = [made.id for made in fused]
     # Of a sum, a bundle names the first adapter only.
     holding = or_(bundle.adapters.any(row.id == adapter.id), bundle.fused_id.in_(fused_ids))

@@ -24,7 +24,9 @@ from fusery.storage.jsonfile import MAX_BYTES, parse_json
 
 from ..errors import BadInputError, MetricNotFiniteError
 from ..names import is_hub_id
-from ..records.evaluation import LONGEST, key_of, parse_metric, range_problem
+from ..record import parts_of
+from ..records.evaluation import LONGEST, Evaluation, key_of, parse_metric, range_problem
+from ..wire import decode
 
 MOST_METRICS = 2_000  # In one file
 MEASURED = "what was measured"  # the name of results that are from no file, in messages
@@ -110,11 +112,16 @@ def results_of(document: Mapping[str, Any], name: str) -> Results:
 
 def require_measured(value: MetricValue, name: str) -> None:
     """Refuse a value that no column takes, such as a text that is too long, or an invalid name."""
-    from .. import tables
     from ..tables.bounds import problem_of
 
-    problem = problem_of(tables.metadata.tables["evaluation"], asdict(value))
-    _require_possible(value, name, problem and problem.replace(" in evaluation.", " of "))
+    parts, given = parts_of(Evaluation), asdict(value)
+    try:
+        decode(MetricValue, given)
+        problems = ((field, problem_of(given[field], parts[field].about)) for field in given)
+        problem = next((f"an invalid {field} ({reason})" for field, reason in problems if reason), None)
+    except ValueError as error:
+        problem = f"an invalid value ({error})"
+    _require_possible(value, name, problem)
 
 
 def _require_possible(value: MetricValue, name: str, problem: str | None = None) -> None:

@@ -39,7 +39,7 @@ from ..records.evaluation import (
     setting_of,
 )
 from ..records.references import resolve_adapter
-from ..records.roles import require_may_change, require_role
+from ..records.tokens import require_may_change, require_role
 from ..records.views import evaluation_records, missing_evaluations, stands
 from .harness_results import MEASURED, MetricValue, Results, require_measured
 

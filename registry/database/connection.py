@@ -119,14 +119,11 @@ class Database:
                     raise errors.DatabaseReadOnlyError(problem, hint="ask its owner")
 
     def repeat(self, work: Callable[[Session], T]) -> T:
-        """Run work in a write transaction; again as a whole if the connection is lost in it, or the server asks for it.
-
-        Only for work that may be done twice: whether a commit whose answer was lost has happened is not known.
-        """
+        """Run work that may be done twice in a write transaction, again if the connection is lost or the server asks for it."""
         self._require_allowed("write")
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with self._start(lambda: self._begun("write")) as session:
+                with self._start("write") as session:
                     done = work(session)
                     self._commit(session)
                     return done
@@ -173,7 +170,7 @@ class Database:
     @contextlib.contextmanager
     def _session(self, purpose: str) -> Iterator[Session]:
         self._require_allowed(purpose)
-        with self._explained(), self._start(lambda: self._begun(purpose)) as session:
+        with self._explained(), self._start(purpose) as session:
             yield session
             if purpose == "write":
                 self._commit(session)
@@ -208,19 +205,19 @@ class Database:
             watch(session)
         return session
 
-    def _start(self, begin: Callable[[], T]) -> T:
+    def _start(self, purpose: str) -> Session:
         """Begin a transaction; retry that for `timeout` seconds, or `outage_seconds` while the server does not answer."""
         started, pause = time.monotonic(), 0.02
         while True:
             try:
-                begun = begin()
+                session = self._begun(purpose)
             except DBAPIError as error:
                 most = min(self.outage_seconds, self._timeout) if is_outage(error) else self._timeout
                 if time.monotonic() - started >= most or not self._may_pass(error):
                     raise
             else:
                 self._answered = True
-                return begun
+                return session
             time.sleep(random.uniform(0, pause))
             pause = min(2 * pause, 0.5)
 
@@ -266,7 +263,7 @@ def _parse(url: str) -> URL:
 class Snapshot:
     """A copy of an SQLite file in a folder that cannot be written, made again after each change of the file.
 
-    SQLite makes files beside a database even to read it, and `immutable` is only for files without another writer.
+    SQLite makes files beside a database even to read it, and `immutable` is only for files that no other process can write.
     """
 
     def __init__(self, path: Path) -> None:

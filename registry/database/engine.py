@@ -29,13 +29,11 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from ..errors import BadInputError, DatabaseReadOnlyError, DatabaseUnavailableError, RegistryError
 
-WRITE_LOCK = int.from_bytes(b"fusery\x00\x01")
-"""Key of the PostgreSQL advisory lock that makes write transactions exclusive, as BEGIN IMMEDIATE does on SQLite."""
+WRITE_LOCK = int.from_bytes(b"fusery\x00\x01")  # of the advisory lock that makes write transactions exclusive
 
 CONNECT_SECONDS = 5
 IDLE_SECONDS = {"read": 900, "write": 60, "schema": 300}
-STATEMENT_SECONDS = {"read": 300, "write": 120, "schema": 0}
-"""What one statement may take; 0 is without end, since a migration of a large table takes what it takes."""
+STATEMENT_SECONDS = {"read": 300, "write": 120, "schema": 0}  # of a statement; 0 is without end
 
 
 def make_engine(
@@ -78,10 +76,7 @@ def _document_text(value: Any) -> str:
 
 @event.listens_for(Engine, "handle_error")
 def _name_unreadable(context: ExceptionContext) -> None:
-    """Raise `UnreadableValueError` for a value that the driver itself cannot read.
-
-    SQLite keeps bytes that are no UTF-8 as texts; PostgreSQL has moments before the year 1 and after 9999, and infinite ones.
-    """
+    """Raise `UnreadableValueError` for a value that the driver cannot read: no UTF-8 (SQLite), infinite moments (PostgreSQL)."""
     error = context.original_exception
     sqlite = str(error).startswith("Could not decode to UTF-8")
     postgresql = type(error).__name__ == "DataError" and getattr(error, "sqlstate", "") is None
@@ -215,10 +210,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Tell whether the connection was lost or not made, so that the server may be there again in a moment.
-
-    A wrong password or name looks the same to the driver: ask only where it worked before.
-    """
+    """Tell whether the connection failed; a wrong password looks the same, so ask only where it worked before."""
     if not isinstance(error, DBAPIError) or isinstance(error, IntegrityError | DataError):
         return False
     state = _sqlstate(error)

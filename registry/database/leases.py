@@ -1,35 +1,122 @@
-"""Leases and intents: what running commands claim, on the database's clock only.
+"""Leases and intents: what running commands claim, on the database's clock only (docs/internals/leases.md).
 
-A lease lets one process build a key at a time, across threads, processes and machines; the protocol, and what went
-wrong with others, is in docs/internals/leases.md.  The order that makes it right: take the lease, *then* look whether
-the thing is there, build, and publish in the same transaction that gives the lease back.  Every take-over raises the
-fence, and only the newest fence can publish, so a process that slept through its time can neither publish nor harm.
-
-An intent says which blobs a command reads or stores, so that the collector spares them (docs/internals/collection.md).
-Others may ignore it, and that of a dead process expires.
+Take the lease, *then* look whether the thing is there, build, and publish in the transaction that gives the lease back.  Every
+take-over raises the fence, and only the newest fence can publish.  An intent says which blobs a command reads or stores, so
+that the collector spares them (docs/internals/collection.md); that of a dead process expires.
 """
 
 from __future__ import annotations
 
 import contextlib
+import getpass
+import os
 import random
+import re
+import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sqlalchemy import CursorResult, Update, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
+from fusery.storage.processes import boot_id
 
 from .. import tables
 from ..errors import DatabaseUnavailableError, LeaseLostError
 from ..tables import IntentRow
 from .connection import Database
 from .engine import batches, insert
-from .owner import LeaseOwner
+
+_FORM = re.compile(
+    r"(?P<user>[^:@]*)@(?P<host>[^:@]*):(?P<pid>\d+):(?P<started>\d*)/(?P<boot>[^:/]*)/(?P<namespace>[^:/]*)"
+    r":(?P<token>[0-9a-f]{32})"
+)
+_DEAD_STATES = "ZXx"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOwner:
+    """A process that holds something in the database, as a text of at most 200 characters that `parse` reads."""
+
+    user: str
+    host: str
+    pid: int
+    started: str
+    boot: str
+    namespace: str
+    token: str
+
+    @classmethod
+    def current(cls) -> LeaseOwner:
+        """Return an owner for this process, a new one at each call."""
+        pid = os.getpid()
+        host, (_, started) = socket.gethostname(), _process_state(pid) or ("", "")
+        try:
+            user = getpass.getuser()
+        except (OSError, KeyError):  # no name for this number, as in many containers
+            user = str(os.getuid())
+        return cls(_plain(user, 32), _plain(host, 48), pid, started, *_place(), uuid.uuid4().hex)
+
+    @classmethod
+    def parse(cls, text: str) -> LeaseOwner | None:
+        """Return the owner that `str` wrote, or None for anything else."""
+        match = _FORM.fullmatch(text)
+        if match is None:
+            return None
+        user, host, pid, started, boot, namespace, token = match.groups()
+        return cls(user, host, int(pid), started, boot, namespace, token)
+
+    def __str__(self) -> str:
+        """Return the form that is stored."""
+        place = f"{self.started}/{self.boot}/{self.namespace}"
+        return f"{self.user}@{self.host}:{self.pid}:{place}:{self.token}"
+
+    @property
+    def description(self) -> str:
+        """Who this is, for people: `ann@gpu3 (process 4711)`."""
+        return f"{self.user}@{self.host} (process {self.pid})"
+
+    def is_dead(self) -> bool:
+        """Tell whether the process is provably gone: it ran in this run of this kernel, in this process namespace."""
+        if not self.boot or (self.boot, self.namespace) != _place():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # it is there, and somebody else's
+        state = _process_state(self.pid)
+        if state is None or not self.started:
+            return False
+        return state[0] in _DEAD_STATES or state[1] != self.started
+
+
+def _plain(text: str, limit: int) -> str:
+    return re.sub(r"[^\w.+-]", "-", text)[:limit]
+
+
+def _process_state(pid: int) -> tuple[str, str] | None:
+    # Fields 3 and 22 of proc_pid_stat(5).  The name in field 2 may hold spaces and parentheses; the last `)` ends it.
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (fields[0], fields[19]) if len(fields) > 19 else None
+
+
+def _place() -> tuple[str, str]:
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink()).removeprefix("pid:").strip("[]")
+    except OSError:
+        namespace = ""
+    return _plain(boot_id(), 36), _plain(namespace, 12)
+
 
 TTL = 120.0  # seconds that a lease lasts without being renewed
 
@@ -128,10 +215,7 @@ def repeated(work: Callable[[], None], seconds: float, name: str) -> Iterator[No
 
 
 def acquire(database: Database, key: str, owner: LeaseOwner, *, ttl: float = TTL) -> Lease | Busy:
-    """Take the lease on a key if it is free, has run out, or belonged to a process that is provably dead.
-
-    Look for the finished thing only *after* this returned a lease: the holder before may have published.
-    """
+    """Take the lease on a key if it is free, ran out, or its owner is dead; look for the finished thing only afterwards."""
     asked = _now()
     taken = database.repeat(lambda session: _take(session, key, owner, ttl))
     if isinstance(taken, Busy):
@@ -196,8 +280,7 @@ def _now() -> float:
 
 LONGEST = 86400.0  # seconds after which every claim and every lease has ended, unless it is extended
 
-INTENT_TTL = 3600.0
-"""Seconds that an intent lasts without being renewed: generous, since it costs only disk space."""
+INTENT_TTL = 3600.0  # seconds that an intent lasts; generous, since it costs only disk space
 
 
 class Intents:

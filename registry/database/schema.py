@@ -1,8 +1,4 @@
-"""The schema's state in a database, and moving it up.  Alembic is imported only where something has to be moved.
-
-Every use of the registry asks `require` first, so that neither an older nor a newer program ever writes into a schema
-it does not know.
-"""
+"""The schema's state in a database, and moving it up.  Every use of the registry asks `require` first."""
 
 from __future__ import annotations
 
@@ -23,8 +19,7 @@ HEAD = "0001"  # the newest revision in `fusery.migrations.versions`; a test com
 VERSION_TABLE = "alembic_version"
 _LANDMARKS = frozenset({"adapter", "blob", "manifest", "event"})
 
-_EQUAL: set[frozenset[str]] = set()
-"""Schemas of SQLite files without differences: Alembic takes a quarter of a second to compare one."""
+_EQUAL: set[frozenset[str]] = set()  # SQLite files without differences: comparing one takes 0.25 s
 
 Status = Literal["empty", "current", "older", "newer", "foreign"]
 
@@ -93,11 +88,6 @@ def create(connection: Connection) -> None:
     columns = "version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)"
     connection.execute(text(f"CREATE TABLE IF NOT EXISTS {VERSION_TABLE} ({columns})"))
     connection.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES ('{HEAD}')"))
-
-
-def check(database: Database) -> list[str]:
-    """Return the differences between the tables in the database and those that the program makes."""
-    return [message for _, message in differences(database)]
 
 
 def differences(database: Database) -> list[tuple[str, str]]:

@@ -50,16 +50,13 @@ class Seal:
 
 @dataclass(frozen=True)
 class RecordKind:
-    """One kind of record, by the names of its tables, which are imported when it is needed.
-
-    Rows of its `parts` belong to it.  `label` is the column with its name; `volatile` columns are not sealed.
-    """
+    """One kind of record, by the names of its tables, which are imported when it is needed."""
 
     name: str
     own: str
-    parts: tuple[str, ...] = ()
-    label: str = "id"
-    volatile: frozenset[str] = frozenset()
+    parts: tuple[str, ...] = ()  # tables whose rows belong to it
+    label: str = "id"  # the column with its name
+    volatile: frozenset[str] = frozenset()  # columns that are not sealed
 
     @cached_property
     def table(self) -> Table:

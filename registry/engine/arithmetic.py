@@ -139,10 +139,7 @@ def spare_size(rows: int, columns: int) -> int:
 
 @np.errstate(all="ignore")
 def row_norms(values: Array, form: Format, spare: Array, turned: Array, *, per_row: int = 0) -> Array:
-    """Return `mx.linalg.norm(values, axis=1)`, float32 numbers of `form`; `values` are (rows, columns), or (group size, groups).
-
-    `spare`, at least `spare_size(*values.shape)` numbers, and `turned` are overwritten.
-    """
+    """Return `mx.linalg.norm(values, axis=1)` of (rows, columns) or a quantised block; `spare` and `turned` are overwritten."""
     high, width = values.shape
     rows = width // per_row if per_row else high
     # Rows that begin a power of two apart would fall on each other in the cache when they are transposed.

@@ -1,7 +1,4 @@
-"""A base model's tensors by name, and the layout in which a fuse writes them: its own, as transformers cannot read mlx-lm's names.
-
-Whether tensors may be taken by their names on disk: docs/internals/arithmetic.md.
-"""
+"""A base model's tensors by name (docs/internals/arithmetic.md), and the layout in which a fuse writes them, its own."""
 
 from __future__ import annotations
 

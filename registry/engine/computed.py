@@ -119,10 +119,7 @@ _IN_PLACE = (
 
 @dataclass(slots=True)
 class ArrayWatch:
-    """The lazy arrays that a model loads, joins and changes in place while it sanitises its tensors.
-
-    Watched are `stack` and `concatenate`, so that joined experts are written one by one, and in-place operators, which keep the object.
-    """
+    """The lazy arrays that a model loads, joins (to be written one by one) and changes in place while it sanitises its tensors."""
 
     loaded: dict[str, object] = field(default_factory=dict)  # by name on disk
     # arrays joined along the first axis, by identity: the array itself, and its parts.

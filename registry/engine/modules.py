@@ -1,7 +1,4 @@
-"""The modules that a fuse computes, by the adapters and the policy, chosen as mlx-lm does (docs/internals/arithmetic.md).
-
-A wrapped module without tensors becomes `W + 0` and, if it is quantised, is quantised again.
-"""
+"""The modules that a fuse computes, as mlx-lm chooses them, also without tensors (docs/internals/arithmetic.md)."""
 
 from __future__ import annotations
 

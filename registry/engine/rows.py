@@ -1,7 +1,4 @@
-"""Rows of a weight, the changes to them, and blocks of them in arrays that a thread uses again.
-
-A block lies row by row, or as (group size, groups), so that scales and biases, one per column, meet whole vectors.
-"""
+"""Rows of a weight, the changes to them, and blocks of them, by row or as (group size, groups), in arrays that are used again."""
 
 from __future__ import annotations
 

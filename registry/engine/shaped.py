@@ -100,7 +100,7 @@ def _learned(learned: Stored, chosen: Array, scales: Array, biases: Array, top: 
     own_scales, own_biases = (decode(part, learned.form) for part in own)
     farthest = np.abs(own_scales - scales) * top + np.abs(own_biases - biases)
     if (farthest > MOST_LEARNED * np.abs(scales)).any():
-        hint = "learn again with fusery base calibrate BASE --adapter REF, or fuse without it: -o seed=1"
+        hint = "learn again with fusery base calibrate BASE --adapter REF, or take another draw: -o seed=1"
         raise FormatError("the learned scales are too far from those of the adapter's fuse", hint=hint)
     return own_scales, own_biases
 

@@ -1,8 +1,6 @@
-"""Push, pull, export, back up and restore: copy records and everything that they need between registries.
+"""Push, pull, export, back up and restore: documents go from an origin to a destination.
 
-`exchange` copies documents from an origin to a destination: `checks` refuses invalid ones, `planning` lists what is
-missing, `receiving` examines and records files; `served` and `uploads` are the server's half.  A backup is a package
-with the exact rows besides.
+`checks` refuses invalid ones, `planning` lists what is missing, `receiving` examines the files, and `recording` records them.
 """
 
 from ..records.transfer import Moved

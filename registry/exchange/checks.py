@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from fusery.storage.manifest import FileEntry
-from fusery.storage.plaintext import is_keepable, visible
+from fusery.storage.plaintext import visible
 
 from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.tokenizer_files import is_tokenizer_file, refusal
@@ -21,7 +18,7 @@ from ..fusion.views import recipe_key_of
 from ..limits import EVALUATIONS, NAMES, SIGNATURES, YANKS, require_count, require_within
 from ..names import AdapterName, parse_base_name, parse_date
 from ..parsing import CLOCK_SKEW, require_past
-from ..record import LARGE, LINE, About, parts_of
+from ..record import About
 from ..records.evaluation import key_of, parse_metric, range_problem
 from ..registration.add_base import is_model_file
 from ..registration.recorded import first_state, require_fitting, submission_of
@@ -35,7 +32,7 @@ from ..remote.documents import (
     Item,
     Package,
 )
-from ..tables.bounds import CONTROL, is_moment, json_problem
+from ..tables.bounds import problem_of
 
 _HINT = "fusery audit, on the other registry"
 _ID = re.compile(r"[0-9A-Za-z.-]{1,36}")
@@ -189,61 +186,17 @@ _CHECKS: Mapping[str, Callable[[Any, datetime], None]] = {
 }
 
 
-_COMPUTED = frozenset({"findings", "log"})
-"""Fields of which this registry records codes and hashes only."""
-
-
 def validate(document: Document, now: datetime) -> None:
     """Refuse a document with invalid values or edited log entries."""
     name = visible(document.name[:200])
-    problem = _problem(document, About(), now)
+    problem = problem_of(document, About(), now)
     _refuse_if(problem, f"invalid {document.kind} {name}: {problem}")
     require_count(name, "log entries", MOST_EVENTS, len(document.log))
     for entry in document.log:
         is_intact = is_entry_of(entry, document.kind, document.subject)
         _refuse_if(not is_intact, f"the log of {name} was changed after it was written")
         try:
-            problem = _problem(datetime.fromisoformat(entry["at"]), About(), now)
+            problem = problem_of(datetime.fromisoformat(entry["at"]), About(), now)
         except (ValueError, TypeError, KeyError):
             problem = "not a date and time"
         _refuse_if(problem, f"invalid date of a log entry of {name}: {problem}")
-
-
-def _problem(value: Any, about: About, now: datetime) -> str | None:
-    """Return the problem with a value, after its path; None if it is valid."""
-    if isinstance(value, FileEntry):
-        return None if value.size <= LARGE else "too large"
-    if is_dataclass(value):
-        parts = parts_of(type(value))  # type: ignore[arg-type]
-        for name, part in parts.items():
-            if name not in _COMPUTED and (problem := _problem(getattr(value, name), part.about, now)):
-                return f"{part.key}: {problem}"
-    elif isinstance(value, tuple):
-        return next(filter(None, (_problem(member, about, now) for member in value)), None)
-    elif isinstance(value, Mapping | list):
-        return json_problem(value)
-    elif isinstance(value, datetime):
-        if not is_moment(value) or value > now + CLOCK_SKEW:
-            return "a time in the future, or without a time zone"
-    elif isinstance(value, str):
-        return _text_problem(value, about)
-    elif isinstance(value, float):
-        return None if math.isfinite(value) else "not finite"
-    elif isinstance(value, int) and not about.least <= value <= _most(about, 2**31 - 1):
-        return f"{value} is not from {about.least} to {_most(about, 2**31 - 1)}"
-    return None
-
-
-def _most(about: About, default: int) -> int:
-    return about.most or (about.declared.most if about.declared is not None else default)
-
-
-def _text_problem(text: str, about: About) -> str | None:
-    most = _most(about, LINE)
-    if about.choices and text not in about.choices:
-        return f"expected one of {', '.join(about.choices)}"
-    if len(text) > most:
-        return f"too long (at most {most:,} characters)"
-    if not is_keepable(text) or (most <= LINE and CONTROL.search(text)):
-        return "invalid characters"
-    return None

@@ -28,14 +28,13 @@ from ..records.transfer import Moved, SentBundle
 from ..remote.container import Position
 from ..remote.documents import AdapterDocument, FusedDocument
 from ..remote.server import Server
+from ..workspace.workspace import Workspace
 from .checks import check_package
-from .local import LocalRegistry, Side
-from .over_http import ServerRegistry, open_server_registry
+from .registries import LocalRegistry, ServerRegistry, Side, open_server_registry
 from .stored import StoredPackage
 
 if TYPE_CHECKING:
     from ..records.transfer import Resolved
-    from ..workspace.workspace import Workspace
 
 
 class Exchanged(Record, kw_only=False):
@@ -98,8 +97,7 @@ class Options(TypedDict, total=False):
     reporter: Reporter
 
 
-Opened = AbstractContextManager[LocalRegistry | ServerRegistry]
-"""Another registry, from `open_home` or `open_server_registry`."""
+Opened = AbstractContextManager[LocalRegistry | ServerRegistry]  # another registry, open while it is used
 
 
 def push(workspace: Workspace, reference: str, opened: Opened, **options: Unpack[Options]) -> Exchanged:
@@ -124,14 +122,11 @@ def pull(
         return copy(other, LocalRegistry(workspace, workspace, own), reference, **options)
 
 
-_SENT = "sent"
-"""The file with the number of the last log entry that was sent."""
+_SENT = "sent"  # file with the number of the last log entry that was sent
 
-_FROM_SERVER = (".received", ".recognised", ".unyanked")
-"""Suffixes of actions for records that came from the server."""
+_FROM_SERVER = (".received", ".recognised", ".unyanked")  # of actions for records from the server
 
-_MADE = frozenset({"adapter", "base", "calibration", "fused"})
-"""Kinds of records that packages contain."""
+_MADE = frozenset({"adapter", "base", "calibration", "fused"})  # kinds of records that packages contain
 
 
 @contextmanager
@@ -145,10 +140,7 @@ def fetched(
     progress: Callable[[int, int], None] | None,
     send: bool = True,
 ) -> Iterator[None]:
-    """Pull records from a server, run the block, and push the new records at the end.
-
-    Also push records that an interrupted run left.
-    """
+    """Pull records from a server, run the block, and push the new records, and also those that an interrupted run left."""
     reporter = Reporter(progress=progress)
     _require_same(workspace, server, registry)
     for record in wanted:

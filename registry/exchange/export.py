@@ -1,8 +1,4 @@
-"""Export an adapter as a folder `adapters_{name}/` for git, hubs and other registries, in either form.
-
-The folder has the weights and their configuration, `adapter_metadata.json`, a model card, and `.gitattributes` for Git LFS.
-The same adapter gives the same bytes every time; `import_folder` reads them back.
-"""
+"""Export an adapter as a folder `adapters_{name}/` for git, hubs and other registries, with the same bytes every time."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusery.storage.manifest import FileEntry, Manifest
 
@@ -36,12 +32,9 @@ from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, fetch_originals, own_form, record_rendering, rendering_of
 from ..records.views import adapter_records, evaluation_records
 from ..records.withdrawals import refuse_yanked
+from ..workspace.workspace import Workspace
 
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
-FOLDER = "adapters_{}"
-"""What an exported adapter's folder is called, by its name."""
+FOLDER = "adapters_{}"  # what an exported adapter's folder is called, by its name
 
 _HAND_WRITTEN = {
     "base": "base_model",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import REGCLASS
@@ -14,7 +14,7 @@ from sqlalchemy.sql import collate
 
 from fusery.storage.digest import Digest, parse_digest
 from fusery.storage.errors import FormatError, UnsafePathError
-from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.interface import Blob
 from fusery.storage.processes import temporary_folder
 
 from .. import tables
@@ -24,14 +24,10 @@ from ..errors import RegistryError
 from ..record import Record, described
 from ..remote.container import Amount, Container, Contents, Member, Position, write_member
 from ..tables.record import DOCUMENT, UtcDateTime, from_json, kind_of, to_json
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
+from ..workspace.workspace import Workspace, write_config
 
 _BATCH = 1000
-_EMPTY, _TIMES = 4 << 20, 4
-"""Bytes of an empty database, and bytes per byte of rows as text, both with the write-ahead log."""
+_EMPTY, _TIMES = 4 << 20, 4  # bytes of an empty database, and bytes per byte of rows as text, with its log
 
 
 HINT = "restore into an empty one: name another FUSERY_REGISTRY, or other URLs"
@@ -76,10 +72,7 @@ def require_empty(database: Database) -> str | None:
 
 
 def restored_store(database: Database, contents: Contents) -> str | None:
-    """Return the id of the store of a registry that has exactly the rows of a backup; else None.
-
-    The generations of blobs and the id of the store are those of the registry.
-    """
+    """Return the id of the store of a registry that has exactly the rows of a backup (but its own generations); else None."""
     if contents.schema != HEAD or state(database).status != "current":
         return None
     own = {tables.BlobRow.__tablename__, tables.RegistryRow.__tablename__}
@@ -95,17 +88,8 @@ def restored_store(database: Database, contents: Contents) -> str | None:
         return row.store_id if row else None
 
 
-def missing_sizes(store: BlobStore, blobs: Sequence[Blob]) -> list[int]:
-    """Return the sizes of those blobs that a store on this machine does not have."""
-    if not store.capabilities.local:
-        return []
-    return [blob.size for blob in blobs if store.size(blob.digest, generation=blob.generation) is None]
-
-
 def make_ready(workspace: Workspace) -> None:
     """Open the restored registry, and write its settings file."""
-    from ..workspace.workspace import write_config
-
     workspace.close()
     workspace.ensure(explicit=True)
     write_config(workspace.settings)
@@ -199,8 +183,7 @@ def _require_manifests(session: Session, backup: Container) -> None:
 
 Row = dict[str, Any]
 
-LEASE = "backup"
-"""The key of the lease that prevents two concurrent backups of one registry; backups do not include it."""
+LEASE = "backup"  # the lease against two backups of one registry at once; backups do not include it
 
 _TYPES: Mapping[str, Callable[[], sa.types.TypeEngine[Any]]] = {
     "moment": UtcDateTime,
@@ -211,7 +194,6 @@ _TYPES: Mapping[str, Callable[[], sa.types.TypeEngine[Any]]] = {
     "document": lambda: DOCUMENT,
     "text": sa.String,
 }
-KINDS = frozenset(_TYPES)
 
 
 def all_tables() -> list[sa.Table]:
@@ -220,12 +202,7 @@ def all_tables() -> list[sa.Table]:
 
 
 def table_rows(session: Session, source: sa.Table) -> Iterator[Row]:
-    """Yield the rows of a table as JSON values, ordered by primary key.
-
-    - Intents are omitted: they belong to running commands.
-    - Leases are released, and keep their fence.
-    - A blob without references is recorded as absent: a backup does not have its bytes.
-    """
+    """Yield the rows of a table by primary key: no intents, leases as released, blobs without references as absent."""
     if source.name == tables.IntentRow.__tablename__:
         return
     kinds = {column.name: kind_of(column) for column in source.columns}

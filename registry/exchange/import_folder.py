@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 
@@ -30,15 +30,11 @@ from ..records.references import resolve_adapter, resolve_base
 from ..records.views import adapter_records
 from ..remote.documents import AdapterDocument, Item, read_document
 from ..wire import decode
+from ..workspace.workspace import Workspace
 from .checks import check_documents
 from .receiving import Carrier, Receiver
 
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
-_ORIGIN = "exported-folder"
-"""Stands for the id of the registry: an exported folder does not have it."""
-
+_ORIGIN = "exported-folder"  # stands for the id of the registry: an exported folder does not have it
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -81,10 +77,7 @@ class _FolderCarrier(Carrier):
 
 
 def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = None) -> Registered:
-    """Record an exported adapter under its name, with its digest, facts, amendments and evaluations.
-
-    `base` replaces the base model with the recorded digest.
-    """
+    """Record an exported adapter under its name, with its facts, amendments and evaluations; `base` replaces its base model."""
     paths = {file.path: file.real for file in scan(folder)}
     if METADATA not in paths:
         hint = "give a folder that fusery get wrote, adapters_NAME"

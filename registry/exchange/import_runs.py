@@ -23,11 +23,11 @@ from ..record import Record, described
 from ..records.evaluation import parse_metric
 from ..registration.sources import wanted
 from ..registration.training_record import write_record
+from ..workspace.workspace import Workspace
 from .tracked_run import TrackedAdapter, TrackedRun, is_inside, tracked_adapters
 
 if TYPE_CHECKING:
     from ..records.adapter import Registered
-    from ..workspace.workspace import Workspace
 
 _NOT_OF_A_TASK = re.compile(r"[^a-z0-9._-]+")
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -55,13 +55,7 @@ class RunSource(Protocol):
     def __call__(
         self, source: str, /, *, experiments: Sequence[str] = (), runs: Sequence[str] = ()
     ) -> Iterator[TrackedRun]:
-        """Yield runs, oldest first.
-
-        Args:
-            source: the tracker's location, as given.
-            experiments: names; none for all.  A tracker without experiments refuses them.
-            runs: ids of single runs, instead.
-        """
+        """Yield the runs of a tracker, oldest first: those of some experiments (none for all), or single ones by id."""
 
 
 SOURCES: Mapping[str, str] = {
@@ -142,10 +136,7 @@ def import_runs(
     metrics: Sequence[str] = (),
     dry_run: bool = False,
 ) -> Iterator[ImportedRun]:
-    """Register the adapters of runs, in the order of the runs; yield the result for each.
-
-    A run's id and its project become tags.  One that is refused does not prevent others from import.
-    """
+    """Register the adapters of runs in their order, and yield the result for each; a refused one does not stop the others."""
     if task is not None:
         parse_task(task)
     seen, empty = 0, True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -16,17 +15,14 @@ from ..errors import AlreadyExistsError, BadInputError
 from ..fusion.views import foreign_key
 from ..records.references import next_version
 from ..records.renderings import own_form
-from ..records.roles import may_change
+from ..records.tokens import may_change
 from ..records.transfer import Moved, State
 from ..records.withdrawals import stands_at
 from ..remote.documents import AdapterDocument, BaseDocument, CalibrationDocument, FusedDocument, Item
+from ..workspace.workspace import Workspace
 from .updates import Updates, find_updates, missing_signatures, require_allowed
 
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
-RECOGNISED = "base.recognised"
-"""The action of a log entry that says which base model here has the same content in other files."""
+RECOGNISED = "base.recognised"  # the action of entries about bases here with the same content in other files
 
 Row = tables.BaseModelRow | tables.CalibrationRow | tables.AdapterRow | tables.FusedRow
 
@@ -123,10 +119,7 @@ def find(session: Session, document: Item, origin: str) -> Row | None:
 
 
 def find_base(session: Session, digest: str) -> tables.BaseModelRow | None:
-    """Return the base model with these files, or else one that was found to have the same content in other files.
-
-    The content that a document claims does not count: only the files tell, and the log remembers what they told.
-    """
+    """Return the base model with these files, or one whose files were found (as the log says) to have the same content."""
     base = tables.BaseModelRow
     if (row := session.scalar(select(base).where(base.digest == digest))) is not None:
         return row

@@ -1,8 +1,4 @@
-"""Receive documents: fetch their files, examine them as if registered here, store and record them.
-
-A document is recorded in one transaction, small adapters of one task in batches.  A record has the facts computed from
-the files, and the values and times declared in the origin.
-"""
+"""Receive documents: fetch their files, examine them as if registered here, store and record them in batches."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
@@ -38,19 +33,12 @@ from ..registration.add_base import identify_received
 from ..registration.context import RegistrationContext, context_on
 from ..registration.new_adapter import examine_recorded
 from ..remote.documents import AdapterDocument, BaseDocument, FusedDocument, Item
+from ..workspace.workspace import Workspace
 from .planning import find, find_base, is_complete, plan, required_adapter, required_base, with_content
 from .recording import ExaminedDocument, Recorder
 
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
-
-_MOST = 32
-"""Maximum number of adapters per transaction; more would block other writers for long."""
-
-_MOST_BYTES = 64 << 20
-"""Maximum size of their files, which are temporarily on this machine."""
-
+_MOST = 32  # maximum number of adapters per transaction; more would block other writers for long
+_MOST_BYTES = 64 << 20  # maximum size of their files, which are temporarily on this machine
 _STORE_FAILURES = (errors.StoreUnavailableError, errors.OutOfSpaceError)
 _UNREACHABLE = (DatabaseUnavailableError, ServerUnavailableError, *_STORE_FAILURES)
 
@@ -111,12 +99,16 @@ class Receiver:
             for _, folder in targets:
                 folder.mkdir()
             wanted = [(document, folder / "arrived") for document, folder in targets]
-            coming = iter(self.carrier.fetch([target for target in wanted if _is_present(target[0])]))
-            arrived, context = list[ExaminedDocument](), self._context(pairs[0][0])
+            coming = iter(self.carrier.fetch([target for target in wanted if target[0].kept != "absent"]))
+            arrived, context = list[ExaminedDocument](), None
+            if isinstance(pairs[0][0], AdapterDocument):  # the base model of the batch
+                with self.destination.database.read() as session:
+                    base = required_base(session, pairs[0][0].base_digest, pairs[0][0].base)
+                    context = context_on(self.destination, session, base)
             for (document, folder), (_, moved) in zip(targets, pairs, strict=True):
                 self.say(f"copying {document.kind} {document.name}")
                 one = ExaminedDocument(document, moved)
-                if _is_present(document):
+                if document.kept != "absent":
                     one = self._examined(replace(one, paths=next(coming)), folder, context)
                 arrived.append(one)
             # The transaction that records the files makes them visible.
@@ -127,14 +119,6 @@ class Receiver:
                 deposit = Deposit(target.database, target.store, target.owner())
                 deposit.put_many(stored, progress=self.carrier.progress)
             return Recorder(self.destination, self.origin).record(arrived, deposit)
-
-    def _context(self, document: Item) -> RegistrationContext | None:
-        """Return the registration context of an adapter's base model, shared by a batch."""
-        if not isinstance(document, AdapterDocument):
-            return None
-        with self.destination.database.read() as session:
-            base = required_base(session, document.base_digest, document.base)
-            return context_on(self.destination, session, base)
 
     def _examined(
         self, one: ExaminedDocument, folder: Path, context: RegistrationContext | None
@@ -207,10 +191,6 @@ def _goes_with(document: Item, batch: list[Item]) -> bool:
     return alike and len(batch) < _MOST and needed.isdisjoint(earlier.digest for earlier in batch)
 
 
-def _is_present(document: Item) -> bool:
-    return document.kept != "absent"
-
-
 def _require_same(document: Item, paths: Mapping[str, Path]) -> None:
     if manifest_of(paths) != document.manifest:
         problem = f"wrong digest of the files of {document.name} (expected {document.digest[:12]})"
@@ -247,10 +227,7 @@ class Carrier:
         self._origin, self._own = origin, own
 
     def fetch(self, wanted: Sequence[tuple[Item, Path]]) -> list[dict[str, Path]]:
-        """Return the local paths of each document's files; `wanted` has a new folder for each document.
-
-        The files of an adapter are copied to its folder, under their own names; others may stay in place.
-        """
+        """Return the paths of each document's files; `wanted` has a new folder for each, which an adapter's files are copied to."""
         first = dict[Digest, tuple[FileEntry, Path]]()
         places = list[dict[str, Path]]()
         stored = [document for document, _ in wanted if document.kept == "store"]
@@ -261,7 +238,9 @@ class Carrier:
                 continue
             places.append({entry.path: folder / entry.path for entry in document.files})
             for entry in document.files:
-                local = self._local(document, entry, generations[entry.sha256])
+                local = None
+                if self.store is not None and not isinstance(document, AdapterDocument):
+                    local = self.store.local_path(entry.sha256, generation=generations[entry.sha256])
                 if local is not None:
                     places[-1][entry.path] = local
                 else:
@@ -298,12 +277,6 @@ class Carrier:
     def _fetch(self, entry: FileEntry, generation: int, place: Path) -> None:
         assert self.store is not None
         self.store.fetch(entry.sha256, place, generation=generation, size=entry.size)
-
-    def _local(self, document: Item, entry: FileEntry, generation: int) -> Path | None:
-        """Return the path of a file that need not be fetched; None if it must be."""
-        if self.store is None or isinstance(document, AdapterDocument):
-            return None
-        return self.store.local_path(entry.sha256, generation=generation)
 
     def _referenced(self, document: Item) -> dict[str, Path]:
         """Return the paths of a base model that the origin keeps by reference."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
@@ -28,12 +28,13 @@ from ..records.amendments import amend_row
 from ..records.deposit import Deposit, record_manifest
 from ..records.references import require_version
 from ..records.renderings import record_rendering
-from ..records.roles import is_trusted
+from ..records.tokens import is_trusted
 from ..records.transfer import Moved
 from ..registration.add_base import base_row
 from ..registration.new_adapter import Examined, add_adapter
 from ..registration.recorded import amendment_rows
 from ..remote.documents import AdapterDocument, BaseDocument, CalibrationDocument, FusedDocument, Item
+from ..workspace.workspace import Workspace
 from . import planning
 from .updates import (
     find_updates,
@@ -44,13 +45,7 @@ from .updates import (
     with_sender,
 )
 
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
-
-RECEIVED = "received"
-"""The second word of the actions: `adapter.received`."""
-
+RECEIVED = "received"  # second word of the actions: `adapter.received`
 _HINT = "fusery audit, on the other registry"
 
 

@@ -1,13 +1,9 @@
-"""Push and pull at the server: serve packages and blobs, and record packages whose blobs were uploaded.
-
-A package from a client is validated before it is used.
-"""
+"""Push and pull at the server: serve packages and blobs, and record validated packages whose blobs were uploaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
@@ -23,19 +19,14 @@ from ..parsing import plural
 from ..records.transfer import Moved, PackagePlan, PackageTaken
 from ..remote.documents import Item, Package, read_package
 from ..upkeep.collect import is_referenced
+from ..workspace.workspace import Workspace
 from .checks import check_package
-from .local import package_of, withdrawals_of
-from .over_http import package_bytes
 from .planning import plan
 from .receiving import Carrier, Receiver
+from .registries import package_bytes, package_of, withdrawals_of
 from .uploads import UploadLimits, Uploads
 
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
-
-MOST_SERVED = 500
-"""Maximum number of adapters in a package for a client; each takes some 15 kB."""
+MOST_SERVED = 500  # maximum number of adapters in a package for a client; each takes some 15 kB
 
 
 def served_package(workspace: Workspace, reference: str, *, fused: bool) -> bytes:
@@ -72,10 +63,7 @@ def plan_package(workspace: Workspace, data: bytes, limits: UploadLimits) -> Pac
 def take_package(
     workspace: Workspace, data: bytes, limits: UploadLimits, say: Callable[[str], None] = lambda _: None
 ) -> PackageTaken:
-    """Record a package whose blobs have all arrived.
-
-    Each document is recorded in one transaction, after those it needs.  Recording a package again changes nothing.
-    """
+    """Record a package whose blobs have all arrived; recording it again changes nothing."""
     package = _checked(data)
     planned = plan(workspace, package.documents, package.registry)
     digests = _digests(package.documents, planned)

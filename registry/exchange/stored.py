@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fusery.storage.interface import BlobStore
 from fusery.storage.locate import display_url, local_path, open_store
@@ -25,24 +24,16 @@ from ..remote.documents import (
     read_document,
 )
 from ..workspace.reach import options_of, require_folders
+from ..workspace.workspace import Workspace
 from .checks import check_identity
-from .local import Side, package_with
 from .receiving import Carrier, Progress
+from .registries import Side, package_with
 
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
-
-_MOST_BYTES = 2 << 30
-"""The maximum size of the documents of another party's package, which are read into memory."""
+_MOST_BYTES = 2 << 30  # maximum size of the documents of another party's package, which are read into memory
 
 
 def open_place(workspace: Workspace, url: str, options: str | None = None) -> BlobStore:
-    """Open the store of a package in a folder or at a URL, without reading or writing.
-
-    Without options of its file system as JSON, it gets those of the registry's store, but only on the same server,
-    since they may contain a password.
-    """
+    """Open a package's store; without options as JSON, it gets those of the registry's store if it is on the same server."""
     settings = workspace.settings
     if (path := local_path(url)) is not None:
         require_folders(path.expanduser().resolve())

@@ -14,9 +14,7 @@ from fusery.storage.plaintext import is_keepable
 from ..adapters.files import CHECKPOINT, CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..registration.training_record import RunRecord
 
-UNKNOWN = RunRecord(started_at=datetime.fromtimestamp(0, UTC))
-"""The record of a run that cannot be read."""
-
+UNKNOWN = RunRecord(started_at=datetime.fromtimestamp(0, UTC))  # record of a run that cannot be read
 _BEST = "best"
 _OF_CALLBACK = re.compile(r"(?:(?P<output>.*)/)?(?P<name>checkpoint-[0-9]+)/artifacts/(?P=name)")
 """A checkpoint logged by transformers' callback for MLflow, as a separate model."""

@@ -11,32 +11,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
 from ..actors import name_sender, person
+from ..dsse import parse_envelope, read_statement
 from ..errors import MissingExtraError, RegistryError, RoleError
 from ..limits import EVALUATIONS, SIGNATURES, TAGS, YANKS, require_count, require_within
 from ..record import column_values
 from ..records.amendments import DATASET, amend_row, is_free, require_few_amendments, state_of
 from ..records.evaluation import key_of
-from ..records.roles import PARTS, Thing, allows, may_change, owner_of, parse_role
+from ..records.tokens import PARTS, Thing, allows, may_change, owner_of, parse_role
 from ..records.views import SCHEME, is_good, manifest_of, stands
 from ..registration.recorded import amendment_rows
-from ..remote.documents import (
-    AdapterDocument,
-    EvaluationDocument,
-    FusedDocument,
-    Item,
-    SignatureDocument,
-    YankDocument,
-)
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
+from ..remote import documents
+from ..workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +36,9 @@ class Updates:
     """The parts of an adapter's document that are missing here, and the fields and metrics of which this registry keeps its own."""
 
     amendments: list[tables.AmendmentRow] = field(default_factory=list)
-    yanks: list[YankDocument] = field(default_factory=list)
-    evaluations: list[EvaluationDocument] = field(default_factory=list)
-    withdrawn: list[tuple[tables.EvaluationRow, EvaluationDocument]] = field(default_factory=list)
+    yanks: list[documents.YankDocument] = field(default_factory=list)
+    evaluations: list[documents.EvaluationDocument] = field(default_factory=list)
+    withdrawn: list[tuple[tables.EvaluationRow, documents.EvaluationDocument]] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
 
     @property
@@ -62,7 +54,7 @@ class Updates:
         return words + (["withdrawn evaluation"] if self.withdrawn else [])
 
 
-def find_updates(session: Session, row: tables.AdapterRow, document: AdapterDocument) -> Updates:
+def find_updates(session: Session, row: tables.AdapterRow, document: documents.AdapterDocument) -> Updates:
     """Return the parts of a document that an adapter's record lacks."""
     updates = Updates()
     _find_amendments(row, document, updates)
@@ -113,7 +105,7 @@ _YANK, _EVALUATION = tables.YankRow.__table__, tables.EvaluationRow.__table__
 _SIGNATURE = tables.SignatureRow.__table__
 
 
-def _find_amendments(row: tables.AdapterRow, document: AdapterDocument, updates: Updates) -> None:
+def _find_amendments(row: tables.AdapterRow, document: documents.AdapterDocument, updates: Updates) -> None:
     def key(amendment: tables.AmendmentRow) -> tuple[Any, ...]:
         # Leave out the author: a server records the sender instead of the name in the package.
         return amendment.field, amendment.before, amendment.after, amendment.reason, amendment.at
@@ -137,11 +129,11 @@ def _find_amendments(row: tables.AdapterRow, document: AdapterDocument, updates:
     updates.kept.extend(sorted(kept))
 
 
-def _find_evaluations(row: tables.AdapterRow, document: AdapterDocument, updates: Updates) -> None:
+def _find_evaluations(row: tables.AdapterRow, document: documents.AdapterDocument, updates: Updates) -> None:
     """Find missing evaluations and withdrawals; values withdrawn in either registry stay withdrawn."""
 
-    def same(measurement: EvaluationDocument | tables.EvaluationRow) -> tuple[Any, ...]:
-        is_sent = isinstance(measurement, EvaluationDocument)
+    def same(measurement: documents.EvaluationDocument | tables.EvaluationRow) -> tuple[Any, ...]:
+        is_sent = isinstance(measurement, documents.EvaluationDocument)
         values = column_values(measurement, _EVALUATION) if is_sent else measurement  # type: ignore[arg-type]
         return *key_of(values), measurement.value
 
@@ -190,7 +182,7 @@ def require_allowed(workspace: Workspace, session: Session, row: tables.AdapterR
             raise RoleError(problem, hint=f"ask a user with the role {needed} to push it")
 
 
-def with_sender(workspace: Workspace, document: Item) -> Item:
+def with_sender(workspace: Workspace, document: documents.Item) -> documents.Item:
     """Return a document with its authenticated sender as the author of the record and of all updates."""
     if not workspace.authenticated:
         return document
@@ -207,14 +199,12 @@ def with_sender(workspace: Workspace, document: Item) -> Item:
 
 
 def missing_signatures(
-    workspace: Workspace, session: Session, document: Item, row: Thing | None
-) -> tuple[list[SignatureDocument], str | None]:
-    """Return the signatures to record, and the reason why others are left out.
-
-    Signatures by trusted keys are verified at once.  Other signatures are claims, verified when their keys are trusted;
-    on existing records they need a role.
-    """
-    if not isinstance(document, AdapterDocument | FusedDocument):  # other documents have no signatures
+    workspace: Workspace, session: Session, document: documents.Item, row: Thing | None
+) -> tuple[list[documents.SignatureDocument], str | None]:
+    """Return the signatures to record, and why others are left out; those by trusted keys are verified, others are claims."""
+    if not isinstance(
+        document, documents.AdapterDocument | documents.FusedDocument
+    ):  # other documents have no signatures
         return [], None
     key = tables.TrustedKeyRow
     wanted = [signature.key_id for signature in document.signatures if signature.scheme == SCHEME]
@@ -236,7 +226,9 @@ def missing_signatures(
     return allowed, "signatures by untrusted keys are left out; an approver may push them"
 
 
-def record_signatures(session: Session, document: Item, missing: Sequence[SignatureDocument]) -> None:
+def record_signatures(
+    session: Session, document: documents.Item, missing: Sequence[documents.SignatureDocument]
+) -> None:
     """Record signatures that are missing."""
     for signature in missing:
         row = _recorded_signature(session, document, signature)
@@ -251,13 +243,13 @@ def record_signatures(session: Session, document: Item, missing: Sequence[Signat
         require_within(document.name, "signatures", SIGNATURES, session.scalars(query).all())
 
 
-def _signature(document: Item, signature: SignatureDocument) -> tables.SignatureRow:
+def _signature(document: documents.Item, signature: documents.SignatureDocument) -> tables.SignatureRow:
     values = column_values(signature, _SIGNATURE)
     return tables.SignatureRow(subject_kind=document.kind, subject_digest=document.digest, **values)
 
 
 def _recorded_signature(
-    session: Session, document: Item, signature: SignatureDocument
+    session: Session, document: documents.Item, signature: documents.SignatureDocument
 ) -> tables.SignatureRow | None:
     row = tables.SignatureRow
     by_key = (row.key_id == signature.key_id) & (row.scheme == signature.scheme)
@@ -266,8 +258,6 @@ def _recorded_signature(
 
 def _is_claimable(session: Session, row: tables.SignatureRow, public: str | None) -> bool:
     """Return whether a signature covers these files and has the named key."""
-    from ..dsse import parse_envelope, read_statement
-
     manifest = manifest_of(session, row.subject_digest)
     try:
         envelope = parse_envelope(row.envelope.encode(), "a signature in the package")

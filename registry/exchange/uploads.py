@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
@@ -31,13 +30,9 @@ from ..database.leases import LONGEST, claim, release
 from ..errors import BadInputError, UploadBusyError, UploadOffsetError, UploadTooLargeError
 from ..records.deposit import Deposit
 from ..records.transfer import Arrived
+from ..workspace.workspace import Workspace
 
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
-HELD = LONGEST
-"""Seconds for which received bytes are kept without their records."""
-
+HELD = LONGEST  # seconds for which received bytes are kept without their records
 _ENDING = ".upload"
 
 
@@ -86,7 +81,7 @@ class Uploads:
             if fd is None:
                 problem = "this blob is being sent under the same name"
                 raise UploadBusyError(problem, hint="run the command again")
-            return Upload(self._workspace, self.owner, path, fd, digest, size, offset)
+            return Upload(self, self._workspace, path, fd, digest, size, offset)
         except BaseException:
             # Claims on blobs that are never sent would fill the database.
             if not self._size(digest):
@@ -99,7 +94,7 @@ class Uploads:
             release(session, digests, self.owner)
 
     def _claimed(self, digests: Sequence[Digest], *, recorded_only: bool = False) -> set[Digest]:
-        """Claim blobs, or with `known` only recorded ones; return those that are in the store."""
+        """Claim blobs, or only recorded ones; return those that are in the store."""
         blob, store = tables.BlobRow, self._workspace.store
         with self._workspace.database.write() as session:
             if recorded_only:
@@ -162,10 +157,17 @@ class Upload:
     """A new or resumed upload; the caller closes it, and can resume it later."""
 
     def __init__(
-        self, workspace: Workspace, owner: str, path: Path, fd: int, digest: Digest, size: int, offset: int
+        self,
+        sender: Uploads,
+        workspace: Workspace,
+        path: Path,
+        fd: int,
+        digest: Digest,
+        size: int,
+        offset: int,
     ) -> None:
         """Take the locked part file, which must have `offset` bytes; offset 0 begins again."""
-        self._workspace, self._owner = workspace, owner
+        self._workspace, self._sender = workspace, sender
         self._path, self._fd = path, fd
         self._digest, self._size = digest, size
         self._stored, self.has_claim = False, True
@@ -209,7 +211,7 @@ class Upload:
         manifest = Manifest.of([FileEntry("blob", self._size, self._digest)])
         deposit.put({"blob": staged}, manifest=manifest)
         with deposit.recording() as session:
-            deposit.hand_over(session, self._owner, HELD)
+            deposit.hand_over(session, self._sender.owner, HELD)
         self._stored = True
         self.discard()
 
@@ -220,8 +222,7 @@ class Upload:
 
     def release(self) -> None:
         """Release the claim on a blob that has not arrived: claims on blobs that are never sent would fill the database."""
-        with self._workspace.database.write() as session:
-            release(session, [self._digest], self._owner)
+        self._sender.release([self._digest])
 
     def close(self) -> None:
         """Close the part file; remove an empty one."""

@@ -111,10 +111,7 @@ def cache_contents(workspace: Workspace) -> CacheContents:
 
 
 def prune(workspace: Workspace, limit: int | None = None, *, dry_run: bool = False) -> Pruned:
-    """Remove the least recently used fused models until the cache fits its limit (default: the setting's).
-
-    Entries that are pinned, held by an alias or being read are not removed.
-    """
+    """Remove the least recently used fused models, unless pinned, aliased or read, until the cache fits the limit."""
     limit = workspace.settings.cache_limit if limit is None else limit
     cache = workspace.cache
     with workspace.database.read() as session:
@@ -240,7 +237,7 @@ def _keys(workspace: Workspace, reference: str) -> list[Digest]:
         subject = resolve_any(session, reference)
         if isinstance(subject, tables.FusedRow):
             return [Digest(subject.key)]
-        made = session.scalars(fused_from(subject)) if isinstance(subject, tables.AdapterRow) else ()
+        made = fused_from(session, subject) if isinstance(subject, tables.AdapterRow) else ()
         keys = [Digest(row.key) for row in made]
     if not keys:
         raise BadInputError(f"nothing was fused from {reference} yet", hint=f"fusery fuse {reference}")

@@ -108,7 +108,7 @@ def explain(workspace: Workspace, reference: str, request: FuseRequest | None = 
     asked = _asked(workspace, reference, request or FuseRequest())
     requested_keys, others = {model.key for model in asked}, []
     with workspace.database.read() as session:
-        for row in session.scalars(fused_from(resolve_adapter(session, reference))):
+        for row in fused_from(session, resolve_adapter(session, reference)):
             if row.key not in requested_keys:
                 model = _recorded(workspace, session, row)
                 # The nearest of those that were asked for: the one it differs from in the fewest entries.

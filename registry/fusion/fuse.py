@@ -1,7 +1,4 @@
-"""Fusing on demand: look in the cache, else take the lease, look again, fetch or compute, measure, publish, record.
-
-`auto` tries the base's own format first, then larger ones.  A refused fuse leaves its measurement in the log.
-"""
+"""Fusing on demand: look in the cache, else take the lease, look again, fetch or compute, measure, publish, record."""
 
 from __future__ import annotations
 

@@ -88,10 +88,7 @@ class MeasuredFuse:
         return MEANINGS[LOST if self.verdict == LOST else DEGRADED]
 
     def passes(self, request: FuseRequest, *, strict: bool, sound: bool = False) -> bool:
-        """Tell whether it may be published.
-
-        `strict` (there is a larger format) asks for nearly all of the update, `sound` (another format has it) for the verdict PASS.
-        """
+        """Tell whether it may be published; `strict` asks for nearly all of the update, `sound` for the verdict PASS."""
         if request.accept_loss and not strict and not sound:
             return True
         if request.min_fidelity is not None and closeness(self.retained) < request.min_fidelity:

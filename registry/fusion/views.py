@@ -1,7 +1,4 @@
-"""How rows become the records of fused models, pictures of their fidelity, and cautions about them.
-
-Fused artifacts of other registries are claims with keys of their own until they are rebuilt here or signed by a trusted key.
-"""
+"""How rows become records of fused models, pictures and cautions; claims of other registries have keys of their own."""
 
 from __future__ import annotations
 
@@ -171,7 +168,7 @@ def _recorded(session: Session, reference: str) -> tuple[tables.FusedRow, str]:
     if isinstance(adapter, tables.FusedRow):
         return adapter, adapter.adapter.name
     # A model that it was only added to is the other adapter's.
-    made = [fused for fused in session.scalars(fused_from(adapter)) if fused.adapter.digest == adapter.digest]
+    made = [fused for fused in fused_from(session, adapter) if fused.adapter.digest == adapter.digest]
     if not made:
         formats = f"without writing anything: fusery show {adapter.name} --fidelity --formats"
         hint = f"fusery fuse {adapter.name}, or {formats}"

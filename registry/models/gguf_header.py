@@ -1,7 +1,4 @@
-"""Read the header of a GGUF file, with every length checked before use, which the `gguf` package's reader does not do.
-
-Format: ggml's page gguf.md, versions 2 and 3, little-endian.
-"""
+"""Read the header of a GGUF file (ggml's gguf.md, versions 2 and 3, little-endian), with every length checked before use."""
 
 from __future__ import annotations
 

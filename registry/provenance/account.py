@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -26,9 +25,7 @@ from ..records.bases import adapter_licence, base_licence
 from ..records.bundles import WRITTEN
 from ..records.views import public_facts, trained_on_view
 from ..records.withdrawals import of_adapters, of_bundles, of_fused, recipe_in
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
+from ..workspace.workspace import Workspace
 
 Subject = tables.AdapterRow | tables.FusedRow | tables.BundleRow
 
@@ -60,26 +57,18 @@ class AccountPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account(AccountPart):
-    """How an adapter, a fused model or a bundle was made; its facts are what the tool decided.
-
-    Attributes:
-        adapters: those in it; of an adapter, those that it was continued or computed from.
-        fused: the model in a bundle.
-        tool: name and version of the program that made it, if recorded.
-        entry: hash of its entry in the log, if any.
-        asked: what the tool was asked for.
-    """
+    """How an adapter, a fused model or a bundle was made; its facts are what the tool decided."""
 
     base: AccountPart
-    adapters: tuple[AccountPart, ...]
+    adapters: tuple[AccountPart, ...]  # those in it; of an adapter, those it was continued or computed from
     recorded: datetime
     by: str
-    fused: AccountPart | None = None
+    fused: AccountPart | None = None  # the model in a bundle
     began: datetime | None = None
     ended: datetime | None = None
-    tool: str | None = None
-    entry: str | None = None
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    tool: str | None = None  # name and version of the program that made it
+    entry: str | None = None  # hash of its entry in the log
+    asked: Mapping[str, Any] = field(default_factory=dict)  # what the tool was asked for
     fidelity: Mapping[str, Any] | None = None
     withdrawals: Withdrawals = ()
 
@@ -254,15 +243,3 @@ def _entry(
         if path is None or detail.get("path") == path:
             return event.hash, detail
     return None, {}
-
-
-def hub_url(hub: tuple[str, str]) -> str:
-    """Return the package URL of a model on the hub."""
-    name, revision = hub
-    at = f"@{quote(revision, safe='._-')}" if revision else ""
-    return f"pkg:huggingface/{quote(name, safe='/._-')}{at}"
-
-
-def stamp(moment: datetime) -> str:
-    """Return a moment as SLSA and CycloneDX have it: RFC 3339 in UTC."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -11,28 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusery.storage.digest import canonical_json, parse_digest
 from fusery.storage.errors import StorageError
 from fusery.storage.failures import opened
 from fusery.storage.jsonfile import parse_json
 
+from .. import dsse
 from ..documents import write_picture
-from ..dsse import (
-    BadSignatureError,
-    Envelope,
-    key_id,
-    parse_dsse,
-    read_private_key,
-    read_public_key,
-    signed_document,
-)
 from ..errors import CheckFailedError
 from ..record import Record, described
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
+from ..workspace.workspace import Workspace
 
 TYPE = "application/vnd.fusery.anchor.v1+json"
 _LARGEST = 1 << 20
@@ -74,13 +64,13 @@ def signed_anchor(
     newest: Callable[[], Anchor], key: Path | None, passphrase: Callable[[], bytes]
 ) -> tuple[Anchor, bytes]:
     """Return where the log stands, asked for once the key was read, and the document that says so."""
-    private = read_private_key(key, passphrase) if key is not None else None
+    private = dsse.read_private_key(key, passphrase) if key is not None else None
     anchor = newest()
     anchor_fields = {key: value for key, value in anchor.to_dict().items() if key != "key_id"}
     if private is not None:
-        anchor = replace(anchor, key_id=key_id(private.public_key()))
+        anchor = replace(anchor, key_id=dsse.key_id(private.public_key()))
     payload = canonical_json({"format": 1, **anchor_fields})
-    document = signed_document(TYPE, payload, private, str(anchor.key_id))
+    document = dsse.signed_document(TYPE, payload, private, str(anchor.key_id))
     return anchor, json.dumps(document, indent=2).encode() + b"\n"
 
 
@@ -92,7 +82,7 @@ def write_anchor(anchor: Anchor, document: bytes, path: Path, *, force: bool = F
 
 def read_anchor(path: Path, keys: Sequence[Path] = ()) -> Anchor:
     """Return an anchor; if public keys are given, one of them has to have signed it."""
-    public = [read_public_key(key) for key in keys]
+    public = [dsse.read_public_key(key) for key in keys]
     with opened(path) as file:
         data = file.read(_LARGEST + 1)
     try:
@@ -101,22 +91,20 @@ def read_anchor(path: Path, keys: Sequence[Path] = ()) -> Anchor:
         document = parse_json(data, path.name)
         unsigned = document["signatures"] == []
         blank = [{"sig": ""}] if unsigned else document["signatures"]
-        envelope = parse_dsse({**document, "signatures": blank})
+        envelope = dsse.parse_dsse({**document, "signatures": blank})
         anchor = _anchor(envelope, None if unsigned else str(document["signatures"][0].get("keyid"))[:200])
     except (StorageError, TypeError, KeyError, ValueError, AttributeError) as error:
-        raise BadSignatureError(
-            f"{path.name} is not an anchor that can be read",
-            hint="fusery sign --log -o FILE writes one",
-        ) from error
+        problem = f"{path.name} is not an anchor that can be read"
+        raise dsse.BadSignatureError(problem, hint="fusery sign --log -o FILE writes one") from error
     if keys and unsigned:
-        raise BadSignatureError(f"the anchor {path.name} is not signed")
+        raise dsse.BadSignatureError(f"the anchor {path.name} is not signed")
     if keys and not any(envelope.signed_by(key) for key in public):
         names = ", ".join(key.name for key in keys)
-        raise BadSignatureError(f"the anchor {path.name} was not signed with {names}, or was changed")
+        raise dsse.BadSignatureError(f"the anchor {path.name} was not signed with {names}, or was changed")
     return anchor
 
 
-def _anchor(envelope: Envelope, key: str | None) -> Anchor:
+def _anchor(envelope: dsse.Envelope, key: str | None) -> Anchor:
     anchor_fields: Mapping[str, Any] = parse_json(envelope.payload, "the anchor")
     if envelope.payload_type != TYPE or anchor_fields["format"] != 1:
         raise ValueError("another format")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,9 +21,10 @@ from fusery.storage.manifest import FileEntry
 
 from ..dsse import IN_TOTO, key_id, read_private_key, signed_document
 from ..errors import BadInputError, MissingExtraError
+from ..records.adapter import own
+from ..workspace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
     from .account import Account, AccountPart, Data
 
 Attestation = Literal["slsa", "cyclonedx"]
@@ -88,8 +90,6 @@ _CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_confi
 
 def statement(account: Account) -> Node:
     """Return the in-toto statement: which files there are, and how they were made."""
-    from .account import stamp
-
     combined = account.kind == "adapter" and "combination" in account.asked
     own = {"name": account.name, "digest": f"sha256:{account.digest}", "by": account.by, **account.facts}
     if account.fidelity is not None:
@@ -132,8 +132,6 @@ def _builder(account: Account, *, trained: bool) -> Node:
 
 def _dependencies(account: Account) -> Iterator[Node]:
     """Yield everything that went in: each file by its digest, and each dataset as far as it is known."""
-    from .account import hub_url
-
     for part in account.parts:
         declared = part.facts.get("trained_on")
         for file in part.files:
@@ -171,15 +169,11 @@ def _role(part: AccountPart, path: str) -> str:
     return "configuration" if path.endswith("config.json") else f"{part.kind} file"
 
 
-_BOMS = UUID("0d0a2c1e-9a3e-5a53-8a3b-4f8d6c2b7e51")
-"""The name space of serial numbers: the same thing has the same in every registry and run."""
+_BOMS = UUID("0d0a2c1e-9a3e-5a53-8a3b-4f8d6c2b7e51")  # of serial numbers, the same in every registry and run
 
 
 def bill(account: Account) -> Node:
     """Return the bill of materials as a JSON document: the model, what it descends from, data and licences."""
-    from ..records.adapter import own
-    from .account import stamp
-
     others = [yank.summary for yank in account.withdrawals if yank.relation != "itself"]
     yanked = {"yanked": own(account.withdrawals), "withdrawals": others or None}
     ref = f"{account.kind}:{account.digest}"
@@ -240,7 +234,6 @@ def _ancestors(account: Account) -> list[Node]:
         from cyclonedx.spdx import fixup_id
     except ImportError as error:
         raise MissingExtraError("a bill of materials", "bom") from error
-    from .account import hub_url
 
     ancestors = []
     for (kind, name), part in {(part.kind, part.name): part for part in account.parts}.items():
@@ -317,3 +310,15 @@ def _model_card(parameters: Node, metrics: list[Node]) -> Node:
 def _loss(value: object, of: str = "", **more: object) -> Iterator[Node]:
     if value is not None:
         yield {"type": f"validation loss{of}", "value": repr(value), **more}
+
+
+def hub_url(hub: tuple[str, str]) -> str:
+    """Return the package URL of a model on the hub."""
+    name, revision = hub
+    at = f"@{quote(revision, safe='._-')}" if revision else ""
+    return f"pkg:huggingface/{quote(name, safe='/._-')}{at}"
+
+
+def stamp(moment: datetime) -> str:
+    """Return a moment as SLSA and CycloneDX have it: RFC 3339 in UTC."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

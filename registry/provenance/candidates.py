@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -20,24 +19,24 @@ from ..errors import BadInputError
 from ..records.bundles import written_bundle
 from ..records.transfer import Candidates, SentBundle, Sought, SoughtTensor, SoughtUnit
 from ..wire import encode
+from ..workspace.workspace import Workspace
 from .files import look_at
 from .library import Hasher, Index
 from .owners import PlausibleOwners, RecordedItem, owners_in, owners_of
 from .tensors import View
 
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
 _MOST = 20  # things that are fetched to be compared, for one unit of weights
-_UNITS, _TENSORS, _FILES = 100, 3_000, 5_000
-"""Units of weights, their tensors, and digests of files in one request."""
+_UNITS, _TENSORS, _FILES = 100, 3_000, 5_000  # most in one request
 
 
 def sought(path: str | Path) -> Sought:
     """Return the digests of the files and tensors at a path."""
     look = look_at(Path(path))
     with closing(Hasher()) as hasher:
-        tensors, digests = hasher.tensors(look.views), hasher.files(file.file for file in look.files)
+        tensors, digests = (
+            hasher.tensors(view for unit in look.units for view in unit.views),
+            hasher.files(file.file for file in look.files),
+        )
         files = {file.path: str(digests[file.file]) for file in look.files}
         units = tuple(
             SoughtUnit(
@@ -75,10 +74,8 @@ def _of_units(units: Sequence[SoughtUnit]) -> Sought:
 def candidates(workspace: Workspace, sought: Sought) -> Candidates:
     """Return what is on record with one of the files, else with some of the tensors, else what has such shapes."""
     if len(sought.units) > _UNITS:
-        raise BadInputError(
-            f"too many models and adapters in one request: {len(sought.units):,} (at most {_UNITS})",
-            hint="send several requests",
-        )
+        problem = f"too many models and adapters in one request: {len(sought.units):,} (at most {_UNITS})"
+        raise BadInputError(problem, hint="send several requests")
     if not is_keepable(encode(sought)):
         raise BadInputError("invalid characters in a digest or in the name of a tensor")
     index = Index(workspace)

@@ -1,12 +1,11 @@
-"""Draw a lineage graph as one SVG picture: a column for each step from the origins, which stand on the left.
-
-It has no ids and no scripts and loads nothing, so that a page can contain it. The same graph gives the same bytes.
-"""
+"""Draw a lineage graph as an SVG picture for a page: a column for each step from the origins, the same bytes every time."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
+from itertools import groupby
 from xml.sax.saxutils import escape
 
 from ..errors import BadInputError
@@ -32,20 +31,20 @@ STYLE = """
 def svg(graph: Graph, *, link: Callable[[Node], str | None] = lambda _: None, style: bool = True) -> str:
     """Return the picture of a graph."""
     if len(graph.nodes) > MOST:
-        raise BadInputError(
-            f"cannot draw {len(graph.nodes):,} things (at most {MOST:,})",
-            hint="ask about one adapter, or take --format dot",
-        )
+        problem = f"cannot draw {len(graph.nodes):,} things (at most {MOST:,})"
+        raise BadInputError(problem, hint="ask about one adapter, or take --format dot")
     return "".join(f"{line}\n" for line in _document(graph, _places(graph), link, style))
 
 
 def _places(graph: Graph) -> dict[str, tuple[int, int]]:
-    columns: dict[int, list[str]] = {}
-    for node_id, column in _columns(graph).items():
-        columns.setdefault(column, []).append(node_id)
+    """Return the place of each node: its column is its distance from the origins on the longest path, 0 if there is a loop."""
     origins: dict[str, list[str]] = {node_id: [] for node_id in graph.by_id}
     for edge in graph.edges:
         origins[edge.source].append(edge.target)
+    steps = dict.fromkeys(graph.by_id, 0)
+    with suppress(CycleError):
+        for node_id in [*TopologicalSorter(origins).static_order()]:
+            steps[node_id] = max((steps[origin] + 1 for origin in origins[node_id]), default=0)
     places: dict[str, tuple[int, int]] = {}
 
     def height(node_id: str) -> float:
@@ -53,30 +52,11 @@ def _places(graph: Graph) -> dict[str, tuple[int, int]]:
         rows = [places[origin][1] for origin in origins[node_id] if origin in places]
         return sum(rows) / len(rows) if rows else 0.0
 
-    for column in sorted(columns):
-        heights = {node_id: height(node_id) for node_id in columns[column]}
+    for column, node_ids in groupby(sorted(steps, key=steps.__getitem__), key=steps.__getitem__):
+        heights = {node_id: height(node_id) for node_id in node_ids}
         for row, node_id in enumerate(sorted(heights, key=heights.__getitem__)):
             places[node_id] = _MARGIN + column * (_WIDTH + _ACROSS), _MARGIN + row * (_HEIGHT + _DOWN)
     return places
-
-
-def _columns(graph: Graph) -> dict[str, int]:
-    """Return the number of steps from the origins to each node on the longest path; nodes in a loop stay where they are."""
-    left = dict.fromkeys(graph.by_id, 0)
-    made: dict[str, list[str]] = {node_id: [] for node_id in graph.by_id}
-    for edge in graph.edges:
-        left[edge.source] += 1
-        made[edge.target].append(edge.source)
-    column = dict.fromkeys(graph.by_id, 0)
-    waiting = deque(node_id for node_id, count in left.items() if not count)
-    while waiting:
-        origin = waiting.popleft()
-        for node_id in made[origin]:
-            column[node_id] = max(column[node_id], column[origin] + 1)
-            left[node_id] -= 1
-            if not left[node_id]:
-                waiting.append(node_id)
-    return column
 
 
 def _document(
@@ -115,11 +95,12 @@ def _box(node: Node, x: int, y: int, root: bool) -> Iterator[str]:
     marks += " fl-root" if root else ""
     note = "yanked" if node.yanked is not None else "note" if node.withdrawals else ""
     title = f"{_title(node)} {node.digest}".rstrip() + (f"; {node.summary}" if node.summary else "")
+    name = node.name if len(node.name) <= _LETTERS else f"{node.name[:14]}…{node.name[-15:]}"
     caption = f"{node.kind}{', over' if node.over else ''} {node.digest[:8]}".rstrip()
     yield f'<g class="{"fl-over" if node.over else "fl-node"}"><title>{_text(title)}</title>'
     yield f'<rect class="fl-box{marks}" x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6"/>'
     yield f'<text class="fl-kind" x="{x + 10}" y="{y + 18}" font-size="11">{_text(caption)}</text>'
-    yield f'<text class="fl-name" x="{x + 10}" y="{y + 35}">{_text(_short(node.name))}</text>'
+    yield f'<text class="fl-name" x="{x + 10}" y="{y + 35}">{_text(name)}</text>'
     if note:
         kind = "fl-warn" if note == "yanked" else "fl-note"
         yield (
@@ -131,11 +112,6 @@ def _box(node: Node, x: int, y: int, root: bool) -> Iterator[str]:
 
 def _title(node: Node) -> str:
     return f"{node.kind} {node.name}"
-
-
-def _short(text: str) -> str:
-    half = _LETTERS // 2
-    return text if len(text) <= _LETTERS else f"{text[: half - 1]}…{text[-half:]}"
 
 
 def _text(text: str) -> str:

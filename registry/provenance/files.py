@@ -22,8 +22,7 @@ from ..record import Record, described
 from .tensors import View, safetensors_views
 
 _ARCHIVES = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")  # first bytes of gzip and Zstandard
-_FACTOR = re.compile(r"(?:^|\.)lora_(?:[ab](?:\.|$)|embedding)", re.IGNORECASE)
-"""Parts of the names of an adapter's tensors."""
+_FACTOR = re.compile(r"(?:^|\.)lora_(?:[ab](?:\.|$)|embedding)", re.IGNORECASE)  # in adapters' tensor names
 _PICKLED = 1 << 10  # bytes from which a pickle may hold weights
 
 
@@ -54,11 +53,6 @@ class FoundFiles:
     files: list[FoundFile]
     weights: list[Weights] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-
-    @property
-    def views(self) -> list[View]:
-        """All tensors."""
-        return [view for weights in self.weights for view in weights.views]
 
     @property
     def units(self) -> list[Unit]:

@@ -20,9 +20,7 @@ class Matched(Record):
     name: str = described("its name")
     digest: str = described("its own; of another form of an adapter, that form's")
     evidence: str = described("equal `files`, equal `tensors`, or the same `numbers` in another format")
-    confidence: float = described(
-        "1 if all bytes of the weights are the same, else the share of equal tensors"
-    )
+    confidence: float = described("1 if all bytes of the weights are equal, else the share of equal tensors")
     sentence: str = described("all of this in a sentence")
     identical: bool = described("nothing in it that counts was changed, is missing or was added")
     path: str = described("path of the file or folder in the input; `.` if only one can be meant")
@@ -111,9 +109,7 @@ class Identified(Record):
 
     path: str = described("path as given")
     kind: str = described("`folder`, `archive`, `safetensors`, `gguf` or `file`")
-    verdict: Verdict = described(
-        "`known`, `unknown` or `inconclusive`: no match, but a part could not be read, or a record could not be compared"
-    )
+    verdict: Verdict = described("`known`, `unknown`, or `inconclusive`: not all could be read or compared")
     intact: bool = described("known and unchanged, and its claims, list of files and signature are right")
     matches: tuple[AnyMatch, ...] = described("possible matches, the most certain first; empty if unknown")
     claims: tuple[IdentityClaim, ...] = described("its claims, each verified or not")

@@ -1,8 +1,4 @@
-"""Identify a folder, an archive, a safetensors or a GGUF file, however it was renamed, cut up or converted.
-
-First whole files by their digests; then tensors by theirs, and last, recorded tensors converted to the found format.  Claims
-are compared with the result.
-"""
+"""Identify a folder or file, however it was renamed, cut up or converted: by whole files, by tensors, then by numbers."""
 
 from __future__ import annotations
 
@@ -24,6 +20,7 @@ from ..adapters.finding import some
 from ..database.engine import batches
 from ..parsing import plural
 from ..records.fused_rows import label_of
+from ..workspace.workspace import Workspace
 from .files import FoundFiles, IdentityClaim, Unit, claims_of, compare_files, is_hidden, look_at
 from .identified import KINDS, AnyMatch, Identified, LookedAt, Unread, Verdict
 from .library import CASTS, Hasher, Library, recorded_files
@@ -33,7 +30,6 @@ from .tensors import TensorComparison, View, compare, is_distinctive, layers_of
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from ..workspace.workspace import Workspace
 
 _WEIGHTS = (".safetensors", ".gguf")
 _CARDS = ("README.md", "fusery.json")
@@ -44,20 +40,15 @@ _PROBES = 2
 
 @dataclass(slots=True)
 class Match:
-    """A recorded item that was found.
-
-    Attributes:
-        comparison: tensor by tensor, None if whole files were enough.
-        held: digests of all of its files, if all of its weights were found as whole files.
-    """
+    """A recorded item that was found."""
 
     owner: RecordedItem
     evidence: str
     confidence: float
     place: str
-    comparison: TensorComparison | None = None
+    comparison: TensorComparison | None = None  # None if whole files were enough
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    held: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()  # digests of its files, if all its weights were found as whole files
 
     @property
     def identical(self) -> bool:

@@ -1,7 +1,4 @@
-"""Recorded items: their files, the index of their tensors, and digests that are computed in the background.
-
-The index is derived: what it lacks is computed from the files again.
-"""
+"""Recorded items: their files, the index of their tensors (computed again if it is lost), and digests computed on threads."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import selectinload
@@ -25,11 +22,10 @@ from fusery.storage.failures import os_failures
 from .. import tables
 from ..database import events
 from ..database.engine import batches
+from ..records.bases import fetch_files, locate_files
+from ..workspace.workspace import Workspace
 from .owners import RecordedItem
 from .tensors import NUMBERS, View, exact_digest, named_digest, read_views, values
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 Item = TypeVar("Item")
 
@@ -198,8 +194,6 @@ class Library:
         return None if owner.manifest in self.missing else self._files[owner.manifest]
 
     def _locate(self, owner: RecordedItem) -> dict[str, Path]:
-        from ..records.bases import blob_generations, locate_files
-
         listed, base_model = selectinload(tables.ManifestRow.files), tables.BaseModelRow
         with self._workspace.database.read() as session:
             if owner.kind == "base":
@@ -217,17 +211,7 @@ class Library:
                 return {name: path for name, (path, _) in cached.items()}
         if any(file.blob is None for file in files):
             raise MissingFileError("its files are no longer in the cache")
-        generations = blob_generations(self._workspace, [file.sha256 for file in files])
-        places, store = {}, self._workspace.store
-        for file in files:
-            digest, generation = Digest(file.sha256), generations[file.sha256]
-            local = store.local_path(digest, generation=generation)
-            if local is None:
-                local = self._scratch() / digest
-                if not local.exists():
-                    store.fetch(digest, local, generation=generation)
-            places[file.path] = local
-        return places
+        return fetch_files(self._workspace, files, self._scratch())
 
 
 def _converted_digest(view: View, dtype: str) -> Digest:

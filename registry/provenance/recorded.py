@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -17,14 +16,12 @@ from ..database import events
 from ..dsse import BadSignatureError, key_id, parse_envelope, parse_public_key, public_pem, read_statement
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import parse_slug
-from ..records.roles import require_may_change, require_role
+from ..records.tokens import require_may_change, require_role
 from ..records.trust import KnownKey, RecordedEnvelope, RecordedFiles, Signatures, TrustedKey
 from ..records.views import SCHEME, is_good, manifest_of, signatures_of, signed_name
+from ..workspace.workspace import Workspace
 from .sign import find_recorded
 from .verify import KeyChecker
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
 
 
 def look_up(workspace: Workspace, digest: str, *, lone: bool) -> RecordedFiles:
@@ -149,10 +146,7 @@ _MOST = 100  # patterns of aliases
 def add_key(
     workspace: Workspace, name: str, pem: str, aliases: Sequence[str] = (), *, fused: bool = False
 ) -> TrustedKey:
-    """Trust a key for patterns of `TASK#ALIAS`, which replace those of a trusted key.
-
-    With `fused`, fused models of other registries count as made here if this key has signed them.
-    """
+    """Trust a key for patterns of `TASK#ALIAS`, which replace earlier ones, and with `fused` for models of other registries."""
     called = parse_slug(name, "key")
     patterns = _patterns(aliases, may_be_none=fused)
     public = parse_public_key(pem.encode(), "the key")
@@ -162,10 +156,8 @@ def add_key(
         row = session.scalar(select(key).where(key.key_id == number))
         other = session.scalar(select(key).where(key.name == called))
         if row is not None and row.revoked_at is not None:
-            raise AlreadyExistsError(
-                f"this key was trusted as {row.name} and revoked, and is not trusted again",
-                hint="fusery admin trust keygen NAME makes a new one",
-            )
+            problem = f"this key was trusted as {row.name} and revoked, and is not trusted again"
+            raise AlreadyExistsError(problem, hint="fusery admin trust keygen NAME makes a new one")
         if row is not None and row.name != called:
             raise AlreadyExistsError(f"this key is trusted as {row.name}", hint="fusery admin trust list")
         if other is not None and other is not row:

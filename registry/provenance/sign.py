@@ -14,25 +14,7 @@ from fusery.storage.manifest import Manifest
 from fusery.storage.plaintext import typed, visible
 from fusery.storage.publishing import write_atomically
 
-from .. import tables
-from ..dsse import (
-    LONE,
-    BadSignatureError,
-    key_id,
-    parse_envelope,
-    public_pem,
-    read_bytes,
-    read_private_key,
-    sign_files,
-)
-from ..errors import (
-    AlreadyExistsError,
-    AmbiguousReferenceError,
-    BadInputError,
-    CheckFailedError,
-    ServerRefusedError,
-    UnknownReferenceError,
-)
+from .. import dsse, errors, tables
 from ..names import AdapterName, Reference, an
 from ..record import Record, described
 from ..records.fused_rows import label_of
@@ -40,19 +22,17 @@ from ..records.references import begins_with, resolve_any
 from ..records.trust import SigningSubject
 from ..records.views import SCHEME, manifest_of, signed_name
 from ..wire import LongText
+from ..workspace.workspace import Workspace
 from .verify import FileLog, Progress, examine, judge, signature_path
 
 if TYPE_CHECKING:
     from ..records.trust import RecordedEnvelope
-    from ..workspace.workspace import Workspace
 
 
 def no_passphrase() -> bytes:
     """Refuse: the default source of a passphrase."""
-    raise BadInputError(
-        "the key is locked with a passphrase, and none was given",
-        hint="--passphrase-file FILE, or FUSERY_KEY_PASSPHRASE",
-    )
+    problem = "the key is locked with a passphrase, and none was given"
+    raise errors.BadInputError(problem, hint="--passphrase-file FILE, or FUSERY_KEY_PASSPHRASE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +82,19 @@ def sign(
     at_server: bool = False,
     progress: Progress | None = None,
 ) -> Signed:
-    """Sign an adapter, a fused model or a bundle, by reference or at a path.
+    """Sign an adapter, a fused model or a bundle, by reference or at a path; the same key signs the same files once.
 
-    A record is signed by its list of files, and nothing is read; files at a path are read and compared with their own list
-    before.  The same key signs the same files once.
-
-    Args:
-        output: file for the signature; default for a path: `PATH.sig`.
-        force: replace that file even if it is no signature.
-        at_server: compare the registry's answer with the reference.
+    A record is signed by its list of files; files at a path are read and compared with their own list before.  The signature goes
+    to `output`, of a path by default to `PATH.sig`; `force` replaces a file that is no signature.
     """
     subject = find_subject(registry, text, at_server=at_server, progress=progress)
     place = output or (signature_path(subject.path) if subject.path is not None else None)
     if place is not None and not force:
         _require_replaceable(place)
-    private = read_private_key(with_key.key, with_key.passphrase)
-    data, public = sign_files(subject.prefix + subject.name, subject.files, private), private.public_key()
-    number, pem = key_id(public), public_pem(public)
+    private = dsse.read_private_key(with_key.key, with_key.passphrase)
+    data = dsse.sign_files(subject.prefix + subject.name, subject.files, private)
+    public = private.public_key()
+    number, pem = dsse.key_id(public), dsse.public_pem(public)
     recorded: RecordedEnvelope | None = None
     if subject.kind is not None:
         envelope = LongText(data.decode("ascii"))
@@ -145,13 +121,13 @@ def sign(
 
 def _require_replaceable(place: Path) -> None:
     if place.is_dir():
-        raise AlreadyExistsError(f"{place} is a folder", hint="-o FILE")
+        raise errors.AlreadyExistsError(f"{place} is a folder", hint="-o FILE")
     if place.is_file():
         try:
-            parse_envelope(read_bytes(place), place.name)
-        except BadSignatureError as error:
+            dsse.parse_envelope(dsse.read_bytes(place), place.name)
+        except dsse.BadSignatureError as error:
             hint = "-o FILE, or --force to replace it"
-            raise AlreadyExistsError(f"{place} is there and is no signature", hint=hint) from error
+            raise errors.AlreadyExistsError(f"{place} is there and is no signature", hint=hint) from error
 
 
 def find_subject(
@@ -162,14 +138,14 @@ def find_subject(
     exists = path.exists()
     try:
         recorded_subject = registry.find(text)
-    except (UnknownReferenceError, BadInputError):
+    except (errors.UnknownReferenceError, errors.BadInputError):
         if not exists:
             raise
         recorded_subject = None
     if recorded_subject is not None and at_server:
         require_meant(text, recorded_subject)
     if recorded_subject is not None and exists and str(path) != str(path.absolute()):
-        raise AmbiguousReferenceError(
+        raise errors.AmbiguousReferenceError(
             f"{text} is the name of {an(str(recorded_subject.kind))} in the registry, and of a file here",
             hint=f"for the file here: ./{text}",
         )
@@ -179,7 +155,7 @@ def find_subject(
 def require_meant(text: str, subject: SigningSubject) -> None:
     """Compare a server's answer with the reference, so that only what the user named is signed."""
     if not _is_meant(text, subject):
-        raise ServerRefusedError(
+        raise errors.ServerRefusedError(
             f"the server answered {text[:60]} with {visible(subject.name)[:100]}, and nothing was signed",
             hint="ask an admin of the server",
         )
@@ -200,7 +176,7 @@ def _is_meant(text: str, subject: SigningSubject) -> bool:
             }
             return any(own.startswith(reference.value) for own in digests.get(str(kind), ()))
         adapter_name = AdapterName.parse(name)
-    except BadInputError:
+    except errors.BadInputError:
         return False
     if kind != "adapter" or subject.event != name:
         return False
@@ -222,7 +198,7 @@ def find_recorded(session: Session, text: str) -> SigningSubject:
     if 8 <= len(text) <= 64 and not text.strip("0123456789abcdef"):
         digests = set(session.scalars(select(bundle.digest).where(begins_with(bundle.digest, text))))
         if len(digests) > 1:
-            raise AmbiguousReferenceError(f"{text} fits more than one bundle", hint="give more digits")
+            raise errors.AmbiguousReferenceError(f"{text} fits more than one bundle", hint="give more digits")
         if digests:
             (digest,) = digests
             return _recorded(session, "bundle", f"bundle {digest[:12]}", digest, digest)
@@ -235,20 +211,20 @@ def find_recorded(session: Session, text: str) -> SigningSubject:
         signed_text = signed_name(row.key, row.verdict) if row.origin is None else ""
         return replace(subject, prefix=signed_text)
     message = f"{text} is a base model: only adapters, fused models and bundles can be signed"
-    raise BadInputError(message, hint="fusery list")
+    raise errors.BadInputError(message, hint="fusery list")
 
 
 def _recorded(session: Session, kind: str, name: str, digest: str, event: str) -> SigningSubject:
     manifest = manifest_of(session, digest)
     if manifest is None:
         message = f"the list of files of {name} was changed after it was recorded"
-        raise CheckFailedError(message, hint="fusery audit")
+        raise errors.CheckFailedError(message, hint="fusery audit")
     files = _listed(manifest, lone=kind == "bundle" and len(manifest) == 1)
     return SigningSubject(kind, name, digest, event, files)
 
 
 def _listed(manifest: Manifest, *, lone: bool) -> dict[str, str]:
-    return {LONE if lone else entry.path: str(entry.sha256) for entry in manifest}
+    return {dsse.LONE if lone else entry.path: str(entry.sha256) for entry in manifest}
 
 
 def _at(registry: SignatureLog, path: Path, progress: Progress | None) -> SigningSubject:
@@ -257,8 +233,12 @@ def _at(registry: SignatureLog, path: Path, progress: Progress | None) -> Signin
     manifest = seen.hashed.manifest
     if seen.problems or not manifest:
         first = seen.problems[0].message if seen.problems else f"{path} has no files that can be listed"
-        raise CheckFailedError(f"{first}, and nothing was signed", hint=f"fusery identify {typed(path)}")
+        raise errors.CheckFailedError(
+            f"{first}, and nothing was signed", hint=f"fusery identify {typed(path)}"
+        )
     files = _listed(manifest, lone=seen.hashed.lone)
-    look_up = registry.look_up(files[LONE] if seen.hashed.lone else manifest.digest, lone=seen.hashed.lone)
+    look_up = registry.look_up(
+        files[dsse.LONE] if seen.hashed.lone else manifest.digest, lone=seen.hashed.lone
+    )
     path, digest = seen.hashed.path, look_up.digest or manifest.digest
     return SigningSubject(look_up.kind, path.name, digest, look_up.event, files, path)

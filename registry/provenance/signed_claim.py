@@ -1,7 +1,4 @@
-"""Hash every file to be verified, hidden ones included, and read the list of files in a bundle or an exported adapter.
-
-Such a list proves nothing: it shows accidents.
-"""
+"""Hash every file to be verified, hidden ones too, and read a folder's own list of files, which shows accidents only."""
 
 from __future__ import annotations
 
@@ -19,18 +16,8 @@ from fusery.storage.failures import opened, os_failures
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.manifest import FileEntry, Manifest
 
+from .. import documents
 from ..adapters.files import METADATA
-from ..documents import (
-    BUNDLE_FORMAT,
-    CHECKSUM,
-    FORMAT,
-    KEY,
-    RECORD,
-    checksum_of,
-    checksum_of_metadata,
-    document_bytes,
-    record_bytes,
-)
 from ..record import Record, described
 
 DEEPEST = 64  # folders inside each other
@@ -70,12 +57,7 @@ def hash_all(
     digests: Mapping[str, Digest],
     progress: Callable[[int, int], None] | None = None,
 ) -> HashedFiles:
-    """Hash every file of a folder, or a single file; no link is followed within it.
-
-    Args:
-        but: a file that is left out: the signature, where it lies inside.
-        digests: of files that were hashed already.
-    """
+    """Hash the files of a folder without the signature `but`, or a single file; follow no links, and take known digests."""
     with os_failures(f"read {path}", near=path):
         real = path.resolve()
         if not real.is_dir() and not real.is_file():
@@ -160,8 +142,8 @@ class SignedClaim(Record, kw_only=False, frozen=False):
 
 def read_claim(path: Path) -> SignedClaim | None:
     """Return the claims of a folder, None if it has none that fusery wrote."""
-    if (path / RECORD).is_file():
-        return _document(path / RECORD, "bundle", read_record)
+    if (path / documents.RECORD).is_file():
+        return _document(path / documents.RECORD, "bundle", read_record)
     if (path / METADATA).is_file():
         claim = _document(path / METADATA, "adapter", _read_export_metadata)
         return claim if claim.name is not None or claim.problems else None
@@ -184,10 +166,16 @@ def _document(path: Path, kind: str, read: Callable[[bytes, SignedClaim], None])
 
 def read_record(data: bytes, claim: SignedClaim) -> None:
     """Add the claims of `fusery.json`."""
-    document = parse_json(data, RECORD)
-    if document["format"] != BUNDLE_FORMAT:
+    document = parse_json(data, documents.RECORD)
+    if document["format"] != documents.BUNDLE_FORMAT:
         raise ValueError("another format")
-    _check(claim, document.get(CHECKSUM), checksum_of(document), record_bytes(document), data)
+    _check(
+        claim,
+        document.get(documents.CHECKSUM),
+        documents.checksum_of(document),
+        documents.record_bytes(document),
+        data,
+    )
     claim.name, claim.target = _text(document["name"]), _text(document["target"])
     claim.add("", document.get("contents", []))
     if document["model"] is not None:
@@ -202,10 +190,16 @@ def read_record(data: bytes, claim: SignedClaim) -> None:
 
 def _read_export_metadata(data: bytes, claim: SignedClaim) -> None:
     document = parse_json(data, METADATA)
-    inner = document.get(KEY) if isinstance(document, Mapping) else None
-    if not isinstance(inner, Mapping) or inner.get("format") != FORMAT:
+    inner = document.get(documents.KEY) if isinstance(document, Mapping) else None
+    if not isinstance(inner, Mapping) or inner.get("format") != documents.FORMAT:
         return
-    _check(claim, inner.get(CHECKSUM), checksum_of_metadata(document), document_bytes(document), data)
+    _check(
+        claim,
+        inner.get(documents.CHECKSUM),
+        documents.checksum_of_metadata(document),
+        documents.document_bytes(document),
+        data,
+    )
     claim.name, claim.digest = _text(inner["name"]), _text(inner["digest"])
     claim.target = f"adapter-{_text(inner['form'])}"
     claim.complete = "contents" in inner

@@ -1,7 +1,4 @@
-"""Tensors of safetensors files, their digests, and how found tensors compare with recorded ones.
-
-A digest is of dtype, shape and bytes: it is the same under any name and in any file.
-"""
+"""Tensors of safetensors files, their digests (of dtype, shape and bytes), and how found ones compare with recorded ones."""
 
 from __future__ import annotations
 
@@ -24,12 +21,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 _PIECE = 1 << 20  # bytes that are read and converted at a time: what stays in a processor's cache
-_HASHED = 4 << 20
-"""Bytes that are read and only hashed at a time.
-
-A thread that hashes wants Python's lock before and after each, and waits for it while another one imports libraries; larger
-ones take no more of a processor, as far as this size.
-"""
+_HASHED = 4 << 20  # bytes that are only hashed at a time: a thread wants Python's lock before and after each
 
 NUMBERS = ("BF16", "F16", "F32", "F64")  # dtypes that are plain numbers
 
@@ -99,8 +91,7 @@ def pieces(view: View, most: int = _PIECE) -> Iterator[memoryview]:
         os.close(descriptor)
 
 
-_COMPUTED = ("rope_freqs.weight", "rotary_emb.inv_freq")
-"""Ends of the names of tensors that converters add or leave out, and that follow from the configuration."""
+_COMPUTED = ("rope_freqs.weight", "rotary_emb.inv_freq")  # ends of names that converters add or leave out
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|blk)\.(\d+)\.")
 _DISTINCT = 16
@@ -109,17 +100,12 @@ _LEAST = 128
 
 @dataclass(frozen=True, slots=True)
 class TensorComparison:
-    """How found tensors compare with a manifest.
+    """How found tensors compare with a manifest."""
 
-    Attributes:
-        pairs: tensors with the same numbers, and their recorded names; `converted` of them have other bytes.
-        changed: recorded names of tensors with other numbers.
-    """
-
-    pairs: Mapping[View, str]
-    converted: int
+    pairs: Mapping[View, str]  # tensors with the same numbers, and their recorded names
+    converted: int  # how many of these have other bytes
     renamed: int
-    changed: tuple[str, ...]
+    changed: tuple[str, ...]  # recorded names of tensors with other numbers
     missing: tuple[str, ...]
     extra: tuple[str, ...]
 

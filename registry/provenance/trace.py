@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Select, and_, case, func, literal, literal_column, or_, select, union_all
 from sqlalchemy.orm import Session, aliased, defer, joinedload, lazyload, load_only, selectinload
@@ -20,10 +20,7 @@ from ..records.fused_rows import label_of
 from ..records.graph import COMPUTED_FROM, REGISTERED_FOR, TRAINED_ON, DeploymentNode, Edge, Graph, Node
 from ..records.references import find_things
 from ..records.withdrawals import of_adapters, of_bundles, of_fused
-
-if TYPE_CHECKING:
-    from ..workspace.workspace import Workspace
-
+from ..workspace.workspace import Workspace
 
 Made = (
     tables.BaseModelRow
@@ -140,17 +137,11 @@ FUSED_FROM = "fused-from-base"  # the relation of a fused model to its base, whi
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One way in which things are made from others.
+    """One way in which things are made from others."""
 
-    Attributes:
-        pairs: a query for the number of what was made, of what it was made from, and the name of the relation.
-        ends: their tables.
-        upwards: it is followed upwards only.
-    """
-
-    pairs: Select[*tuple[Any, ...]]
-    ends: tuple[str, str]
-    upwards: bool = False
+    pairs: Select[*tuple[Any, ...]]  # the numbers of what was made and of its origin, and the relation's name
+    ends: tuple[str, str]  # their tables
+    upwards: bool = False  # it is followed upwards only
 
     def step(self, up: bool) -> tuple[tuple[str, Any], tuple[str, Any]]:
         """Return the tables and columns of what is asked about, and of what it leads to."""
@@ -211,11 +202,7 @@ RELATIONS = tuple(_relations())
 def walk(
     session: Session, starts: Sequence[Key], *, up: bool, limit: int | None = None
 ) -> tuple[dict[Key, None], bool]:
-    """Return what was made from records, or with `up` what they were made from, the nearest first, and whether it was cut.
-
-    Args:
-        limit: of each kind so many of the nearest, and the newest of these; None for all.
-    """
+    """Return what was made from records, or with `up` what they were made from, nearest first, and whether that was cut."""
     reached, left, cut = dict.fromkeys(starts), dict[str, int](), False
     adapters = tables.AdapterRow.__tablename__
     near = list(reached)
@@ -287,45 +274,30 @@ def trace(
     limit: int | None = LIMIT,
     ancestors: int = ANCESTORS,
 ) -> Graph:
-    """Return what a record was made from (`up`), what was made from it and where it went (`down`).
+    """Return what a record was made from (`up`), and what was made from it and where it went (`down`).
 
-    Args:
-        reference: as `references.find_things` takes it.
-        limit: descendants of each kind: the nearest, and the newest of these.  Where there are more, the graph is `cut`.
-            None for everything, in both directions.
+    `limit` is the number of descendants of each kind, the nearest and newest; None for everything, in both directions.
     """
     adapters = select(tables.AdapterRow).options(defer(tables.AdapterRow.training))
     with workspace.database.read() as session:
-        things = find_things(session, reference, among=adapters)
-        return trace_things(session, things, up=up, down=down, limit=limit, ancestors=ancestors)
-
-
-def trace_things(
-    session: Session,
-    starts: Sequence[Made],
-    *,
-    up: bool = True,
-    down: bool = True,
-    limit: int | None = LIMIT,
-    ancestors: int = ANCESTORS,
-) -> Graph:
-    """Return what `trace` does, of several records at once."""
-    keys = [key_of(thing) for thing in starts]
-    most = None if limit is None else ancestors
-    above, cut_above = walk(session, keys if up else [], up=True, limit=most)
-    below, cut_below = walk(session, keys if down else [], up=False, limit=limit)
-    shown = dict.fromkeys([*keys, *above, *below])
-    links = [
-        (made, source, relation)
-        for made, source, relation in links_of(session, shown)
-        if (made in above and source in above)
-        or (relation != FUSED_FROM and made in below and source in below)
-    ]
-    if limit is None:
-        shown = dict.fromkeys(sorted(shown, key=lambda key: (key not in keys, DOWN.index(key[0]), key[1])))
-    nodes = nodes_of(session, shown)
-    roots = tuple(dict.fromkeys(nodes[key].id for key in keys))
-    named = ((nodes[made].id, nodes[source].id, relation) for made, source, relation in links)
-    edges = dict.fromkeys(Edge(*ends) for ends in named)
-    by_id = {node.id: node for node in nodes.values()}
-    return Graph(roots[0], by_id, list(edges), roots, cut_above or cut_below)
+        keys = [key_of(thing) for thing in find_things(session, reference, among=adapters)]
+        most = None if limit is None else ancestors
+        above, cut_above = walk(session, keys if up else [], up=True, limit=most)
+        below, cut_below = walk(session, keys if down else [], up=False, limit=limit)
+        shown = dict.fromkeys([*keys, *above, *below])
+        links = [
+            (made, source, relation)
+            for made, source, relation in links_of(session, shown)
+            if (made in above and source in above)
+            or (relation != FUSED_FROM and made in below and source in below)
+        ]
+        if limit is None:
+            shown = dict.fromkeys(
+                sorted(shown, key=lambda key: (key not in keys, DOWN.index(key[0]), key[1]))
+            )
+        nodes = nodes_of(session, shown)
+        roots = tuple(dict.fromkeys(nodes[key].id for key in keys))
+        named = ((nodes[made].id, nodes[source].id, relation) for made, source, relation in links)
+        edges = dict.fromkeys(Edge(*ends) for ends in named)
+        by_id = {node.id: node for node in nodes.values()}
+        return Graph(roots[0], by_id, list(edges), roots, cut_above or cut_below)

@@ -10,18 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry
 
-from ..dsse import (
-    LONE,
-    BadSignatureError,
-    Envelope,
-    Statement,
-    key_id,
-    parse_envelope,
-    parse_public_key,
-    read_bytes,
-    read_public_key,
-    read_statement,
-)
+from .. import dsse
 from ..record import Record, described
 from .signed_claim import FileProblem, HashedFiles, SignedClaim, hash_all, read_claim
 
@@ -44,17 +33,17 @@ class KeyChecker:
     @classmethod
     def of(cls, path: Path) -> KeyChecker:
         """Read a key, or the key of a certificate, from a file."""
-        return cls(path.name, read_public_key(path))
+        return cls(path.name, dsse.read_public_key(path))
 
     @classmethod
     def parse(cls, name: str, pem: str) -> KeyChecker:
         """Read a key from a text."""
-        return cls(name, parse_public_key(pem.encode(), name))
+        return cls(name, dsse.parse_public_key(pem.encode(), name))
 
     @property
     def key_id(self) -> str:
         """The id of the key."""
-        return key_id(self.key)
+        return dsse.key_id(self.key)
 
 
 class RecordedState(Record):
@@ -128,7 +117,7 @@ def verify(
     """Compare a folder or a file with its signature (default: `PATH.sig`) and its own list of files, without a registry."""
     place = _place_of(path, signature)
     result = examine(path, but=signature, progress=progress)
-    judge(result, read_bytes(place) if place is not None else None, str(place), checkers)
+    judge(result, dsse.read_bytes(place) if place is not None else None, str(place), checkers)
     return result
 
 
@@ -141,13 +130,7 @@ def verify_on_record(
     digests: Mapping[str, Digest] | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Verify a folder or a file with the recorded signatures and the trusted keys of a registry.
-
-    Args:
-        signature: default: `PATH.sig`, else the recorded ones.
-        checkers: keys that may have signed; default: every trusted key.
-        digests: of files that were hashed already, by path.
-    """
+    """Verify files with a signature (default: `PATH.sig`, else the recorded ones) and keys (default: those that are trusted)."""
     place = _place_of(path, signature)
     result = examine(path, but=signature, digests=digests, progress=progress)
     if result.hashed.lone:
@@ -158,7 +141,7 @@ def verify_on_record(
         recorded = registry.look_up(str(manifest.digest) if manifest is not None else "")
     recorded_checkers = [KeyChecker.parse(key.name, key.public_key) for key in recorded.keys_]
     if place is not None:
-        data: bytes | None = read_bytes(place)
+        data: bytes | None = dsse.read_bytes(place)
     else:
         envelopes = [text.encode() for text in recorded.envelopes]
         signed = (text for text in envelopes if _signers(text, checkers or recorded_checkers))
@@ -194,8 +177,8 @@ def _place_of(path: Path, signature: Path | None) -> Path | None:
 def _signers(data: bytes, keys: Sequence[KeyChecker], *, named: bool = False) -> list[KeyChecker]:
     """Return the keys that a signature is by, and if `named` also the one that it names."""
     try:
-        envelope = parse_envelope(data, "the signature")
-    except BadSignatureError:
+        envelope = dsse.parse_envelope(data, "the signature")
+    except dsse.BadSignatureError:
         return []
     return [key for key in keys if envelope.signed_by(key.key) or (named and envelope.hint == key.key_id)]
 
@@ -218,11 +201,11 @@ def judge(result: Verification, data: bytes | None, place: str, checkers: Sequen
     if data is not None:
         result.signature = place
         try:
-            envelope = parse_envelope(data, name)
+            envelope = dsse.parse_envelope(data, name)
             result.signed_with = envelope.hint or None
-            statement = read_statement(envelope)
+            statement = dsse.read_statement(envelope)
             _find_signer(result, envelope, checkers, name)
-        except BadSignatureError as error:
+        except dsse.BadSignatureError as error:
             result.problems.append(FileProblem("bad_signature", name, error.message))
     claim = result.record
     if claim is not None:
@@ -244,7 +227,9 @@ def judge(result: Verification, data: bytes | None, place: str, checkers: Sequen
         result.notes.append("there is no list of digests to compare it with either")
 
 
-def _find_signer(result: Verification, envelope: Envelope, checkers: Sequence[KeyChecker], name: str) -> None:
+def _find_signer(
+    result: Verification, envelope: dsse.Envelope, checkers: Sequence[KeyChecker], name: str
+) -> None:
     signer = next((checker for checker in checkers if envelope.signed_by(checker.key)), None)
     if signer is not None:
         result.signer, result.key_id = signer.name, signer.key_id
@@ -255,13 +240,13 @@ def _find_signer(result: Verification, envelope: Envelope, checkers: Sequence[Ke
         result.problems.append(FileProblem("wrong_key", name, message))
 
 
-def _compare_lone(result: Verification, statement: Statement) -> None:
+def _compare_lone(result: Verification, statement: dsse.Statement) -> None:
     name = result.hashed.path.name
     if not result.hashed.lone or not statement.lone:
         signed, here = ("a single file", "a folder") if statement.lone else ("a folder", "a single file")
         message = f"the signature is about {signed}, and this is {here}"
         result.problems.append(FileProblem("other", name, message))
-    elif [entry.sha256 for entry in result.hashed.files.values()] != [statement.files[LONE]]:
+    elif [entry.sha256 for entry in result.hashed.files.values()] != [statement.files[dsse.LONE]]:
         result.problems.append(FileProblem("changed", name, f"{name} is not the file that was signed"))
 
 

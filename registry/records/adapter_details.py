@@ -188,8 +188,6 @@ _FACTS = (
     + OTHERS
     + ", tags, note, digest, created_at created_by"
 )
-LAYOUT = f"name task version aliases, plot, at, {_FACTS.format('val_loss, ')}"
-"""The lines of `show`; an adapter's name says the task and the version."""
+LAYOUT = f"name task version aliases, plot, at, {_FACTS.format('val_loss, ')}"  # the lines of `show`
 
-PAGE = f"{HIDDEN} name task version, val_loss, {_FACTS.format('')}, aliases, computed_from"
-"""The lines of a page, below the name."""
+PAGE = f"{HIDDEN} name task version, val_loss, {_FACTS.format('')}, aliases, computed_from"  # below a page's name

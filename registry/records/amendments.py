@@ -1,8 +1,4 @@
-"""Declared facts about an adapter that may be amended: current values, and earlier ones.
-
-The record says which fields are amendable; besides, all tags are.  A value is a JSON value; a field without one is null,
-a tag that is not there has no field.
-"""
+"""Declared facts about an adapter that may be amended (fields that the record marks, and tags): present and earlier values."""
 
 from __future__ import annotations
 
@@ -50,8 +46,7 @@ DATASET = ("dataset", "dataset_revision", "dataset_digest")
 FIELDS = tuple(name for name, part in parts_of(Adapter).items() if part.about.amendable != "no")
 """All fields but the tags': names of the record, of `Correction` and of `fusery edit`."""
 
-COLUMNS = tuple(field for field in FIELDS if field not in (*DATASET, "date"))
-"""Those whose value is that of the adapter's column of this name."""
+COLUMNS = tuple(field for field in FIELDS if field not in (*DATASET, "date"))  # named like the columns
 
 
 def is_amendable(field: str) -> bool:

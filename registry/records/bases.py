@@ -54,6 +54,17 @@ def locate_files(
     wanted = [file for file in base.manifest.files if only is None or file.path in only]
     if base.location is not None:
         return {file.path: _referenced(Path(base.location), base, file) for file in wanted}
+    return fetch_files(workspace, wanted, scratch, progress=progress)
+
+
+def fetch_files(
+    workspace: Workspace,
+    wanted: Sequence[tables.ManifestFileRow],
+    scratch: Path,
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Path]:
+    """Return where files of the store can be read; from a store that is not local they are fetched."""
     generations = blob_generations(workspace, [file.sha256 for file in wanted])
     files = {}
     for file in wanted:
@@ -95,15 +106,13 @@ def _referenced(folder: Path, base: tables.BaseModelRow, file: tables.ManifestFi
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise MissingFileError(
-            f"the base {name} is kept by reference, and {path} is gone",
-            hint=f"put it back, or run: fusery base add SOURCE --name {name}",
-        ) from error
+        problem = f"the base {name} is kept by reference, and {path} is gone"
+        hint = f"put it back, or run: fusery base add SOURCE --name {name}"
+        raise MissingFileError(problem, hint=hint) from error
     if size != file.size:
-        raise BlobCorruptError(
-            f"{path} of the base {name} has changed since it was added: {size} bytes, was {file.size}",
-            hint="a changed model is another base: fusery base add SOURCE --name OTHER_NAME",
-        )
+        problem = f"{path} of the base {name} has changed since it was added: {size} bytes, was {file.size}"
+        hint = "a changed model is another base: fusery base add SOURCE --name OTHER_NAME"
+        raise BlobCorruptError(problem, hint=hint)
     return path
 
 

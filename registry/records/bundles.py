@@ -23,6 +23,7 @@ from ..database import events
 from ..errors import BadInputError, UnknownReferenceError
 from ..limits import BUNDLES, require_count
 from ..workspace.workspace import Workspace
+from .deposit import record_manifest
 from .references import resolve_adapter
 from .transfer import SentBundle
 
@@ -53,8 +54,6 @@ def record_bundle(
     detail: Mapping[str, Any],
 ) -> int:
     """Record a bundle that was written, unless the very same is on record at its place; return the number of its row."""
-    from .deposit import record_manifest
-
     bundle = tables.BundleRow
     existing_query = select(bundle.id).where(
         bundle.path == place, bundle.digest == manifest.digest, bundle.target == target
@@ -84,8 +83,7 @@ _SENT = "sent"  # the detail of a log entry for a bundle of a client: its path i
 _LONGEST = 10_000  # characters of a path, and of the log entry's other details
 _LONGEST_TARGET = 32
 _LARGEST = 2**62  # bytes of all files
-_DETAILS = frozenset({"fused", "adapter", "choices", "plugin", "foreign"})
-"""The details that are texts, or null; `adapters` is a list of texts."""
+_DETAILS = frozenset({"fused", "adapter", "choices", "plugin", "foreign"})  # texts or null, beside `adapters`
 
 
 def written_bundle(session: Session, event: tables.EventRow) -> SentBundle | None:

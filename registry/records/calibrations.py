@@ -123,7 +123,7 @@ def recorded_calibration(
         row = session.scalars(query.order_by(table.id.desc())).first()
         if row is None:
             return None
-        report, file = calibration_report(row, created=False, seconds=0.0), _file(row)
+        report, file = calibration_report(row, created=False, seconds=0.0), row.manifest.files[0]
         blob, size = Digest(file.sha256), file.size
     generation = blob_generations(workspace, [blob])[blob]
     try:
@@ -195,12 +195,8 @@ def calibration_facts(
 def calibration_report(row: tables.CalibrationRow, *, created: bool, seconds: float) -> CalibrationReport:
     """Return what is said of a calibration's record."""
     return CalibrationReport.from_row(
-        row, base=row.base.name, bytes=_file(row).size, created=created, seconds=round(seconds, 3)
+        row, base=row.base.name, bytes=row.manifest.files[0].size, created=created, seconds=round(seconds, 3)
     )
-
-
-def _file(row: tables.CalibrationRow) -> tables.ManifestFileRow:
-    return next(file for file in row.manifest.files if file.path == CALIBRATION)
 
 
 def require_of_base(session: Session, digest: str, base: tables.BaseModelRow) -> None:
@@ -210,10 +206,8 @@ def require_of_base(session: Session, digest: str, base: tables.BaseModelRow) ->
     owners = [row.base for row in rows]
     same = (owner.id == base.id or owner.content == base.content is not None for owner in owners)
     if owners and not any(same):
-        raise BadInputError(
-            f"the calibration {digest[:12]} is of the base {owners[0].name}, and not of {base.name}",
-            hint=f"fusery base calibrate {base.name}, and fuse without that recipe",
-        )
+        problem = f"the calibration {digest[:12]} is of the base {owners[0].name}, and not of {base.name}"
+        raise BadInputError(problem, hint=f"fusery base calibrate {base.name}, and fuse without that recipe")
 
 
 def fetch_calibration(

@@ -1,10 +1,5 @@
 """Deposits: bytes first, then their manifest, then one transaction that names both (docs/internals/collection.md).
 
-    deposit = Deposit(database, store, owner)
-    manifest = deposit.put({"adapters.safetensors": path, "adapter_config.json": data})
-    with deposit.recording() as session:
-        row = deposit.commit(session)
-
 `put` claims the blobs before it stores them, so that the collector spares them.  `commit` checks that the claims still hold;
 if not, nothing is recorded.  A process that dies in between leaves unreferenced bytes.
 """
@@ -31,8 +26,7 @@ from fusery.storage.transfer import require_room
 from .. import tables
 from ..database import Database
 from ..database.engine import batches
-from ..database.leases import INTENT_TTL, Intents, claim
-from ..database.owner import LeaseOwner
+from ..database.leases import INTENT_TTL, Intents, LeaseOwner, claim
 from ..errors import DatabaseUnavailableError, DepositLostError
 
 _SETTLED = "settled deposit"
@@ -48,8 +42,7 @@ class Deposit:
         self._database = database
         self._store = store
         self._intents = Intents(database, owner, ttl=ttl)
-        self._manifest: Manifest | None = None
-        self._together: Sequence[Manifest] = ()
+        self._manifests: Sequence[Manifest] = ()
         self._generations: dict[Digest, int] = {}
 
     def put(
@@ -62,8 +55,7 @@ class Deposit:
         """Store the bytes of files by their path in the artifact, and return their manifest, which may be known already."""
         if manifest is None:
             manifest = Manifest.of(_entry(path, source) for path, source in files.items())
-        self._store_all({entry.sha256: (entry, files[entry.path]) for entry in manifest}, progress)
-        self._manifest = manifest
+        self.put_many([(manifest, files)], progress=progress)
         return manifest
 
     def put_many(
@@ -71,12 +63,7 @@ class Deposit:
     ) -> None:
         """Store the bytes of many small artifacts, each content once; raises as `put`."""
         wanted = {file.sha256: (file, files[file.path]) for manifest, files in artifacts for file in manifest}
-        self._together = [manifest for manifest, _ in artifacts]
-        self._store_all(wanted, progress)
-
-    def _store_all(
-        self, wanted: Mapping[Digest, tuple[FileEntry, Source]], progress: Progress | None
-    ) -> None:
+        self._manifests = [manifest for manifest, _ in artifacts]
         contents = {digest: entry for digest, (entry, _) in wanted.items()}
         try:
             ready = self._announce(contents)
@@ -108,16 +95,15 @@ class Deposit:
 
     def commit(self, session: Session) -> tables.ManifestRow:
         """Record the manifest and its blobs in the caller's write transaction, and return its row; raise `DepositLostError` if not protected."""
-        if self._manifest is None:
-            raise RuntimeError("commit comes after put")
-        row = self.record(session, self._manifest)
+        (manifest,) = self._manifests
+        row = self.record(session, manifest)
         self.finish(session)
         return row
 
     def settle(self, session: Session) -> None:
         """Say at once what many small artifacts consist of, before they are recorded in the same transaction; raises as `commit`."""
         self._settle(session, self._generations.keys())
-        rows = record_manifests(session, self._together)
+        rows = record_manifests(session, self._manifests)
         _is_stored(session, rows.values())
         session.info[_SETTLED] = (self, rows)
 
@@ -143,15 +129,13 @@ class Deposit:
         self._intents.drop(session)
 
     def _settle(self, session: Session, digests: Collection[Digest]) -> None:
-        if not self._intents.are_alive(session, list(digests)):
-            raise _lost()
         rows = _blobs(session, digests)
-        for digest in digests:
-            row = rows.get(digest)
-            if row is None or row.generation != self._generations.get(digest):
-                raise _lost()
-            if row.state not in ("pending", "ready"):
-                raise _lost()
+        expected = {(digest, self._generations.get(digest)) for digest in digests}
+        here = {(one.digest, one.generation) for one in rows.values() if one.state in ("pending", "ready")}
+        if not self._intents.are_alive(session, list(digests)) or here != expected:
+            message = "the files were collected before they were recorded"
+            raise DepositLostError(message, hint="run it again")
+        for row in rows.values():
             row.state = "ready"
 
     def abandon(self) -> None:
@@ -254,7 +238,3 @@ def _entry(path: str, source: Source) -> FileEntry:
     with reading(source) as opened, os_failures(f"read {source}", near=source):
         digest, size = pump(opened.fd, None)
     return FileEntry(path, size, digest)
-
-
-def _lost() -> DepositLostError:
-    return DepositLostError("the files were collected before they were recorded", hint="run it again")

@@ -11,18 +11,16 @@ from typing import Any
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import Header
 
-from .. import tables
 from ..adapters.folder import AdapterFolder
 from ..engine.architectures import taken_by_name
 from ..engine.config import absurdity
 from ..errors import BadInputError, FusionUnsupportedError, MissingExtraError
 from ..models.architecture import Architecture, architecture_of, read_architecture
 from ..models.identity import BaseIdentity
-from ..tables.bounds import problem_of
+from ..tables.bounds import json_problem
 from ..tables.record import to_json
 
-LEARNED = frozenset({"architecture", "parameters", "dtype", "weights"})
-"""Columns of a base that mlx-lm's class of the model has a say in, where that is needed and installed."""
+LEARNED = frozenset({"architecture", "parameters", "dtype", "weights"})  # which mlx-lm's class decides
 
 
 def describe_base(files: Mapping[str, Path], failed: Callable[[str], None] = lambda _: None) -> Architecture:
@@ -52,8 +50,7 @@ def require_sensible(files: Mapping[str, Path]) -> None:
 
 def require_recordable(architecture: Architecture) -> None:
     """Refuse a base model whose record would be larger than backups and other registries accept."""
-    columns = {"config": dict(architecture.config), "weights": _weights(architecture)}
-    if (problem := problem_of(tables.metadata.tables["base_model"], columns)) is not None:
+    if problem := json_problem(dict(architecture.config)) or json_problem(_weights(architecture)):
         raise BadInputError(f"the base model is too large: {problem} ({len(architecture.weights):,} tensors)")
 
 

@@ -62,8 +62,7 @@ LONGEST = 200  # characters of a metric's name
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(?:[.:@-][A-Za-z0-9_]+)*")
 
-SETTING = ("dataset", "split", "harness", "shots", "seed")
-"""What a value was measured on and with: two values of one metric that differ in these are two evaluations."""
+SETTING = ("dataset", "split", "harness", "shots", "seed")  # what makes two values two evaluations
 
 
 class Setting(TypedDict, total=False):

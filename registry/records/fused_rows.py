@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from sqlalchemy import CompoundSelect, Select, or_, select, union
-from sqlalchemy.orm import Session, aliased, joinedload, selectinload
-from sqlalchemy.sql.base import ExecutableOption
+from sqlalchemy import Select, select, union
+from sqlalchemy.orm import Session, joinedload, selectinload
 
 from fusery.storage.digest import digest_json
 
@@ -92,34 +91,15 @@ def _number(value: float) -> str:
     return repr(float(value)).removesuffix(".0")
 
 
-def fused_from(adapter: tables.AdapterRow) -> Select[tables.FusedRow]:
-    """Return the query for what was fused from an adapter's bytes, alone or with others, under any of its names."""
-    twin = aliased(tables.AdapterRow)
-    same = select(twin.id).where(twin.digest == adapter.digest)
-
-    def made_from(adapters: Select[int]) -> CompoundSelect[int]:
-        alone = select(tables.FusedRow.id).where(tables.FusedRow.adapter_id.in_(adapters))
-        added = select(tables.FusedExtraRow.fused_id).where(tables.FusedExtraRow.adapter_id.in_(adapters))
-        return union(alone, added)
-
-    # Onto its base model, or from a record on that base model onto another form of it.
-    own = made_from(same.where(twin.base_id == adapter.base_id))
-    return (
-        select(tables.FusedRow)
-        .where(tables.FusedRow.id.in_(made_from(same)))  # OR alone would read the whole table
-        .where(or_(tables.FusedRow.base_id == adapter.base_id, tables.FusedRow.id.in_(own)))
-        .order_by(tables.FusedRow.id)
-    )
+def fused_from(session: Session, adapter: tables.AdapterRow) -> list[tables.FusedRow]:
+    """Return what was fused from an adapter's bytes, alone or with others, under any of its names, oldest first."""
+    return fused_by_adapter(session, [adapter])[adapter.id]
 
 
 def load_fused() -> Select[tables.FusedRow]:
     """Return the query for fused models with all that their lines need, in a constant number of statements."""
-    return select(tables.FusedRow).options(*_of_fused())
-
-
-def _of_fused() -> Sequence[ExecutableOption]:
     fused, base, files = tables.FusedRow, joinedload(tables.FusedRow.base), tables.ManifestRow.files
-    return (
+    return select(fused).options(
         joinedload(fused.adapter),
         joinedload(fused.manifest).selectinload(files),
         base.joinedload(tables.BaseModelRow.manifest).selectinload(files),
@@ -131,7 +111,7 @@ def _of_fused() -> Sequence[ExecutableOption]:
 def fused_by_adapter(
     session: Session, adapters: Sequence[tables.AdapterRow]
 ) -> dict[int, list[tables.FusedRow]]:
-    """Return what was fused from each of a number of adapters, by the number of its row, oldest first: as `fused_from`."""
+    """Return what was fused from each adapter, by the number of its row; see `fused_from`."""
     twin, fused, extra = tables.AdapterRow, tables.FusedRow, tables.FusedExtraRow
     same = twin.digest.in_({adapter.digest for adapter in adapters})
     alone = select(twin.digest, twin.base_id, fused.id).join(fused, fused.adapter_id == twin.id).where(same)
@@ -139,9 +119,10 @@ def fused_by_adapter(
         select(twin.digest, twin.base_id, extra.fused_id).join(extra, extra.adapter_id == twin.id).where(same)
     )
     made = union(alone, added).subquery()
-    query = select(made.c[0], made.c[1], fused).join(fused, fused.id == made.c[2]).options(*_of_fused())
+    query = load_fused().add_columns(made.c[0], made.c[1]).where(fused.id == made.c[2])
+    # Onto its base model, or from a record on that base model onto another form of it.
     by_bytes: dict[tuple[str, int], dict[int, tables.FusedRow]] = defaultdict(dict)
-    for digest, own_base, row in session.execute(query.order_by(fused.id)):
+    for row, digest, own_base in session.execute(query.order_by(fused.id)):
         for base in {own_base, row.base_id}:
             by_bytes[digest, base][row.id] = row
     return {adapter.id: [*by_bytes[adapter.digest, adapter.base_id].values()] for adapter in adapters}

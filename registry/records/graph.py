@@ -10,8 +10,7 @@ from ..record import Record, described
 from .adapter import Withdrawal, own
 
 TRAINED_ON = "trained-on-base"
-REGISTERED_FOR = "registered-for-base"
-"""The relation of an adapter to its base model, if it was trained on another one."""
+REGISTERED_FOR = "registered-for-base"  # of an adapter to its base, if it was trained on another one
 
 COMPUTED_FROM = "computed-from"  # the relation of an adapter to those that it was combined or shrunk from
 

@@ -75,15 +75,6 @@ def _find_adapter(session: Session, text: str, among: Adapters | None) -> tables
     return matches[0] if matches else None
 
 
-def _no_adapter(session: Session, text: str) -> UnknownReferenceError:
-    """Return the error for an adapter that there is not, with those that may be meant."""
-    try:
-        reference = Reference.parse(text)
-    except BadInputError as error:
-        return _unknown(session, text, error.hint)
-    return no_alias(session, text) if reference.kind == "alias" else _unknown(session, text, "fusery list")
-
-
 def named_by(reference: Reference, query: Select[*Values]) -> Select[*Values]:
     """Return a query for adapters, or for some of their columns, of those alone that a reference can mean."""
     adapter = tables.AdapterRow
@@ -101,10 +92,7 @@ def named_by(reference: Reference, query: Select[*Values]) -> Select[*Values]:
 
 
 def latest_version(at: datetime | None = None) -> ColumnElement[int]:
-    """Return the expression for the version that `@latest` means, for the task of the enclosing query: the newest.
-
-    An adapter from `combine` is skipped until it has a validation loss, unless the task has no other adapter.
-    """
+    """Return the version that `@latest` means: the newest, but one from `combine` only with a validation loss or if alone."""
     version, source, change = aliased(tables.AdapterRow), tables.AdapterSourceRow, tables.AmendmentRow
     versions = select(version.version).where(version.task_id == tables.TaskRow.id)
     measured: ColumnElement[bool] = version.val_loss.is_not(None)
@@ -140,7 +128,14 @@ def no_alias(session: Session, text: str) -> UnknownReferenceError:
     return UnknownReferenceError(f"there is no alias {text!r}", hint=hint)
 
 
-def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceError:
+def _no_adapter(session: Session, text: str) -> UnknownReferenceError:
+    """Return the error for an adapter that there is not, with those that may be meant."""
+    hint: str | None = "fusery list"
+    try:
+        if Reference.parse(text).kind == "alias":
+            return no_alias(session, text)
+    except BadInputError as error:
+        hint = error.hint
     for column in (tables.FusedRow.key, tables.FusedRow.digest):
         for fused in _by_digest(session, column, text):
             name = fused.adapter.name
@@ -253,8 +248,7 @@ def require_version(session: Session, task: str, version: int) -> None:
         )
 
 
-KINDS = ("base", "dataset", "adapter", "bundle")
-"""What a reference may begin with, and a colon, where it would not be clear: `dataset:courses`, `bundle:out`."""
+KINDS = ("base", "dataset", "adapter", "bundle")  # what may begin a reference, and a colon: `dataset:courses`
 
 
 def find_things(

@@ -31,6 +31,7 @@ from ..record import Record, described
 from ..workspace.workspace import Workspace
 from .adapter import Withdrawal
 from .bases import blob_generations, completed_config, locate_files, proven_files, recorded_architecture
+from .deposit import record_manifest
 from .fused_rows import label_of
 from .references import resolve_adapter, resolve_any, resolve_base
 from .withdrawals import of_adapter, of_fused, refuse_yanked
@@ -55,18 +56,15 @@ def require_factors_alone(adapter: tables.AdapterRow, why: str) -> None:
     """Refuse an adapter that replaces tensors of its base where only its factors would count; `why` ends the sentence."""
     # Admission noted it: a copy of the base's is no such tensor, and only the base's files tell.
     if any(finding.code == WHOLE for finding in adapter.findings):
-        raise BadInputError(
-            f"{adapter.name} holds whole tensors beside its factors, {why}",
-            hint=f"fusery fuse {adapter.name}  makes a model with both; fusery show {adapter.name}  names them",
-        )
+        problem = f"{adapter.name} holds whole tensors beside its factors, {why}"
+        hint = f"fusery fuse {adapter.name}  makes a model with both; fusery show {adapter.name}  names them"
+        raise BadInputError(problem, hint=hint)
 
 
 def record_rendering(
     session: Session, adapter: tables.AdapterRow, form: Form, manifest: Manifest, at: datetime
 ) -> None:
     """Record a rendering if it is not on record."""
-    from .deposit import record_manifest
-
     if recorded_digest(adapter, form) is None:
         row = record_manifest(session, manifest)
         adapter.renderings.append(
@@ -107,8 +105,7 @@ def fetch_form(
     return render_peft(originals, base, folder / "peft", expected=expected)
 
 
-CONFIG = "config.json"
-"""transformers finds a tokenizer's class by this file; its end token counts if `generation_config.json` names none."""
+CONFIG = "config.json"  # names a tokenizer's class; its end token counts if `generation_config.json` has none
 
 
 def unfused_tokenizer(
@@ -163,10 +160,9 @@ def local_folder(workspace: Workspace, reference: str, form: str | None = None) 
             same = session.scalars(query)
             paths = (workspace.cache.lookup(Digest(one.key), one.manifest.value) for one in same)
             if (path := next(filter(None, paths), None)) is None:
-                raise UnknownReferenceError(
-                    f"{label_of(row)} is not on this machine",
-                    hint=f"fusery fuse {row.adapter.name} --recipe {row.key}",
-                )
+                problem = f"{label_of(row)} is not on this machine"
+                hint = f"fusery fuse {row.adapter.name} --recipe {row.key}"
+                raise UnknownReferenceError(problem, hint=hint)
             withdrawals = of_fused(session, [row.id]).get(row.id, ())
             return LocalFolder("fused", label_of(row), row.digest, None, path, withdrawals)
         withdrawals = of_adapter(session, row) if isinstance(row, tables.AdapterRow) else ()

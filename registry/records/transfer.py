@@ -74,9 +74,7 @@ class SearchResults(Record):
     """What a search found, of each kind at most so many."""
 
     query: str = described("the search text")
-    adapters: tuple[str, ...] = described(
-        "names of adapters: the one that it refers to, those whose digest begins so, and, where no task is called so, those whose name does"
-    )
+    adapters: tuple[str, ...] = described("the one meant, those by digest, and without such a task by name")
     tasks: tuple[str, ...] = described("names of tasks that have it in them")
     bases: tuple[str, ...] = described("names of base models by part of a name, or by digest")
     fused: tuple[str, ...] = described("keys of fused models whose key or digest begins so")

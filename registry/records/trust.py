@@ -85,8 +85,7 @@ class SigningSubject:
     prefix: str = ""  # the text before the name in a signature that vouches for more than the files
 
 
-Role = Literal["reader", "publisher", "approver", "admin"]
-"""What a token lets its bearer do; each may do what those before it may."""
+Role = Literal["reader", "publisher", "approver", "admin"]  # of a token; each may do what those before it may
 
 State = Literal["active", "expired", "revoked"]
 

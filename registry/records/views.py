@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased, joinedload, object_session
@@ -24,11 +24,9 @@ from ..record import parts_of, plain, row_values
 from .adapter import Adapter, Withdrawals, own
 from .amendments import amendment_records, composed_values
 from .evaluation import Evaluation, key_of
+from .fused import Base, Calibration, Source
 from .trust import RecordedSignature
 from .withdrawals import of_adapters
-
-if TYPE_CHECKING:
-    from .fused import Base
 
 
 def entries(manifest: tables.ManifestRow) -> tuple[FileEntry, ...]:
@@ -98,8 +96,6 @@ def trained_on_view(adapter: tables.AdapterRow) -> Mapping[str, Any] | None:
 
 def base_record(base: tables.BaseModelRow) -> Base:
     """Return the record of a base model."""
-    from .fused import Base, Calibration, Source
-
     return Base.from_row(
         base,
         name=base.names[0].name,
@@ -180,15 +176,14 @@ def newest_values(
     return values_by_adapter
 
 
-SCHEME = "model-signing"
-"""What the table calls a Sigstore bundle over a list of files, as OpenSSF model-signing makes it."""
+SCHEME = "model-signing"  # what the table calls a Sigstore bundle over a list of files (model-signing)
 
 
-def trusted_signers(session: Session, kind: str, digest: str, alias: str) -> list[str]:
-    """Return the names of the trusted keys, sorted, whose verified signatures over the files count for an alias."""
+def trusted_signers(session: Session, digest: str, alias: str) -> list[str]:
+    """Return the names of the trusted keys, sorted, whose verified signatures over an adapter's files count for an alias."""
     key, signature = tables.TrustedKeyRow, tables.SignatureRow
     query = select(key, signature).join(signature, signature.key_id == key.key_id).order_by(key.name)
-    query = query.where(signature.subject_kind == kind, signature.subject_digest == digest)
+    query = query.where(signature.subject_kind == "adapter", signature.subject_digest == digest)
     rows = session.execute(query.where(signature.scheme == SCHEME, key.revoked_at.is_(None)))
     return [
         trusted.name

@@ -15,21 +15,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import (
-    CTE,
-    BindParameter,
-    ColumnElement,
-    Select,
-    and_,
-    bindparam,
-    exists,
-    func,
-    or_,
-    select,
-    true,
-    union,
-    union_all,
-)
+import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
 from .. import tables
@@ -42,34 +28,34 @@ from .adapter import Relation, Withdrawal, Withdrawals
 from .adapter_details import CombinationRecipe
 
 
-def is_a_part() -> ColumnElement[bool]:
+def is_a_part() -> sa.ColumnElement[bool]:
     """Return the condition that a rendering is the factors alone of an adapter that has whole tensors too."""
     finding = tables.AdapterFindingRow
     return (
-        select(finding.id)
+        sa.select(finding.id)
         .where(finding.adapter_id == tables.AdapterRenderingRow.adapter_id, finding.code == WHOLE)
         .exists()
     )
 
 
-def same_weights(first: Select[int]) -> CTE:
+def same_weights(first: sa.Select[int]) -> sa.CTE:
     """Return the query for pairs of an adapter and each adapter with the same weights file, in either form, itself included."""
     adapter, rendering, file = tables.AdapterRow, tables.AdapterRenderingRow, tables.ManifestFileRow
     start = first.distinct().subquery().c[0]
     is_weights = file.path.in_((WEIGHTS, PEFT_WEIGHTS))
-    stored = select(start.label("adapter"), file.sha256).join(adapter, adapter.id == start)
+    stored = sa.select(start.label("adapter"), file.sha256).join(adapter, adapter.id == start)
     stored = stored.join(file, file.manifest_id == adapter.manifest_id).where(is_weights)
-    rendered = select(start, file.sha256).join(rendering, rendering.adapter_id == start)
+    rendered = sa.select(start, file.sha256).join(rendering, rendering.adapter_id == start)
     rendered = rendered.join(file, file.manifest_id == rendering.manifest_id)
-    weights = union(stored, rendered.where(is_weights, ~is_a_part())).cte("weights")
+    weights = sa.union(stored, rendered.where(is_weights, ~is_a_part())).cte("weights")
     # A function of the digest keeps SQLite from indexing `weights` and reading every file to look it up there.
-    with_file = select(weights.c.adapter).join(file, file.sha256 == func.lower(weights.c.sha256))
+    with_file = sa.select(weights.c.adapter).join(file, file.sha256 == sa.func.lower(weights.c.sha256))
     with_file = with_file.where(is_weights)
     storing = with_file.join(adapter, adapter.manifest_id == file.manifest_id)
     rendering_them = with_file.join(rendering, rendering.manifest_id == file.manifest_id).where(~is_a_part())
     twin = aliased(adapter)
-    same_digest = select(start, twin.id).join(adapter, adapter.id == start)
-    return union(
+    same_digest = sa.select(start, twin.id).join(adapter, adapter.id == start)
+    return sa.union(
         storing.add_columns(adapter.id.label("other")),
         rendering_them.add_columns(rendering.adapter_id),
         same_digest.join(twin, twin.digest == adapter.digest),
@@ -80,7 +66,8 @@ def of_adapters(
     session: Session, ids: Collection[int], *, at: datetime | None = None
 ) -> dict[int, Withdrawals]:
     """Return the yanks that concern adapters, by the number of their row, their own first; those without are left out."""
-    return _affected(session, ids, _itself, at=at)
+    number = tables.AdapterRow.id
+    return _affected(session, ids, lambda where: sa.select(number, number).where(where(number)), at=at)
 
 
 def of_fused(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]:
@@ -98,31 +85,26 @@ def of_adapter(session: Session, adapter: tables.AdapterRow) -> Withdrawals:
     return of_adapters(session, [adapter.id]).get(adapter.id, ())
 
 
-Moment = datetime | BindParameter[datetime] | None
+Moment = datetime | sa.BindParameter[datetime] | None
 
 
-def is_yanked(adapter_id: Any, at: Moment = None) -> ColumnElement[bool]:
+def is_yanked(adapter_id: Any, at: Moment = None) -> sa.ColumnElement[bool]:
     """Return the condition that an adapter is yanked: now, or at a moment."""
-    return exists().where(tables.YankRow.adapter_id == adapter_id, stands_at(at))
+    return sa.exists().where(tables.YankRow.adapter_id == adapter_id, stands_at(at))
 
 
-def stands_at(at: Moment = None) -> ColumnElement[bool]:
+def stands_at(at: Moment = None) -> sa.ColumnElement[bool]:
     """Return the condition that a withdrawal stands: now, or at a moment."""
     yank = tables.YankRow
     if at is None:
         return yank.lifted_at.is_(None)
-    return and_(yank.at <= at, or_(stands_at(), yank.lifted_at > at))
-
-
-def stands(yank: Mapping[str, Any]) -> bool:
-    """Tell whether a withdrawal that is no row was not lifted."""
-    return yank["lifted_at"] is None
+    return sa.and_(yank.at <= at, sa.or_(stands_at(), yank.lifted_at > at))
 
 
 def standing_yanks(session: Session, adapter: tables.AdapterRow) -> Sequence[tables.YankRow]:
     """Return the yanks of a record that stand; one of several may have come from another registry."""
     yank = tables.YankRow
-    query = select(yank).where(yank.adapter_id == adapter.id, stands_at())
+    query = sa.select(yank).where(yank.adapter_id == adapter.id, stands_at())
     return session.scalars(query.order_by(yank.id)).all()
 
 
@@ -141,7 +123,7 @@ def refuse_yanked(session: Session, adapter: tables.AdapterRow) -> None:
 def usable_record(session: Session, adapter: tables.AdapterRow) -> tables.AdapterRow:
     """Return the record to make a fused model again with: the adapter, or one with its bytes that is not yanked."""
     twin = tables.AdapterRow
-    query = select(twin).where(
+    query = sa.select(twin).where(
         twin.digest == adapter.digest, twin.base_id == adapter.base_id, ~is_yanked(twin.id)
     )
     usable_adapter = session.scalars(query.order_by(twin.id != adapter.id, twin.id).limit(1)).first()
@@ -150,35 +132,30 @@ def usable_record(session: Session, adapter: tables.AdapterRow) -> tables.Adapte
     return usable_adapter or adapter
 
 
-Where = Callable[[Any], ColumnElement[bool]]
-"""From the column with a thing's number to the condition that it is one of those that are asked about."""
+Where = Callable[[Any], sa.ColumnElement[bool]]  # from a number's column to whether it is asked about
 
-Pairs = Select[*tuple[Any, ...]]  # of a thing and an adapter that it is or holds
-
-
-def _itself(where: Where) -> Pairs:
-    return select(tables.AdapterRow.id, tables.AdapterRow.id).where(where(tables.AdapterRow.id))
+Pairs = sa.Select[*tuple[Any, ...]]  # of a thing and an adapter that it is or holds
 
 
 def _parts(where: Where) -> Pairs:
     """Return the query for which adapters fused models hold: the first, and the further ones of a sum."""
     fused, extra = tables.FusedRow, tables.FusedExtraRow
-    first = select(fused.id, fused.adapter_id).where(where(fused.id))
-    further = select(extra.fused_id, extra.adapter_id).where(where(extra.fused_id))
-    both = union_all(first, further).subquery()
-    return select(both.c[0], both.c[1])
+    first = sa.select(fused.id, fused.adapter_id).where(where(fused.id))
+    further = sa.select(extra.fused_id, extra.adapter_id).where(where(extra.fused_id))
+    both = sa.union_all(first, further).subquery()
+    return sa.select(both.c[0], both.c[1])
 
 
 def _packed(where: Where) -> Pairs:
     """Return the query for which adapters bundles hold; of a sum, `BundleAdapter` has the first one only."""
     bundle, packed = tables.BundleRow, tables.BundleAdapterRow
     fused, extra = tables.FusedRow, tables.FusedExtraRow
-    apart = select(bundle.id, packed.adapter_id).join(packed, packed.bundle_id == bundle.id)
-    first = select(bundle.id, fused.adapter_id).join(fused, fused.id == bundle.fused_id)
-    further = select(bundle.id, extra.adapter_id).join(extra, extra.fused_id == bundle.fused_id)
+    apart = sa.select(bundle.id, packed.adapter_id).join(packed, packed.bundle_id == bundle.id)
+    first = sa.select(bundle.id, fused.adapter_id).join(fused, fused.id == bundle.fused_id)
+    further = sa.select(bundle.id, extra.adapter_id).join(extra, extra.fused_id == bundle.fused_id)
     ways = (apart.where(bundle.fused_id.is_(None)), first, further)
-    both = union_all(*(way.where(where(bundle.id)) for way in ways)).subquery()
-    return select(both.c[0], both.c[1])
+    both = sa.union_all(*(way.where(where(bundle.id)) for way in ways)).subquery()
+    return sa.select(both.c[0], both.c[1])
 
 
 def _affected(
@@ -214,32 +191,32 @@ def _affected(
 
 
 # Queries are made once: most of a question's time went into that.
-_MOMENT: BindParameter[datetime] = bindparam("moment")
+_MOMENT: sa.BindParameter[datetime] = sa.bindparam("moment")
 
 
 @cache
-def _any(now: bool) -> Select[int]:
-    return select(tables.YankRow.id).where(stands_at(None if now else _MOMENT)).limit(1)
+def _any(now: bool) -> sa.Select[int]:
+    return sa.select(tables.YankRow.id).where(stands_at(None if now else _MOMENT)).limit(1)
 
 
 @cache
 def _query(parts_of: Callable[[Where], Pairs], *, many: bool, now: bool) -> Pairs:
     part, record, yank = aliased(tables.AdapterRow), aliased(tables.AdapterRow), tables.YankRow
-    asked: BindParameter[Sequence[int]] = bindparam("ids", expanding=True)
+    asked: sa.BindParameter[Sequence[int]] = sa.bindparam("ids", expanding=True)
     standing = stands_at(None if now else _MOMENT)
-    held = parts_of(lambda column: true() if many else column.in_(asked)).cte("held")
+    held = parts_of(lambda column: sa.true() if many else column.in_(asked)).cte("held")
     thing, adapter = held.c
     if many:
-        alike = same_weights(select(yank.adapter_id).where(standing))
+        alike = same_weights(sa.select(yank.adapter_id).where(standing))
         part_id, record_id = alike.c.other, alike.c.adapter
-        lines = source_pairs(select(part_id), up=False)
+        lines = source_pairs(sa.select(part_id), up=False)
     else:
-        lines = source_pairs(select(adapter), up=True)
-        alike = same_weights(select(lines.c.source))
+        lines = source_pairs(sa.select(adapter), up=True)
+        alike = same_weights(sa.select(lines.c.source))
         part_id, record_id = alike.c.adapter, alike.c.other
     relation = (lines.c.adapter != part.id, part.id == record.id, part.digest == record.digest)
     return (
-        select(thing, *relation, record.name, yank.reason, yank.at, yank.by)
+        sa.select(thing, *relation, record.name, yank.reason, yank.at, yank.by)
         .join(lines, lines.c.adapter == adapter)
         .join(part, part.id == lines.c.source)
         .join(alike, part_id == part.id)
@@ -279,7 +256,7 @@ def recorded_sources(
 ) -> list[tables.AdapterSourceRow]:
     """Return the rows for those of a recipe's sources that are on record, on the same base: the first with the bytes."""
     adapter = tables.AdapterRow
-    query = select(adapter.digest, adapter.id).where(adapter.digest.in_(recipe.sources))
+    query = sa.select(adapter.digest, adapter.id).where(adapter.digest.in_(recipe.sources))
     rows = session.execute(query.where(adapter.base_id == base_id).order_by(adapter.id.desc()))
     first = {row.digest: row.id for row in rows}
     return [
@@ -289,21 +266,21 @@ def recorded_sources(
     ]
 
 
-def source_pairs(first: Select[int], *, up: bool) -> CTE:
+def source_pairs(first: sa.Select[int], *, up: bool) -> sa.CTE:
     """Return the query for pairs of an adapter and each direct or indirect source of it, itself included."""
     start, step = first.distinct().subquery(), tables.AdapterSourceRow
-    pairs = select(start.c[0].label("adapter"), start.c[0].label("source")).cte("computed", recursive=True)
+    pairs = sa.select(start.c[0].label("adapter"), start.c[0].label("source")).cte("computed", recursive=True)
     if up:
-        further = select(pairs.c.adapter, step.source_id).join(step, step.adapter_id == pairs.c.source)
+        further = sa.select(pairs.c.adapter, step.source_id).join(step, step.adapter_id == pairs.c.source)
     else:
-        further = select(step.adapter_id, pairs.c.source).join(step, step.source_id == pairs.c.adapter)
+        further = sa.select(step.adapter_id, pairs.c.source).join(step, step.source_id == pairs.c.adapter)
     return pairs.union(further)
 
 
 def inherited_dataset(session: Session, recipe: CombinationRecipe, sources: Sequence[int]) -> int | None:
     """Return the id of the dataset that all sources of a recipe were trained on; None if they differ or one is unknown."""
     adapter = tables.AdapterRow
-    query = select(adapter.dataset_id).where(adapter.id.in_(sources)).distinct()
+    query = sa.select(adapter.dataset_id).where(adapter.id.in_(sources)).distinct()
     datasets = session.scalars(query).all()
     return datasets[0] if len(datasets) == 1 and len(sources) == len(recipe.sources) else None
 

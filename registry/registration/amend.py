@@ -31,7 +31,7 @@ from ..records.amendments import (
     text_of,
 )
 from ..records.references import resolve_adapter
-from ..records.roles import require_may_change
+from ..records.tokens import require_may_change
 from ..workspace.workspace import Workspace
 
 

@@ -1,7 +1,4 @@
-"""Record a new admitted adapter, from a folder on this machine or from another registry.
-
-The same bytes are a new version only if their records are all yanked and a fixed field differs.
-"""
+"""Record a new admitted adapter, from a folder or another registry; the same bytes are rarely a new version."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Aliases: movable names on a task, each with its whole history.
-
-An alias holds one adapter at a time.  Each move is a row, written in one transaction with its log entry, so
-that "which version was in production in March" has an answer.
-"""
+"""Aliases: movable names on a task; each move is a row, written in one transaction with its log entry."""
 
 from __future__ import annotations
 
@@ -10,10 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from functools import cache
 from typing import Any
 
-from sqlalchemy import BindParameter, Select, bindparam, select, union
+from sqlalchemy import select, union
 from sqlalchemy.orm import Session, joinedload
 
 from .. import tables
@@ -169,19 +164,12 @@ def alias_history(
 ) -> list[AliasMove]:
     """Return the moves of an alias, oldest first."""
     with workspace.database.read() as session:
-        return alias_moves(session, _find(session, reference), limit, offset)
-
-
-def alias_moves(
-    session: Session, alias: tables.AliasRow, limit: int | None, offset: int = 0
-) -> list[AliasMove]:
-    """Return what `alias_history` does, of its row."""
-    moved = tables.AliasMoveRow
-    query = select(moved).where(moved.alias_id == alias.id).order_by(moved.id.desc())
-    moves = session.scalars(query.limit(limit).offset(offset or None)).all()[::-1]
-    ids = {number for move in moves for number in (move.from_adapter_id, move.to_adapter_id) if number}
-    names = adapter_names(session, ids)
-    return [move_record(alias, move, names) for move in moves]
+        alias, moved = _find(session, reference), tables.AliasMoveRow
+        query = select(moved).where(moved.alias_id == alias.id).order_by(moved.id.desc())
+        moves = session.scalars(query.limit(limit).offset(offset or None)).all()[::-1]
+        ids = {number for move in moves for number in (move.from_adapter_id, move.to_adapter_id) if number}
+        names = adapter_names(session, ids)
+        return [move_record(alias, move, names) for move in moves]
 
 
 def _allow(
@@ -250,21 +238,14 @@ def holder_then(session: Session, wanted: Reference, moment: datetime) -> int | 
 
 def _held(session: Session, wanted: Reference, moment: datetime | None) -> Any:
     """Return the row of an alias with its last move until a moment, and where that went; None if there is no such alias."""
-    asked = {"task": wanted.task, "alias": wanted.value, "moment": moment}
-    return session.execute(_holders(moment is None), asked).first()
-
-
-@cache
-def _holders(now: bool) -> Select[*tuple[Any, ...]]:
     task, alias, moved, adapter = tables.TaskRow, tables.AliasRow, tables.AliasMoveRow, tables.AdapterRow
     newest = select(moved.id).where(moved.alias_id == alias.id).correlate(alias).limit(1)
-    moment: BindParameter[datetime] | None = None if now else bindparam("moment")
     if moment is None:
         newest = newest.order_by(moved.id.desc())
     else:
         # Of several moves in one moment the last one counts.
         newest = newest.where(moved.at <= moment).order_by(moved.at.desc(), moved.id.desc())
-    return (
+    query = (
         select(
             task.name.label("task"),
             alias.name.label("alias"),
@@ -280,5 +261,6 @@ def _holders(now: bool) -> Select[*tuple[Any, ...]]:
         .join(task, task.id == alias.task_id)
         .outerjoin(moved, moved.id == newest.scalar_subquery())
         .outerjoin(adapter, adapter.id == moved.to_adapter_id)
-        .where(task.name == bindparam("task"), alias.name == bindparam("alias"))
+        .where(task.name == wanted.task, alias.name == wanted.value)
     )
+    return session.execute(query).first()

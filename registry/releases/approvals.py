@@ -16,7 +16,7 @@ from ..limits import APPROVALS, require_count
 from ..names import parse_alias, parse_task
 from ..records.references import resolve_adapter
 from ..records.release import Approval
-from ..records.roles import owner_of
+from ..records.tokens import owner_of
 from ..records.withdrawals import of_adapter, refuse_yanked
 from ..workspace.workspace import Workspace
 

@@ -1,7 +1,4 @@
-"""Deployments: what ran where and when, as recorded by people and pipelines, by `fusery deploy sync`, and by servers' resolvers.
-
-A place is any name: a host, a cluster and service, a device.  Several things may run at one place.
-"""
+"""Deployments: what ran at a place (any name) and when, recorded by people, `fusery deploy sync` and servers' resolvers."""
 
 from __future__ import annotations
 
@@ -206,20 +203,16 @@ def _node(session: Session, key: Key) -> Node:
 def _text(name: str, text: str, via: str | None) -> str:
     require_text(name, text, LIMITS["note"])
     if via is not None and not _VIA.fullmatch(via):
-        raise BadInputError(
-            f"{via[:60]!r} is not the name of what keeps a deployment up to date",
-            hint="at most 40 letters, digits, '.', '_' and '-', such as vllm",
-        )
+        problem = f"{via[:60]!r} is not the name of what keeps a deployment up to date"
+        raise BadInputError(problem, hint="at most 40 letters, digits, '.', '_' and '-', such as vllm")
     return str(without_credentials(text))
 
 
 def _place(text: str) -> str:
     place = str(without_credentials(text.strip()))
     if not place or len(place) > _LONGEST or not place.isprintable():
-        raise BadInputError(
-            f"{text[:60]!r} is not a place",
-            hint=f"a name of at most {_LONGEST} characters, such as prod-eu/ranker",
-        )
+        problem = f"{text[:60]!r} is not a place"
+        raise BadInputError(problem, hint=f"a name of at most {_LONGEST} characters, such as prod-eu/ranker")
     return place
 
 

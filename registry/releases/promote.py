@@ -30,8 +30,8 @@ from ..records.evaluation import comparable, mismatch, setting_of
 from ..records.fused_rows import fused_from
 from ..records.references import load_adapters, resolve_adapter
 from ..records.release import Outcome, Promotion, State
-from ..records.roles import require_role
-from ..records.views import stands
+from ..records.tokens import require_role
+from ..records.views import stands, trusted_signers
 from ..records.withdrawals import of_adapter, refuse_yanked
 from ..workspace.workspace import Workspace
 from .approvals import alias_of, approvers
@@ -96,7 +96,7 @@ def _fidelity(case: Case, rules: Rules) -> StateText:
     aware = aware_of(case.adapter.method, case.adapter.training)
     made = [
         fused
-        for fused in case.session.scalars(fused_from(case.adapter))
+        for fused in fused_from(case.session, case.adapter)
         if fused.adapter.digest == case.adapter.digest
         and not fused.extras
         and fused.recipe.get("scale") is None
@@ -198,10 +198,8 @@ def _measured(
 
 
 def _signed(case: Case, rules: Rules) -> StateText:
-    from ..records.views import trusted_signers
-
     try:
-        names = trusted_signers(case.session, "adapter", case.adapter.digest, case.reference)
+        names = trusted_signers(case.session, case.adapter.digest, case.reference)
     except MissingExtraError as error:
         return "unknown", error.message, error.hint or None
     if names:

@@ -123,10 +123,9 @@ def metric_rules(rule_texts: Iterable[str]) -> dict[str, dict[str, object]]:
         except ValueError:
             number = math.nan
         if match is None or not math.isfinite(number):
-            raise BadInputError(
-                f"{text[:60]!r} is no rule about a metric",
-                hint='write "mmlu.acc >= 0.6", "loss <= 2", or "mmlu.acc within 0.01 on test"',
-            )
+            problem = f"{text[:60]!r} is no rule about a metric"
+            hint = 'write "mmlu.acc >= 0.6", "loss <= 2", or "mmlu.acc within 0.01 on test"'
+            raise BadInputError(problem, hint=hint)
         rule = rules.setdefault(parse_metric(match["name"]), {})
         values = {_TESTS[match["test"]]: number, "dataset": match["dataset"], "split": match["split"]}
         for key, value in values.items():

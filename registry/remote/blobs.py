@@ -23,9 +23,7 @@ from ..records.transfer import Arrived
 from .client import RetryBudget, TransientError
 from .server import API, LONG, Server
 
-AT_ONCE = 4
-"""The number of concurrent transfers."""
-
+AT_ONCE = 4  # number of concurrent transfers
 _BATCH = 500
 _BUSY = frozenset({UploadBusyError.code, UploadOffsetError.code})
 _HERE = "fusery audit, here"
@@ -78,10 +76,7 @@ def arrived(server: Server, digests: Sequence[Digest]) -> list[Arrived]:
 
 
 def upload(server: Server, entry: FileEntry, path: Path, offset: int, progress: Progress | None) -> None:
-    """Upload a blob, of which the server has `offset` bytes; resume after transient failures.
-
-    Chunks that are sent again count again for `progress`.
-    """
+    """Upload a blob, of which the server has `offset` bytes; resume after transient failures, and count resent bytes again."""
     furthest = stored_bytes = min(max(offset, 0), entry.size)
     is_current = True
 
@@ -144,10 +139,7 @@ def _send(server: Server, entry: FileEntry, path: Path, begin: int, progress: Pr
 def download(
     server: Server, entry: FileEntry, destination: Path, parts: Path, progress: Progress | None
 ) -> None:
-    """Download a blob, resume after failures, and verify it before it is renamed to `destination`.
-
-    Incomplete blobs are in the folder `parts`, on the file system of `destination`.
-    """
+    """Download a blob into the folder `parts`, resume after failures, verify it, and rename it to `destination`."""
     with _part(parts, entry) as (path, fd):
         resumed = furthest = os.fstat(fd).st_size
 

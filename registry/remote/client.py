@@ -21,27 +21,13 @@ from .address import ServerAddress, trusted_certificates
 if TYPE_CHECKING:
     import httpx2 as httpx
 
-ATTEMPTS = 8
-"""The maximum number of attempts without progress."""
-
-LONGEST_WAIT = 20.0
-"""The maximum number of seconds between two attempts."""
-
-GIVE_UP = 60.0
-"""Seconds without progress since the first failure, after which a request is not retried."""
-
-TIMEOUT = 60.0
-"""Seconds without a byte after which a request fails."""
-
-WHOLE = 3_600.0
-"""The maximum number of seconds for a response that is read into memory."""
-
-LARGEST = 256 << 20
-"""The maximum size in bytes of a response that is read into memory."""
-
-IDLE = 3.0
-"""Seconds after which an idle connection is closed: servers close such connections, too."""
-
+ATTEMPTS = 8  # maximum number of attempts without progress
+LONGEST_WAIT = 20.0  # maximum number of seconds between two attempts
+GIVE_UP = 60.0  # seconds without progress since the first failure, after which a request is not retried
+TIMEOUT = 60.0  # seconds without a byte after which a request fails
+WHOLE = 3_600.0  # maximum number of seconds for a response that is read into memory
+LARGEST = 256 << 20  # maximum size in bytes of a response that is read into memory
+IDLE = 3.0  # seconds after which an idle connection is closed: servers close such connections, too
 _TRANSIENT = frozenset({429, 502, 503, 504})
 _REFUSAL = 1 << 20
 
@@ -114,11 +100,9 @@ class Sockets:
 class HttpClient:
     """A thread-safe HTTP client for one server."""
 
-    secret = "token"
-    """The name of the credential in messages."""
+    secret = "token"  # name of the credential in messages
     attempts = ATTEMPTS
-    unavailable_hint: str | None = None
-    """The hint if the server does not answer; None for the default."""
+    unavailable_hint: str | None = None  # hint if the server does not answer; None for the default
 
     def __init__(self, address: ServerAddress, token: str = "") -> None:
         self.address, self.token = address, token

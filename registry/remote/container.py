@@ -36,14 +36,11 @@ from ..wire import decode
 from .documents import FORMAT
 
 NAME = "package.json"
-MOST_BLOBS = 5_000_000
-"""The maximum number of blobs in a package: readers keep their list in memory."""
+MOST_BLOBS = 5_000_000  # maximum number of blobs in a package: readers keep their list in memory
 
-_LINE_BYTES, _LINE_VALUES = 64 << 20, 2_000_000
-"""The maximum bytes and values of a line in another party's package."""
+_LINE_BYTES, _LINE_VALUES = 64 << 20, 2_000_000  # most bytes and values of a line in a foreign package
 
-MOST_VALUES = 20_000_000
-"""The maximum number of values in all lines of another party's package, which are held in memory."""
+MOST_VALUES = 20_000_000  # most values in all lines of a foreign package, which are held in memory
 
 _MEMBER = re.compile(r"(documents|rows)/[a-z_][a-z0-9_]{0,59}\.ndjson")
 _COLUMN = re.compile(r"[a-z_][a-z0-9_]{0,59}")

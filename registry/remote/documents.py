@@ -23,20 +23,12 @@ from ..records.evaluation import Evaluation
 from ..records.fused import ModuleFidelity, Source
 from ..wire import decode
 
-FORMAT = "fusery.package.v2"
-"""Name and version of the format of a package."""
+FORMAT = "fusery.package.v2"  # name and version of the format of a package
+MOST_BYTES = 32 << 20  # maximum size of a package in one request
+MOST_VALUES = 2_000_000  # maximum number of JSON values in it
+MOST_EVENTS = 200  # maximum number of log entries in a document: the newest ones
 
-MOST_BYTES = 32 << 20
-"""Maximum size of a package in one request."""
-
-MOST_VALUES = 2_000_000
-"""Maximum number of JSON values in it."""
-
-MOST_EVENTS = 200
-"""Maximum number of log entries in a document: the newest ones."""
-
-LogEntries = tuple[Mapping[str, Any], ...]
-"""Log entries about a record, oldest first, with all fields that their hashes cover."""
+LogEntries = tuple[Mapping[str, Any], ...]  # log entries about a record, oldest first, with all hashed fields
 
 
 class Document:

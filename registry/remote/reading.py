@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.orm import Session, selectinload
 
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
@@ -21,21 +21,16 @@ from ..records.adapter_details import CurvePoint, Rendering, TrainingRun
 from ..records.bases import all_names
 from ..records.calibrations import current_calibration
 from ..records.fused import ModuleFidelity, Source
-from ..records.fused_rows import fused_from
+from ..records.fused_rows import fused_by_adapter
 from ..records.references import load_adapters, resolve_any
 from ..records.views import adapter_records, entries
 from ..records.withdrawals import of_fused
 from . import documents
 
-MOST_ADAPTERS = 20_000
-"""Maximum number of adapters in a package."""
-
-MOST_LOG = 1 << 20
-"""Maximum length of the log entries about a record; older entries are left out."""
-
+MOST_ADAPTERS = 20_000  # maximum number of adapters in a package
+MOST_LOG = 1 << 20  # maximum length of the log entries about a record; older entries are left out
 _HINT = "fusery audit, on the other registry"
-_AHEAD = 100
-"""Number of adapters per batch of statements."""
+_AHEAD = 100  # number of adapters per batch of statements
 
 
 def read_documents(
@@ -48,8 +43,9 @@ def read_documents(
             problem = f"cannot copy {reference}: it is a claim of another registry"
             raise BadInputError(problem, hint="fuse it in this registry first: fusery fuse")
         if fused:
-            own = tables.FusedRow.origin.is_(None)  # without claims of other registries
-            made += [row for adapter in adapters for row in session.scalars(fused_from(adapter).where(own))]
+            for some in batches(adapters):
+                rows = itertools.chain.from_iterable(fused_by_adapter(session, some).values())
+                made += [row for row in rows if row.origin is None]  # without claims of other registries
         adapters += [part for row in made for part in (row.adapter, *(extra.adapter for extra in row.extras))]
         adapters = _with_ancestors(session, adapters, most)
         bases = {base.id: base} if base is not None else {}
@@ -170,11 +166,12 @@ def adapter_documents(
     remaining = iter(rows)
     while some := list(itertools.islice(remaining, _AHEAD)):
         numbers = [row.id for row in some]
-        _load(session, numbers)
+        query = load_adapters(in_full=True).options(selectinload(tables.AdapterRow.sources))
+        session.scalars(query.where(tables.AdapterRow.id.in_(numbers))).unique().all()  # loads related rows
         yanks = defaultdict[int, list[documents.YankDocument]](list)
         yank_row = tables.YankRow
-        query = select(yank_row).where(yank_row.adapter_id.in_(numbers)).order_by(yank_row.id)
-        for yank in session.scalars(query):
+        yanked = select(yank_row).where(yank_row.adapter_id.in_(numbers)).order_by(yank_row.id)
+        for yank in session.scalars(yanked):
             yanks[yank.adapter_id].append(documents.YankDocument.from_row(yank))
         logs = _logs(session, "adapter", [row.name for row in some])
         base, digests = tables.BaseModelRow, {row.trained_on for row in some if row.trained_on is not None}
@@ -220,21 +217,6 @@ def fused_documents(session: Session, rows: Iterable[tables.FusedRow]) -> Iterat
             **_files(row.manifest),
             log=_logs(session, "fused", [row.key])[row.key],
         )
-
-
-def _load(session: Session, numbers: Sequence[int]) -> None:
-    """Load the related rows of adapter documents."""
-    adapter = tables.AdapterRow
-    query = load_adapters().options(
-        joinedload(adapter.manifest).selectinload(tables.ManifestRow.files),
-        joinedload(adapter.run),
-        selectinload(adapter.renderings),
-        selectinload(adapter.sources),
-        selectinload(adapter.curve),
-        selectinload(adapter.evaluations),
-        selectinload(adapter.signatures),
-    )
-    session.scalars(query.where(adapter.id.in_(numbers))).unique().all()
 
 
 def _pinned(row: tables.AdapterRow) -> documents.Pinned:

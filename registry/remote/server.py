@@ -25,21 +25,16 @@ from .client import HttpClient, shown
 
 API = "/api/v1"
 
-LONG = 900.0
-"""The timeout of an operation in seconds."""
+LONG = 900.0  # timeout of an operation in seconds
 
-MOST_VALUES = 2_000_000
-"""Values in a response: what is parsed takes up to thirty times the memory of its text."""
+MOST_VALUES = 2_000_000  # values in a response, whose memory is up to thirty times its text
 
 
 class Server(HttpClient):
     """The client of a server's API."""
 
     def ask(self, path: str, arguments: Mapping[str, Any], returns: Any, *, writes: bool) -> Any:
-        """Run the operation `RESOURCE/NAME` on the server, and return its result of the type `returns`.
-
-        A request that writes is not retried after a lost response.
-        """
+        """Run an operation on the server, and return its result; one that `writes` is not repeated after a lost response."""
         given = {name: _sent(value) for name, value in arguments.items() if name != "reporter"}
         if writes:
             body = json.dumps(given).encode()
@@ -98,10 +93,7 @@ def _query(given: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def open_server(url: str, token: str | None, *, insecure_http: bool = False) -> tuple[Workspace, Server]:
-    """Return the workspace of a server's local replica, and the server, without connecting.
-
-    Without `token`, that of `FUSERY_TOKEN` or `fusery login` is used.
-    """
+    """Return the workspace of a server's local replica, and the server, without connecting; see `server_at`."""
     server = server_at(url, token, insecure=insecure_http)
     import platformdirs
 
@@ -117,8 +109,7 @@ def server_at(url: str, token: str | None = None, *, insecure: bool = False) -> 
     return Server(address, token_for(address.url) if token is None else checked_token(token))
 
 
-_MODULES = ("storage.errors", "registry.errors", "registry.admission.code")
-"""Modules that define exceptions; those that are slow to import come last."""
+_MODULES = ("storage.errors", "registry.errors", "registry.admission.code")  # of exceptions; slow ones last
 _DETAILS: Mapping[str, Any] = {"findings": tuple[Finding, ...], "position": int, "excerpt": tuple[str, str]}
 """Attributes of errors that the server sends, and their types."""
 

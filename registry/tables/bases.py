@@ -117,13 +117,7 @@ class SignatureRow(Numbered, Attributed, TableRow):
 
 
 class BaseModelRow(Numbered, Made, TableRow):
-    """A frozen model that adapters are trained on.
-
-    `location` is set when its files are referenced and not copied.  `weights` says of each module which shape, dtype and
-    bits its weight has, so that an adapter can be held against the base without its files.  `written_by_mlx`: its weight
-    files say so, and their tensors have mlx-lm's names.  `digest` is that of the manifest, `content` of what the files
-    hold (`fusery.registry.models.identity`); unknown of bases that were added before it was recorded.
-    """
+    """A frozen model that adapters are trained on; `content` is the digest of what its files hold (`models.identity`)."""
 
     __table_args__ = (CheckConstraint("parameters > 0", name="parameters"),)
 
@@ -137,9 +131,11 @@ class BaseModelRow(Numbered, Made, TableRow):
     quantization: Mapped[Json | None]
     bytes: Mapped[int] = mapped_column(BigInteger)
     config: Mapped[Json]
-    weights: Mapped[Json]
-    written_by_mlx: Mapped[bool]
-    location: Mapped[str | None] = mapped_column(Text)
+    weights: Mapped[
+        Json
+    ]  # shape, dtype and bits of each module's weight, to check adapters without the files
+    written_by_mlx: Mapped[bool]  # its weight files say so, and their tensors have mlx-lm's names
+    location: Mapped[str | None] = mapped_column(Text)  # of files that are referenced and not copied
 
     manifest: Mapped[ManifestRow] = relationship()
     names: Mapped[list["BaseNameRow"]] = relationship(order_by="BaseNameRow.id", back_populates="base")

@@ -6,18 +6,16 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from dataclasses import is_dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Table
-
-from fusery.storage.digest import is_digest
 from fusery.storage.jsonfile import MAX_DEPTH, layers
+from fusery.storage.manifest import FileEntry
 from fusery.storage.plaintext import is_keepable
 
-from .record import DIGEST, kind_of
-
-LONGEST = 1 << 20  # characters of a text whose column has no length
+from ..parsing import CLOCK_SKEW
+from ..record import LARGE, LINE, About, parts_of
 
 LARGEST = 16 << 20  # characters of a document in JSON
 
@@ -27,20 +25,45 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u
 """What a terminal acts upon, and what changes the direction or the lines of a text."""
 
 
-def problem_of(table: Table, values: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with some columns of a row, in a few words; None where nothing is."""
-    for name, value in values.items():
-        column = table.columns.get(name)
-        if column is None:
-            continue
-        if value is None:
-            if not column.nullable:
-                return f"nothing in {table.name}.{name}"
-        elif kind_of(column) == "document":
-            if (problem := json_problem(value)) is not None:
-                return f"{problem} in {table.name}.{name}"
-        elif not _FITS[kind_of(column)](column, value):
-            return f"an unfit value in {table.name}.{name}"
+_COMPUTED = frozenset({"findings", "log"})  # fields of which this registry records codes and hashes only
+
+
+def problem_of(value: Any, about: About, now: datetime | None = None) -> str | None:
+    """Return the problem with a value of a field, after its path; None if it is valid."""
+    if isinstance(value, FileEntry):
+        return None if value.size <= LARGE else "too large"
+    if is_dataclass(value):
+        for name, part in parts_of(type(value)).items():  # type: ignore[arg-type]
+            if name not in _COMPUTED and (problem := problem_of(getattr(value, name), part.about, now)):
+                return f"{part.key}: {problem}"
+    elif isinstance(value, tuple):
+        return next(filter(None, (problem_of(member, about, now) for member in value)), None)
+    elif isinstance(value, Mapping | list):
+        return json_problem(value)
+    elif isinstance(value, datetime):
+        if not is_moment(value) or (now is not None and value > now + CLOCK_SKEW):
+            return "a time in the future, or without a time zone"
+    elif isinstance(value, str):
+        return _text_problem(value, about)
+    elif isinstance(value, float):
+        return None if math.isfinite(value) else "not finite"
+    elif isinstance(value, int) and not about.least <= value <= _most(about, 2**31 - 1):
+        return f"{value} is not from {about.least} to {_most(about, 2**31 - 1)}"
+    return None
+
+
+def _most(about: About, default: int) -> int:
+    return about.most or (about.declared.most if about.declared is not None else default)
+
+
+def _text_problem(text: str, about: About) -> str | None:
+    most = _most(about, LINE)
+    if about.choices and text not in about.choices:
+        return f"expected one of {', '.join(about.choices)}"
+    if len(text) > most:
+        return f"too long (at most {most:,} characters)"
+    if not is_keepable(text) or (most <= LINE and CONTROL.search(text)):
+        return "invalid characters"
     return None
 
 
@@ -60,39 +83,9 @@ def json_problem(document: Any) -> str | None:
     return f"more than {LARGEST:,} characters of JSON" if length > LARGEST else None
 
 
-def _text(column: Column[Any], value: Any) -> bool:
-    if not isinstance(value, str) or not is_keepable(value):
-        return False
-    if column.type is DIGEST:
-        return is_digest(value) or (value == "" and column.default is not None)
-    length = getattr(column.type, "length", None)
-    if length is None:
-        # A log entry has the seals of all records that its transaction wrote.
-        return len(value) <= (LARGEST if column.table.name == "event" else LONGEST)
-    return len(value) <= length and not CONTROL.search(value)
-
-
-def _integer(column: Column[Any], value: Any) -> bool:
-    widest = 2**63 if isinstance(column.type, BigInteger) else 2**31
-    least = 0 if column.name in ("size", "bytes") else -widest
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < widest
-
-
 def is_moment(value: Any) -> bool:
     """Return whether a value is a moment with its time zone, which can be said in UTC."""
     try:
         return isinstance(value, datetime) and value.tzinfo is not None and value.astimezone(UTC) is not None
     except OverflowError:
         return False
-
-
-_FITS: Mapping[str, Any] = {
-    "boolean": lambda _, value: isinstance(value, bool),
-    "date": lambda _, value: isinstance(value, date),
-    "integer": _integer,
-    "moment": lambda _, value: is_moment(value),
-    "number": lambda _, value: (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    ),
-    "text": _text,
-}

@@ -70,8 +70,7 @@ class Document(_Parsed[Any]):
         return dialect.type_descriptor(JSONB(none_as_null=True))
 
 
-DOCUMENT = Document()
-"""Column type of a small JSON document that is read back, never hashed.  None is NULL, not the JSON word null."""
+DOCUMENT = Document()  # small JSON that is read back, never hashed; None is NULL, not the JSON word null
 
 
 class UtcDateTime(_Parsed[datetime]):

@@ -18,11 +18,7 @@ class RegistryRow(Numbered, TableRow):
 
 
 class EventRow(TableRow):
-    """One entry of the append-only log.
-
-    `hash` covers the entry and `previous`.  `detail` is the canonical JSON as text, because its bytes are hashed; so is
-    `seals`, the digests of the records that the transaction wrote (`database.sealing`), null where it wrote none.
-    """
+    """One entry of the append-only log; its `hash` covers it and `previous`."""
 
     __table_args__ = (Index(None, "subject_kind", "subject"),)
 
@@ -34,8 +30,8 @@ class EventRow(TableRow):
     action: Mapped[str] = mapped_column(String(50))
     subject_kind: Mapped[str] = mapped_column(String(20))
     subject: Mapped[str] = mapped_column(String(300))
-    detail: Mapped[str] = mapped_column(Text)
-    seals: Mapped[str | None] = mapped_column(Text)
+    detail: Mapped[str] = mapped_column(Text)  # canonical JSON as text: its bytes are hashed
+    seals: Mapped[str | None] = mapped_column(Text)  # of the transaction's records; see `database.sealing`
     previous: Mapped[str] = mapped_column(DIGEST)
     hash: Mapped[str] = mapped_column(DIGEST, unique=True)
 

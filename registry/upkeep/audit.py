@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,18 +23,7 @@ from ..database.sealing import Key
 from ..records.withdrawals import of_adapters
 from ..workspace.executor import Threads
 from ..workspace.workspace import Workspace
-from .checks import (
-    AuditableItem,
-    Trouble,
-    auditable_items,
-    blobs_of,
-    check_blob,
-    check_events,
-    check_folder,
-    check_sealed,
-    note_garbage,
-    trouble_of,
-)
+from . import checks
 from .recomputing import Contexts, check_again
 from .report import Damage, Problem, Report, in_order
 
@@ -65,13 +54,13 @@ def audit(
     """
     report, parsed_anchors = Report(), _read_anchors(anchors, keys)
     with workspace.database.read() as session:
-        items = list(auditable_items(session, workspace, references, report))
+        items = list(checks.auditable_items(session, workspace, references, report))
         names = {number: item.name for item in items for kind, number in item.records if kind == "adapter"}
         with in_order(report, "the yanks"):
             for number, withdrawals in sorted(of_adapters(session, names).items()):
                 others = (withdrawal.summary for withdrawal in withdrawals if withdrawal.relation != "itself")
                 report.notes += [f"{names[number]}: {summary}" for summary in others]
-        blobs = blobs_of(session, items)
+        blobs = checks.blobs_of(session, items)
     if not references:
         report.checked.update(dict.fromkeys([*(item.kind for item in items), "blob"], 0))  # in this order
     parts = _read(workspace, blobs, jobs, reporter)
@@ -83,29 +72,32 @@ def audit(
 
         repair_all(workspace, report, copies, reporter.say)
     if references:
-        check_sealed(workspace, report, frozenset[Key]().union(*(item.records for item in items)))
+        checks.check_sealed(workspace, report, frozenset[Key]().union(*(item.records for item in items)))
     else:
         _check_anchors(workspace, parsed_anchors, report, checked=bool(keys))
-        check_events(workspace, report)
+        checks.check_events(workspace, report)
         report.problems += (
             Problem("schema_differs", f"table {table}", message)
             for table, message in differences(workspace.database)
         )
-        check_sealed(workspace, report)
-        note_garbage(workspace, report)
+        checks.check_sealed(workspace, report)
+        checks.note_garbage(workspace, report)
     return report
 
 
 class _Part(NamedTuple):
     """What one thread reads: blobs of a record, by the paths of their files, or its folder."""
 
-    item: AuditableItem
+    item: checks.AuditableItem
     blobs: Mapping[Damage, str]
 
 
 def _read(
-    workspace: Workspace, blobs: Mapping[AuditableItem, Mapping[Damage, str]], jobs: int, reporter: Reporter
-) -> Mapping[AuditableItem, Report]:
+    workspace: Workspace,
+    blobs: Mapping[checks.AuditableItem, Mapping[Damage, str]],
+    jobs: int,
+    reporter: Reporter,
+) -> Mapping[checks.AuditableItem, Report]:
     """Read blobs and folders in parallel, each once, and recompute the records; return a report of each record."""
     parts = [
         _Part(item, chosen)
@@ -114,7 +106,7 @@ def _read(
     ]
     parts += [_Part(item, {}) for item in blobs if item.folder is not None]
     reports, contexts = {item: Report() for item in blobs}, Contexts()
-    troubles, folders = dict[Damage, Trouble](), dict[AuditableItem, Report]()
+    troubles, folders = dict[Damage, checks.Trouble](), dict[checks.AuditableItem, Report]()
     with ExitStack() as kept:
         try:
             scratch = kept.enter_context(workspace.cache.scratch())
@@ -141,7 +133,7 @@ def _read(
         again = Report(problems=report.problems, notes=report.notes)
         report.problems, report.notes = [], []
         for damage, path in blobs[item].items():
-            check_blob(workspace, damage, f"{item.name}: {path}", troubles[damage], report)
+            checks.check_blob(workspace, damage, f"{item.name}: {path}", troubles[damage], report)
         if item in folders:
             report.checked["file"] += len(item.manifest)
             report.extend(folders[item])
@@ -151,22 +143,26 @@ def _read(
     return reports
 
 
-def _read_part(workspace: Workspace, scratch: Path, part: _Part) -> Report | dict[Damage, Trouble]:
+def _read_part(workspace: Workspace, scratch: Path, part: _Part) -> Report | dict[Damage, checks.Trouble]:
     """Compare a folder, or verify blobs; those of an adapter are copied to a folder for what is recomputed of it."""
     item, own = part
     if item.kind == "adapter":
         folder = scratch / str(item.number)
         for path in item.stored:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        return {damage: trouble_of(workspace, damage, folder / path) for damage, path in own.items()}
-    return {damage: trouble_of(workspace, damage) for damage in own} if own else check_folder(workspace, item)
+        return {damage: checks.trouble_of(workspace, damage, folder / path) for damage, path in own.items()}
+    return (
+        {damage: checks.trouble_of(workspace, damage) for damage in own}
+        if own
+        else checks.check_folder(workspace, item)
+    )
 
 
 def audit_chain(workspace: Workspace, anchors: Sequence[Path] = (), keys: Sequence[Path] = ()) -> Report:
     """Verify only the chain of the log: the hash of every entry, and the link to the previous one; see `audit`."""
     report = Report()
     _check_anchors(workspace, _read_anchors(anchors, keys), report, checked=bool(keys))
-    check_events(workspace, report)
+    checks.check_events(workspace, report)
     return report
 
 
@@ -202,20 +198,3 @@ def _check_anchors(
             report.notes.append(f"{name} is not signed: it proves only as much as its storage location")
         elif not checked:
             report.notes.append(f"the signature of {name} was not verified: give --key KEY.pub")
-
-
-def audit_rebuild(
-    workspace: Workspace, references: tuple[str, ...] = (), *, say: Callable[[str], None] = lambda _: None
-) -> Report:
-    """Rebuild fused models, all or those of some references, and compare them with the records."""
-    from .rebuild import rebuild
-
-    report = Report()
-    for one in rebuild(workspace, references, say=say):
-        report.checked["fused"] += 1
-        report.rebuilt.append(one)
-        if one.verdict == "different":
-            report.add("rebuild_differs", one.name, one.message)
-        elif one.verdict == "not-rebuilt":
-            report.notes.append(f"cannot rebuild {one.name}: {one.message}")
-    return report

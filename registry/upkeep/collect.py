@@ -1,11 +1,7 @@
-"""Collection: survey the store, delete what is dead, mark and delete what nothing refers to, sweep what is left.
-
-An intent keeps the collector off, from before the bytes are read until their record is committed.  A tombstone makes a
-deposit of the same bytes wait.  The generation is raised when the bytes are gone, so that a late deletion hits a name that is
-never used again.  Grace is a courtesy, and nothing depends on it.
+"""Collection: survey the store, delete what is dead, mark and delete what nothing refers to (docs/internals/collection.md).
 
 The store is listed *first*, and the rows are read afterwards: a deposit has its row before its bytes, so a listed name
-without a row belongs to no running command (docs/internals/collection.md).
+without a row belongs to no running command.
 """
 
 from __future__ import annotations
@@ -30,7 +26,7 @@ from fusery.storage.processes import has_maker, is_maker_dead
 from .. import tables
 from ..database import Database, events
 from ..database.engine import batches
-from ..database.owner import LeaseOwner
+from ..database.leases import LeaseOwner
 from ..database.sealing import touch
 from ..errors import BadInputError
 from ..parsing import plural, shown_size
@@ -40,11 +36,9 @@ from .report import Collection, Removed
 
 GRACE = 86400.0  # the default grace, in seconds: unreferenced blobs younger than this stay
 
-TOMBSTONE = 60.0
-"""Seconds for which a deposit of the same bytes waits for a collector that does not come back."""
+TOMBSTONE = 60.0  # seconds that a deposit of the same bytes waits for a collector that does not come back
 
-ABANDONED = 86400.0
-"""Seconds after which a write that has not gone on is given up, even if other commands are running."""
+ABANDONED = 86400.0  # seconds after which a stalled write is given up, even if other commands are running
 
 BATCH = 100  # blobs between two transactions: few enough to be deleted well before their tombstones run out
 
@@ -59,10 +53,7 @@ def collect(
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Collection:
-    """Remove unreferenced blobs from the store; with `force` also those that the database does not know.
-
-    Those younger than `grace` seconds stay.  Another process may work meanwhile, and a stopped collection can be repeated.
-    """
+    """Remove unreferenced blobs older than `grace` seconds; with `force` also those that the database does not know."""
     grace = GRACE if grace is None else grace
     database, store = workspace.database, workspace.store
     with database.read() as session:
@@ -82,35 +73,30 @@ def collect(
     if dry_run:
         unknown = listing.unknown if force else ()
         done.items_ += [Removed("blob", stored.digest, stored.size) for stored in unknown]
-        done.items_ += [
-            Removed("generation", blob_name(stored.digest, stored.generation), stored.size)
-            for stored in listing.dead
-        ]
-        done.items_ += marking.plan()
-        left, waiting = _abandoned(database, store, grace)
-        done.items_ += [Removed("leftover", leftover.name, leftover.size) for leftover in left]
     else:
         # A cache that fails ends the collection before anything is removed and logged.
         with suppress(StoreDeniedError):
             workspace.cache.sweep()
         end_claims(database)
         drop_orphans(database)
-        for stored in listing.dead:
-            if freed := store.delete(stored.digest, generation=stored.generation):
-                done.items_.append(Removed("generation", blob_name(stored.digest, stored.generation), freed))
-        if listing.unknown or listing.ahead:
-            with database.write() as session:
-                adoption_time = started - timedelta(seconds=min(grace, 1e9)) if force else None
-                _adopt(session, listing, adoption_time or database.utcnow(session))
-        done.items_ += marking.run()
-        left, waiting = _abandoned(database, store, grace)
-        gone = ((leftover.name, store.remove_leftover(leftover.name)) for leftover in left)
-        done.items_ += [Removed("leftover", *item) for item in gone]
-        if done.items_:
-            detail = {"removed": done.removed, "freed_bytes": done.freed_bytes}
-            with database.write() as session:
-                registry = session.get_one(tables.RegistryRow, 1).store_id
-                events.record(session, "store.collected", "registry", registry, detail)
+    for stored in listing.dead:
+        size = stored.size if dry_run else store.delete(stored.digest, generation=stored.generation)
+        if size:
+            done.items_.append(Removed("generation", blob_name(stored.digest, stored.generation), size))
+    if (listing.unknown or listing.ahead) and not dry_run:
+        with database.write() as session:
+            adoption_time = started - timedelta(seconds=min(grace, 1e9)) if force else None
+            _adopt(session, listing, adoption_time or database.utcnow(session))
+    done.items_ += marking.plan() if dry_run else marking.run()
+    left, waiting = _abandoned(database, store, grace)
+    for leftover in left:
+        size = leftover.size if dry_run else store.remove_leftover(leftover.name)
+        done.items_.append(Removed("leftover", leftover.name, size))
+    if done.items_ and not dry_run:
+        detail = {"removed": done.removed, "freed_bytes": done.freed_bytes}
+        with database.write() as session:
+            registry = session.get_one(tables.RegistryRow, 1).store_id
+            events.record(session, "store.collected", "registry", registry, detail)
     if listing.unknown and not force:
         number = plural(len(listing.unknown), "blob")
         done.notes.append(f"{number} that the database did not know: kept until the next collection")
@@ -230,10 +216,7 @@ def _survey(database: Database, store: BlobStore) -> Listing:
 
 
 def _adopt(session: Session, listing: Listing, at: datetime) -> None:
-    """Give a row to blobs that have none, so that they can be collected: a restored database does not know what came later.
-
-    A blob that something refers to is left to `audit --repair`, which looks at the bytes.
-    """
+    """Give a row to blobs that have none, so that they can be collected; referenced ones are left to `audit --repair`."""
     for stored in sorted([*listing.unknown, *listing.ahead], key=lambda stored: stored.generation):
         row = session.get(BlobRow, stored.digest)
         if row is None:
@@ -249,10 +232,7 @@ def _adopt(session: Session, listing: Listing, at: datetime) -> None:
 
 
 def _abandoned(database: Database, store: BlobStore, grace: float) -> tuple[list[Leftover], list[Leftover]]:
-    """Return the abandoned files of interrupted writes, and those that a command may still be writing.
-
-    While anybody has an intent, or the process in its name may run, only what has not grown for a day goes.
-    """
+    """Return the leftovers to remove, and those that a running command may still write: for a day after their last byte."""
     leftovers = list(store.leftovers())
     if not leftovers:
         return [], []

@@ -1,8 +1,4 @@
-"""Check that log entries explain every change of records: amendments, endings and alias moves.
-
-A program that edits a record and seals it leaves a seal, but nothing that explains the change.  So each seal is compared
-with the record as it was before: the record of now without what ended it, or with its amendments undone.
-"""
+"""Check that log entries explain every change of records: each seal is compared with the record as it was before."""
 
 from __future__ import annotations
 
@@ -147,8 +143,7 @@ def check_amendments(session: Session, log: SealLog) -> Iterator[Problem]:
                 yield Problem("amended_after_promotion", f"alias {text_of(holding)}", message)
 
 
-_Stated = tuple[datetime, str | None, str | None, str]
-"""The time of a move, the adapters before and after, and the reason."""
+_Stated = tuple[datetime, str | None, str | None, str]  # time, adapters before and after, and reason
 
 
 def check_alias_moves(session: Session, log: SealLog) -> Iterator[Problem]:

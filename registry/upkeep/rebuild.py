@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,20 +27,22 @@ from ..records.fused_rows import fused_from, label_of, load_fused
 from ..records.references import resolve_any
 from ..workspace.workspace import Workspace
 from .repairing import has_bytes
-from .report import Rebuilt, Verdict
+from .report import Rebuilt, Report, Verdict
 
 
-def rebuild(
-    workspace: Workspace, references: Sequence[str] = (), *, say: Callable[[str], None] = lambda _: None
-) -> Iterator[Rebuilt]:
-    """Yield the result for each fused model, or for those of some references."""
-    fused, keys = tables.FusedRow, dict[str, None]()
+def audit_rebuild(
+    workspace: Workspace, references: tuple[str, ...] = (), *, say: Callable[[str], None] = lambda _: None
+) -> Report:
+    """Rebuild fused models, all or those of some references, and compare them with the records."""
+    report, fused, keys = Report(), tables.FusedRow, dict[str, None]()
     with workspace.database.read() as session:
         for subject in (resolve_any(session, reference) for reference in references):
-            query = select(fused).where(fused.base_id == subject.id).order_by(fused.id)
             if isinstance(subject, tables.AdapterRow):
-                query = fused_from(subject)
-            made = [subject] if isinstance(subject, fused) else session.scalars(query)
+                made: Iterable[tables.FusedRow] = fused_from(session, subject)
+            elif isinstance(subject, fused):
+                made = [subject]
+            else:
+                made = session.scalars(select(fused).where(fused.base_id == subject.id).order_by(fused.id))
             keys |= dict.fromkeys(row.key for row in made)
         if not references:
             keys |= dict.fromkeys(session.scalars(select(fused.key).order_by(fused.id)))
@@ -48,7 +50,14 @@ def rebuild(
         with workspace.database.read() as session:
             row = session.scalars(load_fused().where(tables.FusedRow.key == key)).one()
         say(f"rebuilding {label_of(row)}")
-        yield _rebuilt(workspace, row)
+        one = _rebuilt(workspace, row)
+        report.checked["fused"] += 1
+        report.rebuilt.append(one)
+        if one.verdict == "different":
+            report.add("rebuild_differs", one.name, one.message)
+        elif one.verdict == "not-rebuilt":
+            report.notes.append(f"cannot rebuild {one.name}: {one.message}")
+    return report
 
 
 def _rebuilt(workspace: Workspace, row: tables.FusedRow) -> Rebuilt:

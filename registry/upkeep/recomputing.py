@@ -28,14 +28,13 @@ from ..records.derived import LEARNED, adapter_columns, base_columns, describe_b
 from ..records.references import load_adapters
 from ..records.renderings import fetch_originals
 from ..records.withdrawals import false_sources
-from ..registration.context import RegistrationContext, context_on
+from ..registration.context import RegistrationContext, candidate_for, context_on, policy_of
 from ..workspace.workspace import Workspace
 from .checks import AuditableItem
 from .report import Report, in_order
 
 _COLUMNS = ("method", "rank", "scale", "layers", "target_modules", "trainable_parameters", "training")
-Contexts = dict[int, RegistrationContext]
-"""What admission needs to know of each base model, by its row; read when it is first needed."""
+Contexts = dict[int, RegistrationContext]  # what admission knows of base models by row, read when needed
 
 
 def check_again(
@@ -152,8 +151,6 @@ def _unfit(
     recorded_codes: Collection[str],
 ) -> list[Finding]:
     """Return the errors for which admission would refuse an adapter today, without those on record (`known`) and allowed ones."""
-    from ..registration.context import candidate_for, policy_of
-
     # On which base it is was decided when it was registered; and it is its own neighbour.
     declared = (folder.config.model, folder.metadata.base_model)
     submission = replace(submission, base_all_names=tuple(name for name in declared if name))

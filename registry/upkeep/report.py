@@ -146,8 +146,7 @@ class Collection(Record, kw_only=False, frozen=False):
         return max(0, self.listed - sum(item.kind != "leftover" for item in self.items_))
 
 
-UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, FuseryError)
-"""Errors of reading a record with invalid values; SQLite keeps any value."""
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, FuseryError)  # of a record's invalid values
 
 
 @contextmanager

@@ -1,12 +1,8 @@
-"""Deliver each event at least once, and to each receiver in order.
+"""Deliver each event at least once, and to each receiver in order; audit the positions.
 
 Only the holder of a webhook's lease delivers to it, one event at a time: it reads the first event, sends it, and moves the
 position in the transaction that gives the lease back, if the position has not changed (docs/internals/leases.md).  After a
 crash between the receiver's answer and that transaction, the event is sent again under the same id.
-
-An audit compares the position of each webhook with the log, since the rows of `webhook_delivery` have no seal.  A delivery is
-later than its event: an event up to the position that is newer than the last delivery, and was not skipped, was never
-delivered.
 """
 
 from __future__ import annotations
@@ -42,29 +38,11 @@ from ..workspace.workspace import Workspace
 from .hooks import actions_of, changed, delivery_to, find, head, is_one_of, moved, newest, show, tasks_of
 from .sending import SECONDS, Deliverer, DeliveryAnswer, derive, headers, parse_url, post
 
-TTL = 30.0
-"""Seconds of a lease, many more than an attempt takes."""
-
-PAUSE = 1.0
-"""Seconds between two looks for events."""
-
+TTL = 30.0  # seconds of a lease, many more than an attempt takes
+PAUSE = 1.0  # seconds between two looks for events
+_LONGEST = 3600.0  # seconds between two attempts
 _IN_A_ROW = 100  # deliveries, before another webhook gets the thread
-_AT_ONCE = 8
-"""Receivers that are delivered to at the same time: one that hangs does not hold up the others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """A wait that doubles with each attempt up to `most` seconds, less up to a quarter, by `chance`, to spread attempts."""
-
-    first: float = 1.0
-    most: float = 3600.0
-    chance: Callable[[], float] = random.random
-
-    def after(self, attempts: int) -> float:
-        """Return the seconds to wait after some failed attempts."""
-        doublings = min(max(attempts, 1) - 1, 64)  # a float holds no more of them
-        return min(self.most, self.first * 2.0**doublings) * (1 - self.chance() / 4)
+_AT_ONCE = 8  # receivers that are delivered to at the same time: one that hangs does not hold up the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +50,15 @@ class Manner:
     """How to deliver; an attempt by `post` takes at most `seconds`."""
 
     deliverer: Deliverer = field(default_factory=Deliverer.load)
-    backoff: Backoff = field(default_factory=Backoff)
+    first: float = 1.0  # the least and the most seconds between two attempts
+    most: float = _LONGEST
     seconds: float = SECONDS
     post: Callable[..., DeliveryAnswer] = post
+
+    def pause(self, attempts: int) -> float:
+        """Return the seconds to wait after failed attempts: doubled each time, less up to a quarter to spread them."""
+        doublings = min(max(attempts, 1) - 1, 64)  # a float holds no more of them
+        return min(self.most, self.first * 2.0**doublings) * (1 - random.random() / 4)
 
 
 class Delivery(Record):
@@ -260,7 +244,7 @@ def _settle(
         good = moved(session, hook.id, position, entry.seq, delivered_at=max(now, entry.at))
     else:
         attempts = hook.delivery.attempts + 1
-        next_at = None if answer.gone else now + timedelta(seconds=how.backoff.after(attempts))
+        next_at = None if answer.gone else now + timedelta(seconds=how.pause(attempts))
         failed = {"attempts": attempts, "error": answer.error[:300], "next_at": next_at}
         good = changed(session, hook.id, position, **failed, disabled_at=now if answer.gone else None)
         if good and answer.gone:
@@ -321,7 +305,7 @@ def _differences(session: Session, hook: tables.WebhookRow, now: datetime) -> It
         else:
             disabled = entry.action == "webhook.disabled"
     passed = next(_undelivered(session, hook, row, added, skipped), None)
-    latest = now + timedelta(seconds=Backoff().most)
+    latest = now + timedelta(seconds=_LONGEST)
     delivered_at = row.delivered_at or hook.created_at
     is_late = row.next_at is not None and (row.attempts == 0 or row.next_at > latest)
     wrong = {

@@ -31,8 +31,7 @@ _MOST_PATTERNS = 50
 _MOST_COUNTED = 1000
 _BATCH = 100
 
-_NAMING = ("adapter", "adapters", "name", "with")
-"""Keys of details that name adapters: one, a list, or each with its weight."""
+_NAMING = ("adapter", "adapters", "name", "with")  # in details: one name, a list, or names with weights
 
 
 def add(

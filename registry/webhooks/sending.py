@@ -169,11 +169,7 @@ def is_public(address: Address) -> bool:
 
 
 def addresses_of(host: str, port: int, *, private: bool, seconds: float) -> list[str]:
-    """Return the addresses of a host, to connect to these: the name may mean another one the next time.
-
-    The lookup has its own thread, since nothing else limits its time.  Raises `UnreachableError` if there is no address, or
-    one of them is not public: then none is used.
-    """
+    """Return the addresses of a host, to connect to these; raise `UnreachableError` unless all of them may be reached."""
     answers: queue.Queue[Any] = queue.Queue()
 
     def look() -> None:
@@ -198,8 +194,7 @@ def addresses_of(host: str, port: int, *, private: bool, seconds: float) -> list
     return addresses
 
 
-SECONDS = 10.0
-"""From the lookup of the host until the first lines of the answer."""
+SECONDS = 10.0  # from the lookup of the host until the first lines of the answer
 
 
 @dataclass(frozen=True, slots=True)

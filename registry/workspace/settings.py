@@ -1,7 +1,4 @@
-"""The settings of a registry, and for each value where it came from.
-
-Read by plain code: a library for it costs each command more than the database does (docs/decisions/0036-records-are-dataclasses.md).
-"""
+"""The settings of a registry, and the origin of each; plain code, since a library costs each command more time (decision 36)."""
 
 from __future__ import annotations
 

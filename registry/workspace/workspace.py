@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fusery.storage.verified_files import VerifiedFiles
 
     from ..database import Database
-    from ..database.owner import LeaseOwner
+    from ..database.leases import LeaseOwner
 
 
 class Workspace:
@@ -214,7 +214,7 @@ class Workspace:
 
     def owner(self) -> LeaseOwner:
         """Return who is at work, for intents and leases; a new one at each call."""
-        from ..database.owner import LeaseOwner
+        from ..database.leases import LeaseOwner
 
         return LeaseOwner.current()
 

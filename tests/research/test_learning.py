@@ -22,7 +22,7 @@ pytest.importorskip("mlx_lm")
 from fusery.registry import Registry, Reporter, tables
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.registry.exchange.checks import check_package
-from fusery.registry.exchange.local import package_of
+from fusery.registry.exchange.registries import package_of
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.records.calibrations import CalibrationReport
 from fusery.registry.records.fused import Fused

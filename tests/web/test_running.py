@@ -17,7 +17,7 @@ from page_server import ask
 from fusery.registry import Registry, Reporter
 from fusery.storage.errors import FuseryError
 from fusery.web import running
-from fusery.web.running import TeamRequest, Tls, serve_pages, serve_team
+from fusery.web.running import WebOptions, serve_pages, serve_team
 
 pytestmark = pytest.mark.timing
 
@@ -41,7 +41,7 @@ def test_pages_are_served_until_a_signal_comes(shown: Registry, monkeypatch: pyt
     # Whoever starts the tests in the background has them ignore SIGINT, and then the server would, too.
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        assert serve_pages(shown, ready=ready) == 0
+        assert serve_pages(shown, WebOptions(), ready=ready) == 0
         after = signal.getsignal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, former)
@@ -51,12 +51,14 @@ def test_pages_are_served_until_a_signal_comes(shown: Registry, monkeypatch: pyt
 
 
 def test_what_cannot_be_served_is_an_error_before_it_is(shown: Registry, tmp_path: Path) -> None:
-    bad = Tls(certificate=tmp_path / "pem", key=tmp_path / "pem")
-    bad.key.write_text("no key")
+    bad = tmp_path / "pem"
+    bad.write_text("no key")
     with Registry.open(tmp_path / "nothing") as empty:
-        for registry, tls in ((shown, bad), (empty, None)):
+        for registry, tls in ((shown, (bad, bad)), (empty, None)):
             with pytest.raises(FuseryError):
-                serve_pages(registry, tls=tls, ready=lambda *_: os.kill(os.getpid(), signal.SIGINT))
+                serve_pages(
+                    registry, WebOptions(tls=tls), ready=lambda *_: os.kill(os.getpid(), signal.SIGINT)
+                )
 
 
 def test_a_page_that_takes_long_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,13 +79,13 @@ def test_a_team_s_server_delivers_webhooks(own: Registry, monkeypatch: pytest.Mo
     def serve(**options: Any) -> tuple[list[str], bool]:
         said, found = list[str](), list[bool]()
 
-        def served(_: Registry, **__: Any) -> int:
+        def served(*_: object, **__: object) -> int:
             found.append("webhooks" in {thread.name for thread in threading.enumerate()})
             return 0
 
         monkeypatch.setattr(running, "serve_pages", served)
-        request = TeamRequest(**options)
-        assert serve_team(own, request, ready=lambda *_: None, reporter=Reporter(said.append)) == 0
+        wanted = WebOptions(**options)
+        assert serve_team(own, wanted, ready=lambda *_: None, reporter=Reporter(said.append)) == 0
         return said, found[0]
 
     monkeypatch.delenv("FUSERY_WEBHOOK_SECRET", raising=False)

@@ -17,7 +17,7 @@ from fusery.registry import Registry
 from fusery.registry.charts.text import shown as as_shown
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.web.auth import LocalAuth
-from fusery.web.saved import saved
+from fusery.web.sheets import saved
 
 SUBJECTS = (None, "course_rec", "mail", "course_rec#prod", "mail@1")
 

@@ -16,13 +16,13 @@ from waiting import wait_until
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
-from fusery.registry.records.roles import ROLES, allows
+from fusery.registry.records.tokens import ROLES, allows
 from fusery.web import auth
 from fusery.web.app import create_app
 from fusery.web.auth import SESSIONS, LocalAuth, NotSignedInError, Proxies, Sessions, TokenAuth
 from fusery.web.forms import BY_NAME, FORMS
 from fusery.web.routes import API, Route
-from fusery.web.running import TeamRequest, serve_team
+from fusery.web.running import WebOptions, serve_team
 
 pytestmark = pytest.mark.timing
 
@@ -298,7 +298,7 @@ def raw_status(address: str, *headers: str) -> int:
 def test_unsafe_settings_are_refused(own: Registry) -> None:
     def refused(**options: Any) -> None:
         with pytest.raises(BadInputError):
-            serve_team(own, TeamRequest(**options), ready=lambda *_: pytest.fail("it serves"))
+            serve_team(own, WebOptions(**options), ready=lambda *_: pytest.fail("it serves"))
 
     for proxy in ("0.0.0.0/0", "::/0", "proxy.example"):
         refused(proxies=[proxy])

@@ -1,7 +1,4 @@
-"""The program of a process that renders templates for requests from a socket, with limits and without secrets.
-
-Started as a file, it renders chat templates as transformers does; other programs pass `run` a function of their own.
-"""
+"""The program of a process with limits and without secrets that renders chat templates, or by a `run` of its own."""
 
 from __future__ import annotations
 

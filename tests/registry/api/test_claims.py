@@ -117,7 +117,7 @@ def test_a_good_signature_is_not_replaced(team: Team, key: Pair, tmp_path: Path)
 
     def counted() -> list[str]:
         with team.own.workspace.database.read() as session:
-            return trusted_signers(session, "adapter", signed.digest, "course_rec#prod")
+            return trusted_signers(session, signed.digest, "course_rec#prod")
 
     for kind in ("bundle", "fused", "x\ud800"):
         assert team.post("trust/record-signature", document(signed, kind=kind)).status == 400

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fusery.registry import Registry
-from fusery.registry.catalog.better import better_of
+from fusery.registry.catalog.compare import better_of
 from fusery.registry.records.adapter_details import AdapterDetails
 from fusery.registry.records.evaluation import Evaluation
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.catalog.event_texts import summary_of
+from fusery.registry.catalog.event_log import summary_of
 from fusery.registry.database.events import ACTIONS, record
 from fusery.registry.errors import BadInputError, FidelityError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from fusery.registry.catalog.event_texts import _TELLS
+from fusery.registry.catalog.event_log import _TELLS
 from fusery.registry.database import Database, events
 from fusery.registry.database.events import ACTIONS
 

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from fusery.registry import tables
 from fusery.registry.database import Database, leases, schema
-from fusery.registry.database.owner import LeaseOwner
+from fusery.registry.database.leases import LeaseOwner
 from fusery.registry.errors import BadInputError, DatabaseUnavailableError
 
 pytestmark = pytest.mark.timing

@@ -16,8 +16,7 @@ from waiting import wait_until
 
 from fusery.registry import tables
 from fusery.registry.database import Database, leases
-from fusery.registry.database.leases import Busy, Lease
-from fusery.registry.database.owner import LeaseOwner
+from fusery.registry.database.leases import Busy, Lease, LeaseOwner
 from fusery.registry.errors import LeaseLostError
 
 pytestmark = pytest.mark.timing

@@ -30,7 +30,7 @@ from fusery.registry.errors import (
     ServerUnavailableError,
     UnknownReferenceError,
 )
-from fusery.registry.exchange import over_http
+from fusery.registry.exchange import registries
 from fusery.registry.remote import client
 from fusery.registry.remote.address import ServerAddress
 from fusery.registry.remote.server import Server
@@ -281,7 +281,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_nothing(
 def test_bytes_that_a_collector_took_are_sent_again(
     stocked: Registry, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, taken = over_http.ServerRegistry._sent, []
+    send, taken = registries.ServerRegistry._sent, []
 
     def late(server: Any, kind: Any, path: str, package: Any) -> Any:
         if not taken and path == "packages":
@@ -292,7 +292,7 @@ def test_bytes_that_a_collector_took_are_sent_again(
             assert collect(served.registry.workspace, grace=0).removed > 0
         return send(server, kind, path, package)
 
-    monkeypatch.setattr(over_http.ServerRegistry, "_sent", late)
+    monkeypatch.setattr(registries.ServerRegistry, "_sent", late)
     with pytest.raises(BlobsMissingError):
         stocked.exchange.push("course_rec", served.url)
     assert stocked.exchange.push("course_rec", served.url).copied == 3

@@ -13,7 +13,7 @@ from tiny_models import make_base
 
 from fusery.registry import BadInputError, FuseRequest, Registry
 from fusery.registry.errors import RoleError
-from fusery.registry.exchange import over_http
+from fusery.registry.exchange import registries
 from fusery.registry.records.trust import Role
 from fusery.registry.remote import blobs
 from fusery.registry.remote.server import Server
@@ -109,7 +109,7 @@ def test_a_base_is_fetched_once(stocked: Registry, team: str, monkeypatch: pytes
         fetched.append(entry.path)
         blobs.download(server, entry, *rest)
 
-    monkeypatch.setattr(over_http, "download", download)
+    monkeypatch.setattr(registries, "download", download)
     with client(stocked, team, "anna", "approver") as remote:
         remote.fused.fuse("course_rec@1", KEEP)
         assert "model.safetensors" in fetched

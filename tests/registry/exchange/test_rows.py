@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.registry import tables
-from fusery.registry.exchange.filling import KINDS
+from fusery.registry.exchange.filling import _TYPES
 from fusery.registry.tables.record import from_json, kind_of, to_json
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -84,7 +84,7 @@ def test_invalid_values_are_refused(kind: str) -> None:
 
 def test_every_column_of_the_schema_has_a_kind() -> None:
     kinds = {kind_of(column) for table in tables.metadata.tables.values() for column in table.columns}
-    assert kinds == KINDS == VALUES.keys()
+    assert kinds == _TYPES.keys() == VALUES.keys()
 
 
 def test_times_are_written_in_utc() -> None:

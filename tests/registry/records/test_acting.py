@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from fusery.registry import BadInputError, Registry, tables
-from fusery.registry.records.roles import owner_of
+from fusery.registry.records.tokens import owner_of
 from fusery.registry.workspace.workspace import Workspace
 
 

@@ -13,7 +13,7 @@ from waiting import wait_until
 
 from fusery.registry import tables
 from fusery.registry.database import Database, leases
-from fusery.registry.database.owner import LeaseOwner
+from fusery.registry.database.leases import LeaseOwner
 from fusery.registry.errors import DepositLostError
 from fusery.registry.records.deposit import Deposit, record_manifest
 from fusery.storage.digest import digest_bytes
@@ -116,7 +116,7 @@ class TestDeposit:
         place.chmod(0o600)
         place.write_bytes(b"wEights")
         again = make()
-        with pytest.raises(RuntimeError), database.write() as session:
+        with pytest.raises(ValueError), database.write() as session:
             again.commit(session)  # nothing was put
         again.put({"a": DATA})
         assert commit(database, again) == number

@@ -10,7 +10,7 @@ from sqlalchemy import CheckConstraint
 
 from fusery.registry import BadInputError, Registry, tables
 from fusery.registry.errors import RoleError
-from fusery.registry.records.roles import (
+from fusery.registry.records.tokens import (
     MEANINGS,
     ROLES,
     allows,

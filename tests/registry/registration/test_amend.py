@@ -18,7 +18,7 @@ from fusery.registry import Registry, tables
 from fusery.registry.admission.submission import Corrections
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from fusery.registry.records.amendments import FIELDS
-from fusery.web.saved import saved
+from fusery.web.sheets import saved
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 

@@ -16,7 +16,7 @@ from store_shelf import Shelf, open_workspace, tear
 
 from fusery.registry import tables
 from fusery.registry.database import Database, events
-from fusery.registry.database.owner import LeaseOwner
+from fusery.registry.database.leases import LeaseOwner
 from fusery.registry.errors import BadInputError, DepositLostError
 from fusery.registry.upkeep.collect import Marking, collect
 from fusery.registry.workspace.workspace import Workspace

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fusery.registry import Registry
 from fusery.registry.database import events
-from fusery.registry.webhooks.delivering import CODE, Backoff, Manner, deliver, retry
+from fusery.registry.webhooks.delivering import CODE, Manner, deliver, retry
 from fusery.registry.webhooks.hooks import skip
 from fusery.registry.webhooks.sending import Deliverer, DeliveryAnswer, WebhookTarget
 
@@ -65,7 +65,7 @@ def test_every_event_arrives_for_the_first_time_in_order(
     module_registry: Registry, steps: list[tuple[object, ...]], pattern: str, filtered: bool
 ) -> None:
     workspace, receiver = module_registry.workspace, Receiver()
-    how = Manner(Deliverer((b"x" * 32,)), Backoff(first=0.0, most=0.0), post=receiver)
+    how = Manner(Deliverer((b"x" * 32,)), first=0.0, most=0.0, post=receiver)
     tasks = ["course_*"] if filtered else []
     name = module_registry.webhooks.add("https://hooks.example.org", pattern, tasks=tasks).name
     expected: list[int] = []

@@ -12,23 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.registry.errors import BadInputError
-from fusery.registry.webhooks.delivering import Backoff
+from fusery.registry.webhooks.delivering import Manner
 from fusery.registry.webhooks.sending import Deliverer, NoWebhookSecretError, derive, headers, key_text
 from fusery.storage.errors import MissingFileError, StorageError
 
-ATTEMPTS = st.integers(1, 10_000)
-CHANCES = st.floats(0, 1)
 
-
-@given(ATTEMPTS, CHANCES)
-def test_it_is_between_three_quarters_and_all_of_what_doubling_gives(attempts: int, chance: float) -> None:
-    law = min(3600.0, 2.0 ** min(attempts - 1, 20))
-    assert 0.75 * law <= Backoff(chance=lambda: chance).after(attempts) <= law
-
-
-def test_it_goes_from_a_second_to_an_hour() -> None:
-    law = Backoff(chance=lambda: 0.0)
-    assert [law.after(number) for number in (0, 1, 2, 3, 12, 13, 1 << 70)] == [1, 1, 2, 4, 2048, 3600, 3600]
+@given(st.integers(1, 10_000) | st.sampled_from([0, 1 << 70]))
+def test_pauses_double_up_to_an_hour(attempts: int) -> None:
+    law = min(3600.0, 2.0 ** min(max(attempts, 1) - 1, 20))
+    assert 0.75 * law <= Manner(Deliverer()).pause(attempts) <= law
 
 
 FIRST, SECOND = "f" * 32, "s" * 40

@@ -12,7 +12,7 @@ import bulk_workers
 import pytest
 from dask_cluster import cluster
 
-from fusery.registry.workspace import cluster as module
+from fusery.registry.workspace import executor as module
 
 pytestmark = [pytest.mark.slow, pytest.mark.timing]
 

@@ -8,7 +8,7 @@ import pytest
 from distributed import LocalCluster
 
 from fusery.registry.errors import BadInputError
-from fusery.registry.workspace import cluster as module
+from fusery.registry.workspace import executor as module
 
 
 @pytest.fixture(scope="module")

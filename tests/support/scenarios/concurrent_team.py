@@ -22,7 +22,7 @@ import tiny_models
 from sqlalchemy.orm import Session
 
 from fusery.registry import Registry, tables
-from fusery.registry.database import events, owner
+from fusery.registry.database import events, leases
 from fusery.registry.errors import FuseryError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.fusion.fuse_inputs import InputFiles
@@ -71,8 +71,8 @@ def prepare(place: Place) -> None:
 
 
 def live_on(host: str) -> None:
-    owner.socket.gethostname = lambda: f"host-{host}"  # type: ignore[attr-defined]
-    owner._place = lambda: (f"boot-{host}", "1")
+    leases.socket.gethostname = lambda: f"host-{host}"  # type: ignore[attr-defined]
+    leases._place = lambda: (f"boot-{host}", "1")
 
 
 def work(url: str, place: Place, operations: int, barrier: Barrier, test: Connection) -> None:
@@ -156,7 +156,7 @@ class _Worker:
     def give_up(self, turn: int) -> None:
         """Store what is not recorded in the end, as a command that is refused: food for the collector."""
         workspace = self.registry.workspace
-        deposit = Deposit(workspace.database, workspace.store, owner.LeaseOwner.current())
+        deposit = Deposit(workspace.database, workspace.store, leases.LeaseOwner.current())
         deposit.put({"own": self.random.randbytes(1000), "everybody's": b"the same of everybody"})
         deposit.abandon()
 

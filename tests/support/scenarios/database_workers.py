@@ -22,7 +22,7 @@ from sqlalchemy import func, select, text
 
 from fusery.registry import tables
 from fusery.registry.database import Database, events, leases, schema
-from fusery.registry.database.owner import LeaseOwner
+from fusery.registry.database.leases import LeaseOwner
 from fusery.registry.errors import FuseryError, LeaseLostError
 
 

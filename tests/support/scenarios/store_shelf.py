@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 from waiting import PATIENCE
 
 from fusery.registry import tables
-from fusery.registry.database.owner import LeaseOwner
+from fusery.registry.database.leases import LeaseOwner
 from fusery.registry.records.deposit import Deposit
 from fusery.registry.upkeep.collect import TOMBSTONE, Marking
 from fusery.registry.workspace.settings import Settings
