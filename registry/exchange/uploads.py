@@ -61,6 +61,7 @@ class Uploads:
         """Return how much of each blob has arrived, and keep the collector from them."""
         # Nothing is written about unknown blobs: their upload claims them.
         complete = self._claimed(digests, recorded_only=True)
+        self._remove_stored(complete)
         return [Arrived(digest, digest in complete, self._size(digest)) for digest in digests]
 
     def begin(self, digest: Digest, size: int, offset: int) -> Upload | None:
@@ -69,7 +70,8 @@ class Uploads:
             problem = f"blob too large: {size:,} bytes (at most {self._limits.largest:,})"
             hint = "split the weights into several files"
             raise UploadTooLargeError(problem, hint=hint)
-        if digest in self._claimed([digest]):
+        if complete := self._claimed([digest]):
+            self._remove_stored(complete)
             return None
         try:
             folder = self._folder
@@ -125,6 +127,11 @@ class Uploads:
         except FileNotFoundError:
             return 0
 
+    def _remove_stored(self, digests: set[Digest]) -> None:
+        """Remove uploads that a server stored before it was killed."""
+        for digest in digests:
+            _removed(self._folder / self._name(digest))
+
     def _make_room(self, folder: Path, digest: Digest, size: int) -> None:
         """Remove uploads that were not resumed for a day, and the sender's oldest ones above the limit; else refuse."""
         mine, total = list[tuple[float, int, Path]](), size
@@ -142,15 +149,22 @@ class Uploads:
             if count < self._limits.parts:
                 break
             # A sender that is interrupted often must not lock itself out.
-            with os_failures(f"remove {path}", near=folder), suppress(FileNotFoundError):
-                if (fd := open_locked(path)) is None:
-                    continue  # it is being sent
-                path.unlink(missing_ok=True)
-                os.close(fd)
+            if not _removed(path):
+                continue
             count, total = count - 1, total - bytes_
             self.release([Digest(path.name.split(".")[1])])
         if count >= self._limits.parts or total > self._limits.bytes:
             raise BadInputError("too many unfinished uploads", hint="finish them, or wait a day")
+
+
+def _removed(path: Path) -> bool:
+    """Remove an upload; return False if it is being sent."""
+    with os_failures(f"remove {path}", near=path), suppress(FileNotFoundError):
+        if (fd := open_locked(path)) is None:
+            return False
+        path.unlink(missing_ok=True)
+        os.close(fd)
+    return True
 
 
 class Upload:
