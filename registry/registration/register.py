@@ -62,8 +62,9 @@ def check(
     with suppress(BadInputError):  # the task is unknown, which does not concern the bytes
         task = proposed_name(folder, adapter_folder, submission, training.day).task
     run_findings = training.findings(adapter_folder, submission)
-    facts: Any = {"context": context, "training": run_findings, "task": task}
-    candidate = candidate_for(workspace, adapter_folder, submission, **facts)
+    candidate = candidate_for(
+        workspace, adapter_folder, submission, context=context, training=run_findings, task=task
+    )
     return examine(candidate, policy_of(workspace, strict=strict))
 
 
@@ -134,8 +135,9 @@ def _see(
     manifest = manifest_of_staged(copies)
     weights = next((entry.sha256 for entry in rendering or manifest if entry.path == WEIGHTS), None)
     run_findings = training.findings(folder, submission)
-    facts: Any = {"context": context, "weights": weights, "training": run_findings, "task": name.task}
-    candidate = candidate_for(workspace, folder, submission, **facts)
+    candidate = candidate_for(
+        workspace, folder, submission, context=context, weights=weights, training=run_findings, task=name.task
+    )
     findings = examine(candidate, policy_of(workspace, strict=strict))
     if verdict(findings) == "fail":
         hint = f"fusery check {typed(path)} --base {context.base.name}"
