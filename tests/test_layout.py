@@ -25,8 +25,8 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 81_313,
-    "files": 442,
+    "lines": 79_194,
+    "files": 432,
     "files under 60 lines": 49,
     "class names used more than once": 10,
     "dict[str, Any]": 40,

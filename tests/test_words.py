@@ -38,7 +38,7 @@ NAMES = re.compile(
 MODULES = re.compile(
     r"^(ground|turns?|halves|doors?|telling|believing|beside|chronicle|journal\w*|desk|shelf|utils?|helpers?)$"
 )
-MOST = {"docstrings": 0, "comments": 0, "names": 5}
+MOST = {"docstrings": 0, "comments": 0, "names": 0}
 """What is left: lower a number whenever it falls; the goal is 0."""
 
 GENERATED = {"json.md", "python.md", "operations.md", "fields.md"}

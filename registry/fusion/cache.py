@@ -119,7 +119,8 @@ def prune(workspace: Workspace, limit: int | None = None, *, dry_run: bool = Fal
     plan = cache.evict(limit, spared)
     removed, swept = plan.remove, 0
     if not dry_run:
-        removed, swept = tuple(plan.execute()), cache.sweep() + sweep_temporary()
+        removed, swept = tuple(plan.execute()), cache.sweep()
+        sweep_temporary()  # it is not in the cache, and may be another registry's
     kept = [*plan.keep, *(entry for entry in plan.remove if entry not in removed)]
     left = sum(entry.size for entry in kept)
     return Pruned(
