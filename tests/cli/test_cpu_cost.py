@@ -35,7 +35,7 @@ def test_fuse_and_materialize_name_the_command_for_16_bits(fusery: Fusery, tmp_p
     quantised = register_small(fusery, tmp_path)
     ran = quantised("fuse", "small@1", "--as", "mixed")
     assert ran.code == 0 and COST in ran.err
-    command = shlex.split(ran.err.partition(COST)[2].partition(": ")[2])
+    command = shlex.split(ran.err.partition(COST)[2].partition(": ")[2].partition("\n")[0])
     dense = quantised(*command[1:])
     assert "-o scale=19 --as 16bit" in quantised("fuse", "small@1", "-o", "scale=19").err
     assert dense.code == 0 and COST not in dense.err

@@ -39,7 +39,7 @@ def test_without_the_extra_nothing_is_decided(stocked: Registry, monkeypatch: py
     def missing(*_: object, **__: object) -> list[str]:
         raise MissingExtraError("checking a signature", "sign")
 
-    monkeypatch.setattr("fusery.registry.records.views.trusted_signers", missing)
+    monkeypatch.setattr("fusery.registry.releases.promote.trusted_signers", missing)
     stocked.aliases.set_rules("prod", {"signed": True})
     undecided = stocked.aliases.promote("course_rec@1", "prod")
     assert (undecided.exit_code, undecided.rules[-1].hint) == (3, "pip install 'fusery[sign]'")
