@@ -90,11 +90,12 @@ def run(
 
 def _print_run(session: Session, done: RecordedEvaluations) -> None:
     values = {evaluation.metric: evaluation.value for evaluation in done.recorded}
-    if (gain := values.get("probe.gain")) is not None:
+    gain, loss = values.get("probe.gain"), values.get("probe.loss")
+    if gain is not None and loss is not None:
         change = "lowers" if gain > 0 else "does not lower"
         session.print(
-            f"{done.adapter} {change} the loss: {number(values['probe.loss'])} on these prompts, "
-            f"{number(values['probe.loss'] + gain)} by the base model alone."
+            f"{done.adapter} {change} the loss: {number(loss)} on these prompts, "
+            f"{number(loss + gain)} by the base model alone."
         )
     record(session, done)
 

@@ -118,9 +118,9 @@ def _prefix(purpose: str) -> str:
 class Scratch:
     """A temporary folder that lasts as long as somebody holds this."""
 
-    def __init__(self) -> None:
+    def __init__(self, purpose: str) -> None:
         import tempfile
 
         sweep_temporary()
-        self.path = Path(tempfile.mkdtemp(prefix=_prefix("form")))
+        self.path = Path(tempfile.mkdtemp(prefix=_prefix(purpose)))
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)

@@ -25,7 +25,7 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 79_194,
+    "lines": 79_209,
     "files": 432,
     "files under 60 lines": 49,
     "class names used more than once": 10,

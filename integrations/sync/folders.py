@@ -213,13 +213,18 @@ class DiskFolders(AdapterFolders):
         with os_failures(f"remove {path}", near=self.root):
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.root))
             removed = folder / "gone"
-            with suppress(FileNotFoundError):
+            try:
                 path.rename(removed)
                 if not self._look(removed).brought:
                     # Another program has replaced it since it was compared.
-                    removed.rename(path)
-                    folder.rmdir()
                     raise AlreadyExistsError(f"something else has come to {path}")
+            except FileNotFoundError:
+                pass  # another program has removed it
+            except BaseException:
+                if removed.exists():
+                    removed.rename(path)
+                folder.rmdir()
+                raise
             shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self, stay: Collection[str]) -> None:

@@ -187,7 +187,7 @@ def _read_peft_folder(
             remarks += placed.remarks
             plan = plan_mlx(peft.config, placed.modules, placed.switches)
             require_bearable(plan, peft.header.size)
-            scratch = Scratch()
+            scratch = Scratch("form")
             write_mlx(files[PEFT_WEIGHTS], plan, scratch.path)
             rendered = {name: scratch.path / name for name in (WEIGHTS, CONFIG)}
             config = validated(AdapterConfig, read_object(rendered[CONFIG]), CONFIG, problems) or config

@@ -13,11 +13,11 @@ import random
 import re
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from sqlalchemy import URL, Connection, Engine, make_url, text
@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
 from fusery.storage.failures import os_failures
+from fusery.storage.processes import Scratch
 
 from .. import errors
 from . import engine as engines
@@ -260,6 +261,10 @@ def _parse(url: str) -> URL:
     return parsed.set(database=str(Path(str(parsed.database)).absolute()))
 
 
+class _SnapshotConnection(sqlite3.Connection):
+    copied: Scratch | None = None  # stays while the connection is open
+
+
 class Snapshot:
     """A copy of an SQLite file in a folder that cannot be written, made again after each change of the file.
 
@@ -268,22 +273,26 @@ class Snapshot:
 
     def __init__(self, path: Path) -> None:
         self._files = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-journal")]
-        self._folder: TemporaryDirectory[str] | None = None
+        self._lock = threading.Lock()
+        self._copy: Scratch | None = None
         self._state: list[tuple[int, int] | None] = []
 
     def connect(self) -> sqlite3.Connection:
         """Return a connection to a copy of the file as it is now."""
-        if self._folder is None or self._look() != self._state:
-            self.close()
-            self._folder = TemporaryDirectory(prefix="fusery-read-")
-            self._state = self._copy_to(Path(self._folder.name))
-        return sqlite3.connect(Path(self._folder.name) / self._files[0].name, check_same_thread=False)
+        with self._lock:
+            if self._copy is None or self._look() != self._state:
+                copied = Scratch("read")
+                self._state = self._copy_to(copied.path)
+                self._copy = copied
+            file = self._copy.path / self._files[0].name
+            connection = sqlite3.connect(file, check_same_thread=False, factory=_SnapshotConnection)
+            connection.copied = self._copy
+        return connection
 
     def close(self) -> None:
-        """Remove the copy."""
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        """Remove the copy, unless a connection to it is open: then it goes with that."""
+        with self._lock:
+            self._copy = None
 
     def _copy_to(self, folder: Path) -> list[tuple[int, int] | None]:
         for _ in range(_ATTEMPTS):

@@ -139,3 +139,6 @@ def test_run_says_what_its_numbers_mean(stocked: Fusery, monkeypatch: pytest.Mon
     )
     first = stocked("eval", "run", "course_rec@1").out.splitlines()[0]
     assert first == "course_rec_v1_20260115 lowers the loss: 0.5 on these prompts, 2 by the base model alone."
+    assert stocked("eval", "withdraw", "course_rec@1", "probe.gain", "--reason", "asked").code == 0
+    again = stocked("eval", "run", "course_rec@1")  # only the gain is recorded: the loss is as it was
+    assert again.code == 0 and "by the base model alone" not in again.out, again.err

@@ -115,7 +115,7 @@ def test_refusals_come_before_the_training(ready: Fusery, folder: Path) -> None:
         (named, "--model org/other", "--model org/other"),
         (named, "--data nowhere", "nowhere"),
         ("", "--data ./no/where", "./no/where"),
-        (f"--qat {named}", "", "quantiser"),
+        (f"--qat {named}", "", "quantised format"),
         (f"--qat {named}", "--fine-tune-type dora", "LoRA"),
         (f"--qat --qa-lora {named}", "", "give one of them"),
         (f"--qa-lora {named} --trained-on other", "", "leave out --trained-on"),

@@ -91,7 +91,7 @@ def test_only_a_dead_maker_s_names_are_its_leftovers() -> None:
 
 
 def test_a_scratch_folder_lasts_as_long_as_its_holder() -> None:
-    scratch = Scratch()
+    scratch = Scratch("form")
     path = scratch.path
     assert path.is_dir()
     del scratch

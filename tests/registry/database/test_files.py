@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -73,7 +74,29 @@ def test_a_copy_is_of_one_state_and_made_again_after_a_change(
                 writer.execute("UPDATE t SET a = 8")
                 with pytest.raises(DatabaseUnavailableError):
                     snapshot.connect()
+    del reader  # a connection keeps its copy
     assert not folder.exists()
+
+
+@pytest.mark.timing
+def test_threads_read_while_the_owner_writes(tmp_path: Path) -> None:
+    path = tmp_path / "fusery.db"
+    with (
+        closing(sqlite3.connect(path, isolation_level=None)) as writer,
+        closing(Snapshot(path)) as snapshot,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        writer.execute("PRAGMA journal_mode=WAL")
+        writer.execute("CREATE TABLE t (a)")
+
+        def count(_: int) -> int:
+            with closing(snapshot.connect()) as reader:
+                return int(reader.execute("SELECT count(*) FROM t").fetchone()[0])
+
+        for number in range(20):
+            counts = threads.map(count, range(8))
+            writer.execute("INSERT INTO t VALUES (1)")
+            assert set(counts) <= {number, number + 1}
 
 
 def test_a_write_that_was_interrupted_is_undone_in_the_copy_alone(tmp_path: Path) -> None:
