@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.progress import SILENT, Reporter
 
+from ..documents import picture_kind
 from ..errors import BadInputError
 from ..parts import part
 from .adapters import Adapters
@@ -93,6 +94,8 @@ class FusedModels(Resource, name="fused"):
         self, reference: Named, *, plot: str | Path | None = None, force: bool = False
     ) -> FusedDetails:
         """Return what a fused model retained, module by module."""
+        if plot is not None:
+            picture_kind(Path(plot))
         details = self._fidelity(reference)
         if plot is None:
             return details

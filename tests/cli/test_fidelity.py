@@ -82,6 +82,7 @@ def test_refusals(stocked: Fusery) -> None:
         ("--formats --plot a.png", "--plot"),
         ("--formats -o scale=nan", "finite"),
         ("--formats --with two@1:x", "number"),
+        ("--plot a.gif", ".svg"),
     )
     require_refusals(stocked, *((f"show --fidelity course_rec@1 {words}", named) for words, named in cases))
 
