@@ -25,7 +25,7 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 79_212,
+    "lines": 79_214,
     "files": 432,
     "files under 60 lines": 49,
     "class names used more than once": 10,

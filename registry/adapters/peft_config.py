@@ -192,7 +192,9 @@ def _parameters(value: Any) -> str | None:
     return "adapts parameters that are neither experts nor a router to mlx-lm" if others else None
 
 
-CONVERT = "save it with path_initial_model_for_weight_conversion, or add a base that PEFT merged it into"
+CONVERT = (
+    "save it with path_initial_model_for_weight_conversion, or merge it with PEFT, and add that as a base"
+)
 TIED = (
     "train without the embedding and the head in target_modules; merging does not help, because it changes both parts of"
     " the tied matrix"

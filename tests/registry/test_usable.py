@@ -115,7 +115,7 @@ VARIANTS: dict[str, Variant] = {
         for code, case in bad_adapters.CASES.items()
         if code not in bad_adapters.UNREADABLE
         and set(case.make) <= {"keys", "rank", "num_layers", "fine_tune_type"}
-        and code != "chat_template_exceeds"
+        and code not in ("full_incomplete", "chat_template_exceeds")
     },
 }
 

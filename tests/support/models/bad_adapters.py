@@ -108,6 +108,8 @@ THERE = Neighbour("other_v1_20260101", "other", "tiny", True)
 ITSELF = Neighbour("course_rec_v1_20260101", "course_rec", "tiny", True, same_adapter=True)
 RESIZED = {"model.embed_tokens.lora_a": np.ones((400, 8), np.float32)}
 
+UP = "model__layers__{}__mlp__up_proj__weight"
+
 CASES: dict[str, Case] = {
     "file_missing": Case(remove("adapters.safetensors"), metadata(version=1)),
     "not_safetensors": Case(write("adapters.safetensors", b"\xff" * 64)),
@@ -197,6 +199,13 @@ CASES: dict[str, Case] = {
     "layers_undeclared": Case(edit_config(num_layers=None), edit_config(num_layers=2)),
     "layers_undeclared/cut": Case(
         edit_config(num_layers=2, mask_prompt=None), edit_config(num_layers=-1), make={"num_layers": 4}
+    ),
+    "full_incomplete": Case(
+        full(
+            **{UP.format(2): np.ones((256, 128), np.float32), UP.format(3): np.ones((256, 128), np.float32)},
+            model__layers__3__mlp__gate_proj__weight=np.ones((256, 128), np.float32),
+        ),
+        full(**{UP.format(number): np.ones((256, 128), np.float32) for number in (2, 3)}),
     ),
     "not_finite": Case(poison(float("nan")), poison(0.01)),
     "all_zero": Case(zeroed(".lora_b"), scaled("lora_b", 0.5)),
