@@ -40,9 +40,7 @@ class WhereField:
     column: Any
     rows: sa.Select[Any] | None = None
     choices: tuple[str, ...] = ()  # all values that it can have, if they are known
-    inherited: sa.Select[Any] | None = (
-        None  # ids of adapters, and the values that they have from their sources
-    )
+    inherited: sa.Select[Any] | None = None  # ids of adapters, and values that they have from sources
 
     @property
     def operators(self) -> frozenset[str]:

@@ -280,7 +280,7 @@ class Snapshot:
     def connect(self) -> sqlite3.Connection:
         """Return a connection to a copy of the file as it is now."""
         with self._lock:
-            if self._copy is None or self._look() != self._state:
+            if self._copy is None or self._read_state() != self._state:
                 copied = Scratch("read")
                 self._state = self._copy_to(copied.path)
                 self._copy = copied
@@ -296,18 +296,18 @@ class Snapshot:
 
     def _copy_to(self, folder: Path) -> list[tuple[int, int] | None]:
         for _ in range(_ATTEMPTS):
-            before = self._look()
+            before = self._read_state()
             for file in self._files:
                 target = folder / file.name
                 target.unlink(missing_ok=True)
                 with os_failures(f"copy {file}", near=target), contextlib.suppress(FileNotFoundError):
                     shutil.copyfile(file, target)
-            if self._look() == before:
+            if self._read_state() == before:
                 return before
         problem = f"the database {self._files[0]} is being written to all the time"
         raise errors.DatabaseUnavailableError(problem, hint="run the command again")
 
-    def _look(self) -> list[tuple[int, int] | None]:
+    def _read_state(self) -> list[tuple[int, int] | None]:
         """Return size and time of the last change of the files that hold a part of the database's state."""
         states: list[tuple[int, int] | None] = [None] * len(self._files)
         for number, file in enumerate(self._files):

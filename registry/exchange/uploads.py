@@ -130,7 +130,7 @@ class Uploads:
     def _remove_stored(self, digests: set[Digest]) -> None:
         """Remove uploads that a server stored before it was killed."""
         for digest in digests:
-            _removed(self._folder / self._name(digest))
+            _remove_upload(self._folder / self._name(digest))
 
     def _make_room(self, folder: Path, digest: Digest, size: int) -> None:
         """Remove uploads that were not resumed for a day, and the sender's oldest ones above the limit; else refuse."""
@@ -149,7 +149,7 @@ class Uploads:
             if count < self._limits.parts:
                 break
             # A sender that is interrupted often must not lock itself out.
-            if not _removed(path):
+            if not _remove_upload(path):
                 continue
             count, total = count - 1, total - bytes_
             self.release([Digest(path.name.split(".")[1])])
@@ -157,7 +157,7 @@ class Uploads:
             raise BadInputError("too many unfinished uploads", hint="finish them, or wait a day")
 
 
-def _removed(path: Path) -> bool:
+def _remove_upload(path: Path) -> bool:
     """Remove an upload; return False if it is being sent."""
     with os_failures(f"remove {path}", near=path), suppress(FileNotFoundError):
         if (fd := open_locked(path)) is None:

@@ -190,7 +190,7 @@ class Library:
             try:
                 self._files[owner.manifest] = self._locate(owner)
             except (StorageError, OSError) as error:
-                self.missing[owner.manifest] = getattr(error, "message", None) or str(error)
+                self.missing[owner.manifest] = str(error)
         return None if owner.manifest in self.missing else self._files[owner.manifest]
 
     def _locate(self, owner: RecordedItem) -> dict[str, Path]:

@@ -155,7 +155,7 @@ def _serve(
     reporter: Reporter,
     most: int = sys.maxsize,
 ) -> WebhookDeliveries | None:
-    """Deliver to one webhook until nothing waits or something fails, at most so often; None if there was nothing to send."""
+    """Deliver at most `most` events to one webhook, until one fails or none is left; None if there was nothing to send."""
     delivered: list[int] = []
     error, next_at, disabled = None, None, False
     try:

@@ -132,14 +132,18 @@ def _about(arguments: str, folder: str) -> str | None:
     named = _NAMED.findall(arguments)
     if not any(path.startswith(folder) for path in named or _OPEN.findall(arguments)):
         return None
-    return "opened" if "O_RDONLY" in arguments and "O_CREAT" not in arguments else "file"
+    # A file that is opened only to be read does not change.
+    return "opened to read" if "O_RDONLY" in arguments and "O_CREAT" not in arguments else "file"
 
 
 def faults_of(call: Call) -> tuple[str, ...]:
-    """Return the faults of a call: a kill only where it changes something, as before another call it leaves the same."""
+    """Return the faults to inject at a call.
+
+    A kill is one only of a call that changes something: at any other call, a kill leaves the files as the call before it did.
+    """
     if call.name in NEVER:
         return ()
-    kill = () if call.name in READING or call.about == "opened" else ("kill -9",)
+    kill = () if call.name in READING or call.about == "opened to read" else ("kill -9",)
     if call.name in KILLED_ONLY:
         return kill
     if call.about in ("database", "network"):

@@ -48,6 +48,12 @@ def test_no_bundle(tmp_path: Path) -> None:
     assert ran.stderr.count("\n") == 1
 
 
+def test_options_come_from_variables_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, folder in (("", None), ("adapters", Path("adapters"))):
+        monkeypatch.setenv("ADAPTERS_FROM", text)
+        assert run._parser().parse_args([]).adapters_from == folder
+
+
 def test_health_without_a_server() -> None:
     assert run.health(free_port()) == 1
 

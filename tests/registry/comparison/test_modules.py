@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import tiny_models
 
+from fusery.registry import Registry
+from fusery.registry.adapters.files import WEIGHTS
 from fusery.registry.comparison import modules as modules_of_files
 from fusery.registry.comparison.modules import (
     OpenAdapter,
@@ -22,6 +24,7 @@ from fusery.registry.comparison.modules import (
     shared_modules,
 )
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
+from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError
 
 Array = np.ndarray[Any, Any]
@@ -155,3 +158,14 @@ def test_shared_modules(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules_of_files, "LARGEST", 4 * 30 * 4 - 1)
     assert shared_modules(a, b) == []
     assert cosine(a, b, ["y"]) == compare_adapters(a, b)[1].updates.cosine
+
+
+def test_altered_weights_are_not_compared(stocked: Registry) -> None:
+    [digest] = (file.sha256 for file in stocked.adapters.show("course_rec@1").files if file.path == WEIGHTS)
+    path = stocked.workspace.store.local_path(Digest(digest))
+    assert path is not None
+    data = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(BlobCorruptError):
+        stocked.adapters.diff("course_rec@1", "course_rec@2")

@@ -45,6 +45,12 @@ def test_a_claim_is_found_by_the_key_that_it_claims_and_counts_for_nothing(claim
         assert counting(session, key, accept=True) is None, "without files it is of no use"
 
 
+def test_a_claim_is_confirmed_in_the_log_once_the_same_bytes_are_made(claimed: Registry) -> None:
+    made = claimed.fused.fuse("course_rec@1", KEEP)
+    [confirmed] = claimed.upkeep.log(action="fused.confirmed")
+    assert (confirmed.detail["registry"], confirmed.detail["made"]) == (ORIGIN, made.digest)
+
+
 def test_explain_says_what_a_claim_is(claimed: Registry) -> None:
     reasons = [model["reason"] for model in claimed.fused.explain("course_rec@1", KEEP)["models"]]
     assert "never made under this key" in reasons

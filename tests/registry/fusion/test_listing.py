@@ -132,6 +132,8 @@ def test_what_is_pruned_and_why_it_is_a_miss_then(known: Registry) -> None:
     for reference, error in (("tiny", BadInputError), ("f" * 12, UnknownReferenceError)):
         with pytest.raises(error):
             known.fused.explain(reference)
+    with pytest.raises(BadInputError):
+        known.fused.explain("mail@1", FuseRequest(budget=0.5))
     blob = known.adapters.show("mail@2").files[0].sha256
     known.workspace.store.local_path(Digest(blob)).unlink()  # type: ignore[union-attr]
     [broken] = known.fused.explain(second.key).models

@@ -12,13 +12,15 @@ import pytest
 import tiny_models
 from kept_registries import FIRST, KEEP, LLAMA, SECOND, Museum
 from signing_keys import Pair
+from sqlalchemy import update
 
-from fusery.registry import Registry
+from fusery.registry import Registry, tables
 from fusery.registry.errors import (
     AlreadyExistsError,
     AmbiguousReferenceError,
     BadInputError,
     CheckFailedError,
+    RoleError,
     ServerRefusedError,
     UnknownReferenceError,
 )
@@ -145,6 +147,15 @@ def test_records_to_sign(
         with pytest.raises(FuseryError):
             record_signature(stocked.workspace, kind, digest, **{**facts, **change})
     assert stocked.upkeep.audit().ok
+    with stocked.workspace.database.write() as session:
+        session.execute(update(tables.SignatureRow).values(envelope="{}"))
+    stocked.trust.add_key("key", key.public, ["*#*"])
+    other, author = (
+        stocked.workspace.acting(name, role="publisher") for name in ("mallory", stocked.workspace.actor)
+    )
+    with pytest.raises(RoleError):
+        record_signature(other, "adapter", subject.digest, **facts)
+    assert not record_signature(author, "adapter", subject.digest, **facts).existed
 
 
 def test_odd_files_are_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

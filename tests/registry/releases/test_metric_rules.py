@@ -71,6 +71,10 @@ def test_values_of_other_splits_are_not_compared(stocked: Registry, tmp_path: Pa
     file.write_text('{"acc": {"value": 0.8, "higher_is_better": true}}', encoding="utf-8")
     stocked.evaluations.record(TWO, file, dataset="courses", split="test")
     assert outcome(stocked, {"within": 0.5}) == "unknown"
+    rule = next(
+        rule for rule in stocked.aliases.promote(TWO, "prod", dry_run=True).rules if rule.rule == "metrics"
+    )
+    assert all(split in rule.why for split in ("test", "validation"))
     stocked.evaluations.record(ONE, {"acc": 0.85}, dataset="courses", split="test")
     stocked.evaluations.record(ONE, {"acc": 0.99}, dataset="other", split="test")
     assert outcome(stocked, {"within": 0.1}) == "passed"
