@@ -6,23 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import click
-from jsonschema import Draft202012Validator, FormatChecker
 
 from fusery.cli.documents import document_of, documents
 from fusery.cli.session import Session
 from fusery.registry.api.schema import schema_of
 from fusery.registry.record import plain
 
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+
 HELD: set[str] = set()
 """The commands whose documents were held against their schemas in this process."""
-
-_FORMATS = FormatChecker(formats=())
-_FORMATS.checks("date", raises=(TypeError, ValueError))(date.fromisoformat)
-_FORMATS.checks("date-time", raises=(TypeError, ValueError))(datetime.fromisoformat)
 
 
 @contextmanager
@@ -56,8 +54,14 @@ def never_held() -> list[str]:
 
 @cache
 def _validator(command: str) -> Draft202012Validator:
+    # It compiles the grammars of IRIs when it is imported: two seconds of every run of pytest.
+    from jsonschema import Draft202012Validator, FormatChecker
+
+    formats = FormatChecker(formats=())
+    formats.checks("date", raises=(TypeError, ValueError))(date.fromisoformat)
+    formats.checks("date-time", raises=(TypeError, ValueError))(datetime.fromisoformat)
     schema = schema_of(document_of(command))
     for each in (schema, *schema.get("$defs", {}).values()):
         if "properties" in each:
             each["additionalProperties"] = False
-    return Draft202012Validator(schema, format_checker=_FORMATS)
+    return Draft202012Validator(schema, format_checker=formats)
