@@ -83,7 +83,7 @@ def diff(
     names = [result.a, result.b]
 
     def show() -> None:
-        _print(session, result, names, result.changed)
+        _print(session, result, names, result.changed, _FIELDS - 4 - len(result.modules[:_MODULES]))
         _print_weights(session, result)
 
     session.emit(result, names=[*result.changed], human=show)
@@ -94,6 +94,7 @@ def _print(
     result: ComparedAdapters | WeightsDifference,
     names: Sequence[str],
     fields: Mapping[str, Sequence[object]],
+    most: int = _FIELDS,
 ) -> None:
     """Print which adapter is better, the fields that differ, and yanks."""
     session.print(result.better.sentence)
@@ -102,8 +103,8 @@ def _print(
     keys, more = sorted(fields, key=lambda field: field.startswith("training.")), 0
     if not session.verbose:
         keys = [field for field in keys if field not in _FIGURES]
-        more = len(keys[_FIELDS:])
-        keys = keys[:_FIELDS]
+        more = len(keys[most:])
+        keys = keys[:most]
     versions = [AdapterName.parse(name) for name in names]
     titles = [f"{version.task}@{version.version}" for version in versions]
     table = session.table("", *titles, free=titles)
@@ -118,7 +119,7 @@ def _print(
     else:
         session.print("Nothing differs.")
     if more:
-        session.say(f"{plural(more, 'field')} more: -v shows all.")
+        session.say(f"{plural(more, 'more field')} with -v.")
     for name, yanks in result.withdrawals.items():
         for yank in yanks:
             session.note(f"{name}: {yank.summary}")
@@ -133,7 +134,7 @@ def _print_weights(session: Session, difference: WeightsDifference) -> None:
         session.print("One of the two updates is zero.")
     else:
         likeness = next(words for least, words in _LIKENESS if overall.cosine >= least)
-        session.print(f"{likeness}: the difference is {share(overall.relative_change)} of the first update.")
+        session.print(f"{likeness}: their difference is {share(overall.relative_change)} of the first.")
     columns, modules = "module rank_a rank_b relative_change", difference.modules
     if session.verbose:
         session.facts(record_facts(WholeDifference, LAYOUT, overall))

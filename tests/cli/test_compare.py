@@ -75,9 +75,10 @@ def test_two_adapters_fit_on_a_screen(stocked: Fusery) -> None:
         stocked("eval", "record", reference, "results.json")
         stocked("fuse", reference)
     short, whole, modules = (stocked("diff", *BOTH, *more) for more in ((), ("-v",), ("--weights",)))
-    lines = [*short.out.splitlines(), *short.err.splitlines()]
-    assert lines[0] == "course_rec@2 is better: loss 0.4 against 0.5 on courses (120 and 150 samples)"
-    assert (len(lines) <= 24, [line for line in lines if len(line) > 80]) == (True, [])
+    for ran in (short, modules):
+        lines = [*ran.out.splitlines(), *ran.err.splitlines()]
+        assert lines[0] == "course_rec@2 is better: loss 0.4 against 0.5 on courses (120 and 150 samples)"
+        assert (len(lines) <= 24, [line for line in lines if len(line) > 80]) == (True, [])
     assert all(text in whole.out and text not in short.out for text in ("digest", "fused.cosine"))
     assert "have little in common" in modules.out and "cosine" not in modules.out
 
