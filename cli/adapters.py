@@ -125,7 +125,7 @@ def list_adapters(session: Session, *, columns: tuple[str, ...] | None = None, *
     """List adapters.
 
     --where takes comparisons (= != < <= > >=), `~` (contains, or a pattern with * and ?), `in (...)`, `is null`, `and`,
-    `or`, `not` and parentheses. Tags are named tag.KEY, evaluations metric.NAME. docs/reference/fields.md lists the
+    `or`, `not` and parentheses. Tags are named tag.KEY, evaluations metric.NAME. A wrong name is answered with all
     fields.
 
     Examples:

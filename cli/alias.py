@@ -51,7 +51,7 @@ prints(
     "alias rollback",
     Aliases.roll_back,
     names="to",
-    text="""Move an alias back to its previous version.
+    text="""Move an alias back to the adapter that held it before.
 
     Example: fusery alias rollback course_rec#prod --reason "wrong answers"
     """,
@@ -139,15 +139,12 @@ def yank(
         plan = adapters.yank_all(references, where=where, dry_run=True)
         if not (session.json or session.quiet):
             _print_yanks(session, plan)
-        click.confirm(f"Yank {plural(sum(row.changed for row in plan), 'adapter')}?", abort=True, err=True)
+        session.confirm(f"Yank {plural(sum(row.changed for row in plan), 'adapter')}?")
         references, where = tuple(row.name for row in plan), None
     yanks = adapters.yank_all(references, where=where, reason=reason, dry_run=dry_run)
 
     def human() -> None:
-        if asks:
-            session.print_lines(map(_yank_line, yanks))
-        else:
-            _print_yanks(session, yanks)
+        session.print_lines(map(_yank_line, yanks)) if asks else _print_yanks(session, yanks)
         if dry_run:
             session.print("Nothing was written.")
             return
@@ -170,7 +167,7 @@ def _one_or_all(records: Sequence[Record]) -> Record | Sequence[Record]:
 def _yank_line(row: Yank) -> str:
     if row.changed:
         return f"{row.name} would be yanked" if row.dry_run else f"{row.name} is yanked: {row.reason}"
-    return f"{row.name} is yanked already, by {row.by} on {row['at']}: {row.reason}"
+    return f"{row.name} is yanked already, by {row.by} on {cell(row.at)}: {row.reason}"
 
 
 def _print_yanks(session: Session, yanks: Sequence[Yank]) -> None:
@@ -297,7 +294,7 @@ def _rule(name: str, value: Any) -> str:
 def promote(session: Session, reference: str, alias: str, **options: Any) -> int:
     """Move an alias to an adapter that meets the alias's rules.
 
-    On a server, a publisher may promote to an unguarded alias, and an approver to any. The log records a refusal.
+    On a server, a publisher may promote to an alias without the rule `guarded`, an approver to any. The log records a refusal.
     Exit codes: 0 moved, 1 a rule failed, 3 a rule cannot be decided.
 
     Example: fusery promote course_rec@2 prod --reason "first release"

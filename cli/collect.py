@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from fusery.registry.api.fused import Cache
 from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
@@ -44,7 +42,7 @@ def gc(
 
     seconds, upkeep = parse_duration(grace), session.registry.upkeep
     if not dry_run and not yes and is_interactive():
-        _confirm(upkeep.gc(grace=seconds, force=force, dry_run=True), "the store")
+        _confirm(session, upkeep.gc(grace=seconds, force=force, dry_run=True), "the store")
     done = upkeep.gc(grace=seconds, force=force, dry_run=dry_run, reporter=session.reporter())
     session.emit(done, names=[item.name for item in done.items_], human=lambda: _print_gc(session, done))
 
@@ -94,7 +92,7 @@ def prune(session: Session, target: str | None = None, *, dry_run: bool = False,
     limit = None if target is None else parse_size(target)
     cache = session.registry.cache
     if not dry_run and not yes and is_interactive():
-        _confirm(cache.prune(limit, dry_run=True), "the cache")
+        _confirm(session, cache.prune(limit, dry_run=True), "the cache")
     done = cache.prune(limit, dry_run=dry_run)
 
     def human() -> None:
@@ -167,7 +165,6 @@ def _summary(session: Session, done: Mapping[str, Any], rest: str) -> None:
     session.print(f"{verb} {done['removed']:,}, {size(done['freed_bytes'])}; kept {done['kept']:,}, {rest}.")
 
 
-def _confirm(plan: Collection | Pruned, where: str) -> None:
+def _confirm(session: Session, plan: Collection | Pruned, where: str) -> None:
     if plan.removed:
-        question = f"Remove {plan.removed:,} from {where}, {size(plan.freed_bytes)}?"
-        click.confirm(question, abort=True, err=True)
+        session.confirm(f"Remove {plan.removed:,} from {where}, {size(plan.freed_bytes)}?")

@@ -56,7 +56,7 @@ def record(session: Session, done: RecordedEvaluations, dry_run: bool = False) -
     base="BASE",
     include="DIR",
     prompts=": Without --task: prompts, as for eval probe.",
-    limit="N: Only the first N prompts or samples.",
+    limit="N: Only the first N prompts or samples; default: 32 prompts, all samples.",
 )
 def run(
     session: Session,

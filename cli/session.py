@@ -96,6 +96,12 @@ class Session:
         """Tell what is going on, on stderr; silent with `-q` and `--json`."""
         self._tell(self.hints.spelled(text))
 
+    def confirm(self, question: str) -> None:
+        """Ask; without a yes, end the command."""
+        if not click.confirm(question, err=True):
+            self.say("Nothing was changed.")
+            raise click.exceptions.Exit(1)
+
     def reporter(self, progress: Callable[[int, int], None] | None = None) -> Reporter:
         """Return a reporter for long work: it sends messages to `say`, and progress to a bar.
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusery.registry.errors import MissingExtraError, ModelUnusableError
+from fusery.registry.parsing import plural
 from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.progress import SILENT, Reporter, tally
@@ -203,17 +204,17 @@ def measure(
     with tempfile.TemporaryFile(prefix="fusery-logits-") as file:
         model = LoadedModel.load(a.model)
         if with_base:
-            reporter.say("the base answers")
+            reporter.say(f"the base answers {plural(len(samples), 'prompt')}")
             base_losses = {at: losses(rows, samples[at].targets) for at, rows in answers(model)}
         if a.adapter is not None:
             model.put_on(a.adapter)
-        reporter.say("the first model answers")
+        reporter.say(f"the first model answers {plural(len(samples), 'prompt')}")
         kept = _Kept.write(file, answers(model))
         del model
         model = LoadedModel.load(b.model)
         if b.adapter is not None:
             model.put_on(b.adapter)
-        reporter.say("the second model answers")
+        reporter.say(f"the second model answers {plural(len(samples), 'prompt')}")
         scores = {at: compare(kept.rows(at), rows, samples[at].targets) for at, rows in answers(model)}
     ordered_losses = tuple(base_losses[at] for at in sorted(base_losses))
     return ModelScores(tuple(scores[at] for at in sorted(scores)), ordered_losses)

@@ -49,8 +49,8 @@ def server(
         raise click.UsageError("--certificate and --key go together.")
 
     def ready(address: str, *_: str) -> None:
-        text = f"The registry is at {address}; Ctrl-C ends it.\nNext, on a client: fusery login {address}"
-        session.emit(Listening(url=address), names=[address], human=lambda: session.print(text))
+        lines = f"The registry is at {address}; Ctrl-C ends it.", f"On a client: fusery login {address}"
+        session.emit(Listening(url=address), names=[address], human=lambda: session.print_lines(lines))
 
     tls = (certificate, key) if certificate and key else None
     secret = os.environ.get("FUSERY_PROXY_SECRET", "")

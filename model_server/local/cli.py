@@ -34,7 +34,7 @@ def serve(session: Session, references: tuple[str, ...] = (), **options: Any) ->
     """Serve adapters of one base model through OpenAI's API.
 
     When an alias moves, the next request gets the new version. A request names an adapter by REF, by its full name or by
-    its task. Ctrl-C ends the server after the running answers.
+    its task. Ctrl-C or SIGTERM ends the server after the running answers.
 
     Examples:
       fusery serve course_rec#prod course_rec@latest

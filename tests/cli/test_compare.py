@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
 import pytest
 from fixture_types import Fusery
 
@@ -90,10 +89,9 @@ def test_yank_lists_and_asks_first(stocked: Fusery, monkeypatch: pytest.MonkeyPa
     asked: list[str] = []
     answers = iter([False, True])
 
-    def confirm(text: str, **_: object) -> None:
+    def confirm(text: str, **_: object) -> bool:
         asked.append(text)
-        if not next(answers):
-            raise click.Abort
+        return next(answers)
 
     monkeypatch.setattr("fusery.cli.alias.is_interactive", lambda: True)
     monkeypatch.setattr("click.confirm", confirm)
@@ -102,7 +100,8 @@ def test_yank_lists_and_asks_first(stocked: Fusery, monkeypatch: pytest.MonkeyPa
         f"{SECOND} would be yanked", "  course_rec#prod holds it", "Nothing was written."
     ]  # fmt: skip
     refused = stocked(*yank)
-    assert (refused.code != 0, refused.out.splitlines()) == (True, plan.splitlines()[:-1])
+    assert (refused.code, refused.out.splitlines()) == (1, plan.splitlines()[:-1])
+    assert refused.err.splitlines()[-1] == "Nothing was changed."
     assert stocked("list", "--where", "yanked", "-q").out == ""
     done = stocked(*yank)
     assert (asked, done.out.splitlines()[-1]) == (["Yank 1 adapter?"] * 2, f"{SECOND} is yanked: bad data")

@@ -6,6 +6,7 @@ import http.client
 import json
 import signal
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -72,3 +73,15 @@ def test_refusals(fusery: Fusery, tmp_path: Path) -> None:
         ("--certificate none.pem --key none.pem", "none.pem"),
     )
     require_refusals(fusery, *((f"server --port 0 {words}", named) for words, named in cases))
+
+
+def test_what_a_client_does_is_on_a_line_of_its_own(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve_team(*_: object, ready: Callable[[str], None], reporter: object) -> int:
+        ready("http://127.0.0.1:8430")
+        return 0
+
+    monkeypatch.setattr("fusery.web.running.serve_team", serve_team)
+    assert fusery("server").out.splitlines() == [
+        "The registry is at http://127.0.0.1:8430; Ctrl-C ends it.",
+        "On a client: fusery login http://127.0.0.1:8430",
+    ]

@@ -72,6 +72,9 @@ def test_references_to_any_record(stocked: Registry) -> None:
         for wrong in (fused.key[:7], fused.digest[:7], fused.key + "0"):
             with pytest.raises(UnknownReferenceError):
                 resolve_any(session, wrong)
+        with pytest.raises(UnknownReferenceError) as refused:
+            resolve_adapter(session, fused.key[:8])
+        assert refused.value.hint == f"fusery show {fused.key[:8]} --fidelity"
 
 
 @SQLITE
