@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 from waiting import PATIENCE
 
 
@@ -186,5 +185,7 @@ def _wait(process: subprocess.Popen[bytes], log: Path, is_up: Callable[[], objec
         except Exception as error:  # noqa: BLE001 -- each client has errors of its own for this
             problem = str(error)
         if process.poll() is not None or time.monotonic() > end:
+            import pytest  # a quarter of a second in each child of a test that imports this module
+
             pytest.fail(f"{process.args}: {problem}\n{log.read_text(errors='replace')[-3000:]}")
         time.sleep(0.05)
