@@ -386,7 +386,7 @@ def adapter_fields() -> str:
 def resources() -> dict[str, type]:
     """Return the kinds of a registry's resources by the attribute that has each."""
     hints = inspect.getsource(Registry.__init__)
-    found = re.findall(r"self\.(\w+) = (\w+)\(workspace\)", hints)
+    found = re.findall(r"self\.(\w+) = ([A-Z]\w+)\(workspace\b", hints)
     return {name: getattr(importlib.import_module(Registry.__module__), kind) for name, kind in found}
 
 
@@ -394,7 +394,7 @@ def guide() -> str:
     """Return the guide to Python with its table: each resource and the names of its methods."""
     kinds: dict[str, type] = {"registry": Registry}
     kinds |= {f"registry.{name}": kind for name, kind in resources().items()}
-    rows = ["| resource | verbs |", "| --- | --- |"]
+    rows = ["| resource | methods |", "| --- | --- |"]
     for owner, kind in kinds.items():
         rows.append(f"| `{owner}` | {', '.join(f'`{name}`' for name, _ in _functions(kind))} |")
     text = GUIDE.read_text(encoding="utf-8")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from fusery.registry import Registry
+
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("cli", "migrations", "registry", "storage", "testing", "web")
 FOLDERS = (*PRODUCT, "benchmarks", "docs", "examples", "tests")
@@ -85,3 +87,18 @@ def test_the_index_of_internals_lists_every_page() -> None:
     folder = ROOT / "docs" / "internals"
     listed = set(re.findall(r"\]\(([\w-]+\.md)\)", (folder / "README.md").read_text(encoding="utf-8")))
     assert listed == {path.name for path in folder.glob("*.md")} - {"README.md"}
+
+
+def test_the_pages_about_python_have_every_resource(tmp_path: Path) -> None:
+    names = {f"registry.{name}" for name in vars(Registry.open(tmp_path))} - {
+        "registry.workspace",
+        "registry.server",
+    }
+    reference, guide = (
+        (ROOT / "docs" / name).read_text(encoding="utf-8")
+        for name in ("reference/python.md", "guides/python.md")
+    )
+    assert len(names) > 10
+    assert {
+        name for name in names if f"\n## {name}\n" not in reference or f"\n| `{name}` |" not in guide
+    } == set()

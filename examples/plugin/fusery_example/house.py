@@ -14,7 +14,7 @@ MOST = 64
 RANK = Code(
     "house-rank_above_limit",
     "warning",
-    "the rank is above what our servers are started for",
+    "the rank is above the limit of our servers",
     "the adapter is refused when it is served, which is too late",
     f"train with a rank of {MOST} at most, or: fusery combine REF --rank {MOST}",
 )
@@ -22,7 +22,7 @@ RANK = Code(
 
 @rule(RANK)
 def rank_is_served(candidate: Candidate) -> Iterator[Finding]:
-    """The rank is one that our servers take."""
+    """Our servers take the rank."""
     ranks = [module.a[1] for module in candidate.folder.modules.values() if module.a is not None]
     if ranks and max(ranks) > MOST:
         yield RANK.finding("rank", f"the rank is {max(ranks)}, and our servers take {MOST}")
