@@ -250,7 +250,7 @@ def _unexpected(error: Exception) -> tuple[str, str]:
         trace = trace.tb_next
     reason = " ".join(str(error).split())[:300]
     return (
-        f"fusery failed in a way that it does not know{place}: {type(error).__name__}: {reason}",
+        f"internal error{place}: {type(error).__name__}: {reason}",
         "fusery audit  # names what was edited by other means; else please report what --debug shows",
     )
 

@@ -91,8 +91,8 @@ def findings() -> str:
     """Return the page of findings: each rule of admission, and what it can find."""
     intro = (
         f"`fusery register` and `fusery check` apply {len(RULES)} rules in this order; they can report "
-        f"{len(CODES)} findings.  An error prevents the registration; with `--strict`, a warning does, too.\n\n"
-        "The severity of a finding that is *always* an error or *always* info cannot be changed.  Every other severity can be set "
+        f"{len(CODES)} findings, and `fusery base add` those about the base.  An error prevents the registration; with `--strict`, a warning does, too.\n\n"
+        "A finding that is *always* an error cannot be changed, one that is *always* info can only become an error.  Every other severity can be set "
         "in `config.toml` to `error`, `warning`, `info` or `off`:\n\n"
         '```toml\n[admission.severity]\npickle_file = "off"\nmodule_zero = "error"\n```\n'
     )
@@ -137,7 +137,7 @@ def errors() -> str:
     rows = {kind.code: (kind.exit_code, _first(kind)) for kind in reversed([*_below(FuseryError)])}
     rows |= OTHER_ERRORS
     parts += [
-        f"| `{code}` | {exit_code} | {'–' if code in OTHER_ERRORS else STATUS.get(code, 400)} | {_cell(text)} |"
+        f"| `{code}` | {exit_code} | {STATUS.get(code, '–' if code in OTHER_ERRORS else 400)} | {_cell(text)} |"
         for code, (exit_code, text) in sorted(rows.items())
     ]
     return "\n".join([*parts, ""])

@@ -12,7 +12,7 @@ class RegistryError(FuseryError):
 
 
 class BadInputError(RegistryError):
-    """An argument, option or file of the user is invalid."""
+    """An argument, an option or an input file is invalid."""
 
 
 class UnknownReferenceError(RegistryError):
@@ -20,7 +20,7 @@ class UnknownReferenceError(RegistryError):
 
 
 class AmbiguousReferenceError(RegistryError):
-    """A digest prefix matches several records."""
+    """A reference matches several records."""
 
 
 class AlreadyExistsError(RegistryError):
@@ -28,7 +28,7 @@ class AlreadyExistsError(RegistryError):
 
 
 class MetricRecordedTwiceError(AlreadyExistsError):
-    """A different value of this metric is recorded for the same dataset, split and tool."""
+    """A different value is recorded for this metric, dataset, split, harness and seed."""
 
 
 class MetricNotFiniteError(BadInputError):
@@ -36,7 +36,7 @@ class MetricNotFiniteError(BadInputError):
 
 
 class MetricOfOtherAdapterError(BadInputError):
-    """The results name another registered adapter."""
+    """The results file names another registered adapter."""
 
 
 class InvalidTokenError(RegistryError):
@@ -88,7 +88,7 @@ class FidelityError(RegistryError):
 
 
 class CheckFailedError(RegistryError):
-    """A check found problems."""
+    """A record, a file or a server's answer failed a check."""
 
     exit_code: ClassVar[int] = 1
 
@@ -116,7 +116,7 @@ class LeaseLostError(RegistryError):
 
 
 class DepositLostError(RegistryError):
-    """`gc` removed blobs of an upload that took too long; nothing was recorded."""
+    """`admin gc` removed blobs of an upload that took too long; nothing was recorded."""
 
 
 class RebuildDiffersError(RegistryError):
@@ -126,11 +126,11 @@ class RebuildDiffersError(RegistryError):
 
 
 class ModelUnusableError(RegistryError):
-    """mlx-lm cannot load or run the model or the adapter."""
+    """The model, the adapter or the template cannot be run."""
 
 
 class TrainingFailedError(RegistryError):
-    """The trainer failed; the checkpoints that it saved are in its folder."""
+    """The trainer failed; the checkpoints that it saved are in the run's folder."""
 
     exit_code: ClassVar[int] = 1
 

@@ -67,7 +67,7 @@ class UnsafePathError(StorageError):
 
 
 class MissingFileError(StorageError):
-    """A file or folder of the user does not exist, or cannot be read."""
+    """An input file or folder does not exist, or cannot be read."""
 
     code = "not_found"
 

@@ -16,7 +16,7 @@ from .patterns import Budget, PatternError, full_match
 from .tensors import group_of
 from .trained_through import MERGE_AWARE
 
-MERGE = "merge it with PEFT's merge_and_unload, and add the result as a base: fusery base add"
+MERGE = "merge it with PEFT's merge_and_unload, save it, and run: fusery base add FOLDER"
 TRAIN = "serve it with PEFT itself, or train a LoRA"
 RESTORE = "restore adapter_config.json as PEFT saved it"
 _AS_LORA = (
@@ -39,7 +39,7 @@ def refusal_of_method(method: object) -> tuple[str, str] | None:
     if method == "LORA":
         return None
     if not isinstance(method, str):
-        return "is not LoRA, and no name of a method", RESTORE
+        return "is not the name of a method of PEFT", RESTORE
     if method in UNFUSABLE:
         return "is a method that no weights can hold, so there is nothing to fuse", TRAIN
     if method == "BEFT":
@@ -192,13 +192,8 @@ def _parameters(value: Any) -> str | None:
     return "adapts parameters that are neither experts nor a router to mlx-lm" if others else None
 
 
-CONVERT = (
-    "save it with path_initial_model_for_weight_conversion, or merge it with PEFT, and add that as a base"
-)
-TIED = (
-    "train without the embedding and the head in target_modules; merging does not help, because it changes both parts of"
-    " the tied matrix"
-)
+CONVERT = "merge it and add the result as a base, or convert it: save_pretrained(path_initial_model_for_weight_conversion=...)"
+TIED = "remove embedding and head from target_modules and train again; merging would change both parts of the tied matrix"
 _NO_VARIANT = _unless_empty("computes something that a sum of low-rank updates cannot express")
 
 REFUSED: Mapping[str, FieldRule] = {
@@ -250,7 +245,7 @@ def refused_fields(raw: Mapping[str, Any]) -> Iterator[Finding]:
     for name, value in raw.items():
         rule = FIELDS.get(name)
         if name not in FIELDS and name not in MERGE_AWARE and value not in (None, False, [], {}, ""):
-            message = f"PEFT's {name[:60]!r} is not known here, and what it does to the weights neither"
+            message = f"the field {name[:60]!r} is unknown, so its effect on the weights is, too"
             hint = "if it has no effect on the weights, remove it from adapter_config.json"
             yield Finding("peft_unknown_field", "error", CONFIG, message, hint)
         elif rule is not None and (why := rule.refuse(value)):

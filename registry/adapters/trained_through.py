@@ -92,7 +92,7 @@ def require_fusable(name: str, config: Mapping[str, Any]) -> None:
 
 MERGE_WITH_AXOLOTL = (
     "merge it where it was trained: axolotl merge-lora CONFIG.yml;"
-    f" if the run set nvfp4_merge_aware_latent_mix, remove {NVFP4_MERGE_AWARE} from adapter_config.json and register the adapter"
+    f" only if the run set nvfp4_merge_aware_latent_mix: remove {NVFP4_MERGE_AWARE} from adapter_config.json and register it"
 )
 
 

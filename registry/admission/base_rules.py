@@ -32,13 +32,13 @@ BASE_MISMATCH = error(
     "base_mismatch",
     "the adapter's files name another base than `--base`",
     "on another model, the adapter's answers are wrong but look plausible",
-    "give the training base with --base; if --base is the same model at another precision, add --trained-on",
+    "give the training base with --base, or with --trained-on if --base is the same model at another precision",
 )
 BASE_UNVERIFIED = warning(
     "base_unverified",
     "the adapter's files name the base by a path",
     "fusery cannot compare a path with the name of a base",
-    "write the base's name as base_model in adapter_metadata.json",
+    "write the base's name there instead of the path",
 )
 BASE_ALIAS = info(
     "base_alias",
@@ -49,13 +49,13 @@ BASE_REVISION = warning(
     "base_revision",
     "the adapter's files name another commit of the base than its recorded ones",
     "the weights may differ between commits, and the update was trained on the other one",
-    "add the base at that commit: fusery base add OWNER/NAME --revision COMMIT",
+    "fusery base add OWNER/NAME --revision COMMIT --name NEW, and give --base NEW",
 )
 BASE_QUANTISED = warning(
     "base_quantised_in_training",
     "the base was quantised during training, and `--base` is not quantised",
     "the update was trained on rounded weights, which are not in the registry",
-    "add the base at that precision, and give it with --base; to use the adapter on the unquantised base, give it with --trained-on",
+    "add the quantised base, and give it with --base; or keep --base, and give the quantised base with --trained-on",
 )
 _TIED = "the base's head is its embedding: name the base that it was trained on, which has a separate head"
 UNKNOWN_MODULE = error(
@@ -151,14 +151,14 @@ _SCALING = "rope_scaling"
 _CHANGING = ("rope_theta", _SCALING, "partial_rotary_factor", "rope_local_base_freq")
 BASE_KEYS_ADDED = warning(
     "base_keys_added",
-    "the base's config.json has settings under keys of transformers 5 that mlx-lm's class of the model does not read",
+    "the base's config.json has keys of transformers 5 that mlx-lm does not read",
     "mlx-lm alone uses defaults without a warning, or cannot load the base; fusery passes the keys to mlx-lm and does "
     "not change the base's files",
     "train with fusery train, or add the keys to config.json before you use mlx-lm without fusery",
 )
 BASE_KEYS_LOST = warning(
     "base_keys_lost",
-    "mlx-lm's class of the base ignores settings in config.json",
+    "mlx-lm ignores settings in the base's config.json",
     "mlx-lm and transformers compute different outputs",
     "use the base with transformers instead of mlx",
 )
@@ -172,12 +172,12 @@ BASE_WINDOW_IGNORED = warning(
     "base_window_ignored",
     "the base has a sliding window that mlx-lm's class of the model ignores",
     "on texts longer than the window, mlx-lm's answers differ from those of transformers",
-    "keep prompt and answer shorter than the window, or use a server that supports it: fusery materialize --target vllm",
+    "keep prompt and answer within the window, or use vLLM: fusery materialize REF DEST --target vllm",
 )
 TRAINED_ON_DEFAULTS = info(
     "trained_on_defaults",
-    "the adapter is in mlx-lm's form, and mlx-lm alone reads the base's config.json incompletely",
-    "unless fusery train trained it, the training model computed other outputs than the base",
+    "the adapter is in mlx-lm's form, and mlx-lm alone ignores settings in the base's config.json",
+    "without fusery train, it was trained on a model that computes other outputs",
     "measure its loss with fusery eval probe; if it is higher than in training, train again with fusery train",
 )
 

@@ -141,7 +141,7 @@ RECORD_UNUSABLE = warning(
     "record_unusable",
     "`fusery_run.json` or a trainer's `trainer_state.json` cannot be read, and is not used",
     "the registration lacks what the run recorded",
-    "give the trainer's output instead: --log FILE",
+    "give an intact log or state of the run: --log FILE",
 )
 OTHER_LOG = warning(
     "log_of_another_run",

@@ -34,7 +34,7 @@ FILE_MISSING = always_error(
     "file_missing",
     "the folder lacks the weights or their configuration",
     "without both, no program can load the adapter",
-    "give the folder that mlx_lm.lora wrote with --adapter-path",
+    "give the folder that mlx_lm.lora or save_pretrained wrote",
 )
 NOT_SAFETENSORS = always_error(
     "not_safetensors",
@@ -56,7 +56,7 @@ NO_TENSORS = error(
 )
 UNKNOWN_TENSOR = error(
     "unknown_tensor",
-    "tensors are not part of an adapter, or not of a model like the base",
+    "tensors are neither LoRA factors nor weights of the base",
     "mlx-lm refuses to load them",
     "give the adapter in the form in which its trainer wrote it",
 )
@@ -264,7 +264,7 @@ PICKLE_FILE = warning(
 )
 TRAINER_FILE = info(
     "trainer_file",
-    "the folder has a trainer's own files: its arguments, optimizer and random numbers",
+    "the folder has a trainer's files: arguments, optimizer, states of random generators",
     "fusery does not store or open them: they run code when they are loaded",
 )
 PROGRAM_FILE = warning(

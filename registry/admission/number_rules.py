@@ -30,7 +30,7 @@ ALL_ZERO = error(
     "all_zero",
     "the whole update is zero: lora_b has its initial values, or the scale is zero",
     "the adapter has no effect",
-    "the run saved its initial weights: train longer, or use a later checkpoint",
+    "train longer, use a later checkpoint, or write the scale of the run",
 )
 MODULE_ZERO = warning(
     "module_zero",
@@ -58,7 +58,7 @@ UPDATE_LARGE = warning(
 )
 UPDATE_NEGLIGIBLE = warning(
     "update_negligible",
-    f"the update of every module is under a {round(1 / _NEGLIGIBLE):,}th of the weight",
+    f"every module's update is under {_NEGLIGIBLE:.6f} of its weight",
     "the base's rounding removes it: the adapter has no effect",
     "train longer, or compare the scale with the arguments of the run",
 )
@@ -150,7 +150,7 @@ SCALE_MISSING = error(
     "scale_missing",
     "the configuration has no scale, or has alpha instead",
     "mlx-lm ignores alpha, and cannot load an adapter without a scale",
-    'write "scale" in lora_parameters: alpha / rank in other tools, or alpha / sqrt(rank) for rsLoRA',
+    'set "scale" in lora_parameters of adapter_config.json: alpha / rank, or for rsLoRA alpha / sqrt(rank)',
 )
 SCALE_IMPLAUSIBLE = warning(
     "scale_implausible",
@@ -162,7 +162,7 @@ ALPHA_CONFLICT = warning(
     "alpha_conflict",
     "alpha is neither scale x rank nor, for rsLoRA, scale x sqrt(rank)",
     "one of alpha, scale and rank is wrong, or alpha and scale were confused",
-    "write alpha / rank as the scale in adapter_config.json if alpha is right; fusing uses the scale",
+    "correct the wrong one in adapter_config.json; fusing uses the scale, and does not read alpha",
 )
 
 

@@ -23,7 +23,7 @@ PEFT_METHOD = always_error(
     "peft_method",
     "the adapter was made by another method of PEFT than LoRA",
     "its tensors are not the two factors of a LoRA",
-    MERGE,
+    "if PEFT can merge it: merge_and_unload, save it, and fusery base add FOLDER; otherwise train a LoRA",
 )
 PEFT_BASE_CHANGED = always_error(
     "peft_base_changed",
@@ -40,7 +40,7 @@ PEFT_FULL_MODULES = always_error(
 PEFT_WHOLE_TENSORS = Code(
     WHOLE,
     "info",
-    "the adapter holds whole tensors or trained rows beside its factors, which replace the base's",
+    "beside its factors, the adapter holds whole tensors or trained rows that replace the base's",
     "only a fused model can hold both: mlx-lm's form, servers and combined adapters refuse whole tensors",
     "fuse it, and use the fused model",
     fixed=True,

@@ -95,7 +95,7 @@ def _metadata_date(candidate: Candidate) -> dt.date | None:
 
 @rule(METADATA_CONFLICT)
 def names_agree(candidate: Candidate) -> Iterator[Finding]:
-    """A folder with an adapter's name has the recorded version and date."""
+    """Version and date in the folder's name are those declared."""
     declared, metadata = candidate.declared, candidate.folder.metadata
     written, task = name_in(candidate.folder.path.resolve().name), declared.task or _task(metadata)
     if written is None or (task is not None and task != written.task):
@@ -159,7 +159,7 @@ DUPLICATE_WEIGHTS = warning(
     "duplicate_weights",
     "the same weights are registered for another task, or with another configuration",
     "one of the two records declares a task or configuration that is wrong",
-    "to use one adapter for two tasks, set an alias instead: fusery show NAME",
+    "for another use of one adapter, set an alias: fusery alias set REF ALIAS",
 )
 NEAR_DUPLICATE = warning(
     "near_duplicate",

@@ -29,7 +29,7 @@ from .file_rules import NO_TENSORS, UNKNOWN_TENSOR
 
 UNMATCHED_KEY = error(
     "unmatched_key",
-    "a key matches no module of the base, or the list is empty",
+    "lora_parameters.keys has an entry that is not in the base, or is empty",
     "mlx-lm matches keys literally, and skips unmatched keys without a warning",
     "keys are paths in a layer, such as self_attn.q_proj; leave keys out to mean every linear layer",
 )
@@ -47,9 +47,9 @@ LAYERS_UNEXPECTED = error(
 )
 LAYERS_UNDECLARED = info(
     "layers_undeclared",
-    "the configuration has no num_layers, or a number from mlx-lm 0.19 to 0.21, which adapted other layers",
+    "num_layers is missing, or written by mlx-lm 0.19 to 0.21, which adapted other layers",
     "the current mlx-lm cannot load the adapter, or loads other layers; fusery takes the layers from the tensors",
-    "nothing for fusery; to use mlx_lm directly, set num_layers in adapter_config.json",
+    "only to use mlx_lm directly: set num_layers in adapter_config.json",
 )
 
 
@@ -94,7 +94,7 @@ def declared_layers(candidate: Candidate) -> Iterator[Finding]:
 
 FULL_INCOMPLETE = warning(
     "full_incomplete",
-    "a full fine-tune lacks weights in some layers that other layers have",
+    "some layers of a full fine-tune lack weights that others have",
     "a trainer trains the same weights in each layer: a part of the result is missing",
     "register the whole adapters.safetensors of the run",
 )
@@ -116,7 +116,7 @@ def full_layers(candidate: Candidate) -> Iterator[Finding]:
 METHOD_MISMATCH = error(
     "method_mismatch",
     "the configuration names another method than the tensors show",
-    "mlx-lm ignores the magnitudes of DoRA, or expects missing ones",
+    "mlx-lm ignores DoRA's magnitudes, or fails without them",
     'set "fine_tune_type" in adapter_config.json to the method of the training run',
 )
 INCOMPLETE_MODULE = error(
@@ -133,8 +133,8 @@ AWARE_INVALID = error(
 )
 AWARE = info(
     "quantization_aware",
-    "the training was quantisation-aware",
-    "the adapter only fits that format: fusery refuses other formats and unfused use",
+    "the adapter was trained for one quantised format",
+    "fusery refuses fuses into other formats, and unfused use",
     "fuse it, and use the fused model",
 )
 NVFP4 = warning(
@@ -175,7 +175,7 @@ def complete_pairs(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(AWARE_INVALID, AWARE, NVFP4)
 def quantization_aware_training(candidate: Candidate) -> Iterator[Finding]:
-    """The declared format of quantisation-aware training is one of mlx, and belongs to these weights."""
+    """The declared format of quantisation-aware training is one that mlx has, declared for these weights."""
     folder, raw = candidate.folder, candidate.folder.raw_config
     if raw.get(NVFP4_MERGE_AWARE):
         message = f"{CONFIG} declares {NVFP4_MERGE_AWARE}: the adapter can be stored and exported, but neither fused nor used unfused"
@@ -205,9 +205,9 @@ _PARTS = ("weight", "bias", "scales", "biases")
 
 SHAPE_MISMATCH = error(
     "shape_mismatch",
-    "a tensor's shape does not fit its partner, or the weight of the base",
+    "the shape of lora_a, lora_b or m does not fit the others, or the base's weight",
     "the update cannot be added",
-    "the adapter belongs to another base model, or its tensors were transposed",
+    "give the base of the training; if tensors are transposed, save them again",
 )
 VOCABULARY_MISMATCH = error(
     "vocabulary_mismatch",
@@ -219,7 +219,7 @@ RANK_MISMATCH = error(
     "rank_mismatch",
     "the tensors have another rank than the configuration declares, or different ranks",
     "mlx-lm builds all layers with the configured rank, and cannot load the tensors",
-    "take the adapter_config.json of the same run; pad smaller factors with zeros",
+    "take the adapter_config.json of the same run, or pad smaller factors with zeros",
 )
 
 

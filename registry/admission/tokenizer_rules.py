@@ -49,7 +49,7 @@ TOKENS_BEYOND_BASE = error(
 TOKENIZER_DIFFERS = warning(
     "tokenizer_differs",
     "a tokenizer that came with the adapter gives tokens other ids than the base's",
-    "a server with the base's tokenizer gives the model other ids than the training; fused models and exports have the adapter's",
+    "a server that uses the base's tokenizer sends wrong ids; fused models and exports contain the adapter's tokenizer",
     "fuse it, or register it on the base with that tokenizer",
 )
 TOKENIZER_FILES_DIFFER = info(

@@ -179,7 +179,7 @@ def _require_own(
     others = [named_adapter for named_adapter in named_adapters if named_adapter.digest != adapter.digest]
     if others and len(others) == len(named_adapters):
         other = others[0].name
-        message = f"{name} says that it is of {other}, and not of {adapter.name}"
+        message = f"{name} names {other}, not {adapter.name}"
         raise MetricOfOtherAdapterError(message, hint=f"fusery eval record {other} {typed(file)}")
 
 

@@ -176,7 +176,7 @@ def _based(lora: Any, base: KnownBase | None) -> AbstractContextManager[None]:
 
 
 def _failed(error: Exception, runs: list[RecordRun]) -> TrainingFailedError:
-    text = " ".join(str(error).split())[:300] or "without a word"
+    text = " ".join(str(error).split())[:300] or "no message"
     hint = "--debug shows where: fusery --debug train ..."
     if runs and any(Path(runs[-1].folder).glob("*adapters.safetensors")):
         hint = f"what was saved is in {runs[-1].folder}; {hint}"

@@ -58,7 +58,7 @@ _SHORTEST, _MOST_SECRETS, _LARGEST = 32, 4, 64 << 10
 
 
 class NoWebhookSecretError(BadInputError):
-    """The environment has no secret for signing webhooks."""
+    """Neither FUSERY_WEBHOOK_SECRET nor FUSERY_WEBHOOK_SECRET_FILE is set."""
 
 
 @dataclass(frozen=True, slots=True)
