@@ -173,7 +173,7 @@ def test_modules_of_peft() -> None:
     biases = ("lora_B.bias", "norm.weight", "norm.bias", "q.bias")
     _, whole, remarks = sort_tensors(header({f"{place}{name}": (6,) for name in biases}))
     assert whole == [f"{place}norm.weight", f"{place}norm.bias"] and remarks[0].code == "peft_bias"
-    assert refusal_of_method("LORA") is None and "no name" in refusal_of_method(5)[0]
+    assert refusal_of_method("LORA") is None and "not the name" in refusal_of_method(5)[0]
     assert "nothing to fuse" in refusal_of_method("P_TUNING")[0]
     config = PeftConfig(target_modules=["q"], exclude_modules=["layers.1.q"], layers_to_transform=[1, 2])
     assert [targets(config, f"model.layers.{number}.q") for number in range(4)] == [False, False, True, False]
