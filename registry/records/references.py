@@ -138,8 +138,8 @@ def _no_adapter(session: Session, text: str) -> UnknownReferenceError:
         hint = error.hint
     for column in (tables.FusedRow.key, tables.FusedRow.digest):
         for fused in _by_digest(session, column, text):
-            message = f"{text!r} is a fused model of {fused.adapter.name}"
-            return UnknownReferenceError(message, hint=f"fusery show {text} --fidelity")
+            name, or_show = fused.adapter.name, f", or: fusery show {text} --fidelity"
+            return UnknownReferenceError(f"{text!r} is a fused model of {name}", hint=f"give {name}{or_show}")
     meant = _meant(session, text.strip().casefold()) or hint
     return UnknownReferenceError(f"there is no adapter {text!r}", hint=meant)
 

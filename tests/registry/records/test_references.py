@@ -74,7 +74,7 @@ def test_references_to_any_record(stocked: Registry) -> None:
                 resolve_any(session, wrong)
         with pytest.raises(UnknownReferenceError) as refused:
             resolve_adapter(session, fused.key[:8])
-        assert refused.value.hint == f"fusery show {fused.key[:8]} --fidelity"
+        assert refused.value.hint == f"give {fused.adapter}, or: fusery show {fused.key[:8]} --fidelity"
 
 
 @SQLITE
