@@ -144,7 +144,10 @@ def yank(
     yanks = adapters.yank_all(references, where=where, reason=reason, dry_run=dry_run)
 
     def human() -> None:
-        session.print_lines(map(_yank_line, yanks)) if asks else _print_yanks(session, yanks)
+        if asks:
+            session.print_lines(map(_yank_line, yanks))
+        else:
+            _print_yanks(session, yanks)
         if dry_run:
             session.print("Nothing was written.")
             return

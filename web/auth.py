@@ -51,12 +51,7 @@ def _request_error(name: str, code: str, status: int, text: str) -> type[Request
     )
 
 
-FormError = _request_error(
-    "FormError",
-    "form_not_ours",
-    403,
-    "The form has expired or is not of this server, or a bearer token is missing.",
-)
+FormError = _request_error("FormError", "form_not_ours", 403, "Invalid form, or no bearer token.")
 TooOftenError = _request_error("TooOftenError", "too_often", 429, "The client sends too many requests.")
 LengthError = _request_error("LengthError", "length_needed", 411, "The request needs a Content-Length.")
 HostError = _request_error(

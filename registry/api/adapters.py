@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Adapters(Resource):
-    """The adapters of a registry: what comes in, what is known of it, and what is said of it later."""
+    """The adapters of a registry: register, check, show, compare, edit and yank them."""
 
     def register(
         self, folder: str | Path, *, strict: bool = False, reporter: Reporter = SILENT, **facts: Unpack[Facts]

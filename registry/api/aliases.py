@@ -125,7 +125,7 @@ _NAMES = 500  # names in one request: they are in its address
 
 
 class Deployments(Resource):
-    """What ran where, from when until when; and bringing servers and folders to what they should have."""
+    """Records of where adapters, fused models and bundles run, since when and until when."""
 
     @operation("publisher", writes=True)
     @runs("releases.deployments:record_deployment")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Evaluations(Resource):
-    """Metrics that harnesses and people measured of adapters, beside the validation loss."""
+    """Metrics of adapters beside the validation loss, measured by harnesses or people."""
 
     def record(
         self,

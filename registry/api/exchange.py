@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Exchange(Resource):
-    """What goes to other registries, and what comes from there."""
+    """Push, pull, export and import: records and files of other registries."""
 
     def push(
         self,
@@ -180,7 +180,7 @@ def _is_package(home: str | Path) -> bool:
 
 
 class Transfers(Resource):
-    """Packages and bytes that clients of a server send and fetch."""
+    """Packages and blobs that clients send to a server or fetch from it."""
 
     @runs("exchange.served:served_package")
     def package(self, reference: str, *, fused: bool = False) -> bytes:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class FusedModels(Resource, name="fused"):
-    """The models that adapters make of their bases."""
+    """Fused models: an adapter's update added to a base model."""
 
     def fuse(
         self,

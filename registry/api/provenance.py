@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Provenance(Resource):
-    """What a thing was made from, what was made from it, and what a found file is."""
+    """Lineage, attestations, and the identification of files."""
 
     @operation("reader")
     def resolve(self, reference: Named) -> Resolved:
@@ -135,7 +135,7 @@ class Provenance(Resource):
 
 
 class Trust(Resource):
-    """Signatures on what is recorded and shipped, the keys that count, and anchors of the log."""
+    """Signatures, trusted keys, and anchors of the log."""
 
     def sign(
         self,
@@ -236,7 +236,7 @@ class Trust(Resource):
 
 
 class Tokens(Resource):
-    """Who may ask a server for this registry, until when, and what they may do there."""
+    """Tokens for a server of this registry, with user, role and expiry."""
 
     @operation("admin", writes=True, begins=True)
     def create(self, name: str, role: Role, *, expires: datetime | str | None = "90d") -> NewToken:

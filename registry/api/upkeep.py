@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Upkeep(Resource):
-    """Audits, backups, the collector, and the schema of the database."""
+    """Audits, backups, garbage collection, and the schema of the database."""
 
     def doctor(self, *, reporter: Reporter = SILENT) -> Sequence[Check]:
         """Check settings, database, schema, store, cache, engine and plugins; return the results."""
@@ -210,7 +210,7 @@ def audited(workspace: Workspace, names: Sequence[str], *, jobs: int | None = No
 
 
 class Webhooks(Resource):
-    """Webhooks: entries of the log, sent to other programs as they come, at least once and in order."""
+    """Webhooks: events sent to other programs, in order and at least once."""
 
     @operation("admin", writes=True, begins=True)
     def add(

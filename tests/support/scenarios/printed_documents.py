@@ -54,7 +54,7 @@ def never_held() -> list[str]:
 
 @cache
 def _validator(command: str) -> Draft202012Validator:
-    # It compiles the grammars of IRIs when it is imported: two seconds of every run of pytest.
+    # It compiles the grammars of IRIs when it is imported: a second of every run of pytest.
     from jsonschema import Draft202012Validator, FormatChecker
 
     formats = FormatChecker(formats=())
