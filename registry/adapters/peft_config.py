@@ -192,7 +192,7 @@ def _parameters(value: Any) -> str | None:
     return "adapts parameters that are neither experts nor a router to mlx-lm" if others else None
 
 
-CONVERT = "merge it and add the result as a base, or convert it: save_pretrained(path_initial_model_for_weight_conversion=...)"
+CONVERT = f"{MERGE}; or convert it: save_pretrained(path_initial_model_for_weight_conversion=...)"
 TIED = "remove embedding and head from target_modules and train again; merging would change both parts of the tied matrix"
 _NO_VARIANT = _unless_empty("computes something that a sum of low-rank updates cannot express")
 
