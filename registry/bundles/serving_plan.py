@@ -107,8 +107,8 @@ def plan_serving(
         for adapter in rows_by_reference.values():
             require_factors_alone(adapter, "which replace the base's and cannot stand beside them")
     if not rows_by_reference:
-        query = select(tables.AliasRow).where(tables.AliasRow.adapter_id.is_not(None)).limit(1)
-        alias = session.scalars(query).first()
+        held = select(tables.AliasRow).where(tables.AliasRow.adapter_id.is_not(None))
+        alias = session.scalars(held.order_by(tables.AliasRow.id).limit(1)).first()
         name = "TASK#ALIAS" if alias is None else text_of(alias)
         raise BadInputError("there is nothing to serve", hint=f"fusery serve {name}")
     onto = next(iter(rows_by_reference.values())).base if base is None else resolve_base(session, base)

@@ -115,7 +115,8 @@ def no_alias(session: Session, text: str) -> UnknownReferenceError:
     """Return the error for an alias that there is not, with those that may be meant."""
     task, _, wanted = text.strip().partition("#")
     alias = tables.AliasRow
-    query = select(tables.TaskRow.name, alias.name).join(alias.task).where(alias.adapter_id.is_not(None))
+    query = select(tables.TaskRow.name, alias.name).join(alias.task).order_by(alias.id)
+    query = query.where(alias.adapter_id.is_not(None))
     own = [name for _, name in session.execute(query.where(tables.TaskRow.name == task).limit(1000))]
     if own:
         # What the names of a task have in common says nothing.

@@ -15,10 +15,11 @@ from fusery.storage.digest import Digest
 
 
 def damage(registry: Registry, *, delete: bool = False) -> str:
-    """Flip a bit of an adapter's weights, or delete them; return their digest."""
+    """Flip a bit of the first adapter's weights, or delete them; return their digest."""
     with registry.workspace.database.read() as session:
         file = tables.ManifestFileRow
-        digest = session.scalars(select(file.blob).where(file.path == "adapters.safetensors")).first()
+        weights = select(file.blob).where(file.path == "adapters.safetensors").order_by(file.manifest_id)
+        digest = session.scalars(weights).first()
     path = registry.workspace.store.local_path(Digest(str(digest)))
     assert path is not None
     path.chmod(0o644)
