@@ -244,14 +244,22 @@ def test_a_range_is_copied_to_its_place(both: tuple[int, int], monkeypatch: pyte
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_a_fuse_is_the_same_without(
-    tmp_path: Path, our_fuse: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("limited", [False, True], ids=["without", "in pieces"])
+def test_a_fuse_is_the_same(
+    limited: bool, tmp_path: Path, our_fuse: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where the system has no copy_file_range, and where each call moves few bytes."""
     base = tiny_models.make_base(tmp_path / "base", bits=4)
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
     folder, expected = our_fuse(base, adapter)
     folder.rename(tmp_path / "before")
     monkeypatch.delattr(os, "copy_file_range", raising=False)
     assert not files.copy_range(0, 0, 0, 0, 0)
+    if limited:
+        read, write = os.preadv, os.pwrite
+        monkeypatch.setattr(
+            os, "preadv", lambda file, buffers, offset: read(file, [buffers[0][:1001]], offset)
+        )
+        monkeypatch.setattr(os, "pwrite", lambda file, data, offset: write(file, data[:1003], offset))
     _, fused = our_fuse(base, adapter)
     assert fused.files == expected.files
