@@ -120,9 +120,10 @@ def yank(
     yes: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Withdraw adapters: they are no longer fused, shipped or served.
+    """Withdraw adapters: new fuses, bundles and servers refuse them.
 
-    The command lists what it affects, asks, and yanks all adapters or none. Their records stay.
+    The command lists what it affects, asks, and yanks all adapters or none. Their records stay. A running server serves
+    an adapter until its alias moves or the server is restarted.
 
     Examples:
       fusery yank course_rec@2 --reason "trained on the test set"

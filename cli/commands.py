@@ -43,7 +43,7 @@ _ALL: dict[str, dict[str, tuple[str, str]]] = {
     "Team": {
         "push": ("exchange", "Copy an adapter to another registry."),
         "pull": ("exchange", "Copy an adapter from another registry."),
-        "yank": ("alias", "Withdraw adapters: they are no longer fused, shipped or served."),
+        "yank": ("alias", "Withdraw adapters: new fuses, bundles and servers refuse them."),
         "server": ("web.cli", "Run the server of a team's registry: pages and HTTP API."),
         "admin": ("", "Set up and maintain a registry: tokens, backups, the cache."),
     },

@@ -26,7 +26,7 @@ _FILE = LocalPath(exists=True, dir_okay=False, path_type=Path)
     api_keys="FILE: TOML file of tenants with digests of their keys; default: no keys.",
     hosts="--allow-host NAME...: Accept requests for this host name; * accepts all; repeatable.",
     adapters_from="FOLDER: Allow clients to load adapters from FOLDER; with keys, only tenants with loads = true.",
-    fused=": Serve the fused model of one REF instead of base and adapter.",
+    fused=": Serve the fused model of one REF; it stays until a restart, also if the alias moves.",
     rare="hosts adapters_from accept_foreign",
     **{name: FUSE[name] for name in ("precision", "base", "details", "accept_foreign")},
 )
