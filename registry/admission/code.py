@@ -149,10 +149,23 @@ OTHER_LOG = warning(
     "its loss curve belongs to another run",
     "give the log of this run with --log FILE",
 )
+LEARNING_RATE_LOW = info(
+    "learning_rate_low",
+    "the learning rate is one of full fine-tuning: at most 2e-5",
+    "LoRA learns best at about ten times that rate, whatever the rank (Schulman: LoRA Without Regret, 2025)",
+    "train again with a learning rate of 1e-4 to 5e-4",
+)
+RANK_LOW = info(
+    "rank_low",
+    "the training data has more than two tokens for each number of the adapter",
+    "a parameter holds about 2 bits and a token about 1 (Schulman: LoRA Without Regret, 2025): the adapter may be too small",
+    "compare with an adapter of a higher rank, or of more modules",
+)
 
 TRAINING_CODES = (
     *(BEST_NOT_LAST, BETTER_UNSAVED, WORSE_THAN_START, LOSS_NOT_FINITE, LOSS_NEGATIVE, STALE_CHECKPOINT),
     *(CHECKPOINT_UNUSABLE, FINAL_WEIGHTS_UNCLEAR, TRAINING_CONFLICT, RECORD_UNUSABLE, OTHER_LOG),
+    *(LEARNING_RATE_LOW, RANK_LOW),
 )
 
 

@@ -15,6 +15,7 @@ from fusery.storage.plugins import Plugin, PluginError, blaming, load_plugin, pl
 from ..adapters.finding import ORDER, Finding, Severity, by_severity
 from ..errors import BadInputError
 from . import (
+    advice_rules,
     base_rules,
     file_rules,
     number_rules,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 _MODULES = (
     *(file_rules, peft_rules, base_rules, tokenizer_rules),
-    *(tensor_rules, number_rules, record_rules),
+    *(tensor_rules, number_rules, record_rules, advice_rules),
 )
 _MEMBERS = (member for module in _MODULES for member in vars(module).values())
 RULES = tuple(member for member in _MEMBERS if isinstance(member, Rule))

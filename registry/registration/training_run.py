@@ -13,8 +13,10 @@ from ..adapters.folder import AdapterFolder
 from ..admission.code import (
     BEST_NOT_LAST,
     BETTER_UNSAVED,
+    LEARNING_RATE_LOW,
     LOSS_NEGATIVE,
     LOSS_NOT_FINITE,
+    RANK_LOW,
     TRAINING_CONFLICT,
     WORSE_THAN_START,
 )
@@ -31,6 +33,8 @@ Chosen = Literal["best", "last", "iteration"]
 
 TOLERANCE = 0.00051  # losses are printed with three decimals, and copied from there
 _SHOWN = 20
+# A tenth of LoRA's rate by Tinker's formula, 5e-4 * (2000 / width) ** 0.78: 1.7e-5 for a width of 8,192, more for less.
+_FULL_TUNING = 2e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,27 @@ class Training:
         yield from self.run.remarks
         yield from self._choice_findings()
         yield from self._conflicts(folder, submission)
+        if folder.config.method != "full":
+            yield from self._advice(folder, submission)
+
+    def _advice(self, folder: AdapterFolder, submission: Submission) -> Iterator[Finding]:
+        curve, given = self.run.curve.until(self.checkpoint.iteration), folder.raw_config
+        rates = [point.learning_rate for point in curve.points if point.learning_rate is not None]
+        if not rates and not given.get("lr_schedule") and type(own := given.get("learning_rate")) is float:
+            rates = [own]
+        if rates and 0 < (rate := max(rates)) <= _FULL_TUNING:
+            message = f"the learning rate is at most {rate:.1e}, as for full fine-tuning"
+            yield LEARNING_RATE_LOW.finding("learning_rate", message)
+        counted = self.data.examples if self.data else None
+        examples = counted or submission.examples or folder.metadata.training_examples
+        tokens, iterations, batch = curve.trained_tokens, self.iterations(folder), given.get("batch_size")
+        if examples and tokens and iterations and type(batch) is int and batch > 0:
+            own = tokens * min(1.0, examples / (iterations * batch))  # in one pass over the data
+            if own > 2 * (numbers := folder.trainable_parameters) > 0:
+                message = (
+                    f"the training data has about {own:,.0f} tokens, and the adapter {numbers:,} parameters"
+                )
+                yield RANK_LOW.finding("rank", message)
 
     def _choice_findings(self) -> Iterator[Finding]:
         run, name, loss, last = self.run, self.checkpoint.path, self.loss, self.run.last

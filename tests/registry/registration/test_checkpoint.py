@@ -65,6 +65,25 @@ def test_the_best_is_registered_with_its_own_loss_and_the_curve_so_far(
         assert (view["val_loss"], view["iterations"]) == (loss, int(checkpoint))
 
 
+def test_advice_about_the_run(with_base: Registry, run: MakeRun) -> None:
+    """A run of 100 iterations with 10 of `examples` each has read 10,000 tokens in `1000 / examples` passes."""
+    given = {"log": plain_log({}, {100: 3.0}), "iters": 100, "batch_size": 10}
+    numbers = register(with_base, run(**given))["trainable_parameters"]
+    assert 3000 < numbers < 4900
+    most = 1000 * 2 * numbers // 10_000
+    for advised, how, examples in (
+        ({"learning_rate_low", "rank_low"}, given, most + 1),
+        ({"learning_rate_low"}, given, most - 1),
+        ({"learning_rate_low"}, given, None),
+        (set(), given | {"log": given["log"].replace("1.000e-05", "2.1e-05")}, None),
+        ({"learning_rate_low"}, {"learning_rate": 2e-5}, None),
+        (set(), {"learning_rate": 2e-5, "lr_schedule": {"name": "cosine_decay"}}, None),
+        (set(), {"learning_rate": 2.1e-5}, None),
+    ):
+        found = with_base.adapters.check(run(**how), base="tiny", task="t", examples=examples)
+        assert {finding.code for finding in found} & {"learning_rate_low", "rank_low"} == advised
+
+
 def test_checkpoints_that_are_not_there_are_refused(with_base: Registry, run: MakeRun) -> None:
     folder = run(saved=(100, 200), iters=250, steps_per_eval=100)
     shutil.copy(folder / "0000200_adapters.safetensors", folder / "adapters.safetensors")

@@ -270,6 +270,8 @@ CASES: dict[str, Case] = {
     "dataset_unknown": Case(
         edit_config(data=None), both(edit_config(data=None), metadata(dataset="courses"))
     ),
+    "attention_only": Case(without("mlp"), without("mlp.gate_proj")),
+    "alpha_unused": Case(edit_config(alpha=160.0), metadata(lora_alpha=160.0)),
     "duplicate_weights": Case(
         nothing, look={"neighbours": [THERE], "task": "course_rec"}, good_look={"neighbours": [THERE, ITSELF]}
     ),
