@@ -35,8 +35,8 @@ def advice(candidate: Candidate) -> Iterator[Finding]:
     folder = candidate.folder
     if folder.header is None or folder.config.method == "full" or RECIPE in folder.raw_config:
         return
-    given = sum(finding.code in (LEARNING_RATE_LOW.name, RANK_LOW.name) for finding in candidate.training)
-    yield from islice((*_attention_only(candidate), *_alpha_unused(candidate)), _MOST - given)
+    about_run = sum(finding.code in (LEARNING_RATE_LOW.name, RANK_LOW.name) for finding in candidate.training)
+    yield from islice((*_attention_only(candidate), *_alpha_unused(candidate)), _MOST - about_run)
 
 
 def _attention_only(candidate: Candidate) -> Iterator[Finding]:

@@ -166,16 +166,16 @@ class Training:
             yield from self._advice(folder, submission)
 
     def _advice(self, folder: AdapterFolder, submission: Submission) -> Iterator[Finding]:
-        curve, given = self.run.curve.until(self.checkpoint.iteration), folder.raw_config
+        curve, config = self.run.curve.until(self.checkpoint.iteration), folder.raw_config
         rates = [point.learning_rate for point in curve.points if point.learning_rate is not None]
-        if not rates and not given.get("lr_schedule") and type(own := given.get("learning_rate")) is float:
+        if not rates and not config.get("lr_schedule") and type(own := config.get("learning_rate")) is float:
             rates = [own]
         if rates and 0 < (rate := max(rates)) <= _FULL_TUNING:
             message = f"the learning rate is at most {rate:.1e}, as for full fine-tuning"
             yield LEARNING_RATE_LOW.finding("learning_rate", message)
         counted = self.data.examples if self.data else None
         examples = counted or submission.examples or folder.metadata.training_examples
-        tokens, iterations, batch = curve.trained_tokens, self.iterations(folder), given.get("batch_size")
+        tokens, iterations, batch = curve.trained_tokens, self.iterations(folder), config.get("batch_size")
         if examples and tokens and iterations and type(batch) is int and batch > 0:
             own = tokens * min(1.0, examples / (iterations * batch))  # in one pass over the data
             if own > 2 * (numbers := folder.trainable_parameters) > 0:
