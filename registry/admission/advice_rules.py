@@ -43,11 +43,11 @@ def _attention_only(candidate: Candidate) -> Iterator[Finding]:
     stem, modules = f"{candidate.base.architecture.layer_stem()}.", candidate.folder.modules
     keys = [path.removeprefix(stem).partition(".")[2] if path.startswith(stem) else "" for path in modules]
     others = (
-        found
+        match
         for layer in candidate.base.architecture.layers().values()
-        for found in map(_MLP.fullmatch, layer)
+        for match in map(_MLP.fullmatch, layer)
     )
-    names = sorted({found["name"] for found in others if found})
+    names = sorted({match["name"] for match in others if match})
     if keys and names and all(map(_ATTENTION.fullmatch, keys)):
         adapted = some(sorted({key.rpartition(".")[2] for key in keys}))
         message = f"only the matrices of the attention are adapted: {adapted}"
