@@ -94,7 +94,7 @@ def test_a_bad_adapter_is_a_named_error(
     [
         {"rank": 1, "num_layers": 1},
         {"num_layers": -1, "dtype": "bfloat16"},
-        {"dtype": "float16", "keys": ["self_attn.q_proj"]},
+        {"dtype": "float16", "keys": ["mlp.up_proj"]},
         {"fine_tune_type": "dora"},
         {"bits": 4},
     ],
@@ -121,7 +121,10 @@ def test_an_adapter_of_an_old_trainer_is_refused_if_it_is_incomplete(
 ) -> None:
     folder = make_adapter()
     old_generation(folder)
-    assert codes(look_as_declared(folder, tiny_base)) == {("layers_undeclared", "info")}
+    assert codes(look_as_declared(folder, tiny_base)) == {
+        ("layers_undeclared", "info"),
+        ("attention_only", "info"),
+    }
     for fragment in ("layers.2.self_attn.v_proj", "layers.3."):
         without(fragment)(folder)
         finding = next(f for f in look_as_declared(folder, tiny_base) if f.code == "layers_missing")

@@ -50,7 +50,7 @@ def plain_log(val: Mapping[int, float], train: Mapping[int, float] | None = None
             lines.append(f"Iter {iteration}: Val loss {val[iteration]:.3f}, Val took 1.234s")
         if train and iteration in train:
             lines.append(
-                f"Iter {iteration}: Train loss {train[iteration]:.3f}, Learning Rate 1.000e-05, It/sec 1.234, "
+                f"Iter {iteration}: Train loss {train[iteration]:.3f}, Learning Rate 1.000e-04, It/sec 1.234, "
                 f"Tokens/sec 123.456, Trained Tokens {iteration * 100}, Peak mem 1.234 GB"
             )
     return "\n".join(lines) + "\n"
