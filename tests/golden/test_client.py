@@ -112,7 +112,7 @@ def registry(sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         for seed, name in enumerate(("first", "new")):
             folder = tiny_models.make_adapter(tmp_path / name, base, rank=1, num_layers=1, seed=seed)
             config = folder / "adapter_config.json"  # the bytes that were recorded
-            config.write_text(config.read_text().replace('"learning_rate": 0.0001', '"learning_rate": 1e-05'))
+            config.write_text(config.read_text().replace('"learning_rate": 3e-05', '"learning_rate": 1e-05'))
             config = folder / "adapter_config.json"
             config.write_text(config.read_text().replace(str(base), "tiny"))
         opened.adapters.register(tmp_path / "first", **FACTS)

@@ -294,7 +294,7 @@ def _trainer_arguments(
     arguments: dict[str, Any] = {
         "model": str(base), "train": True, "data": "data", "fine_tune_type": fine_tune_type, "optimizer": "adam",
         "optimizer_config": {"adam": {}, "adamw": {}, "muon": {}, "sgd": {}, "adafactor": {}}, "mask_prompt": False,
-        "num_layers": num_layers, "batch_size": 4, "iters": 100, "val_batches": 25, "learning_rate": 1e-4,
+        "num_layers": num_layers, "batch_size": 4, "iters": 100, "val_batches": 25, "learning_rate": 3e-5,
         "steps_per_report": 10, "steps_per_eval": 200, "grad_accumulation_steps": 1, "resume_adapter_file": None,
         "adapter_path": "adapters", "save_every": 100, "test": False, "test_batches": 500, "max_seq_length": 2048,
         "config": None, "grad_checkpoint": False, "clear_cache_threshold": 0, "report_to": None, "project_name": None,
