@@ -27,6 +27,7 @@ from .columns import (
     metrics_in,
     print_adapters,
     record_facts,
+    record_table,
     tag_fields,
 )
 from .command import command, prints
@@ -111,7 +112,9 @@ def print_registered(session: Session, view: Registered, source: str = "") -> No
 @command(
     "list",
     Adapters.list,
+    document="[records.adapter:Adapter] | [records.difference:SimilarAdapter]",
     without=("metrics",),
+    similar_to="REF|FOLDER: List the adapters most similar to this one, of any task and base; by default 10.",
     offset="N",
     sort="FIELD[:desc][,FIELD...]",
     columns=click.Option(
@@ -121,7 +124,13 @@ def print_registered(session: Session, view: Registered, source: str = "") -> No
         help=f"Show these columns in full: {', '.join(COLUMNS)}, {METRIC}NAME.",
     ),
 )
-def list_adapters(session: Session, *, columns: tuple[str, ...] | None = None, **filters: Any) -> None:
+def list_adapters(
+    session: Session,
+    *,
+    columns: tuple[str, ...] | None = None,
+    similar_to: str | None = None,
+    **filters: Any,
+) -> None:
     """List adapters.
 
     --where takes comparisons (= != < <= > >=), `~` (contains, or a pattern with * and ?), `in (...)`, `is null`, `and`,
@@ -131,7 +140,11 @@ def list_adapters(session: Session, *, columns: tuple[str, ...] | None = None, *
     Examples:
       fusery list --task course_rec --sort val_loss
       fusery list --where "rank >= 4 and created_at >= 7d"
+      fusery list --similar-to downloaded/adapters
     """
+    if similar_to is not None:
+        _list_similar(session, similar_to, columns, **filters)
+        return
     if columns is not None and (session.json or session.quiet):
         raise click.UsageError("--columns goes with neither --json, which has all of them, nor -q.")
     adapters = session.registry.adapters.list(**filters, metrics=metrics_in(columns))
@@ -142,6 +155,27 @@ def list_adapters(session: Session, *, columns: tuple[str, ...] | None = None, *
             session.say("Nothing is registered that fits. Hint: fusery register DIR --base NAME --task T")
 
     session.emit(adapters, names=[adapter["name"] for adapter in adapters], human=human)
+
+
+def _list_similar(
+    session: Session, to: str, columns: tuple[str, ...] | None, *, limit: int | None, **filters: Any
+) -> None:
+    if columns is not None or any(value for name, value in filters.items() if name != "sort"):
+        raise click.UsageError("--similar-to goes with --limit alone.")
+    folder = Path(to)
+    adapters = session.registry.adapters.similar(folder if folder.is_dir() else to, limit=limit or 10)
+
+    def human() -> None:
+        from fusery.registry.records.difference import SimilarAdapter
+
+        if adapters:
+            session.print_table(record_table(SimilarAdapter, adapters, "name cosine val_loss base"))
+        else:
+            session.say("No registered adapter is similar.")
+        if not all(adapter.exact for adapter in adapters):
+            session.say("Some cosines are estimates, within about 0.1.")
+
+    session.emit(adapters, names=[adapter.name for adapter in adapters], human=human)
 
 
 @prints(

@@ -142,6 +142,7 @@ class Candidate:
     declared: Submission
     surroundings: Surroundings = field(default_factory=Surroundings)
     neighbours: Callable[[], Sequence[Neighbour]] = tuple
+    sketch: Callable[[], str] = str  # of its update, in hex
     today: date | None = None
     training: tuple[Finding, ...] = ()
     trained_on: TrainedOn | None = None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..comparison.methods import Method
     from ..records.adapter import Adapter, Amended, Registered, Version
     from ..records.adapter_details import AdapterDetails
-    from ..records.difference import ComparedAdapters, WeightsDifference
+    from ..records.difference import ComparedAdapters, SimilarAdapter, WeightsDifference
     from ..records.release import LiftedYank, Task, Yank
     from ..workspace.workspace import Workspace
 
@@ -272,6 +272,23 @@ class Adapters(Resource):
         self, references: Sequence[Named], *, reason: str = "", where: str | None = None
     ) -> tuple[LiftedYank, ...]:
         """Lift yanks, by reference or by `where`, all of them or none."""
+
+    def similar(self, reference: Named | Path, *, limit: int = 10) -> builtins.list[SimilarAdapter]:
+        """Return the adapters with the most similar updates, of all tasks and bases; of a folder, its path."""
+        if not isinstance(reference, Path):
+            return self._similar(named(reference), limit=limit)
+        from ..catalog.similar import similar_to_folder, sketch_in
+
+        if self.server is None:
+            return similar_to_folder(self.workspace, reference, limit=limit)
+        return self._similar(sketch=sketch_in(reference), limit=limit)
+
+    @operation("reader")
+    @runs("catalog.similar:similar_to")
+    def _similar(
+        self, reference: Named = "", *, sketch: str = "", limit: int = 10
+    ) -> builtins.list[SimilarAdapter]:
+        """Return the adapters most similar to a registered one, or to a sketch of an update."""
 
     @operation("reader", pages=Paging())
     @runs("catalog.listing:list_adapters")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .connection import Database
 
-HEAD = "0001"  # the newest revision in `fusery.migrations.versions`; a test compares
+HEAD = "0002"  # the newest revision in `fusery.migrations.versions`; a test compares
 
 VERSION_TABLE = "alembic_version"
 _LANDMARKS = frozenset({"adapter", "blob", "manifest", "event"})

@@ -83,7 +83,7 @@ def _table(name: str) -> Table:
 
 
 _ADAPTER = (
-    "adapter_tag", "adapter_finding", "adapter_rendering", "curve_point", "training_run", "adapter_source",
+    "adapter_tag", "adapter_finding", "adapter_rendering", "adapter_sketch", "curve_point", "training_run", "adapter_source",
 )  # fmt: skip
 KINDS: Mapping[str, RecordKind] = {
     kind.name: kind

@@ -67,6 +67,16 @@ LAYOUT = (
 """The lines of what two adapters have in common."""
 
 
+class SimilarAdapter(Record):
+    """An adapter whose update is similar to that of a given one."""
+
+    name: str = described("its full name")
+    base: str = described("name of its base")
+    val_loss: float | None = described("its validation loss", title="validation loss", heading="val loss")
+    cosine: float = described("cosine of the angle between both updates, over all modules", cell="{:.3f}")
+    exact: bool = described("whether the cosine was computed from the weights, not estimated from sketches")
+
+
 class BetterAdapter(Record):
     """Which of several adapters is better, as far as the records can tell."""
 

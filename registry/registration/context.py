@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -247,12 +247,20 @@ def candidate_for(
         from .neighbours import neighbours
 
         of_task = submission.task or task
-        return neighbours(workspace, folder, base=base, task=of_task, parent=parent, digest=weights)
+        return neighbours(workspace, folder, sketch, base=base, task=of_task, parent=parent, digest=weights)
+
+    @cache
+    def sketch() -> str:
+        from ..comparison.sketches import sketch_of
+
+        return sketch_of(folder)
 
     today = dt.datetime.now(dt.UTC).date()
     trained = None if other is None else replace(other, all_names=other.all_names | {other.name})
     around = look_around(folder.path)
-    return Candidate(folder, facts, submission, around, registered, today, tuple(training), trained, task)
+    return Candidate(
+        folder, facts, submission, around, registered, sketch, today, tuple(training), trained, task
+    )
 
 
 def policy_of(workspace: Workspace, *, strict: bool = False) -> SeverityPolicy:

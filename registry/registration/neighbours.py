@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 
-READ = 16  # registered adapters that are read: those of the same task first, then the newest
+READ = (
+    16  # registered adapters that are read: the newest of the task, then those with the most similar sketches
+)
+OF_TASK = 4
 COMPARED = 8  # modules of each that are compared
 NEAREST = 2  # adapters that are returned at most
 
@@ -36,6 +39,7 @@ NEAREST = 2  # adapters that are returned at most
 def neighbours(
     workspace: Workspace,
     folder: AdapterFolder,
+    sketch: Callable[[], str],
     *,
     base: tables.BaseModelRow,
     task: str | None,
@@ -53,7 +57,7 @@ def neighbours(
     with workspace.database.read() as session:
         rows = session.execute(_same_weights(digest, peft, task or "")).all()
         yanks = of_adapters(session, [row.id for row in rows])
-        near = [] if rows or not compared else _nearby(session, base, task or "", digest)
+        near = [] if rows or not compared else _nearby(session, base, task or "", digest, sketch())
     if rows:
         ours = manifest_of(folder.kept).digest
         return [
@@ -117,12 +121,14 @@ def _same_weights(weights: str, peft: str, task: str) -> Any:
     )
 
 
-def _nearby(session: Session, base: tables.BaseModelRow, task: str, weights: str) -> list[Any]:
-    """Return what adapters on a base are compared by: the newest versions of the task, then the newest others."""
+def _nearby(session: Session, base: tables.BaseModelRow, task: str, weights: str, sketch: str) -> list[Any]:
+    """Return what adapters on a base are compared by: the newest versions of the task, then those with the most similar sketches."""
+    from ..comparison.sketches import nearest
+
     adapter, file, blob = tables.AdapterRow, tables.ManifestFileRow, tables.BlobRow
     query: Any = (
         select(
-            adapter.name, adapter.digest, adapter.method, adapter.scale, tables.TaskRow.name.label("task"),
+            adapter.id, adapter.name, adapter.digest, adapter.method, adapter.scale, tables.TaskRow.name.label("task"),
             file.sha256, blob.generation,
         )
         .join(tables.TaskRow, adapter.task_id == tables.TaskRow.id)
@@ -135,17 +141,15 @@ def _nearby(session: Session, base: tables.BaseModelRow, task: str, weights: str
             file.path == WEIGHTS,
             file.sha256 != weights,
         )
-        .limit(READ)
     )  # fmt: skip
     number = session.scalar(select(tables.TaskRow.id).where(tables.TaskRow.name == task))
     rows = list[Any]()
-    # Each along an index and not by sorting: however many there are, only the newest are looked at.
     if number is not None:
-        of_task = query.where(adapter.task_id == number).order_by(adapter.version.desc())
+        of_task = query.where(adapter.task_id == number).order_by(adapter.version.desc()).limit(OF_TASK)
         rows = list(session.execute(of_task))
-    if len(rows) < READ:
-        names = {row.name for row in rows}
-        rows += [row for row in session.execute(query.order_by(adapter.id.desc())) if row.name not in names]
+    near = nearest(session, sketch, READ, base=base.id)
+    others = session.execute(query.where(adapter.id.in_(near.keys() - {row.id for row in rows}))).all()
+    rows += sorted(others, key=lambda row: -near[row.id])
     return rows[:READ]
 
 

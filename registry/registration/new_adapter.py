@@ -62,6 +62,7 @@ class Examined:
     name: AdapterName
     findings: Sequence[Finding]
     corrected: Sequence[str] = ()
+    sketch: str = ""
 
 
 def examine_recorded(
@@ -99,7 +100,7 @@ def examine_recorded(
     forms = tuple(other_forms(folder.kept, candidate.base.architecture, wanted, scratch))
     called = AdapterName(document.task, document.version, parse_date(str(submission.date)))
     read, corrected = (folder, paths, document.manifest, forms), differing(dict(document), computed)
-    return Examined(*read, submission, None, document, base, called, findings, corrected)
+    return Examined(*read, submission, None, document, base, called, findings, corrected, candidate.sketch())
 
 
 def task_row(session: Session, name: str) -> tables.TaskRow:
@@ -171,6 +172,8 @@ def add_adapter(
     )
     session.add(adapter)
     session.flush()
+    if seen.sketch:
+        session.add(tables.AdapterSketchRow(adapter_id=adapter.id, numbers=seen.sketch))
     for form, manifest in seen.forms:
         record_rendering(session, adapter, form, manifest, adapter.created_at)
     if document is not None:

@@ -143,7 +143,8 @@ def _see(
         hint = f"fusery check {typed(path)} --base {context.base.name}"
         raise AdmissionError.of(path.name or str(path), findings, hint)
     assert folder.header is not None  # what that comes from is an error whatever the settings say
-    return Examined(folder, copies, manifest, forms, submission, training, None, context, name, findings)
+    read = (folder, copies, manifest, forms)
+    return Examined(*read, submission, training, None, context, name, findings, sketch=candidate.sketch())
 
 
 def _record(workspace: Workspace, deposit: Deposit, seen: Examined, sources: Sequence[str]) -> Registered:

@@ -18,8 +18,8 @@ from sqlalchemy.orm.interfaces import EXT_SKIP
 from .record import TableRow
 
 _MODULES = {
-    "adapters": "AdapterRow AdapterFindingRow AdapterRenderingRow AdapterSourceRow AdapterTagRow AliasRow AliasMoveRow "
-    "AmendmentRow CurvePointRow DatasetRow EvaluationRow TaskRow TrainingRunRow YankRow",
+    "adapters": "AdapterRow AdapterFindingRow AdapterRenderingRow AdapterSketchRow AdapterSourceRow AdapterTagRow AliasRow "
+    "AliasMoveRow AmendmentRow CurvePointRow DatasetRow EvaluationRow TaskRow TrainingRunRow YankRow",
     "bases": "BaseModelRow BaseNameRow BaseRevisionRow BlobRow CalibrationRow IntentRow LeaseRow ManifestRow "
     "ManifestFileRow SignatureRow TensorRow TrustedKeyRow",
     "fused": "BundleRow BundleAdapterRow FusedRow FusedExtraRow ModuleFidelityRow",

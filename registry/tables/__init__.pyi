@@ -5,6 +5,7 @@ from sqlalchemy import MetaData
 from .adapters import AdapterFindingRow as AdapterFindingRow
 from .adapters import AdapterRenderingRow as AdapterRenderingRow
 from .adapters import AdapterRow as AdapterRow
+from .adapters import AdapterSketchRow as AdapterSketchRow
 from .adapters import AdapterSourceRow as AdapterSourceRow
 from .adapters import AdapterTagRow as AdapterTagRow
 from .adapters import AliasMoveRow as AliasMoveRow

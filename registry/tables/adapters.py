@@ -140,6 +140,15 @@ class AdapterRenderingRow(TableRow):
     manifest: Mapped[ManifestRow] = relationship()
 
 
+class AdapterSketchRow(TableRow):
+    """A sketch of an adapter's update, by which similar ones are found; a full fine-tune and an update of zero have none."""
+
+    __table_args__ = (CheckConstraint("length(numbers) = 512", name="numbers"),)
+
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
+    numbers: Mapped[str] = mapped_column(String(512))
+
+
 class CurvePointRow(TableRow):
     """One point of an adapter's training curve."""
 
