@@ -173,6 +173,7 @@ class ModelSource:
 
     model: Path
     adapter: Path | None = None
+    name: str = "the model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +209,13 @@ def measure(
             base_losses = {at: losses(rows, samples[at].targets) for at, rows in answers(model)}
         if a.adapter is not None:
             model.put_on(a.adapter)
-        reporter.say(f"the first model answers {plural(len(samples), 'prompt')}")
+        reporter.say(f"{a.name} answers {plural(len(samples), 'prompt')}")
         kept = _Kept.write(file, answers(model))
         del model
         model = LoadedModel.load(b.model)
         if b.adapter is not None:
             model.put_on(b.adapter)
-        reporter.say(f"the second model answers {plural(len(samples), 'prompt')}")
+        reporter.say(f"{b.name} answers {plural(len(samples), 'prompt')}")
         scores = {at: compare(kept.rows(at), rows, samples[at].targets) for at, rows in answers(model)}
     ordered_losses = tuple(base_losses[at] for at in sorted(base_losses))
     return ModelScores(tuple(scores[at] for at in sorted(scores)), ordered_losses)

@@ -96,7 +96,7 @@ def measure_probe(
     """Return the report of `probe`, and the evaluations to record by the adapter's row id; without `fallback`, prompts are required."""
     if limit < 1:
         raise BadInputError("at least one prompt is needed", hint="--limit 32")
-    asked = read_prompts(prompts, limit) if prompts is not None else None  # before anything is fused
+    asked = None if prompts is None else _first_of(prompts, limit, reporter.say)  # before anything is fused
     a = subject_of(workspace, reference, base)
     if a.aware and against is None:
         b = subject_of(workspace, a.base)  # what was trained is its fused model, which nothing can be lost of
@@ -138,6 +138,13 @@ def as_trained(
     return _own_fused(workspace, one, reference, request, reporter)
 
 
+def _first_of(path: Path, limit: int, say: Callable[[str], None]) -> list[Prompt]:
+    prompts = read_prompts(path, limit + 1)
+    if len(prompts) > limit:
+        say(f"{path.name} has more prompts: the first {limit} are measured; --limit N measures N")
+    return prompts[:limit]
+
+
 def _own_prompts(
     workspace: Workspace,
     a: ProbeSubject,
@@ -153,7 +160,7 @@ def _own_prompts(
     if data is not None and data.path is not None:
         say(f"asking {data.path}" + ("" if data.is_recorded else ", of which its run recorded no digest"))
         origin: Origin = "held-out" if data.is_recorded else "file"
-        return read_prompts(data.path, limit), ProbePrompts(origin, data.name)
+        return _first_of(data.path, limit, say), ProbePrompts(origin, data.name)
     if not fallback:
         folders = "" if data is None else f" in {' or '.join(data.folders)}"
         message = f"held-out data of {a.side.name} not found: test.jsonl or valid.jsonl of its run{folders}"
@@ -237,11 +244,11 @@ def source_of(workspace: Workspace, subject: ProbeSubject) -> Iterator[ModelSour
 
     if subject.fused is not None:
         with workspace.cache.using(subject.fused.name):  # so that it is not evicted while it is read
-            yield ModelSource(subject.fused)
+            yield ModelSource(subject.fused, name=f"the fused model of {subject.side.name}")
         return
     with base_folder(workspace, subject.base) as folder:
         if subject.side.kind != "adapter":
-            yield ModelSource(folder)
+            yield ModelSource(folder, name=subject.side.name)
             return
         with workspace.database.read() as session:
             row = session.get_one(tables.AdapterRow, subject.owner)
@@ -249,7 +256,7 @@ def source_of(workspace: Workspace, subject: ProbeSubject) -> Iterator[ModelSour
             assert row.manifest.files is not None  # loaded, for use after the session
         own = fetch_originals(workspace, row, folder.parent / "adapter")
         adapter = render_mlx(own, base, folder.parent / "rendered-adapter")
-        yield ModelSource(_with_tokenizer(folder, adapter), adapter[WEIGHTS].parent)
+        yield ModelSource(_with_tokenizer(folder, adapter), adapter[WEIGHTS].parent, subject.side.name)
 
 
 def _with_tokenizer(model: Path, adapter: Mapping[str, Path]) -> Path:

@@ -58,7 +58,5 @@ def _alpha_unused(candidate: Candidate) -> Iterator[Finding]:
     folder = candidate.folder
     alpha, scale = folder.config.parameters.alpha, folder.scale
     if folder.form == "mlx" and alpha is not None and scale is not None:
-        message = (
-            f"lora_parameters has alpha {alpha:g}, which changes nothing, and scale {scale:g}, which counts"
-        )
+        message = f"lora_parameters has alpha {alpha:g}, which mlx-lm ignores, and scale {scale:g}"
         yield ALPHA_UNUSED.finding(CONFIG, message)

@@ -142,11 +142,11 @@ class Candidate:
     declared: Submission
     surroundings: Surroundings = field(default_factory=Surroundings)
     neighbours: Callable[[], Sequence[Neighbour]] = tuple
-    sketch: Callable[[], str] = str  # of its update, in hex
     today: date | None = None
     training: tuple[Finding, ...] = ()
     trained_on: TrainedOn | None = None
     task: str | None = None
+    sketch: Callable[[], str] = str  # of its update, in hex
 
     @cached_property
     def values(self) -> Values:

@@ -38,8 +38,8 @@ def similar_to(
         )
     with workspace.database.read() as session:
         row = resolve_adapter(session, reference) if reference else None
-        own = sketch if row is None else _sketch_on_record(session, row)
-        if not own:
+        recorded = None if row is None else session.get(tables.AdapterSketchRow, row.id)
+        if not (own := sketch if recorded is None else recorded.numbers):
             raise _nothing_to_compare(reference)
         rows, records = _candidates(session, own, limit, row)
     if row is None:
@@ -64,14 +64,9 @@ def sketch_in(folder: Path) -> str:
     raise _nothing_to_compare(str(folder))
 
 
-def _sketch_on_record(session: Session, row: tables.AdapterRow) -> str:
-    sketch = session.get(tables.AdapterSketchRow, row.id)
-    return sketch.numbers if sketch is not None else ""
-
-
 def _nothing_to_compare(what: str) -> BadInputError:
-    message = f"{what} has no update of low rank to compare with others"
-    return BadInputError(message, hint="fusery identify finds equal files and tensors of any model")
+    hint = "fusery identify finds equal files and tensors of any model"
+    return BadInputError(f"{what} has no update of low rank to compare with others", hint=hint)
 
 
 def _candidates(

@@ -102,8 +102,8 @@ def _is_passed_over(job: FuseCandidate) -> bool:
     if recipe.precision == "dither" and recipe.calibration is None and gains and not _has_fused(inputs):
         base = inputs.base.name
         job.reporter.say(
-            f"Optional: a calibration of {base} halves what `--as dither` changes in other answers, measured on a "
-            f"4-bit SmolLM2-135M: fusery base calibrate {base}"
+            f"Optional, for later fuses: fusery base calibrate {base}  halves what `--as dither` changes in other "
+            "answers (measured on a 4-bit SmolLM2-135M)"
         )
     return True
 

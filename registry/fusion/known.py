@@ -84,7 +84,7 @@ class MeasuredFuse:
         if request.min_fidelity is not None and closest < request.min_fidelity:
             return "retains less of the update than --min-fidelity requires"
         if self.verdict != LOST and closest >= WHOLE_FROM and not self.is_quiet:
-            return "its rounding errors would also change answers that the adapter left alone"
+            return "its rounding errors would also change the answers to unrelated prompts"
         return MEANINGS[LOST if self.verdict == LOST else DEGRADED]
 
     def passes(self, request: FuseRequest, *, strict: bool, sound: bool = False) -> bool:

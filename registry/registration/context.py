@@ -258,9 +258,8 @@ def candidate_for(
     today = dt.datetime.now(dt.UTC).date()
     trained = None if other is None else replace(other, all_names=other.all_names | {other.name})
     around = look_around(folder.path)
-    return Candidate(
-        folder, facts, submission, around, registered, sketch, today, tuple(training), trained, task
-    )
+    about = (registered, today, tuple(training), trained, task, sketch)
+    return Candidate(folder, facts, submission, around, *about)
 
 
 def policy_of(workspace: Workspace, *, strict: bool = False) -> SeverityPolicy:
