@@ -79,7 +79,7 @@ def test_a_document_that_is_otherwise_fails_the_test_that_prints_it(document: An
     ("other", "said"), [({"further": 1}, "'further' was unexpected"), ({"created_at": "today"}, "date-time")]
 )
 def test_unknown_keys_and_malformed_moments_fail(stocked: Any, other: dict[str, Any], said: str) -> None:
-    [row, _] = stocked("list", "--json").json
-    printed_documents.require("list", [row])
+    [row] = stocked("base", "list", "--json").json
+    printed_documents.require("base list", [row])
     with pytest.raises(AssertionError, match=said):
-        printed_documents.require("list", [row | other])
+        printed_documents.require("base list", [row | other])
