@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fusery.storage.errors import FormatError, StorageError
 from fusery.storage.jsonfile import MAX_VALUES, parse_json
+from fusery.storage.manifest import FileEntry
 
 TOKENIZER = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
@@ -56,6 +57,11 @@ Read = Callable[[str], bytes | None]
 def is_tokenizer_file(path: str) -> bool:
     """Tell whether a file in an adapter's folder is kept as one of its tokenizer files."""
     return path in _LIMITS
+
+
+def tokenizer_entries(files: Iterable[FileEntry]) -> frozenset[FileEntry]:
+    """Return the tokenizer files among an adapter's files, with their digests."""
+    return frozenset(entry for entry in files if is_tokenizer_file(entry.path))
 
 
 def refusal(path: str, size: int) -> str | None:

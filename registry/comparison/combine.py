@@ -14,7 +14,7 @@ from fusery.storage.progress import SILENT, Reporter
 from .. import tables
 from ..adapters.files import CONFIG, RECIPE, WEIGHTS
 from ..adapters.peft_config import PeftConfig
-from ..adapters.tokenizer_files import is_tokenizer_file
+from ..adapters.tokenizer_files import is_tokenizer_file, tokenizer_entries
 from ..adapters.trained_through import require_usable_unfused
 from ..admission.submission import Submission
 from ..documents import write_document
@@ -32,8 +32,6 @@ from .modules import open_registered
 from .plan import CombineOptions, CombinePlan, choice, measure, plan, write
 
 if TYPE_CHECKING:
-    from fusery.storage.manifest import FileEntry
-
     from ..workspace.workspace import Workspace
 
 
@@ -155,7 +153,7 @@ def _compute(
         figures = write(adapters, made, folder / WEIGHTS, reporter.progress)
         write_document(folder / CONFIG, _config(made, recipe))
         fetch_originals(workspace, sources[0], folder, only=is_tokenizer_file)
-        if any(_tokenizer_entries(source) != _tokenizer_entries(sources[0]) for source in sources):
+        if len({tokenizer_entries(file.entry for file in source.manifest.files) for source in sources}) > 1:
             reporter.say(f"the tokenizer files differ: the new adapter has those of {names[0]}")
         done = register(workspace, folder, submission, sources=names)
     return _result(made, recipe, names, figures, done)
@@ -198,10 +196,6 @@ def _result(
         dry_run=done is None,
         adapter=done,
     )
-
-
-def _tokenizer_entries(adapter: tables.AdapterRow) -> set[FileEntry]:
-    return {file.entry for file in adapter.manifest.files if is_tokenizer_file(file.path)}
 
 
 def _require_lora(adapter: tables.AdapterRow) -> None:

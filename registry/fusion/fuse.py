@@ -15,6 +15,7 @@ from fusery.storage.failures import DigestMismatchError
 from fusery.storage.progress import SILENT, Reporter
 
 from .. import tables
+from ..adapters.tokenizer_files import tokenizer_entries
 from ..engine.recipe import Recipe
 from ..errors import FusionUnsupportedError, UnknownReferenceError
 from ..records.fused import Fused
@@ -54,6 +55,8 @@ def fuse(
         request = replace(request, base=request.base or base)
         return _by_recipe(workspace, reference, recipe, request, wanted, reporter, is_explicit=True)
     fuse_inputs = gather(workspace, reference, request.extras, base=request.base)
+    if len({tokenizer_entries(part.files) for part in fuse_inputs.parts}) > 1:
+        reporter.say(f"the tokenizer files differ: the fused model has those of {fuse_inputs.adapter.name}")
     with fuse_inputs.opened(reporter.progress) as inputs:
         recipes = candidates(request, fuse_inputs)
         for job in worth_computing(FuseCandidate(inputs, recipes[0], request, wanted, reporter), recipes):

@@ -15,6 +15,7 @@ from peft_folders import make_peft
 from fusery.registry import AdmissionError, Registry, Reporter
 from fusery.registry.bundles import Choices
 from fusery.registry.errors import BadInputError
+from fusery.registry.fusion.request import FuseRequest
 
 SAID = {"val_loss": 1.0, "dataset": "greetings"}
 TEMPLATE = (
@@ -90,6 +91,21 @@ def test_fused_model(sqlite_registry: Registry, base: Path, adapter: Path, tmp_p
     assert ids(tmp_path / "vllm" / "model") == trained
     explained = sqlite_registry.fused.explain(added.name)
     assert {model.status for model in explained.models if model.asked} == {"hit"}
+
+
+def test_a_sum_has_the_files_of_the_first_and_says_so(
+    sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    chat, plain = (
+        register(sqlite_registry, folder, task).name
+        for folder, task in ((adapter, "chat"), (make_peft(tmp_path / "plain", base, seed=5), "plain"))
+    )
+    for first, second, expected in ((chat, plain, ids(adapter)), (plain, chat, ids(base))):
+        heard: list[str] = []
+        request = FuseRequest("dequantize", extras=((second, 0.5),))
+        done = sqlite_registry.fused.fuse(first, request, reporter=Reporter(heard.append))
+        assert any("tokenizer files differ" in text and first in text for text in heard)
+        assert ids(done.path) == expected
 
 
 def test_template_in_settings_replaces_a_file_of_the_base(sqlite_registry: Registry, adapter: Path) -> None:
