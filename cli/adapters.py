@@ -160,16 +160,17 @@ def list_adapters(
 def _list_similar(
     session: Session, to: str, columns: tuple[str, ...] | None, *, limit: int | None, **filters: Any
 ) -> None:
-    if columns is not None or any(value for name, value in filters.items() if name != "sort"):
+    sort = filters.pop("sort", None)
+    if columns is not None or sort != "created_at" or any(filters.values()):
         raise click.UsageError("--similar-to goes with --limit alone.")
-    folder = Path(to)
-    adapters = session.registry.adapters.similar(folder if folder.is_dir() else to, limit=limit or 10)
+    is_folder = to and Path(to).is_dir() and not {"@", "#"}.intersection(Path(to).name)
+    adapters = session.registry.adapters.similar(Path(to) if is_folder else to, limit=limit or 10)
 
     def human() -> None:
         from fusery.registry.records.difference import SimilarAdapter
 
         if adapters:
-            session.print_table(record_table(SimilarAdapter, adapters, "name cosine val_loss base"))
+            session.print_table(record_table(SimilarAdapter, adapters, "name cosine yanked val_loss base"))
         else:
             session.say("No registered adapter is similar.")
         if not all(adapter.exact for adapter in adapters):

@@ -1,4 +1,4 @@
-"""Sketches of updates, by which similar adapters are found.  Adapters that are there have none until they are registered again.
+"""Sketches of updates, by which similar adapters are found.  Adapters that are there have none: pulled into a new registry, they get one.
 
 Revision: 0002
 Revises: 0001
@@ -21,7 +21,7 @@ def upgrade() -> None:
         "adapter_sketch",
         sa.Column("adapter_id", sa.Integer(), nullable=False),
         sa.Column("numbers", sa.String(512), nullable=False),
-        sa.CheckConstraint("length(numbers) = 512", name="ck_adapter_sketch_numbers"),
+        sa.CheckConstraint("length(numbers) = 512", name=op.f("ck_adapter_sketch_numbers")),
         sa.ForeignKeyConstraint(["adapter_id"], ["adapter.id"], name="fk_adapter_sketch_adapter_id_adapter"),
         sa.PrimaryKeyConstraint("adapter_id", name="pk_adapter_sketch"),
     )

@@ -14,6 +14,7 @@ from .code import LEARNING_RATE_LOW, RANK_LOW, info, rule
 _MOST = 3
 _ATTENTION = re.compile(r"(\w+_)?att(entio)?n\.\w.*")
 _MLP = re.compile(r"(mlp|feed_forward|ffn|block_sparse_moe|moe)\.(.+\.)?(?P<name>\w+)")
+_ROUTERS = {"gate", "router", "shared_expert_gate"}
 
 ATTENTION_ONLY = info(
     "attention_only",
@@ -47,7 +48,7 @@ def _attention_only(candidate: Candidate) -> Iterator[Finding]:
         for layer in candidate.base.architecture.layers().values()
         for match in map(_MLP.fullmatch, layer)
     )
-    names = sorted({match["name"] for match in others if match})
+    names = sorted({match["name"] for match in others if match} - _ROUTERS)
     if keys and names and all(map(_ATTENTION.fullmatch, keys)):
         adapted = some(sorted({key.rpartition(".")[2] for key in keys}))
         message = f"only the matrices of the attention are adapted: {adapted}"
@@ -57,6 +58,9 @@ def _attention_only(candidate: Candidate) -> Iterator[Finding]:
 def _alpha_unused(candidate: Candidate) -> Iterator[Finding]:
     folder = candidate.folder
     alpha, scale = folder.config.parameters.alpha, folder.scale
-    if folder.form == "mlx" and alpha is not None and scale is not None:
+    # mlx-lm of early 2024, which wrote `lora_layers`, multiplied the scale by alpha / rank.
+    if folder.form != "mlx" or "lora_layers" in folder.raw_config:
+        return
+    if alpha is not None and scale is not None:
         message = f"lora_parameters has alpha {alpha:g}, which mlx-lm ignores, and scale {scale:g}"
         yield ALPHA_UNUSED.finding(CONFIG, message)

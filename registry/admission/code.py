@@ -151,9 +151,9 @@ OTHER_LOG = warning(
 )
 LEARNING_RATE_LOW = info(
     "learning_rate_low",
-    "the learning rate is one of full fine-tuning: at most 2e-5",
+    "the learning rate, for an alpha of 32, is one of full fine-tuning: at most 2e-5",
     "LoRA learns best at about ten times that rate, whatever the rank (Schulman: LoRA Without Regret, 2025)",
-    "train again with a learning rate of 1e-4 to 5e-4",
+    "compare with a run at ten times that rate",
 )
 RANK_LOW = info(
     "rank_low",

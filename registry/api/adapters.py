@@ -274,21 +274,22 @@ class Adapters(Resource):
         """Lift yanks, by reference or by `where`, all of them or none."""
 
     def similar(self, reference: Named | Path, *, limit: int = 10) -> builtins.list[SimilarAdapter]:
-        """Return the adapters with the most similar updates, of all tasks and bases; of a folder, its path."""
-        if not isinstance(reference, Path):
-            return self._similar(named(reference), limit=limit)
-        from ..catalog.similar import similar_to_folder, sketch_in
+        """Return the adapters with the most similar updates, of all tasks and bases; a path is that of an adapter's folder."""
+        from ..catalog.similar import similar_to, sketch_in
 
+        wanted = reference if isinstance(reference, Path) else named(reference)
         if self.server is None:
-            return similar_to_folder(self.workspace, reference, limit=limit)
-        return self._similar(sketch=sketch_in(reference), limit=limit)
+            return similar_to(self.workspace, wanted, limit=limit)
+        if isinstance(wanted, Path):
+            return self.estimate_similar(sketch=sketch_in(wanted), limit=limit)
+        return self.estimate_similar(wanted, limit=limit)
 
     @operation("reader")
-    @runs("catalog.similar:similar_to")
-    def _similar(
+    @runs("catalog.similar:estimate_similar")
+    def estimate_similar(
         self, reference: Named = "", *, sketch: str = "", limit: int = 10
     ) -> builtins.list[SimilarAdapter]:
-        """Return the adapters most similar to a registered one, or to a sketch of an update."""
+        """Return the adapters most similar to a registered one, or to a sketch of an update, without reading weights."""
 
     @operation("reader", pages=Paging())
     @runs("catalog.listing:list_adapters")

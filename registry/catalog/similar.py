@@ -2,88 +2,106 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.plaintext import typed
 
 from .. import tables
 from ..adapters.files import WEIGHTS
 from ..adapters.folder import read_adapter_folder
-from ..comparison.modules import OpenAdapter, cosine, open_adapter, open_registered
-from ..comparison.sketches import SIZE, nearest, sketch_of
+from ..comparison.modules import cosine, open_adapter, open_registered
+from ..comparison.sketches import SIZE, is_sketch, nearest, sketch_of
 from ..errors import BadInputError
+from ..records.adapter import own
 from ..records.difference import SimilarAdapter
 from ..records.references import load_adapters, resolve_adapter
 from ..records.views import adapter_records
 from ..workspace.workspace import Workspace
 
-MOST = 100
-_HEX = re.compile("(?=.*[1-9a-f])[0-9a-f]*")
+MOST = 100  # adapters that are returned, and weights that are read
+MEASURED = (
+    4  # candidates that are measured for each adapter that is returned: the order of estimates is not exact
+)
 UNRELATED = 0.25  # four standard deviations of the estimated cosine between unrelated updates
 
 
-def similar_to(
+def estimate_similar(
     workspace: Workspace, reference: str = "", *, sketch: str = "", limit: int = 10
 ) -> list[SimilarAdapter]:
-    """Return the adapters most similar to a registered one, by their exact cosines; or to a sketch in hex, by estimates."""
-    if sketch and (len(sketch) != 2 * SIZE or not _HEX.fullmatch(sketch)):
-        raise BadInputError(
-            "invalid sketch of an update", hint=f"give {SIZE} bytes in hex, not all of them zero"
+    """Return the adapters most similar to a registered one, or to a sketch in hex, by the cosines of their sketches."""
+    if sketch and not is_sketch(sketch):
+        hint = f"give {SIZE} bytes in hex, not all of them zero"
+        raise BadInputError("invalid sketch of an update", hint=hint)
+    with workspace.database.read() as session:
+        row = None if sketch else resolve_adapter(session, reference)
+        return list(
+            _candidates(session, sketch or _sketch_on_record(session, row), limit, limit, row)[1].values()
         )
+
+
+def similar_to(workspace: Workspace, reference: str | Path, *, limit: int = 10) -> list[SimilarAdapter]:
+    """Return the adapters most similar to a registered one, or to that of a folder, by their exact cosines."""
+    most, folder = min(MEASURED * limit, MOST), None
+    if isinstance(reference, Path):
+        own, folder, row = sketch_in(reference), read_adapter_folder(reference), None
     with workspace.database.read() as session:
-        row = resolve_adapter(session, reference) if reference else None
-        recorded = None if row is None else session.get(tables.AdapterSketchRow, row.id)
-        if not (own := sketch if recorded is None else recorded.numbers):
-            raise _nothing_to_compare(reference)
-        rows, records = _candidates(session, own, limit, row)
-    if row is None:
-        return list(records.values())
-    with open_registered(workspace, [row]) as (ours,):
-        return _measured(workspace, ours, rows, records)
+        if folder is None:
+            row = resolve_adapter(session, str(reference))
+            own = _sketch_on_record(session, row)
+        rows, records = _candidates(session, own, limit, most, row)
+    with (
+        ExitStack() as stack,
+        suppress(FuseryError, OSError),
+    ):  # the estimates stay where weights cannot be read
+        if folder is None:
+            assert row is not None
+            (ours,) = stack.enter_context(open_registered(workspace, [row]))
+        else:
+            file, method = folder.files[WEIGHTS], folder.config.method
+            ours = stack.enter_context(open_adapter(file, folder.scale or 0.0, method=method))
+        for other in rows:
+            with suppress(FuseryError, OSError), open_registered(workspace, [other]) as (theirs,):
+                modules = sorted(ours.factors.keys() | theirs.factors.keys())
+                if (exact := cosine(ours, theirs, modules)) is not None:
+                    records[other.id] = replace(records[other.id], cosine=exact, exact=True)
+    return sorted(records.values(), key=lambda record: -record.cosine)[:limit]
 
 
-def similar_to_folder(workspace: Workspace, folder: Path, *, limit: int = 10) -> list[SimilarAdapter]:
-    """Return the adapters most similar to one that is not registered, by their exact cosines."""
-    adapter = read_adapter_folder(folder)
-    with workspace.database.read() as session:
-        rows, records = _candidates(session, sketch_in(folder), limit, None)
-    with open_adapter(adapter.files[WEIGHTS], adapter.scale or 0.0, method=adapter.config.method) as ours:
-        return _measured(workspace, ours, rows, records)
-
-
-def sketch_in(folder: Path) -> str:
+def sketch_in(path: Path) -> str:
     """Return the sketch of an adapter's folder, in hex."""
-    if own := sketch_of(read_adapter_folder(folder)):
+    if own := sketch_of(read_adapter_folder(path)):
         return own
-    raise _nothing_to_compare(str(folder))
+    hint = f"fusery check {typed(path)} --base NAME  says what is wrong with it"
+    raise BadInputError(f"{path} is no adapter with an update of low rank", hint=hint)
 
 
-def _nothing_to_compare(what: str) -> BadInputError:
-    hint = "fusery identify finds equal files and tensors of any model"
-    return BadInputError(f"{what} has no update of low rank to compare with others", hint=hint)
+def _sketch_on_record(session: Session, row: tables.AdapterRow | None) -> str:
+    if row is not None and (recorded := session.get(tables.AdapterSketchRow, row.id)):
+        return recorded.numbers
+    name = "" if row is None else row.name
+    message = f"no sketch of an update is on record for {name}: it is a full fine-tune, or was registered by fusery 0.1.0"
+    raise BadInputError(message, hint="fusery diff REF REF --weights  compares two adapters")
 
 
 def _candidates(
-    session: Session, own: str, limit: int, row: tables.AdapterRow | None
-) -> tuple[list[tables.AdapterRow], dict[int, SimilarAdapter]]:
+    session: Session, own_sketch: str, limit: int, most: int, row: tables.AdapterRow | None
+) -> tuple[list[Any], dict[int, SimilarAdapter]]:
     if not 1 <= limit <= MOST:
         raise BadInputError(f"invalid limit: {limit}", hint=f"give 1 to {MOST}")
-    estimates = nearest(session, own, limit + 1)
+    estimates = nearest(session, own_sketch, most + 1)
     near = {number: value for number, value in estimates.items() if value >= UNRELATED}
     if row is not None:
         near.pop(row.id, None)
     adapters = session.scalars(load_adapters().where(tables.AdapterRow.id.in_(near))).all()
-    by_number = {adapter.id: adapter for adapter in adapters}
-    rows = [by_number[number] for number in near if number in by_number][:limit]
+    rows = sorted(adapters, key=lambda adapter: -near[adapter.id])[:most]
     for adapter in [*rows, *([] if row is None else [row])]:
         adapter.manifest.files  # noqa: B018 -- loaded now: the session ends before they are read
-    views = adapter_records(session, rows)
     return rows, {
         adapter.id: SimilarAdapter(
             name=view.name,
@@ -91,21 +109,7 @@ def _candidates(
             val_loss=view.val_loss,
             cosine=round(near[adapter.id], 2),
             exact=False,
+            yanked=own(view.withdrawals) is not None,
         )
-        for adapter, view in zip(rows, views, strict=True)
+        for adapter, view in zip(rows, adapter_records(session, rows), strict=True)
     }
-
-
-def _measured(
-    workspace: Workspace,
-    ours: OpenAdapter,
-    rows: Sequence[tables.AdapterRow],
-    records: dict[int, SimilarAdapter],
-) -> list[SimilarAdapter]:
-    """Return the records with exact cosines over all modules; the estimate stays where the weights cannot be read or compared."""
-    for row in rows:
-        with suppress(FuseryError, OSError), open_registered(workspace, [row]) as (theirs,):
-            modules = sorted(ours.factors.keys() | theirs.factors.keys())
-            if (exact := cosine(ours, theirs, modules)) is not None:
-                records[row.id] = replace(records[row.id], cosine=exact, exact=True)
-    return sorted(records.values(), key=lambda record: -record.cosine)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from contextlib import suppress
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ Array = NDArray[Any]
 _WIDTH = 16
 SIZE = _WIDTH * _WIDTH  # bytes of a sketch
 _TOP = 127
+_HEX = re.compile(f"(?=.*[1-9a-f])[0-9a-f]{{{2 * SIZE}}}")
 
 
 def sketch(adapter: OpenAdapter) -> bytes:
@@ -43,7 +44,8 @@ def sketch(adapter: OpenAdapter) -> bytes:
             )
             with finite_updates([adapter], module):
                 update = adapter.read(module, part)
-            total += update.scale * (rows @ update.a) @ (update.b @ columns.T)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite has no sketch
+                total += update.scale * (rows @ update.a) @ (update.b @ columns.T)
     top = np.abs(total).max()
     if not (np.isfinite(top) and top):
         return b""
@@ -60,6 +62,11 @@ def sketch_of(folder: AdapterFolder) -> str:
     return ""
 
 
+def is_sketch(text: str) -> bool:
+    """Tell whether a text is a sketch in hex."""
+    return _HEX.fullmatch(text) is not None
+
+
 def nearest(session: Session, own: str, most: int, *, base: int | None = None) -> dict[int, float]:
     """Return the numbers of the adapters, of all or of one base, with the most similar updates, and their estimated cosines."""
     row = tables.AdapterSketchRow
@@ -67,7 +74,8 @@ def nearest(session: Session, own: str, most: int, *, base: int | None = None) -
     if base is not None:
         query = query.join(tables.AdapterRow, tables.AdapterRow.id == row.adapter_id)
         query = query.where(tables.AdapterRow.base_id == base)
-    rows = session.execute(query.order_by(row.adapter_id)).all() if own else []
+    stored = session.execute(query.order_by(row.adapter_id)).all() if own else []
+    rows = [one for one in stored if is_sketch(one.numbers)]  # `audit` names others
     text = "".join([own, *(numbers for _, numbers in rows)])
     vectors = np.frombuffer(bytes.fromhex(text), np.int8).reshape(-1, SIZE).astype(np.float32)
     vectors /= np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
@@ -76,7 +84,6 @@ def nearest(session: Session, own: str, most: int, *, base: int | None = None) -
     return {rows[at].adapter_id: float(cosines[at]) for at in order}
 
 
-@lru_cache(maxsize=64)
 def _signs(label: str, size: int) -> Array:
     """Return float32 (16, size) of 1 and -1 that depend on the label alone."""
     data = hashlib.shake_256(label.encode()).digest(-(-_WIDTH * size // 8))

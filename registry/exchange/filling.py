@@ -26,6 +26,7 @@ from ..remote.container import Amount, Container, Contents, Member, Position, wr
 from ..tables.record import DOCUMENT, UtcDateTime, from_json, kind_of, to_json
 from ..workspace.workspace import Workspace, write_config
 
+_SINCE = {"adapter_sketch": "0002"}  # the revisions of tables that older backups do not have
 _BATCH = 1000
 _EMPTY, _TIMES = 4 << 20, 4  # bytes of an empty database, and bytes per byte of rows as text, with its log
 
@@ -116,7 +117,8 @@ def fill(
     named = {member.stem for member in backup.contents.within("rows")}
     if strange := sorted(named - present):
         raise backup.refuse(f"rows/{strange[0]}.ndjson", "belongs to no table")
-    if missing := sorted((present & {table.name for table in all_tables()}) - named):
+    older = {table for table, revision in _SINCE.items() if backup.contents.schema < revision}
+    if missing := sorted((present & {table.name for table in all_tables()}) - named - older):
         raise backup.refuse(f"rows/{missing[0]}.ndjson", "is missing")
     for member in backup.contents.within("rows"):
         rows = read_rows(backup, member)

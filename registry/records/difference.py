@@ -75,6 +75,7 @@ class SimilarAdapter(Record):
     val_loss: float | None = described("its validation loss", title="validation loss", heading="val loss")
     cosine: float = described("cosine of the angle between both updates, over all modules", cell="{:.3f}")
     exact: bool = described("whether the cosine was computed from the weights, not estimated from sketches")
+    yanked: bool = described("whether it is yanked")
 
 
 class BetterAdapter(Record):

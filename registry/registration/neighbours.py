@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 
-READ = (
-    16  # registered adapters that are read: the newest of the task, then those with the most similar sketches
-)
+READ = 16  # registered adapters that are read: the newest of the task, similar ones by their sketches, and those without
 OF_TASK = 4
+LIKELY = 0.8  # estimated cosine of what may be near: the exact one has to be 0.95
 COMPARED = 8  # modules of each that are compared
 NEAREST = 2  # adapters that are returned at most
 
@@ -57,7 +56,6 @@ def neighbours(
     with workspace.database.read() as session:
         rows = session.execute(_same_weights(digest, peft, task or "")).all()
         yanks = of_adapters(session, [row.id for row in rows])
-        near = [] if rows or not compared else _nearby(session, base, task or "", digest, sketch())
     if rows:
         ours = manifest_of(folder.kept).digest
         return [
@@ -74,6 +72,9 @@ def neighbours(
         ]
     if not compared or folder.scale is None:
         return []
+    own_sketch = sketch()  # reads the weights, so not within a transaction
+    with workspace.database.read() as session:
+        near = _nearby(session, base, task or "", digest, own_sketch)
     registered = list[_Registered]()
     for row in near:
         # Weights that would have to be fetched first are left out.
@@ -147,10 +148,17 @@ def _nearby(session: Session, base: tables.BaseModelRow, task: str, weights: str
     if number is not None:
         of_task = query.where(adapter.task_id == number).order_by(adapter.version.desc()).limit(OF_TASK)
         rows = list(session.execute(of_task))
-    near = nearest(session, sketch, READ, base=base.id)
+    near = {at: value for at, value in nearest(session, sketch, READ, base=base.id).items() if value > LIKELY}
     others = session.execute(query.where(adapter.id.in_(near.keys() - {row.id for row in rows}))).all()
     rows += sorted(others, key=lambda row: -near[row.id])
-    return rows[:READ]
+    stored = tables.AdapterSketchRow.adapter_id
+    without = query.outerjoin(tables.AdapterSketchRow, stored == adapter.id).where(
+        stored.is_(None)
+    )  # of fusery 0.1.0
+    rows += session.execute(
+        without.order_by(adapter.task_id != (number or 0), adapter.id.desc()).limit(READ)
+    ).all()
+    return list({row.id: row for row in rows}.values())[:READ]
 
 
 def _nearest(file: Path, scale: float, method: str, candidates: Sequence[_Registered]) -> list[Neighbour]:

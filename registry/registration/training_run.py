@@ -34,6 +34,8 @@ Chosen = Literal["best", "last", "iteration"]
 TOLERANCE = 0.00051  # losses are printed with three decimals, and copied from there
 _SHOWN = 20
 # A tenth of LoRA's rate by Tinker's formula, 5e-4 * (2000 / width) ** 0.78: 1.7e-5 for a width of 8,192, more for less.
+# It is for an alpha of 32; with Adam, an update grows with alpha as with the rate.
+_ALPHA = 32
 _FULL_TUNING = 2e-5
 
 
@@ -167,12 +169,17 @@ class Training:
 
     def _advice(self, folder: AdapterFolder, submission: Submission) -> Iterator[Finding]:
         curve, config = self.run.curve.until(self.checkpoint.iteration), folder.raw_config
-        rates = [point.learning_rate for point in curve.points if point.learning_rate is not None]
+        rates = [point.learning_rate for point in self.run.curve.points if point.learning_rate is not None]
         if not rates and not config.get("lr_schedule") and type(own := config.get("learning_rate")) is float:
             rates = [own]
-        if rates and 0 < (rate := max(rates)) <= _FULL_TUNING:
-            message = f"the learning rate is at most {rate:.1e}, as for full fine-tuning"
-            yield LEARNING_RATE_LOW.finding("learning_rate", message)
+        resumed = self.continued or config.get("resume_adapter_file")  # its highest rate may have been before
+        is_adam = str(config.get("optimizer") or "adam").startswith("adam")
+        rises = len(rates) > 1 and rates[-1] > max(rates[:-1])  # the run was stopped while it warmed up
+        if rates and is_adam and not resumed and not rises:
+            strength = max(1.0, (folder.scale or 1.0) * (folder.rank or 1) / _ALPHA)
+            if 0 < (rate := max(rates)) * strength <= _FULL_TUNING:
+                message = f"the learning rate is at most {rate:.1e}, as for full fine-tuning"
+                yield LEARNING_RATE_LOW.finding("learning_rate", message)
         counted = self.data.examples if self.data else None
         examples = counted or submission.examples or folder.metadata.training_examples
         tokens, iterations, batch = curve.trained_tokens, self.iterations(folder), config.get("batch_size")

@@ -50,7 +50,7 @@ READS: list[Call] = [
     ("evaluations", "last_bench", ("course_rec@1",), {}),
     ("adapters", "show", ("course_rec@1",), {}),
     ("adapters", "show", ("course_rec@latest",), {"at": "2040-01-01"}),
-    ("adapters", "similar", ("course_rec@1",), {}),
+    ("adapters", "estimate_similar", ("course_rec@1",), {}),
     ("aliases", "list", (), {}),
     ("aliases", "show", ("course_rec#prod",), {}),
     ("aliases", "rollback_target", ("course_rec#prod",), {}),

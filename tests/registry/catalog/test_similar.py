@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tiny_models
 from page_server import pages_of
+from sqlalchemy import delete
 
-from fusery.registry import Registry
+from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.web.auth import LocalAuth
 
@@ -20,10 +21,10 @@ pytestmark = pytest.mark.timing
 MakeAdapter = Callable[..., Path]
 
 
-def with_noise(folder: Path, target: Path, share: float) -> Path:
+def with_noise(folder: Path, target: Path, share: float, seed: int = 5) -> Path:
     """Copy an adapter and add noise to each lora_b: `share` of its norm."""
     shutil.copytree(folder, target)
-    path, random = target / "adapters.safetensors", np.random.default_rng(5)
+    path, random = target / "adapters.safetensors", np.random.default_rng(seed)
     tensors = {}
     for name, (_, shape, data) in tiny_models.read_tensors(path).items():
         value = np.frombuffer(data, np.float32).reshape(shape)
@@ -63,21 +64,44 @@ def test_the_most_similar_come_first_with_exact_cosines(registry: Registry, shel
     assert registry.adapters.similar("other@2") == []
 
 
-def test_they_are_found_at_a_server_too(registry: Registry, shelf: Path) -> None:
+def test_a_server_estimates_them(registry: Registry, shelf: Path) -> None:
+    """It reads no weights for that, and receives none."""
     door = LocalAuth("anna")
     with pages_of(registry, door) as address, Registry.open(address, token=door.key) as remote:
-        assert remote.adapters.similar("one@1") == registry.adapters.similar("one@1")
-        estimates = remote.adapters.similar(shelf)  # the folder's weights stay here
-        assert [one.exact for one in estimates] == [False] * 3
-        for estimate, exact in zip(estimates, registry.adapters.similar(shelf), strict=True):
-            assert estimate.name == exact.name
-            assert estimate.cosine == pytest.approx(exact.cosine, abs=0.15)
+        for reference in ("one@1", shelf):
+            estimates, exact = remote.adapters.similar(reference), registry.adapters.similar(reference)
+            assert not any(one.exact for one in estimates)
+            assert [one.name for one in estimates] == [one.name for one in exact]
+            for estimate, measured in zip(estimates, exact, strict=True):
+                assert estimate.cosine == pytest.approx(measured.cosine, abs=0.15)
         for sketch in ("00", "0" * 512, "0g" * 256, "f" * 514):
             with pytest.raises(BadInputError):
-                remote.adapters._similar(sketch=sketch)
+                remote.adapters.estimate_similar(sketch=sketch)
         for limit in (0, -1, 101):
-            with pytest.raises(BadInputError):
-                remote.adapters.similar("one@1", limit=limit)
+            for place in (remote, registry):
+                with pytest.raises(BadInputError):
+                    place.adapters.similar("one@1", limit=limit)
+
+
+def test_the_order_is_exact_also_of_a_few(registry: Registry, shelf: Path, tmp_path: Path) -> None:
+    for number in range(8):
+        copy = with_noise(shelf, tmp_path / f"copy{number}", 0.9 + 0.02 * number, seed=number)
+        registry.adapters.register(copy, base="tiny", task=f"copy{number}")
+    everything = registry.adapters.similar("one@1", limit=100)
+    assert [one.cosine for one in everything] == sorted((one.cosine for one in everything), reverse=True)
+    for limit in (1, 2, 3):
+        assert registry.adapters.similar("one@1", limit=limit) == everything[:limit]
+
+
+def test_yanked_and_unknown_ones(registry: Registry, shelf: Path) -> None:
+    registry.adapters.yank("near@1", reason="bad data")
+    near, far = registry.adapters.similar("one@1")
+    assert (near.yanked, far.yanked) == (True, False)
+    with registry.workspace.database.write() as session:  # as in a registry of fusery 0.1.0
+        session.execute(delete(tables.AdapterSketchRow))
+    with pytest.raises(BadInputError, match="no sketch"):
+        registry.adapters.similar("one@1")
+    assert registry.adapters.similar(shelf) == []
 
 
 def test_what_cannot_be_compared(registry: Registry, shelf: Path, tmp_path: Path) -> None:
@@ -98,3 +122,4 @@ def test_one_whose_weights_are_gone_keeps_its_estimate(registry: Registry, shelf
     near, far = registry.adapters.similar("one@1")
     assert (near.exact, far.exact) == (False, True)
     assert near.cosine == pytest.approx(0.98, abs=0.05)
+    assert not any(one.exact for one in registry.adapters.similar("near@1"))

@@ -72,6 +72,7 @@ def test_advice_about_the_run(with_base: Registry, run: MakeRun) -> None:
         "iters": 100,
         "batch_size": 10,
     }
+    warming = plain_log({}, {50: 3.0, 100: 3.0})
     numbers = register(with_base, run(**given))["trainable_parameters"]
     assert 3000 < numbers < 4900
     most = 1000 * 2 * numbers // 10_000
@@ -79,10 +80,16 @@ def test_advice_about_the_run(with_base: Registry, run: MakeRun) -> None:
         ({"learning_rate_low", "rank_low"}, given, most + 1),
         ({"learning_rate_low"}, given, most - 1),
         ({"learning_rate_low"}, given, None),
-        (set(), given | {"log": given["log"].replace("1.000e-05", "2.1e-05")}, None),
-        ({"learning_rate_low"}, {"learning_rate": 2e-5}, None),
-        (set(), {"learning_rate": 2e-5, "lr_schedule": {"name": "cosine_decay"}}, None),
-        (set(), {"learning_rate": 2.1e-5}, None),
+        ({"learning_rate_low"}, {"learning_rate": 1.6e-5}, None),  # times 40 / 32: alpha is 20 * 2
+        (set(), {"learning_rate": 1.7e-5}, None),
+        (set(), {"learning_rate": 1e-5, "lr_schedule": {"name": "cosine_decay"}}, None),
+        (set(), {"learning_rate": 1e-5, "optimizer": "muon"}, None),
+        (set(), {"learning_rate": 1e-5, "resume_adapter_file": "adapters.safetensors"}, None),
+        (
+            set(),
+            {"log": warming.replace("1.000e-04", "1.000e-06", 1).replace("1.000e-04", "1.000e-05")},
+            None,
+        ),
     ):
         found = with_base.adapters.check(run(**how), base="tiny", task="t", examples=examples)
         assert {finding.code for finding in found} & {"learning_rate_low", "rank_low"} == advised
