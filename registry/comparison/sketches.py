@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -69,19 +70,29 @@ def is_sketch(text: str) -> bool:
 
 def nearest(session: Session, own: str, most: int, *, base: int | None = None) -> dict[int, float]:
     """Return the numbers of the adapters, of all or of one base, with the most similar updates, and their estimated cosines."""
+    if not own:
+        return {}
     row = tables.AdapterSketchRow
     query = select(row.adapter_id, row.numbers)
     if base is not None:
         query = query.join(tables.AdapterRow, tables.AdapterRow.id == row.adapter_id)
         query = query.where(tables.AdapterRow.base_id == base)
-    stored = session.execute(query.order_by(row.adapter_id)).all() if own else []
-    rows = [one for one in stored if is_sketch(one.numbers)]  # `audit` names others
-    text = "".join([own, *(numbers for _, numbers in rows)])
-    vectors = np.frombuffer(bytes.fromhex(text), np.int8).reshape(-1, SIZE).astype(np.float32)
-    vectors /= np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
-    cosines = vectors[1:] @ vectors[0] if rows else vectors[:0]
+    rows = session.execute(query.order_by(row.adapter_id)).all()
+    try:
+        vectors = _vectors([own, *(numbers for _, numbers in rows)])
+    except ValueError:  # somebody edited one, which `audit` names
+        rows = [one for one in rows if is_sketch(one.numbers)]
+        vectors = _vectors([own, *(one.numbers for one in rows)])
+    cosines = vectors[1:] @ vectors[:1].ravel()
     order = np.argsort(-cosines, kind="stable")[:most].tolist()
     return {rows[at].adapter_id: float(cosines[at]) for at in order}
+
+
+def _vectors(sketches: Sequence[str]) -> Array:
+    """Return float32 (sketches, 256) of length 1."""
+    vectors = np.frombuffer(bytes.fromhex("".join(sketches)), np.int8).reshape(-1, SIZE).astype(np.float32)
+    vectors /= np.maximum(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)), 1)[:, None]
+    return vectors
 
 
 def _signs(label: str, size: int) -> Array:

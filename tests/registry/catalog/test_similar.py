@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_models
 from page_server import pages_of
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError, UnknownReferenceError
@@ -97,6 +97,13 @@ def test_yanked_and_unknown_ones(registry: Registry, shelf: Path) -> None:
     registry.adapters.yank("near@1", reason="bad data")
     near, far = registry.adapters.similar("one@1")
     assert (near.yanked, far.yanked) == (True, False)
+    for text in ("z" * 512, "0" * 512):  # edited outside of fusery
+        with registry.workspace.database.write() as session:
+            number = session.scalars(
+                select(tables.AdapterRow.id).where(tables.AdapterRow.name == far.name)
+            ).one()
+            session.get_one(tables.AdapterSketchRow, number).numbers = text
+        assert registry.adapters.similar("one@1") == [near]
     with registry.workspace.database.write() as session:  # as in a registry of fusery 0.1.0
         session.execute(delete(tables.AdapterSketchRow))
     with pytest.raises(BadInputError, match="no sketch"):
