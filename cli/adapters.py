@@ -114,7 +114,7 @@ def print_registered(session: Session, view: Registered, source: str = "") -> No
     Adapters.list,
     document="[records.adapter:Adapter] | [records.difference:SimilarAdapter]",
     without=("metrics",),
-    similar_to="REF|FOLDER: List the adapters most similar to this one, of any task and base; by default 10.",
+    similar_to="REF|FOLDER: List the adapters most similar to this one, of any task and base; 10 by default, at most 100.",
     offset="N",
     sort="FIELD[:desc][,FIELD...]",
     columns=click.Option(

@@ -275,13 +275,14 @@ class Adapters(Resource):
 
     def similar(self, reference: Named | Path, *, limit: int = 10) -> builtins.list[SimilarAdapter]:
         """Return the adapters with the most similar updates, of all tasks and bases; a path is that of an adapter's folder."""
+        from ..adapters.folder import read_adapter_folder
         from ..catalog.similar import similar_to, sketch_in
 
         wanted = reference if isinstance(reference, Path) else named(reference)
         if self.server is None:
             return similar_to(self.workspace, wanted, limit=limit)
         if isinstance(wanted, Path):
-            return self.estimate_similar(sketch=sketch_in(wanted), limit=limit)
+            return self.estimate_similar(sketch=sketch_in(read_adapter_folder(wanted)), limit=limit)
         return self.estimate_similar(wanted, limit=limit)
 
     @operation("reader")

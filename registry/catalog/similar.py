@@ -14,7 +14,7 @@ from fusery.storage.plaintext import typed
 
 from .. import tables
 from ..adapters.files import WEIGHTS
-from ..adapters.folder import read_adapter_folder
+from ..adapters.folder import AdapterFolder, read_adapter_folder
 from ..comparison.modules import cosine, open_adapter, open_registered
 from ..comparison.sketches import SIZE, is_sketch, nearest, sketch_of
 from ..errors import BadInputError
@@ -25,9 +25,7 @@ from ..records.views import adapter_records
 from ..workspace.workspace import Workspace
 
 MOST = 100  # adapters that are returned, and weights that are read
-MEASURED = (
-    4  # candidates that are measured for each adapter that is returned: the order of estimates is not exact
-)
+MEASURED = 4  # weights that are read for each adapter that is returned, as estimates are in another order
 UNRELATED = 0.25  # four standard deviations of the estimated cosine between unrelated updates
 
 
@@ -49,16 +47,15 @@ def similar_to(workspace: Workspace, reference: str | Path, *, limit: int = 10) 
     """Return the adapters most similar to a registered one, or to that of a folder, by their exact cosines."""
     most, folder = min(MEASURED * limit, MOST), None
     if isinstance(reference, Path):
-        own, folder, row = sketch_in(reference), read_adapter_folder(reference), None
+        folder, row = read_adapter_folder(reference), None
+        own = sketch_in(folder)
     with workspace.database.read() as session:
         if folder is None:
             row = resolve_adapter(session, str(reference))
             own = _sketch_on_record(session, row)
         rows, records = _candidates(session, own, limit, most, row)
-    with (
-        ExitStack() as stack,
-        suppress(FuseryError, OSError),
-    ):  # the estimates stay where weights cannot be read
+    # Estimates stay where weights cannot be read.
+    with ExitStack() as stack, suppress(FuseryError, OSError):
         if folder is None:
             assert row is not None
             (ours,) = stack.enter_context(open_registered(workspace, [row]))
@@ -73,12 +70,12 @@ def similar_to(workspace: Workspace, reference: str | Path, *, limit: int = 10) 
     return sorted(records.values(), key=lambda record: -record.cosine)[:limit]
 
 
-def sketch_in(path: Path) -> str:
+def sketch_in(folder: AdapterFolder) -> str:
     """Return the sketch of an adapter's folder, in hex."""
-    if own := sketch_of(read_adapter_folder(path)):
+    if own := sketch_of(folder):
         return own
-    hint = f"fusery check {typed(path)} --base NAME  says what is wrong with it"
-    raise BadInputError(f"{path} is no adapter with an update of low rank", hint=hint)
+    hint = f"fusery check {typed(folder.path)} --base NAME  says what is wrong with it"
+    raise BadInputError(f"{folder.path} is no adapter with an update of low rank", hint=hint)
 
 
 def _sketch_on_record(session: Session, row: tables.AdapterRow | None) -> str:

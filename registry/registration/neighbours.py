@@ -151,10 +151,9 @@ def _nearby(session: Session, base: tables.BaseModelRow, task: str, weights: str
     near = {at: value for at, value in nearest(session, sketch, READ, base=base.id).items() if value > LIKELY}
     others = session.execute(query.where(adapter.id.in_(near.keys() - {row.id for row in rows}))).all()
     rows += sorted(others, key=lambda row: -near[row.id])
+    # Adapters that fusery 0.1.0 registered have no sketch.
     stored = tables.AdapterSketchRow.adapter_id
-    without = query.outerjoin(tables.AdapterSketchRow, stored == adapter.id).where(
-        stored.is_(None)
-    )  # of fusery 0.1.0
+    without = query.outerjoin(tables.AdapterSketchRow, stored == adapter.id).where(stored.is_(None))
     rows += session.execute(
         without.order_by(adapter.task_id != (number or 0), adapter.id.desc()).limit(READ)
     ).all()
