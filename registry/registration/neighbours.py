@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 
-READ = 16  # registered adapters that are read: the newest of the task, similar ones by their sketches, and those without
+READ = 16  # registered adapters that are read: the newest of the task, then similar ones by their sketches
 OF_TASK = 4
 LIKELY = 0.8  # estimated cosine of what may be near: the exact one has to be 0.95
 COMPARED = 8  # modules of each that are compared
@@ -151,13 +151,7 @@ def _nearby(session: Session, base: tables.BaseModelRow, task: str, weights: str
     near = {at: value for at, value in nearest(session, sketch, READ, base=base.id).items() if value > LIKELY}
     others = session.execute(query.where(adapter.id.in_(near.keys() - {row.id for row in rows}))).all()
     rows += sorted(others, key=lambda row: -near[row.id])
-    # Adapters that fusery 0.1.0 registered have no sketch.
-    stored = tables.AdapterSketchRow.adapter_id
-    without = query.outerjoin(tables.AdapterSketchRow, stored == adapter.id).where(stored.is_(None))
-    rows += session.execute(
-        without.order_by(adapter.task_id != (number or 0), adapter.id.desc()).limit(READ)
-    ).all()
-    return list({row.id: row for row in rows}.values())[:READ]
+    return rows[:READ]
 
 
 def _nearest(file: Path, scale: float, method: str, candidates: Sequence[_Registered]) -> list[Neighbour]:
