@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from behaviour import Predictions, Sample, compare, dialogue_samples, read_dialogues, text_samples
-from thresholds import Rule, draw, read_rows, report
+from thresholds import draw, read_rows, report
 
 from fusery.registry import Registry
 from fusery.registry.engine.calibration import CalibrationFile, read_calibration
 from fusery.registry.engine.engine import fuse
 from fusery.registry.engine.plan import AddedAdapter, make_plan
 from fusery.registry.engine.policy import Quantize, WritePolicy
-from fusery.registry.engine.verdict import DEGRADED_FROM, NOISE_TO, PASS_FROM
 from fusery.registry.records.calibrations import fetch_calibration
 
 if find_spec("mlx"):
@@ -235,12 +234,11 @@ def main() -> None:
         # From what was measured here, or else from what was published with the benchmark.
         measured = options.rows.exists()
         rows = read_rows(options.rows) if measured else read_results(RESULTS)
-        rule = Rule(PASS_FROM, DEGRADED_FROM, NOISE_TO)
-        summary = report(rows, rule)
+        summary = report(rows)
         if measured and not options.quick:
             write_results(RESULTS, summary, rows)
         if options.plot:
-            draw(rows, rule, options.plot)
+            draw(rows, options.plot)
 
 
 def write_results(file: Path, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:

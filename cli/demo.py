@@ -65,7 +65,7 @@ class Kept(Record):
     times_base: float = described("size of its weights divided by that of the base model's weights")
     retained: float | None = described("share of the update that the weights retain; None without an update")
     noise: float | None = described("rounding errors, as a share of the weights")
-    verdict: str = described("verdict: `PASS`, `DEGRADED` or `LOST`")
+    verdict: str = described("verdict: `PASS`, `UNSURE`, `DEGRADED` or `LOST`")
 
 
 class Demonstration(Record):
@@ -249,7 +249,7 @@ def _fuse_onto_four_bits(script: Script, registry: Registry, folder: Path) -> No
         script.say(f"   {label:<36} {share(row.retained):>7}   {times(row.times_base)} the base's size")
     script.say(
         f"""   mlx_lm.fuse loses {lost["keep"]} without a warning; auto loses {lost[auto.precision]}.  A model that lost a fifth can
-   still answer as trained, so keep is a PASS here; auto still chooses a closer precision."""
+   still answer as trained, or not: the weights do not show it, so keep is UNSURE, and auto takes a larger format."""
     )
 
 

@@ -12,7 +12,7 @@ import click
 from fusery.registry.adapters.trained_through import is_merge_aware
 from fusery.registry.charts.text import size
 from fusery.registry.engine.recipe import AUTO, CHOICES, WRITTEN_AS, written_as
-from fusery.registry.engine.verdict import MEANINGS, closeness, share_in_words
+from fusery.registry.engine.verdict import MEANINGS, UNSURE, WHOLE_FROM, closeness, share_in_words
 from fusery.storage.plaintext import typed
 
 from .command import command
@@ -173,7 +173,7 @@ def report(session: Session, done: Done[_Made], *, verb: str, adapter: Callable[
 
 @command(
     "fuse",
-    rare="publish recipe probe probe_within jobs task " + RARE_FUSE,
+    rare="publish recipe probe jobs task " + RARE_FUSE,
     verbose="Show the figures behind the fidelity: cosine, noise and others.",
     document="records.fused:Fused | [bundles.bulk:FusedOrNot]",
     **BULK,
@@ -181,11 +181,9 @@ def report(session: Session, done: Done[_Made], *, verb: str, adapter: Callable[
     publish=": full: upload the files to the store for other machines; recipe: only the record; default: the "
     "setting.",
     recipe="FILE|KEY: Use a recorded recipe: the key of a fused model, its --json document, or a bundle's fusery.json.",
-    probe=": auto: if the fidelity of keep is unclear, compare answers on the run's held-out data; not with "
-    "--as, --budget or -o.",
-    probe_within=(
-        "SECONDS: With --probe auto: time limit; then the best format so far is used.",
-        click.FloatRange(min=0, min_open=True),
+    probe=(
+        "SECONDS: Time limit for asking the model held-out prompts, if its weights give UNSURE; 0: never; default: 60.",
+        click.FloatRange(min=0),
     ),
 )
 def fuse(
@@ -194,8 +192,7 @@ def fuse(
     *,
     publish: Literal["full", "recipe"] | None = None,
     recipe: str | None = None,
-    probe: Literal["auto", "never"] = "never",
-    probe_within: float = 600.0,
+    probe: float | None = None,
     **options: Any,
 ) -> int:
     """Fuse an adapter into its base model.
@@ -208,23 +205,19 @@ def fuse(
       fusery fuse course_rec@2 --with course_rec@1:0.5 --as mixed
     """
     chosen = chosen_adapters(reference, options)
-    request = fuse_request(options, recipe=recipe)
+    request = fuse_request(options, recipe=recipe, probe=probe)
     if reference is None:
         from fusery.registry.errors import BadInputError
 
         if recipe is not None:
             raise BadInputError("a recipe goes with one adapter", hint="fusery fuse REF --recipe KEY")
-        if probe == "auto":
-            raise BadInputError("one adapter at a time is probed", hint="fusery fuse REF --probe auto")
         with session.counting("fusing") as progress:
             done = session.registry.fused.fuse_all(
                 request, publish=publish, **(chosen or {}), reporter=session.reporter(progress)
             )
         return report(session, done, verb="fused", adapter=lambda fused: fused.adapter)
     with session.two_bars() as reporter:
-        fused = session.registry.fused.fuse(
-            reference, request, publish=publish, probe=probe == "auto", within=probe_within, reporter=reporter
-        )
+        fused = session.registry.fused.fuse(reference, request, publish=publish, reporter=reporter)
     session.emit(fused, names=[str(fused.path)], human=lambda: _print(session, fused))
     return 0
 
@@ -253,6 +246,16 @@ def _print_fused(
     figures = record_facts(Fidelity, "cosine, relative_error, noise", fidelity, noise=noise)
     form = "" if fused.adapter_base is None else f", a form of {cell(fused.adapter_base)}"
     kept = f"{fidelity.verdict}: {MEANINGS[fidelity.verdict]}; {share_in_words(fidelity.retained)}"
+    answers = fidelity.answers
+    if answers is not None and answers.prompts:
+        gain, alike = f"{answers.gained - answers.lost:.2f} of {answers.gained:.2f}", share(answers.agreement)
+        figures = [
+            (
+                "answers",
+                f"to {answers.prompts} prompts: {alike} of next tokens the same, {gain} nats of gain kept",
+            ),
+            *figures,
+        ]
     session.facts(
         [
             (title, cell(fused.combined)),
@@ -331,7 +334,7 @@ def _print_formats(session: Session, formats: Formats) -> None:
     for at, row in enumerate(formats.formats):
         cells = [row.reason or "", "", *["-"] * shown]
         if (fidelity := row.fidelity) is not None and row.bytes is not None and row.times_base is not None:
-            noisy = at < chosen and fidelity.verdict == "PASS"
+            noisy = at < chosen and fidelity.verdict == UNSURE and closeness(fidelity.retained) >= WHOLE_FROM
             marks = (("<- auto", row.chosen), ("too noisy", noisy), ("on record", not row.sampled))
             mark = " ".join(text for text, applies in marks if applies)
             numbers = (share(fidelity.retained), number(fidelity.cosine), share(fidelity.noise))

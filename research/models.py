@@ -189,24 +189,24 @@ def measure(
     b: ModelSource,
     samples: Sequence[Sample],
     *,
-    with_base: bool = False,
+    of_base: int = 0,
     reporter: Reporter = SILENT,
 ) -> ModelScores:
-    """Run both models over the samples and compare their predictions; the logits of `a` wait in a temporary file."""
+    """Run both models over the samples and compare their predictions, and the base alone over the first ones; the logits of `a` wait in a temporary file."""
     base_losses: dict[int, Floats] = {}
-    token_count = sum(len(sample.tokens) for sample in samples)
-    token_tally = tally(reporter.progress, (3 if with_base else 2) * token_count)
+    own = samples[:of_base]
+    token_tally = tally(reporter.progress, sum(len(sample.tokens) for sample in [*samples, *samples, *own]))
 
-    def answers(model: LoadedModel) -> Iterator[tuple[int, Logits]]:
+    def answers(model: LoadedModel, samples: Sequence[Sample] = samples) -> Iterator[tuple[int, Logits]]:
         for at, rows in model.answers(samples):
             yield at, rows
             token_tally(len(samples[at].tokens))
 
     with tempfile.TemporaryFile(prefix="fusery-logits-") as file:
         model = LoadedModel.load(a.model)
-        if with_base:
-            reporter.say(f"the base answers {plural(len(samples), 'prompt')}")
-            base_losses = {at: losses(rows, samples[at].targets) for at, rows in answers(model)}
+        if own:
+            reporter.say(f"the base answers {plural(len(own), 'prompt')}")
+            base_losses = {at: losses(rows, samples[at].targets) for at, rows in answers(model, own)}
         if a.adapter is not None:
             model.put_on(a.adapter)
         reporter.say(f"{a.name} answers {plural(len(samples), 'prompt')}")

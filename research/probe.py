@@ -120,8 +120,8 @@ def measure_probe(
         from .models import measure
 
         reporter.begin("tokens")
-        with_base = a.side.kind == "adapter" and b.side.kind != "base"
-        measured = measure(first, second, samples, with_base=with_base, reporter=reporter)
+        of_base = len(samples) if a.side.kind == "adapter" and b.side.kind != "base" else 0
+        measured = measure(first, second, samples, of_base=of_base, reporter=reporter)
     seconds = time.monotonic() - started
     probe_report = report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
     owners = (a.owner if a.base == own else None, b.owner)  # a value on another form is not the adapter's own
@@ -229,7 +229,7 @@ def _own_fused(
     from fusery.registry.fusion.fuse import fuse
 
     # Refusing a loss would leave nothing to measure it on.
-    wanted = replace(request or FuseRequest(), accept_loss=True)
+    wanted = replace(request or FuseRequest(), accept_loss=True, probe=0)
     if wanted.scale is not None or wanted.extras:
         raise BadInputError("a probe takes the adapter as it is", hint="leave out -o scale= and --with")
     made = fuse(workspace, reference, wanted, reporter=reporter)

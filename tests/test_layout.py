@@ -25,7 +25,7 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 79_677,
+    "lines": 79_875,
     "files": 436,
     "files under 60 lines": 48,
     "class names used more than once": 10,

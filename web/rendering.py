@@ -27,7 +27,7 @@ from fusery.storage.secrets import masked
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_VERDICTS = {"PASS": "good", "DEGRADED": "warn", "LOST": "bad"}
+_VERDICTS = {"PASS": "good", "UNSURE": "warn", "DEGRADED": "warn", "LOST": "bad"}
 _KINDS = {kind.__name__: kind for kind in (Amendment, CurvePoint, Evaluation, ModuleFidelity)}
 _SEVERITIES = {"error": "bad", "warning": "warn"}
 

@@ -44,8 +44,6 @@ class FusedModels(Resource, name="fused"):
         *,
         precision: RequestedPrecision | None = None,
         publish: Publish | None = None,
-        probe: bool = False,
-        within: float = 600.0,
         reporter: Reporter = SILENT,
     ) -> Fused:
         """Return the fused model of an adapter: cached, fetched or computed."""
@@ -58,15 +56,9 @@ class FusedModels(Resource, name="fused"):
         wanted = request or FuseRequest(precision or "auto")
         with self.here(reference, *wanted.others, reporter=reporter) as (workspace, [name, *others]):
             wanted = wanted.with_others(others)
-            if probe:
-                fused: Fused = part("research.second_opinion:fuse_asking")(
-                    workspace, name, wanted, within=within, publish=publish, reporter=reporter
-                )
-            else:
-                fused = fuse(workspace, name, wanted, publish=publish, reporter=reporter)
-            if not any(opinion.passed for opinion in fused.opinions or ()):
-                for sentence in cautions(workspace, fused, wanted):
-                    reporter.say(sentence)
+            fused = fuse(workspace, name, wanted, publish=publish, reporter=reporter)
+            for sentence in cautions(workspace, fused, wanted):
+                reporter.say(sentence)
             return fused
 
     def fuse_all(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -75,6 +75,7 @@ def fuse_all(
 ) -> Done[Fused]:
     """Fuse many adapters, `jobs` at a time on this machine, or on the cluster of `FUSERY_CLUSTER`."""
     request.check()
+    request = replace(request, probe=request.probe or 0)  # not a minute for each by default
     return _do(workspace, partial(_fuse, request, publish), names, jobs, reporter)
 
 
@@ -107,6 +108,7 @@ def materialize_all(
     from .materialize import materialize
 
     request.check()
+    request = replace(request, probe=request.probe or 0)
     local = local_path(pattern)
     places = pattern if local is None else str(local.expanduser().absolute())
     write = partial(materialize, target=target, request=request, content=content, force=force)

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from ..adapters.trained_through import is_merge_aware
 from ..charts.curves import CURVE, curve_svg
 from ..documents import provenance_part
-from ..engine.verdict import PASS_FROM
+from ..engine.verdict import NEAR_FROM
 from ..fusion.records import in_words
 from ..names import is_hub_id
 from ..record import parts_of
@@ -76,7 +76,8 @@ def sources(facts: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
 _LABELS = {"val_loss": "validation loss", "created_at": "fused at"}
 _VERDICTS = {
     "PASS": "The weights hold what the adapter learned.",
-    "DEGRADED": "The weights hold only a part of the adapter's update: expect fewer exact answers.",
+    "UNSURE": "The weights do not show whether the answers change, and the model was not asked.",
+    "DEGRADED": "The model answers worse than base + adapter: expect fewer exact answers.",
     "LOST": "The weights do not hold the adapter's update; they were published with --accept-loss.",
 }
 _COMMAND = re.compile(r"fusery fuse [A-Za-z0-9 ._:@=+-]{1,2000}")
@@ -182,7 +183,7 @@ def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "verdict", f"{verdict}. {_VERDICTS.get(str(verdict), '')}".rstrip()
     if _is_number(retained):
         share = f"{100 * retained:.1f} % of the update that the adapter makes is in the written weights"
-        much = " That is too much: the fused model overshoots." if retained > 2 - PASS_FROM else ""
+        much = " That is too much: the fused model overshoots." if retained > 2 - NEAR_FROM else ""
         yield "share retained", f"{share}, measured along its own direction.{much}"
     if _is_number(cosine):
         noise = "rounding adds noise, which lowers it even where nothing of the update is missing"

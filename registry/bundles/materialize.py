@@ -185,7 +185,7 @@ def _gathered(
         if choices.models:
             raise BadInputError("-o models is for unfused adapters", hint="leave it out")
         return fused_source(workspace, references[0], request, reporter=reporter)
-    if replace(request, base=None) != FuseRequest():
+    if replace(request, base=None, probe=None) != FuseRequest():
         raise BadInputError("options of a fuse are for fused models", hint="leave out --as and its options")
     return adapters_source(
         workspace,

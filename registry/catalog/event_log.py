@@ -332,6 +332,7 @@ _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "fuse.fitted": "into {budget} times the base's size",
     "fuse.refused": lambda detail: f"not published: {detail.get('reason') or _measured(detail)}",
     "fuse.tried": lambda detail: f"the next format was tried: {detail.get('reason') or _measured(detail)}",
+    "fused.answered": lambda detail: _measured(detail.get("answers") or {}),
     "fused.made": _measured,
     "fused.published": "{bytes} bytes to the store",
     "key.trusted": _trusted,

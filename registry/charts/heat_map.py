@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..engine.verdict import DEGRADED_FROM, PASS_FROM, closeness
+from ..engine.verdict import LOST_BELOW, NEAR_FROM, closeness
 from ..errors import BadInputError
 from . import svg
 from .svg import rendered
@@ -128,7 +128,7 @@ WIDTH, FILE_WIDTH = 860, 2400  # the most pixels of a map on a page, and in a fi
 _WIDE, _NARROW, _HIGH = 40, 20, 26  # of a cell with a number in it, and of one with a mark at most
 _LEAST = 420
 _STEPS = 40
-_MARKS = (0.0, DEGRADED_FROM, PASS_FROM, 1.0)  # shares that the scale of colours names
+_MARKS = (0.0, LOST_BELOW, NEAR_FROM, 1.0)  # shares that the scale of colours names
 _LIGHT_FROM = 0.4354  # the share from which black letters have more contrast: relative luminance above 0.18
 
 
@@ -143,7 +143,7 @@ def colour(value: float) -> Colour:
 
 def _written(value: float, wide: bool) -> str:
     close = closeness(value)
-    mark = "×" if close < DEGRADED_FROM else "–" if close < PASS_FROM else ""
+    mark = "×" if close < LOST_BELOW else "–" if close < NEAR_FROM else ""
     return f"{100 * value:.0f} {mark}".rstrip() if wide else mark
 
 
@@ -153,8 +153,8 @@ def draw(picture: HeatMap, kind: str) -> bytes:
     left = max(124, 24 + 7 * max((len(row.label) for row in rows), default=0))
     parts, right, bottom = _drawn(picture.layers, picture.rows, picture.outside, left, FILE_WIDTH, 4)
     legend = (
-        f"× below {100 * DEGRADED_FROM:.0f} or above {100 * (2 - DEGRADED_FROM):.0f} %: lost; "
-        f"– below {100 * PASS_FROM:.0f} or above {100 * (2 - PASS_FROM):.0f} %: degraded; grey: not adapted"
+        f"× below {100 * LOST_BELOW:.0f} or above {100 * (2 - LOST_BELOW):.0f} %: lost; "
+        f"– below {100 * NEAR_FROM:.0f} or above {100 * (2 - NEAR_FROM):.0f} %: partly; grey: not adapted"
     )
     return rendered(
         svg.document(

@@ -19,7 +19,7 @@ Kind = Literal["base", "adapter", "resident", "fused"]
 class Held(Record):
     """The fidelity of a fused model."""
 
-    verdict: str = described("`PASS`, `DEGRADED` or `LOST`")
+    verdict: str = described("`PASS`, `UNSURE`, `DEGRADED` or `LOST`")
     retained: float | None = described("share of the update in the fused weights; None without an update")
 
 

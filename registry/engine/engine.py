@@ -136,7 +136,7 @@ class _Threads:
         totals = {module.path: Sums() for module in plan.modules}
         for path, first in sorted(self._sums):
             totals[path] += self._sums[path, first]
-        return FuseFidelity.of(totals, plan.replaced)
+        return FuseFidelity.of(totals, plan.replaced, shaped=plan.policy.is_mixed_and_shaped)
 
     def _help(self) -> None:
         try:
@@ -215,7 +215,8 @@ def sample(plan: FusePlan, *, threads: int = 2) -> FuseFidelity:
 
         pool = stack.enter_context(ThreadPoolExecutor(threads, "sample"))
         paths = [step.module.path for step in steps]
-        return FuseFidelity.of(dict(zip(paths, pool.map(measure, steps), strict=True)))
+        sums = dict(zip(paths, pool.map(measure, steps), strict=True))
+        return FuseFidelity.of(sums, shaped=plan.policy.is_mixed_and_shaped)
 
 
 def _blocks(step: ComputeStep) -> Iterator[Block]:

@@ -6,7 +6,7 @@ Of a module, D is the update `scale * lora_b.T @ lora_a.T` in float32, R what th
 - cosine = <R, D> / (|R| |D|), low where rounding adds noise; relative error = |R - D| / |D|.
 
 Overall numbers take all touched modules as one long vector, without tensors that an adapter replaces whole, which would outweigh it.
-The verdict is the worse of both; each module's distance from 1 counts, so that no module makes up for another.
+For the verdict, each module's distance from 1 counts too, so that no module makes up for another.
 """
 
 from __future__ import annotations
@@ -99,8 +99,10 @@ class FuseFidelity:
     modules: tuple[ModuleShare, ...]
 
     @classmethod
-    def of(cls, sums: Mapping[str, Sums], replaced: Mapping[str, Sums] | None = None) -> FuseFidelity:
-        """Build from the sums of each module, and of those whose numbers were replaced."""
+    def of(
+        cls, sums: Mapping[str, Sums], replaced: Mapping[str, Sums] | None = None, *, shaped: bool = False
+    ) -> FuseFidelity:
+        """Build from the sums of each module, and of those whose numbers were replaced; see `judge` about `shaped`."""
         replaced = replaced or {}
         total = sum(sums.values(), Sums())
         whole = ModuleShare.of("", total)
@@ -109,7 +111,9 @@ class FuseFidelity:
         close = sum(value.close for value in sums.values()) / total.intended if total.intended > 0 else 1.0
         kept = [closeness(ModuleShare.of("", value).retained) for value in replaced.values()]
         figures = whole.norm, whole.retained, whole.cosine, whole.relative_error
-        return cls(judge(min([_digits(close), *kept]), total.noise), *figures, total.noise, modules)
+        least = min([_digits(close), *kept])
+        verdict = judge(whole.retained, total.noise, whole.cosine, close=least, shaped=shaped)
+        return cls(verdict, *figures, total.noise, modules)
 
 
 def measure(real: Array, intended: Array, base: Array, scratch: Array, *, grouped: bool) -> Sums:

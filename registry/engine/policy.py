@@ -89,6 +89,11 @@ class WritePolicy:
             if bits != OWN:
                 Quantize(bits, _LEAST)  # raises where mlx has no such width
 
+    @property
+    def is_mixed_and_shaped(self) -> bool:
+        """More noise is allowed then (`verdict.QUIET_SHAPED_TO`)."""
+        return self.precision == "mixed" and self.calibration is not None
+
     def target(
         self,
         path: str,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-PASS = "PASS"
-DEGRADED = "DEGRADED"
-LOST = "LOST"
+from typing import Final, Literal
 
-VERDICTS = (LOST, DEGRADED, PASS)  # From the worst to the best
-PASS_FROM = 0.8  # closeness from which a fuse passes: nine tenths and more of the adapter's gain were left
-DEGRADED_FROM = 0.3  # closeness below which the adapter is lost: less than half of its gain was left
-NOISE_TO = 0.12  # noise up to which a fuse passes: with more, the model itself suffers
-# `auto` takes an output up to this noise: answers to other questions did not change (KL below 0.04).
+Verdict = Literal["PASS", "UNSURE", "DEGRADED", "LOST"]
+
+PASS: Final = "PASS"
+UNSURE: Final = "UNSURE"  # the weights do not decide, and the model was not asked
+DEGRADED: Final = "DEGRADED"  # by the model's answers; never by its weights
+LOST: Final = "LOST"
+
+VERDICTS = (LOST, DEGRADED, UNSURE, PASS)  # From the worst to the best
+LOST_BELOW = 0.3  # closeness below which the adapter is lost: less than half of its gain was left
+# A fuse passes from this closeness: below, three of four quiet ones had lost 6 to 12 % of the gain.
+WHOLE_FROM = 0.9
+NEAR_FROM = 0.8  # mean closeness of the modules from which a fuse passes
+# A fuse passes up to this noise: answers to other questions did not change (KL below 0.04).
 QUIET_TO = 0.025
 QUIET_SHAPED_TO = 0.035  # the same of `mixed` with a calibration, whose noise matters less
-# `auto` takes an output from this closeness: below, three of four quiet ones had lost 6 to 12 % of the gain.
-WHOLE_FROM = 0.9
-CLEAR_FROM = 0.1  # `auto` takes an output from this cosine
+CLEAR_FROM = 0.1  # a fuse passes from this cosine
+NOISE_TO = 0.12  # noise with which a fuse within a budget is preferred to one that has all of its bits
 
 
 def closeness(retained: float | None) -> float:
@@ -23,26 +28,44 @@ def closeness(retained: float | None) -> float:
     return 0.0 if retained is None else min(retained, round(2 - retained, 9))
 
 
-def judge(retained: float, noise: float = 0.0) -> str:
-    """Return the verdict on a share retained (or on a closeness), and on the noise that came with it."""
-    close = closeness(retained)
-    if close < DEGRADED_FROM:
+def judge(
+    retained: float,
+    noise: float = 0.0,
+    cosine: float = 1.0,
+    *,
+    close: float | None = None,
+    shaped: bool = False,
+) -> str:
+    """Return the verdict of the weights: `close` is the mean closeness of the modules, `shaped` is `mixed` with a calibration."""
+    close = closeness(retained) if close is None else close
+    if close < LOST_BELOW:
         return LOST
-    return PASS if close >= PASS_FROM and noise <= NOISE_TO else DEGRADED
+    whole = closeness(retained) >= WHOLE_FROM and close >= NEAR_FROM
+    quiet = noise <= (QUIET_SHAPED_TO if shaped else QUIET_TO)
+    return PASS if whole and quiet and cosine >= CLEAR_FROM else UNSURE
 
 
-def recorded_verdict(verdict: str, retained: float | None, noise: float | None) -> str:
+def recorded_verdict(
+    verdict: str,
+    retained: float | None,
+    noise: float | None,
+    cosine: float | None = None,
+    *,
+    shaped: bool = False,
+) -> str:
     """Return a recorded verdict, or the verdict of its figures if that is worse: another registry may overstate it."""
+    recorded = verdict if verdict in (PASS, LOST) else UNSURE
     if retained is None:
-        return verdict
-    return min(verdict, judge(retained, noise or 0.0), key=VERDICTS.index)
+        return recorded
+    judged = judge(retained, noise or 0.0, 1.0 if cosine is None else cosine, shaped=shaped)
+    return min(recorded, judged, key=VERDICTS.index)
 
 
 def share_in_words(retained: float | None) -> str:
     """Return a retained share in words, with a note if the fuse overshoots."""
     value = retained or 0.0
     share = f"{100 * value:.1f} % of the update"
-    return f"overshoots: {share}" if value > 2 - PASS_FROM else f"{share} retained"
+    return f"overshoots: {share}" if value > 2 - NEAR_FROM else f"{share} retained"
 
 
 def range_in_words(least: float) -> str:
@@ -52,6 +75,7 @@ def range_in_words(least: float) -> str:
 
 MEANINGS = {
     PASS: "keeps what the adapter learned",
+    UNSURE: "the weights do not show whether the answers change",
     DEGRADED: "loses part of what the adapter learned",
     LOST: "loses what the adapter learned",
 }
@@ -63,6 +87,6 @@ def in_words(verdict: str, retained: float | None, noise: float | None) -> str:
     reasons = [verdict, share_in_words(retained)]
     if noise is not None:
         reasons.append(f"{100 * noise:.1f} % noise")
-    if retained is not None and verdict != PASS and judge(retained, noise or 0.0) == PASS:
+    if retained is not None and verdict == LOST and closeness(retained) >= LOST_BELOW:
         reasons.append("some modules retain too little or overshoot")
     return ", ".join(reasons)

@@ -21,7 +21,7 @@ from ..records.fused_rows import describe
 from .adapter_part import policy_of
 from .fuse_inputs import FuseInputs, InputFiles, gather
 from .job import FuseCandidate
-from .known import MeasuredFuse, recorded_measurement
+from .known import MeasuredFuse, answers_of, measured_row, recorded_measurement
 from .request import FuseRequest, candidates
 from .views import find_fused, fused_line, weights_bytes
 
@@ -53,12 +53,16 @@ def look_at(
 ) -> tuple[Sampled, MeasuredFuse]:
     """Return a sample of what a recipe writes, shaped by its calibration only where that may decide, and its overall figures."""
     sampled = inputs.sample(recipe)
+    key, workspace = inputs.fuse_inputs.key(recipe), inputs.fuse_inputs.workspace
+    with workspace.database.read() as session:
+        answers = answers_of(session, key)
     measured = MeasuredFuse.of_sample(sampled.fidelity, recipe, at_random=recipe.calibration is not None)
+    measured = measured.with_answers(answers)
     passes = measured.passes(request, strict=strict, sound=sound)
     if recipe.calibration is None or passes or not measured.is_quiet:
         return sampled, measured
     sampled = inputs.sample(recipe, shaped=True)
-    return sampled, MeasuredFuse.of_sample(sampled.fidelity, recipe)
+    return sampled, MeasuredFuse.of_sample(sampled.fidelity, recipe).with_answers(answers)
 
 
 def _candidate(
@@ -88,9 +92,14 @@ def _sound(template: FuseCandidate, others: Sequence[Recipe], last: Recipe) -> I
 
 def _is_passed_over(job: FuseCandidate) -> bool:
     recipe, inputs = job.recipe, job.fuse_inputs
-    measured = (job.on_record or job.look_up()).measured
-    if measured is None:
+    record = job.on_record or job.look_up()
+    if (measured := record.measured) is not None:
+        if job.asks(record):
+            return False
+    else:
         _, measured = look_at(job.inputs, recipe, job.request, strict=job.strict, sound=job.sound)
+        if job.asks(replace(record, measured=measured)):
+            return False
         if not job.passes(measured):
             with job.workspace.database.write() as session:
                 job.record_refusal(session, measured)
@@ -235,7 +244,7 @@ def formats(
     """Return the formats of an adapter's fused model, from the smallest to the largest."""
     request = request or FuseRequest()
     request.check()
-    if replace(request, base=None, scale=None, extras=(), min_fidelity=None) != FuseRequest():
+    if replace(request, base=None, scale=None, extras=(), min_fidelity=None, probe=None) != FuseRequest():
         hint = "leave out all but scale, --with, --base and --min-fidelity"
         raise BadInputError("all formats are compared, so none can be asked for", hint=hint)
     fuse_inputs = gather(workspace, reference, request.extras, base=request.base)
@@ -278,16 +287,18 @@ def formats(
     )
 
 
-def _recorded(inputs: FuseInputs, recipe: Recipe, format: Format) -> tuple[Format, MeasuredFuse] | None:
+def _recorded(
+    inputs: FuseInputs, recipe: Recipe, format: Format
+) -> tuple[Format, MeasuredFuse | None] | None:
     key = inputs.key(recipe)
     with inputs.workspace.database.read() as session:
         if (fused := find_fused(session, key)) is None:
             return None
         line = fused_line(fused)
-    format = replace(
-        format, key=key, bytes=line.weights_bytes, times_base=line.times_base, fidelity=line.fidelity
-    )
-    return format, MeasuredFuse.of(fused, recipe)
+        format = replace(
+            format, key=key, bytes=line.weights_bytes, times_base=line.times_base, fidelity=line.fidelity
+        )
+        return format, measured_row(session, key, fused).measured
 
 
 def _sampled(
@@ -295,7 +306,8 @@ def _sampled(
 ) -> tuple[Format, MeasuredFuse]:
     sampled, measured = look_at(inputs, recipe, request, strict=strict)
     key, figures = inputs.fuse_inputs.key(recipe), asdict(sampled.fidelity)
-    fidelity = Fidelity(**{name: figures[name] for name in parts_of(Fidelity) if name != "modules"})
+    given = {name: figures[name] for name in parts_of(Fidelity) if name in figures and name != "modules"}
+    fidelity = Fidelity(**{**given, "verdict": measured.verdict})
     # A refused fuse is in the log, measured over all rows: it decides, as it does for `auto`.
     settled = recorded_measurement(inputs.fuse_inputs.workspace, key).settled
     if settled is not None:

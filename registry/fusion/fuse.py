@@ -18,12 +18,14 @@ from .. import tables
 from ..adapters.tokenizer_files import tokenizer_entries
 from ..engine.recipe import Recipe
 from ..errors import FusionUnsupportedError, UnknownReferenceError
+from ..parts import has_part
 from ..records.fused import Fused
 from ..records.references import digest_prefix, resolve_adapter, resolve_any, resolve_base
 from ..records.withdrawals import usable_record
 from .choice import worth_computing
-from .fuse_inputs import gather
+from .fuse_inputs import FuseInputs, gather
 from .job import FuseCandidate
+from .known import SecondOpinion
 from .records import checked_publish
 from .request import FuseRequest, candidates, require_meaning, require_own
 from .views import find_fused
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FuseRequest", "fuse", "fuse_to_read", "remake"]
 
+ASKED_FOR = 60.0  # seconds in which a model is asked
 _ATTEMPTS = 5  # How often a fused model is looked up that vanishes before it can be held
 
 
@@ -59,10 +62,22 @@ def fuse(
         reporter.say(f"the tokenizer files differ: the fused model has those of {fuse_inputs.adapter.name}")
     with fuse_inputs.opened(reporter.progress) as inputs:
         recipes = candidates(request, fuse_inputs)
-        for job in worth_computing(FuseCandidate(inputs, recipes[0], request, wanted, reporter), recipes):
+        opinion = _second_opinion(fuse_inputs, request)
+        template = FuseCandidate(inputs, recipes[0], request, wanted, reporter, opinion=opinion)
+        for job in worth_computing(template, recipes):
             if (model := job.run()) is not None:
                 return model
     raise AssertionError("the last candidate either returns or raises")
+
+
+def _second_opinion(inputs: FuseInputs, request: FuseRequest) -> SecondOpinion | None:
+    # Answers are held against base + adapter unrounded, which is not what was trained through a quantiser (decision 37).
+    alone = not request.extras and request.scale is None and inputs.aware is None
+    if request.probe == 0 or not alone or not has_part("research"):
+        return None
+    return SecondOpinion(
+        inputs, ASKED_FOR if request.probe is None else request.probe, request.probe is not None
+    )
 
 
 def _of_fused(workspace: Workspace, reference: str, request: FuseRequest) -> tuple[str, FuseRequest]:

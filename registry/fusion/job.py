@@ -18,10 +18,11 @@ from ..database import events, leases
 from ..engine.recipe import Recipe, written_as
 from ..engine.verdict import closeness
 from ..errors import DatabaseReadOnlyError, FidelityError, RebuildDiffersError
-from ..records.fused import Fused
+from ..parsing import plural
+from ..records.fused import Fused, FusedAnswers
 from ..records.fused_rows import describe
 from .fuse_inputs import FuseInputs, InputFiles
-from .known import REFUSED, TRIED, KeyRecord, MeasuredFuse, refused
+from .known import REFUSED, TRIED, KeyRecord, MeasuredFuse, SecondOpinion, measured_row, refused
 from .records import (
     compare_claims,
     counting,
@@ -53,6 +54,7 @@ class FuseCandidate:
     strict: bool = False  # take it only if hardly anything is lost: there is a larger candidate
     sound: bool = False  # take it only with the verdict PASS: another candidate that fits has it
     on_record: KeyRecord | None = None  # the record of the key, if it was read already
+    opinion: SecondOpinion | None = None  # by which the model is asked where its weights do not decide
 
     @property
     def fuse_inputs(self) -> FuseInputs:
@@ -80,10 +82,11 @@ class FuseCandidate:
     def run(self, *, compute: bool = True) -> Fused | None:
         """Return the model; None if it does not pass and there is another candidate, or if it would have to be computed."""
         lookup = self.on_record or self.look_up()
-        if lookup.settled is not None and not self._taken(lookup.settled):
+        asks = self.asks(lookup)
+        if lookup.settled is not None and not asks and not self._taken(lookup.settled):
             return None
         if (model := self._cached(lookup)) is not None:
-            return self._shared(model)
+            return self._shared(self._asked(model, lookup) if asks else model)
         if (model := self._claimed(lookup)) is not None or not (compute or lookup.published):
             return model
         return self._build(compute=compute)
@@ -93,11 +96,15 @@ class FuseCandidate:
         with self.workspace.database.read() as session:
             row = counting(session, self.key, accept=self.request.accept_foreign)
             if row is None:
-                return KeyRecord(refused(session, self.key))
-            measured = MeasuredFuse.of(row, Recipe.from_dict(row.recipe))
-            if not self.passes(measured):
-                return KeyRecord(measured)
-            return KeyRecord(measured, fused_record(row, self.fuse_inputs.adapter.name))
+                return refused(session, self.key)
+            record = measured_row(session, self.key, row)
+            if record.measured is None or not self.passes(record.measured):
+                return record
+            return replace(record, view=fused_record(row, self.fuse_inputs.adapter.name))
+
+    def asks(self, record: KeyRecord) -> bool:
+        """Tell whether the model is to be asked before it is taken or passed over."""
+        return self.opinion is not None and self.opinion.asks(record)
 
     def passes(self, measured: MeasuredFuse) -> bool:
         """Tell whether a model with these figures may be taken."""
@@ -128,6 +135,23 @@ class FuseCandidate:
             },
             at=self.workspace.database.utcnow(session),
         )
+
+    def _answers(self, opinion: SecondOpinion, folder: Path) -> FusedAnswers | None:
+        if (answers := opinion.ask(folder, self.key, self.reporter)) is not None:
+            kept = f"keeps {answers.gained - answers.lost:.2f} of {answers.gained:.2f} nats of gain"
+            alike = f"{100 * answers.agreement:.0f} % of next tokens the same"
+            figures = f"{kept}, {alike}, KL {answers.general_kl:.3f} on other text"
+            self.reporter.say(
+                f"{self._format}, asked {plural(answers.prompts, 'prompt')}: {answers.verdict}", figures
+            )
+        return answers
+
+    def _asked(self, model: Fused, record: KeyRecord) -> Fused:
+        assert self.opinion is not None and record.measured is not None
+        answers = self._answers(self.opinion, model.path)
+        measured = record.measured.with_answers(answers)
+        self._taken(measured)
+        return replace(model, fidelity=replace(model.fidelity, verdict=measured.verdict, answers=answers))
 
     def _taken(self, measured: MeasuredFuse) -> bool:
         """Return True to go on, False to try the next candidate; raise if this is the last one."""
@@ -252,6 +276,8 @@ class FuseCandidate:
                 self.recipe, self.key, folder, lease.check, self.reporter.progress, publish=full
             )
             measured = MeasuredFuse.of(fidelity, self.recipe)
+            if self.opinion is not None and self.opinion.asks(replace(lookup, measured=measured)):
+                measured = measured.with_answers(self._answers(self.opinion, folder))
             if not self.passes(measured):
                 with self.workspace.database.write() as session:
                     self.record_refusal(session, measured)

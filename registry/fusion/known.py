@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
+from fusery.storage.progress import Reporter
 
 from .. import tables
 from ..database import events
 from ..engine.recipe import Recipe
 from ..engine.verdict import (
     CLEAR_FROM,
-    DEGRADED,
     LOST,
     MEANINGS,
+    NEAR_FROM,
+    NOISE_TO,
     PASS,
     QUIET_SHAPED_TO,
     QUIET_TO,
+    UNSURE,
     WHOLE_FROM,
     closeness,
     in_words,
     range_in_words,
     recorded_verdict,
 )
-from ..records.fused import FusedRecord
+from ..parts import part
+from ..records.fused import FusedAnswers, FusedRecord
+from ..records.fused_rows import answers_in
 from .records import counting
 from .request import FuseRequest
 
 if TYPE_CHECKING:
     from ..engine.fidelity import FuseFidelity
     from ..workspace.workspace import Workspace
+    from .fuse_inputs import FuseInputs
 
+ANSWERED = "fused.answered"
 REFUSED = "fuse.refused"
 TRIED = "fuse.tried"  # `auto` measured a format and went on to the next
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredFuse:
-    """The fidelity of a fuse, measured on all rows or on a sample of them."""
+    """The fidelity of a fuse, measured on all rows or on a sample of them.
+
+    Attributes:
+        verdict: of the weights, or of the model's answers where the weights do not decide.
+    """
 
     verdict: str
     retained: float | None
@@ -55,13 +69,19 @@ class MeasuredFuse:
     def of(cls, fidelity: FuseFidelity | tables.FusedRow, recipe: Recipe) -> MeasuredFuse:
         """Take the overall figures of a fuse or of a record."""
         shaped = recipe.precision == "mixed" and recipe.calibration is not None
-        verdict = recorded_verdict(fidelity.verdict, fidelity.retained, fidelity.noise)
-        return cls(verdict, fidelity.retained, fidelity.noise, fidelity.cosine, shaped)
+        figures = fidelity.retained, fidelity.noise, fidelity.cosine
+        return cls(recorded_verdict(fidelity.verdict, *figures, shaped=shaped), *figures, shaped)
 
     @classmethod
     def of_sample(cls, fidelity: FuseFidelity, recipe: Recipe, *, at_random: bool = False) -> MeasuredFuse:
         """Take the overall figures of a sample of what a recipe writes."""
         return replace(cls.of(fidelity, recipe), sampled=True, at_random=at_random)
+
+    def with_answers(self, answers: FusedAnswers | None) -> MeasuredFuse:
+        """Return the same with the verdict of the model's answers, where the weights do not decide."""
+        if answers is None or self.verdict != UNSURE:
+            return self
+        return replace(self, verdict=answers.verdict)
 
     @property
     def in_words(self) -> str:
@@ -72,9 +92,8 @@ class MeasuredFuse:
         """Return why a request does not take it: the figures, and the limit that they missed."""
         if request.min_fidelity is not None and closeness(self.retained) < request.min_fidelity:
             return f"{self.in_words}; --min-fidelity asks for {range_in_words(request.min_fidelity)}"
-        figures = self.in_words.removeprefix(f"{PASS}, ")  # the verdict PASS would be no reason
         return (
-            f"{figures}, cosine {self.cosine or 0.0:.2f}; {request.precision} takes {range_in_words(WHOLE_FROM)},"
+            f"{self.in_words}, cosine {self.cosine or 0.0:.2f}; {request.precision} takes {range_in_words(WHOLE_FROM)},"
             f" at most {100 * self._quiet_to:g} % noise and a cosine of at least {CLEAR_FROM:g}"
         )
 
@@ -83,20 +102,22 @@ class MeasuredFuse:
         closest = closeness(self.retained)
         if request.min_fidelity is not None and closest < request.min_fidelity:
             return "retains less of the update than --min-fidelity requires"
-        if self.verdict != LOST and closest >= WHOLE_FROM and not self.is_quiet:
-            return "its rounding errors would also change the answers to unrelated prompts"
-        return MEANINGS[LOST if self.verdict == LOST else DEGRADED]
+        if self.verdict == UNSURE and closest >= WHOLE_FROM and not self.is_quiet:
+            return "its rounding errors may also change the answers to unrelated prompts"
+        return MEANINGS[self.verdict]
 
     def passes(self, request: FuseRequest, *, strict: bool, sound: bool = False) -> bool:
-        """Tell whether it may be published; `strict` asks for nearly all of the update, `sound` for the verdict PASS."""
+        """Tell whether it may be published; `strict` asks for the verdict PASS, `sound` for what is near it within a budget."""
         if request.accept_loss and not strict and not sound:
             return True
         if request.min_fidelity is not None and closeness(self.retained) < request.min_fidelity:
             return False
-        if not strict:
-            return self.verdict == PASS if sound else self.verdict != LOST
-        clear = (self.cosine is None or self.cosine >= CLEAR_FROM) and closeness(self.retained) >= WHOLE_FROM
-        return self.verdict == PASS and self.is_quiet and clear
+        if strict or self.verdict == PASS:
+            return self.verdict == PASS
+        if sound:
+            near = closeness(self.retained) >= NEAR_FROM and (self.noise or 0.0) <= NOISE_TO
+            return self.verdict == UNSURE and near
+        return self.verdict != LOST
 
     @property
     def is_quiet(self) -> bool:
@@ -108,12 +129,53 @@ class MeasuredFuse:
         return QUIET_SHAPED_TO if self.shaped else QUIET_TO
 
 
+@dataclass(frozen=True)
+class SecondOpinion:
+    """Asks models of which the weights do not decide, within a time that all of a fuse share."""
+
+    inputs: FuseInputs
+    within: float
+    again: bool  # also those that were asked before
+
+    @cached_property
+    def _until(self) -> float:
+        return time.monotonic() + self.within
+
+    @cached_property
+    def _data(self) -> Path | None:
+        data: Path | None = part("research.second_opinion:held_out_data")(
+            self.inputs.workspace, self.inputs.adapter.id
+        )
+        return data
+
+    def asks(self, record: KeyRecord) -> bool:
+        """Tell whether the model of a key is to be asked."""
+        unsure = record.measured is not None and record.measured.verdict == UNSURE
+        wanted = unsure and (self.again or record.answers is None) and time.monotonic() < self._until
+        return wanted and self._data is not None
+
+    def ask(self, folder: Path, key: str, reporter: Reporter) -> FusedAnswers | None:
+        """Return what the model in a folder answers, and log it."""
+        inputs, asked = self.inputs, part("research.second_opinion:ask")
+        of = inputs.workspace, inputs.adapter.name, inputs.base_digest, folder, self._data
+        answers: FusedAnswers | None = asked(*of, until=self._until, reporter=reporter)
+        # A model that could not be asked in time is not asked each time.
+        logged = answers or FusedAnswers(
+            verdict=UNSURE, prompts=0, gained=0.0, lost=0.0, agreement=0.0, general_kl=0.0
+        )
+        detail = {"adapter": inputs.adapter.name, "answers": logged.to_dict()}
+        with inputs.workspace.database.write() as session:
+            events.record(session, ANSWERED, "fused", key, detail)
+        return answers
+
+
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
     """The measurement and the record of a key."""
 
     measured: MeasuredFuse | None = None  # as recorded, or as logged for a refused attempt
     view: FusedRecord | None = None  # None without a record, or if it does not pass the request
+    answers: FusedAnswers | None = None
 
     @property
     def settled(self) -> MeasuredFuse | None:
@@ -141,16 +203,31 @@ def recorded_measurement(workspace: Workspace, key: Digest) -> KeyRecord:
     with workspace.database.read() as session:
         row = counting(session, key, accept=False)
         if row is None:
-            return KeyRecord(refused(session, key))
-        return KeyRecord(MeasuredFuse.of(row, Recipe.from_dict(row.recipe)))
+            return refused(session, key)
+        return measured_row(session, key, row)
 
 
-def refused(session: Session, key: str) -> MeasuredFuse | None:
-    """Return the newest logged measurement of all rows; without one, the newest of a sample."""
+def measured_row(session: Session, key: str, row: tables.FusedRow) -> KeyRecord:
+    """Return the measurement of a record, with what the model answered."""
+    measured, answers = MeasuredFuse.of(row, Recipe.from_dict(row.recipe)), answers_of(session, key)
+    return KeyRecord(measured.with_answers(answers), answers=answers)
+
+
+def answers_of(session: Session, key: str) -> FusedAnswers | None:
+    """Return what the model of a key answered last; None if it was not asked."""
+    return answers_in(events.history(session, kind="fused", subject=key, action=ANSWERED, limit=1))
+
+
+def refused(session: Session, key: str) -> KeyRecord:
+    """Return the newest logged measurement of all rows; without one, the newest of a sample; and what the model answered."""
     names = [field.name for field in fields(MeasuredFuse)]
     history = reversed(events.history(session, kind="fused", subject=key))
     details = [json.loads(event.detail) for event in history if event.action in (REFUSED, TRIED)]
-    measured = [
-        MeasuredFuse(**{name: detail[name] for name in names if name in detail}) for detail in details
-    ]
-    return min(measured, key=lambda measurement: measurement.sampled, default=None)
+    logged = [MeasuredFuse(**{name: detail[name] for name in names if name in detail}) for detail in details]
+    newest = min(logged, key=lambda measurement: measurement.sampled, default=None)
+    answers = answers_of(session, key)
+    if newest is None:
+        return KeyRecord(answers=answers)
+    figures = newest.retained, newest.noise, newest.cosine
+    verdict = recorded_verdict(newest.verdict, *figures, shaped=newest.shaped)
+    return KeyRecord(replace(newest, verdict=verdict).with_answers(answers), answers=answers)

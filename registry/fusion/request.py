@@ -44,6 +44,8 @@ class FuseRequest:
         recipe: a recipe as it is on record: the key of what was made by it, or a file that holds it; instead of all that says
             how to fuse.
         base: another form of the adapter's base model to fuse onto, such as its 4-bit form; None for the adapter's own.
+        probe: seconds in which a model is asked held-out prompts of the run if its weights do not decide: 0 for never, None
+            for 60, and only if it was not asked before.
     """
 
     precision: RequestedPrecision = "auto"
@@ -60,6 +62,7 @@ class FuseRequest:
     accept_foreign: bool = False
     recipe: str | None = None
     base: str | None = None
+    probe: float | None = None
 
     def check(self) -> None:
         """Refuse contradictory or impossible values."""
@@ -76,6 +79,8 @@ class FuseRequest:
             yield "the share that must be retained is a number from 0 to 1", "--min-fidelity 0.9"
         if not all(math.isfinite(number) for number in (*weights, self.scale or 0.0)):
             yield "a scale or a weight is not a finite number", "-o scale=10, --with REF:0.5"
+        if self.probe is not None and not (math.isfinite(self.probe) and self.probe >= 0):
+            yield "the time to ask a model is a number of seconds, 0 for none", "--probe 60"
         if self.scale == 0:
             yield "invalid scale: 0 (it would remove the adapter's update)", "leave out -o scale="
         if self.budget is not None and not (math.isfinite(self.budget) and self.budget >= 1):
@@ -94,7 +99,13 @@ class FuseRequest:
     def says_how(self) -> bool:
         """Something of the recipe is asked for."""
         how = replace(
-            self, recipe=None, base=None, min_fidelity=None, accept_loss=False, accept_foreign=False
+            self,
+            recipe=None,
+            base=None,
+            min_fidelity=None,
+            accept_loss=False,
+            accept_foreign=False,
+            probe=None,
         )
         return how != FuseRequest()
 

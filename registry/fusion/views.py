@@ -15,7 +15,7 @@ from fusery.storage.digest import Digest, digest_json
 from .. import tables
 from ..documents import write_picture
 from ..engine.recipe import Recipe, artifact_key
-from ..engine.verdict import PASS
+from ..engine.verdict import MEANINGS, PASS
 from ..errors import BadInputError, MissingExtraError, UnknownReferenceError
 from ..record import row_values
 from ..records.adapter import Withdrawals
@@ -30,7 +30,7 @@ from ..records.fused import (
     ModuleFidelity,
     Weighted,
 )
-from ..records.fused_rows import fused_from, load_fused
+from ..records.fused_rows import answers_in, fused_from, load_fused, verdict_of
 from ..records.references import resolve_any, resolve_base
 from ..records.views import SCHEME, entries, is_good, signed_name
 from ..records.withdrawals import of_fused
@@ -125,8 +125,12 @@ def _withdrawals(fused: tables.FusedRow) -> Withdrawals:
 
 
 def _fidelity(fused: tables.FusedRow, modules: list[tables.ModuleFidelityRow] | None) -> Fidelity:
+    answers = answers_in(fused.answered)
     return Fidelity.from_row(
-        fused, modules=None if modules is None else tuple(map(ModuleFidelity.from_row, modules))
+        fused,
+        verdict=verdict_of(fused, answers),
+        modules=None if modules is None else tuple(map(ModuleFidelity.from_row, modules)),
+        answers=answers,
     )
 
 
@@ -196,7 +200,7 @@ def cautions(workspace: Workspace, fused: Fused, request: FuseRequest) -> Iterat
     compare = f"fusery show {fused.adapter}{fused.options} --fidelity --formats"
     if verdict != PASS:
         hint = f" {advice}" if (advice := _better_format(fused, compare)) else ""
-        yield f"{verdict}: expect most exact answers of base + adapter to change.{hint}"
+        yield f"{verdict}: {MEANINGS[verdict]}.{hint}"
     if request.precision == "auto" and fused.precision == "dequantize" and fused.quantization is None:
         larger = f"16 bits take {fused.times_base:.2f} times the size of the base"
         yield f"{larger}: `auto` took no smaller format. Compare the formats: {compare}"

@@ -293,7 +293,7 @@ def _card(account: Account) -> Node:
     ]
     card = _model_card(parameters, metrics)
     limits = [yank.summary for yank in account.withdrawals]
-    if fidelity.get("verdict") in ("DEGRADED", "LOST"):
+    if fidelity.get("verdict") in ("UNSURE", "DEGRADED", "LOST"):
         limits.append(f"fidelity of the fuse: {fidelity['verdict']}")
     if limits:
         card["considerations"] = {"technicalLimitations": limits}

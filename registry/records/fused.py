@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from fusery.storage.manifest import FileEntry
 
 from ..adapters.finding import Finding
+from ..engine.verdict import Verdict
 from ..record import LONG, Record, described
 from .adapter import Withdrawal
 
@@ -81,15 +82,27 @@ class ModuleFidelity(Record):
     relative_error: float | None = described("norm of the difference, over that of the update")
 
 
+class FusedAnswers(Record):
+    """What a fused model answers, compared with base + adapter; asked where its weights do not decide."""
+
+    verdict: Verdict = described("`UNSURE` if the questions decide nothing")
+    prompts: int = described("held-out prompts of the run that it was asked")
+    gained: float = described("nats by which base + adapter is better at them than the base")
+    lost: float = described("nats of those that the fused model lacks; negative where it is better")
+    agreement: float = described("share of their tokens of which both find the same one most likely")
+    general_kl: float = described("divergence from base + adapter on general text, in nats per token")
+
+
 class Fidelity(Record):
     """What a fused model holds of what its adapter learned."""
 
-    verdict: str = described("`PASS`, `DEGRADED` or `LOST`", compared=True)
+    verdict: str = described("`PASS`, `UNSURE`, `DEGRADED` or `LOST`", compared=True)
     retained: float | None = described("share of the update in the weights", compared=True, kind="share")
     cosine: float | None = described("cosine between the update and its part in the weights", compared=True)
     relative_error: float | None = described("norm of the difference, over that of the update", compared=True)
     noise: float | None = described("rounding errors, as a share of the weights", compared=True, kind="share")
     modules: tuple[ModuleFidelity, ...] | None = described("of each module", optional=True, default=None)
+    answers: FusedAnswers | None = described("what the model answered", optional=True, default=None)
 
 
 class Foreign(Record):
@@ -170,23 +183,12 @@ class FusedRecord(FusedFacts):
         return f"{scale}{added}{'' if self.adapter_base is None else f' --base {self.base}'}"
 
 
-class Opinion(Record):
-    """What the model itself answers at a precision of which its weights are not sure."""
-
-    precision: str = described("precision of the weights")
-    prompts: int = described("questions that it was asked")
-    gained: float = described("nats by which base + adapter is better at them than the base")
-    lost: float = described("nats of those that the fused model lacks; negative where it is better")
-    passed: bool | None = described("it answers as base + adapter does; None where the questions cannot tell")
-
-
 class Fused(FusedRecord):
     """A fused model on this machine."""
 
     path: Path = described("its folder, which `mlx_lm.load` takes; read-only")
     source: Literal["cache", "store", "computed"] = described("`cache`, `store` or `computed`")
     cached: bool = described("whether it was in the cache")
-    opinions: tuple[Opinion, ...] | None = described("what it was asked before, in order", optional=True)
 
     def __repr__(self) -> str:
         return f"<Fused {self.label} of {self.base} in {self.path}>"

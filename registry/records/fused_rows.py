@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,9 +14,30 @@ from fusery.storage.digest import digest_json
 
 from .. import tables
 from ..engine.recipe import ENGINE, OWN, Recipe
-from .fused import FusedLabel
+from ..engine.verdict import UNSURE, recorded_verdict
+from ..wire import decode
+from .fused import FusedAnswers, FusedLabel
 
 _DIGITS = 8  # of a digest: enough to distinguish the calibrations of a base, or choices of bits
+
+
+def answers_in(entries: Sequence[tables.EventRow]) -> FusedAnswers | None:
+    """Return what a fused model answered last, by its log entries; None if it was not asked, or somebody edited the entry."""
+    if not entries:
+        return None
+    form = json.loads(entries[-1].detail).get("answers")
+    try:
+        answers: FusedAnswers = decode(FusedAnswers, form)
+    except ValueError:
+        return None
+    return answers
+
+
+def verdict_of(row: tables.FusedRow, answers: FusedAnswers | None) -> str:
+    """Return the verdict of a record: that of its weights, or that of its answers where the weights do not decide."""
+    shaped = row.precision == "mixed" and bool(row.recipe.get("calibration"))
+    verdict = recorded_verdict(row.verdict, row.retained, row.noise, row.cosine, shaped=shaped)
+    return answers.verdict if answers is not None and verdict == UNSURE else verdict
 
 
 def describe(recipe: Recipe) -> str:
@@ -105,6 +127,7 @@ def load_fused() -> Select[tables.FusedRow]:
         base.joinedload(tables.BaseModelRow.manifest).selectinload(files),
         base.selectinload(tables.BaseModelRow.names),
         selectinload(fused.extras).joinedload(tables.FusedExtraRow.adapter),
+        selectinload(fused.answered),
     )
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, joinedload
 from .. import tables
 from ..adapters.trained_through import aware_of
 from ..database import events
-from ..engine.verdict import VERDICTS, closeness, recorded_verdict
+from ..engine.verdict import LOST, PASS, UNSURE, VERDICTS, closeness
 from ..errors import BadInputError, MissingExtraError
 from ..fusion.views import counts
 from ..records.alias_moves import (
@@ -27,7 +27,7 @@ from ..records.alias_moves import (
 )
 from ..records.bases import adapter_licence, base_licence
 from ..records.evaluation import comparable, mismatch, setting_of
-from ..records.fused_rows import fused_from
+from ..records.fused_rows import answers_in, fused_from, verdict_of
 from ..records.references import load_adapters, resolve_adapter
 from ..records.release import Outcome, Promotion, State
 from ..records.tokens import require_role
@@ -106,12 +106,13 @@ def _fidelity(case: Case, rules: Rules) -> StateText:
     if not made:
         why = "nothing was fused from it here yet, so its fidelity was not measured"
         return "unknown", why, f"fusery fuse {case.adapter.name}"
-    verdicts = {fused: recorded_verdict(fused.verdict, fused.retained, fused.noise) for fused in made}
+    verdicts = {fused: verdict_of(fused, answers_in(fused.answered)) for fused in made}
     best = max(made, key=lambda fused: (VERDICTS.index(verdicts[fused]), closeness(fused.retained)))
     why = f"the best fuse of it on record, {best.key[:12]}, has {verdicts[best]}"
-    if VERDICTS.index(verdicts[best]) >= VERDICTS.index(str(rules.fidelity)):
+    formats = f"fusery show {case.adapter.name} --fidelity --formats"
+    if verdicts[best] == PASS or (rules.fidelity != PASS and verdicts[best] != LOST):
         return "passed", why
-    return "failed", why, f"fusery show {case.adapter.name} --fidelity --formats"
+    return "unknown" if verdicts[best] == UNSURE else "failed", why, formats
 
 
 def _evaluations(adapter: tables.AdapterRow, metric: str) -> list[tables.EvaluationRow]:

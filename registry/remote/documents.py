@@ -188,7 +188,7 @@ class FusedDocument(Record, Document):
     digest: Digest
     bytes: int = described("size of its files in bytes", most=LARGE)
     seconds: float = 0.0
-    verdict: str = described("verdict", choices=("PASS", "DEGRADED", "LOST"))
+    verdict: str = described("verdict", choices=("PASS", "UNSURE", "DEGRADED", "LOST"))
     retained: float | None = None
     cosine: float | None = None
     relative_error: float | None = None

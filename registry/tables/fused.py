@@ -2,12 +2,13 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, Text
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, Text, and_
+from sqlalchemy.orm import Mapped, foreign, mapped_column, relationship
 
 from .adapters import AdapterRow
 from .bases import BaseModelRow, ManifestRow
 from .record import DIGEST, DOCUMENT, Json, Made, Numbered, TableRow, one_of
+from .trail import EventRow
 
 
 class FusedRow(Numbered, Made, TableRow):
@@ -15,7 +16,7 @@ class FusedRow(Numbered, Made, TableRow):
 
     __table_args__ = (
         CheckConstraint(one_of("precision", "keep", "dither", "mixed", "dequantize"), name="precision"),
-        CheckConstraint(one_of("verdict", "PASS", "DEGRADED", "LOST"), name="verdict"),
+        CheckConstraint(one_of("verdict", "PASS", "UNSURE", "DEGRADED", "LOST"), name="verdict"),
     )
 
     key: Mapped[str] = mapped_column(DIGEST, unique=True)
@@ -42,6 +43,15 @@ class FusedRow(Numbered, Made, TableRow):
     manifest: Mapped[ManifestRow] = relationship()
     modules: Mapped[list["ModuleFidelityRow"]] = relationship(order_by="ModuleFidelityRow.module")
     extras: Mapped[list["FusedExtraRow"]] = relationship(order_by="FusedExtraRow.position")
+    answered: Mapped[list[EventRow]] = relationship(
+        primaryjoin=lambda: and_(
+            foreign(EventRow.subject) == FusedRow.key,
+            EventRow.subject_kind == "fused",
+            EventRow.action == "fused.answered",
+        ),
+        order_by=EventRow.seq,
+        viewonly=True,
+    )
 
 
 class FusedExtraRow(TableRow):

@@ -1,10 +1,11 @@
-"""The verdict study: what it measures on a tiny model, and how it comes from rows to thresholds."""
+"""The verdict study: what it measures on a tiny model, and what it counts as a mistake."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import thresholds
@@ -14,7 +15,7 @@ import verdict
 BASE = "tiny-4bit"
 
 
-def row(kept: float, *, gain: float = 2.0, **figures: float) -> thresholds.Row:
+def row(kept: float, *, gain: float = 2.0, **figures: Any) -> thresholds.Row:
     return {"gain": gain, "kept": kept, "excess": gain * (1 - kept), **figures}
 
 
@@ -54,15 +55,20 @@ def test_measures_weights_and_behaviour_and_measures_no_case_twice(
     assert (folder / "rows.jsonl").read_bytes() == before
 
 
-def test_thresholds_that_separate_the_rows_make_no_mistake() -> None:
+def test_what_the_weights_do_not_decide_is_no_mistake() -> None:
+    figures = {"cosine": 0.5, "top1_task": 0.95, "kl_general": 0.01, "case": ["a", "b", "dither"]}
     rows = [
-        row(kept, retained=retained)
-        for kept, retained in ((1.0, 0.9), (0.97, 0.8), (0.8, 0.5), (0.6, 0.4), (0.2, 0.1))
+        row(1.0, retained=1.0, noise=0.01, **figures),
+        row(0.8, retained=1.0, noise=0.01, **figures),  # PASS, but it has lost a fifth
+        row(0.8, retained=0.5, noise=0.01, **figures),
+        row(1.0, retained=1.0, noise=0.05, **figures | {"top1_task": 0.8}),
+        row(0.2, retained=0.1, noise=0.01, **figures),
     ]
-    figure = thresholds.FIGURES["retained"]
-    fitted = thresholds.fit(rows, figure, thresholds.by_loss)
-    assert fitted == pytest.approx((0.65, 0.25))
-    table = thresholds.confusion(rows, thresholds.by_figure(figure, fitted), thresholds.by_loss)
-    assert [table[verdict][verdict] for verdict in thresholds.VERDICTS] == [1, 2, 2]
+    weights, loss = thresholds.by_weights, thresholds.by_loss
+    assert [weights(each) for each in rows] == ["PASS", "PASS", "UNSURE", "UNSURE", "LOST"]
+    answers = [thresholds.by_answers(each) for each in rows]
+    assert answers == ["PASS", "DEGRADED", "DEGRADED", "DEGRADED", "LOST"]
+    table = thresholds.confusion(rows, weights, loss)
+    assert table["DEGRADED"] == {"LOST": 0, "UNSURE": 1, "PASS": 1}
     assert sum(sum(line.values()) for line in table.values()) == 5
-    assert thresholds.mistakes(rows, thresholds.by_figure(figure, (0.85, 0.25)), thresholds.by_loss) == 1
+    assert thresholds.mistakes(rows, weights, loss) == 1

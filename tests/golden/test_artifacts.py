@@ -63,7 +63,9 @@ def require_answers(ask: Ask, said: dict[str, Any]) -> None:
     events = said["answers"]["events"]
     # An upgrade has an entry of its own, and so has a restore: the log goes on.
     now["events"] = [each for each in now["events"] if each["seq"] <= events[-1]["seq"]]
-    assert list(holding.unanswered({name: said["answers"][name] for name in now}, now)) == []
+    other = holding.unanswered({name: said["answers"][name] for name in now}, now)
+    # 0.1.0 had DEGRADED, or PASS, for what the weights do not decide.
+    assert [line for line in other if not line.endswith(" became 'UNSURE'")] == []
 
 
 @pytest.mark.parametrize("release", RELEASES)

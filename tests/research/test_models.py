@@ -212,7 +212,7 @@ def adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_scores_are_those_of_each_sample_alone(tiny_base: Path, adapter: Path) -> None:
-    measured = measure(ModelSource(tiny_base, adapter), ModelSource(tiny_base), SAMPLES, with_base=True)
+    measured = measure(ModelSource(tiny_base, adapter), ModelSource(tiny_base), SAMPLES, of_base=len(SAMPLES))
     base, adapted = LoadedModel.load(tiny_base), LoadedModel.load(tiny_base)
     adapted.put_on(adapter)
     for sample, scores, of_base in zip(SAMPLES, measured.scores, measured.base_losses, strict=True):

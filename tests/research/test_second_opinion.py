@@ -7,17 +7,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import shift_cipher_adapters
 from broken_adapters import edit_config
 
 from fusery.registry import RecordRun, Registry, Reporter
-from fusery.registry.comparison.reports import ProbeReport
-from fusery.registry.errors import BadInputError
+from fusery.registry.errors import BadInputError, FidelityError
 from fusery.registry.fusion.request import FuseRequest
 from fusery.registry.records.fused import Fused
 from fusery.research import second_opinion
-from fusery.research.second_opinion import passes
+from fusery.research.models import ModelScores, TokenScores
+from fusery.research.second_opinion import judge_answers
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 OF_TASK = [f"{LETTERS[start:]}{LETTERS[:start]}" for start in range(6)]
@@ -44,96 +45,139 @@ def registered(registry: Registry, made: tuple[Path, Path], folder: Path, texts:
     registry.adapters.register(run, base="letters", task="caesar", date="20260101")
 
 
-def asked(registry: Registry, **options: Any) -> tuple[Fused, list[str]]:
+def asked(registry: Registry, request: FuseRequest | None = None) -> tuple[Fused, list[str]]:
     said: list[str] = []
-    return registry.fused.fuse("caesar@1", probe=True, reporter=Reporter(said.append), **options), said
+    return registry.fused.fuse("caesar@1", request, reporter=Reporter(said.append)), said
+
+
+def logged(registry: Registry) -> list[tuple[str, int]]:
+    """Return the verdict of each time that a model was asked, and how many prompts, oldest first."""
+    entries: list[Any] = registry.upkeep.log(action="fused.answered")
+    return [(entry.detail["answers"]["verdict"], entry.detail["answers"]["prompts"]) for entry in entries]
 
 
 def test_the_size_of_the_base_is_taken_where_the_model_answers_as_it_should(
     registry: Registry, made: tuple[Path, Path], tmp_path: Path
 ) -> None:
     registered(registry, made, tmp_path, OF_TASK)
-    by_weights = registry.fused.fuse("caesar@1")
-    assert by_weights.precision == "mixed"
-    assert "opinions" not in by_weights.to_dict()
-    taken, said = asked(registry)
-    assert taken.precision == "dither"
-    [opinion] = taken.opinions or ()
-    assert (opinion.precision, opinion.prompts, opinion.passed) == ("dither", 6, True)
-    assert abs(opinion.lost) < 0.02
-    assert opinion.gained > 0.1
-    assert [line for line in said if line.startswith("dither: asked 6")], said
-    on_record = {each.metric for each in registry.evaluations.list("caesar@1")}
-    assert "probe.gain" in on_record
-    assert [metric for metric in on_record if "dither" in metric]
-    said_again = asked(registry)[1]
-    assert not [line for line in said_again if line.startswith("fusing")], "the second time it is cached"
+    assert registry.fused.fuse("caesar@1", FuseRequest(probe=0)).precision == "mixed"
+    assert logged(registry) == []
+    taken, said = asked(registry, FuseRequest(probe=60))
+    assert (taken.precision, taken.fidelity.verdict) == ("dither", "PASS")
+    answers = taken.fidelity.answers
+    assert answers is not None and (answers.verdict, answers.prompts) == ("PASS", 6)
+    assert abs(answers.lost) < 0.02
+    assert answers.gained > 0.1
+    assert [line for line in said if line.startswith("dither, asked 6 prompts: PASS")], said
+    assert not [line for line in said if line.startswith("keep, asked")], "the weights are sure of keep"
+    # Every other command takes the same model, and none asks again.
+    again, said = asked(registry)
+    assert (again.key, again.source) == (taken.key, "cache")
+    bundle = registry.bundles.materialize("caesar@1", tmp_path / "bundle")
+    assert bundle.to_dict()["digest"]
+    record = json.loads((tmp_path / "bundle" / "fusery.json").read_text())["provenance"]
+    assert record["fidelity"]["verdict"] == "PASS"
+    assert registry.fused.fidelity("caesar@1").fidelity.answers == answers
+    assert registry.fused.formats("caesar@1").chosen == "dither"
+    assert logged(registry) == [("PASS", 6)]
+    registry.aliases.set_rules("prod", {"fidelity": "PASS"})
+    assert registry.aliases.promote("caesar@1", "prod").verdict == "passed"
 
 
 def test_what_does_not_answer_as_it_should_is_passed_over(
     registry: Registry, made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(second_opinion, "KEPT", 1.5)
-    monkeypatch.setattr(second_opinion, "NEAR", -1.0)
+    monkeypatch.setattr(second_opinion, "AGREE", 1.5)
     registered(registry, made, tmp_path, OF_TASK)
     taken, said = asked(registry)
     assert taken.precision == "mixed"
-    assert [(each.precision, each.passed) for each in taken.opinions or ()] == [("dither", False)]
-    assert not [line for line in said if line.startswith("keep: asked")], "the weights are sure of keep"
+    assert [line for line in said if line.startswith("dither, asked 6 prompts: DEGRADED")]
+    assert set(logged(registry)) == {("DEGRADED", 6)}
+    assert [model.precision for model in registry.fused.list()] == ["mixed"], (
+        "what was only asked is not kept"
+    )
+    wanted, said = asked(registry, FuseRequest("dither"))
+    assert wanted.fidelity.verdict == "DEGRADED"
+    assert [line for line in said if line.startswith("DEGRADED: ")]
+    registry.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
+    assert registry.aliases.promote("caesar@1", "prod").verdict == "passed"
+
+
+def test_a_model_that_answers_like_the_base_is_lost(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_opinion, "HALF", 2.0)
+    registered(registry, made, tmp_path, OF_TASK)
+    with pytest.raises(FidelityError) as caught:
+        asked(registry, FuseRequest("dither"))
+    assert caught.value.hint
+    assert registry.fused.list() == []
+    assert asked(registry, FuseRequest("dither", accept_loss=True))[0].fidelity.verdict == "LOST"
 
 
 @pytest.mark.parametrize("texts", [None, ["0 1 2 3", "4 5 6 7 8"]], ids=["none", "they tell nothing"])
-def test_without_held_out_data_that_tell_anything_it_is_left_to_the_weights(
+def test_without_held_out_data_that_tell_anything_it_stays_unsure(
     registry: Registry, made: tuple[Path, Path], tmp_path: Path, texts: list[str] | None
 ) -> None:
     registered(registry, made, tmp_path, texts)
-    taken, said = asked(registry)
-    assert taken.precision == "mixed"
-    assert not [each for each in taken.opinions or () if each.passed]
-    assert said
+    assert asked(registry)[0].precision == "mixed"
+    assert logged(registry) == [] if texts is None else [("UNSURE", 2)]
+    assert asked(registry, FuseRequest("dither"))[0].fidelity.verdict == "UNSURE"
 
 
 def test_it_gives_up_when_the_time_is_up(registry: Registry, made: tuple[Path, Path], tmp_path: Path) -> None:
     registered(registry, made, tmp_path, OF_TASK)
-    taken, said = asked(registry, within=1e-9)
-    assert taken.precision == "mixed"
-    assert [line for line in said if "--probe-within" in line]
-    assert [line for line in said if line == "fusing caesar_v1_20260101 (dither)"], "it was at it"
-    assert registry.fused.fuse("caesar@1", FuseRequest("dither")).source == "computed"
+    taken, said = asked(registry, FuseRequest("dither", probe=0.05))
+    assert (taken.precision, taken.fidelity.verdict) == ("dither", "UNSURE")
+    assert [line for line in said if "--probe" in line]
+    assert logged(registry) == [("UNSURE", 0)]
+    assert asked(registry)[0].precision == "mixed", "it is not asked again"
+    assert logged(registry) == [("UNSURE", 0), ("PASS", 6)], "of `mixed`"
+    # Unless that is wanted; the model is in the cache.
+    taken, said = asked(registry, FuseRequest("dither", probe=60))
+    assert (taken.source, taken.fidelity.verdict) == ("cache", "PASS")
     assert not list((registry.workspace.settings.cache / "tmp").iterdir())
 
 
-def test_where_there_is_nothing_to_choose_it_is_refused(registry: Registry) -> None:
-    requests = [FuseRequest("keep"), FuseRequest(quantize=4), FuseRequest(budget=1.5), FuseRequest(scale=2.0)]
-    for request in (*requests, FuseRequest(recipe="0" * 64)):
+def test_a_time_is_a_number_of_seconds(registry: Registry) -> None:
+    for seconds in (-1.0, float("nan"), float("inf")):
         with pytest.raises(BadInputError) as caught:
-            registry.fused.fuse("caesar@1", request, probe=True)
+            registry.fused.fuse("caesar@1", FuseRequest(probe=seconds))
         assert caught.value.hint
-    with pytest.raises(BadInputError):
-        registry.fused.fuse("caesar@1", probe=True, within=0.0)
 
 
-def report(base: float, a: float, b: float) -> ProbeReport:
-    blank = ProbeReport.__new__(ProbeReport)
-    for name, value in {"loss_base": base, "loss_a": a, "loss_b": b}.items():
-        object.__setattr__(blank, name, value)
-    return blank
+def scores(base: float, trained: float, fused: float, agreement: float, general: float) -> ModelScores:
+    def of(kl: float, same: float, a: float, b: float) -> TokenScores:
+        numbers = np.arange(100) < 100 * same
+        return TokenScores(np.full(100, kl), numbers, np.full(100, a), np.full(100, b))
+
+    own, text = of(0.5, agreement, trained, fused), of(general, 1.0, 3.0, 3.0)
+    return ModelScores((own, own, text), (np.full(100, base), np.full(100, base)))
 
 
 @pytest.mark.parametrize(
-    ("base", "a", "b", "said"),
+    ("base", "trained", "fused", "agreement", "general", "verdict"),
     [
-        (3.0, 1.0, 1.1, True),  # 95 % of the gain
-        (3.0, 1.0, 1.11, False),
-        (1.2, 1.0, 1.019, True),  # within 0.02 nats, though 90.5 % of the gain
-        (1.2, 1.0, 1.03, False),
-        (3.0, 1.0, 0.9, True),
-        (1.09, 1.0, 1.0, None),  # nothing to tell by
-        (1.0, 1.5, 1.0, None),
+        (3.0, 1.0, 1.1, 0.95, 0.05, "PASS"),  # 95 % of the gain
+        (3.0, 1.0, 1.11, 0.95, 0.05, "DEGRADED"),
+        (1.2, 1.0, 1.019, 0.95, 0.05, "PASS"),  # within 0.02 nats, though 90.5 % of the gain
+        (1.2, 1.0, 1.03, 0.95, 0.05, "DEGRADED"),
+        (3.0, 1.0, 0.9, 0.95, 0.05, "PASS"),
+        (3.0, 1.0, 0.9, 0.89, 0.05, "DEGRADED"),  # the loss flatters
+        (3.0, 1.0, 0.9, 0.90, 0.10, "PASS"),
+        (3.0, 1.0, 0.9, 0.95, 0.11, "DEGRADED"),  # other answers change
+        (3.0, 1.0, 1.9, 0.95, 0.05, "DEGRADED"),
+        (3.0, 1.0, 2.1, 0.95, 0.05, "LOST"),
+        (1.09, 1.0, 1.0, 0.95, 0.05, "UNSURE"),  # nothing to tell by
+        (1.0, 1.5, 1.0, 0.95, 0.05, "UNSURE"),
     ],
 )
-def test_when_a_model_passes(base: float, a: float, b: float, said: bool | None) -> None:
-    assert passes(report(base, a, b)) is said
+def test_what_answers_mean(
+    base: float, trained: float, fused: float, agreement: float, general: float, verdict: str
+) -> None:
+    answers = judge_answers(scores(base, trained, fused, agreement, general), 2)
+    assert (answers.verdict, answers.prompts) == (verdict, 2)
+    assert (answers.agreement, answers.general_kl) == (agreement, general)
 
 
 def test_what_was_trained_through_a_quantiser_is_written_as_it_was_trained(
@@ -144,7 +188,6 @@ def test_what_was_trained_through_a_quantiser_is_written_as_it_was_trained(
     adapter = shift_cipher_adapters.make_adapter(tmp_path / "adapter", base, 1)
     edit_config(quantization_aware={"bits": 4, "group_size": 64})(adapter)
     registered(registry, (base, adapter), tmp_path, OF_TASK)
-    taken, said = asked(registry)
-    assert (taken.precision, taken.opinions) == ("dequantize", ())
-    assert not [line for line in said if "asked" in line]
+    assert asked(registry)[0].precision == "dequantize"
+    assert logged(registry) == []
     assert registry.fused.fuse("caesar@1").cached

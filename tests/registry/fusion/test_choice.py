@@ -68,7 +68,7 @@ def test_a_sample_decides_against_no_model_that_a_calibration_shapes(calibrated:
     ]
     assert row.sampled
     shaped = calibrated.fused.fuse("task@1", request)
-    assert (shaped.source, shaped.fidelity.verdict) == ("computed", "PASS")
+    assert (shaped.source, shaped.fidelity.verdict) == ("computed", "UNSURE")
     assert (shaped.fidelity.retained or 0.0) > 0.995
 
 
@@ -154,7 +154,7 @@ def test_within_a_budget_what_passes_is_taken_before_what_does_not(tight: Regist
     for budget, accept_loss in ((1.0, False), (1.05, True)):
         request = FuseRequest(budget=budget, accept_loss=accept_loss)
         made, said = asked(tight, request)
-        assert (made.precision, made.fidelity.verdict) == ("dither", "PASS")
+        assert (made.precision, made.fidelity.verdict) == ("dither", "UNSURE")
         assert any(line.endswith("trying the next format") for line in said), said
         logged = len(tight.upkeep.log(action=TRIED))
         again, said = asked(tight, request)
@@ -165,17 +165,17 @@ def test_within_a_budget_what_passes_is_taken_before_what_does_not(tight: Regist
     with pytest.raises(FidelityError):
         tight.fused.fuse("task@1", FuseRequest(budget=1.05, min_fidelity=0.995))
     made, _ = asked(tight, FuseRequest("mixed", budget=1.05))
-    assert made.fidelity.verdict == "DEGRADED"
+    assert (made.fidelity.verdict, (made.fidelity.retained or 0.0) < 0.9) == ("UNSURE", True)
     # Bits module by module are taken where they pass: less noise is beside them than beside what is dithered.
     made, _ = asked(tight, FuseRequest(budget=1.12))
-    assert (made.precision, made.fidelity.verdict) == ("mixed", "PASS")
+    assert (made.precision, made.fidelity.verdict) == ("mixed", "UNSURE")
     assert made.key == asked(tight, FuseRequest("mixed", budget=1.12))[0].key
 
 
 def test_what_a_calibration_shapes_is_not_given_up_for_its_sample(calibrated: Registry) -> None:
     """Rounded at random as the base's own size is sampled, it would be lost."""
     made, _ = asked(calibrated, FuseRequest(budget=1.0))
-    assert (made.precision, made.fidelity.verdict) == ("mixed", "PASS")
+    assert (made.precision, made.fidelity.verdict) == ("mixed", "UNSURE")
 
 
 def test_more_bits_on_a_coarse_base_can_overshoot(sqlite_registry: Registry, tmp_path: Path) -> None:

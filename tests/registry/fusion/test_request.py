@@ -77,10 +77,11 @@ def test_weights_and_budgets_are_read() -> None:
     ("facts", "count", "advice"),
     [
         ({}, 0, ""),
+        ({"verdict": "UNSURE"}, 1, "--formats"),
         ({"verdict": "DEGRADED"}, 1, "--formats"),
         ({"verdict": "LOST", "precision": "dequantize", "quantization": {}}, 1, "-o quantize"),
-        ({"verdict": "LOST", "precision": "keep", "quantization": None}, 1, "to change."),
-        ({"verdict": "LOST", "recipe": {"quantization_aware": {}}}, 1, "to change."),
+        ({"verdict": "LOST", "precision": "keep", "quantization": None}, 1, "LOST: "),
+        ({"verdict": "LOST", "recipe": {"quantization_aware": {}}}, 1, "LOST: "),
         ({"precision": "dequantize", "quantization": None}, 1, "--formats"),
     ],
 )
