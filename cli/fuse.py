@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -11,7 +10,7 @@ import click
 
 from fusery.registry.adapters.trained_through import is_merge_aware
 from fusery.registry.charts.text import size
-from fusery.registry.engine.recipe import AUTO, CHOICES, WRITTEN_AS, written_as
+from fusery.registry.engine.recipe import AUTO, CHOICES, PREFERRED, WRITTEN_AS, written_as
 from fusery.registry.engine.verdict import MEANINGS, UNSURE, WHOLE_FROM, closeness, share_in_words
 from fusery.storage.plaintext import typed
 
@@ -47,6 +46,10 @@ KEYS: Mapping[str, tuple[click.ParamType[Any], str]] = {
     "quantize": (click.INT, "quantise each layer whose row length fits the group size to so many bits"),
     "group_size": (click.INT, "with `quantize`: number of weights that share a scale; default: the mode's"),
     "mode": (click.Choice(["affine", "mxfp4", "nvfp4", "mxfp8"]), "with `quantize`: format; default: affine"),
+    "prefer": (
+        click.Choice(PREFERRED),
+        "with `--as auto`: size, or speed on this machine: 16 bits where mlx computes faster with them; default: size",
+    ),
     "seed": (click.IntRange(0, MOST), "with `--as dither`: seed of the rounding; default: 0"),
     "rounding": (
         click.Choice(["once", "mlx-lm"]),
@@ -227,9 +230,8 @@ def _print(session: Session, fused: Fused) -> None:
     if session.verbose:
         rows += [("seconds", f"{fused.seconds:.2f}"), ("digest", fused.digest)]
     _print_fused(session, fused, _SOURCES[fused.source], rows)
-    again = f"fusery fuse {fused.adapter}{fused.options} --as 16bit"
-    if fused.quantization is not None:
-        say_cpu_cost(session, None if is_merge_aware(fused.recipe) else again)
+    again = f"fusery fuse {fused.adapter}{fused.options} -o prefer=speed"
+    say_speed(session, fused.quantization, None if is_merge_aware(fused.recipe) else again)
     session.say(f"Next: mlx_lm.generate --model {typed(fused.path)} --prompt TEXT")
 
 
@@ -272,24 +274,16 @@ def _print_fused(
     session.warn(fused)
 
 
-def say_cpu_cost(session: Session, command: str | None) -> None:
-    """Print the cost of quantised weights on a Linux CPU, if mlx computes on one here."""
-    if computes_on_linux_cpu():
+def say_speed(session: Session, quantization: Mapping[str, Any] | None, command: str | None) -> None:
+    """Print how much slower quantised weights are than 16 bits, if mlx computes slower with them on this machine."""
+    from fusery.registry.fusion.speed import NOTICEABLE, times_faster
+
+    times = times_faster(session.registry.workspace.settings.cache, quantization)
+    if times >= NOTICEABLE:
         instead = "" if command is None else f" For 16 bits: {command}"
         session.say(
-            f"Note: on this CPU, mlx is seven times slower with quantised weights than in 16 bits.{instead}"
+            f"Note: on this machine, mlx is {times:.1f} times slower with quantised weights than in 16 bits.{instead}"
         )
-
-
-def computes_on_linux_cpu() -> bool:
-    """Tell whether mlx computes on this machine's CPU; False without mlx."""
-    if sys.platform != "linux":
-        return False
-    try:
-        import mlx.core as mx
-    except ImportError:
-        return False
-    return bool(mx.default_device() == mx.cpu)
 
 
 def show_fidelity(session: Session, reference: str, *, plot: Path | None, force: bool) -> None:

@@ -14,7 +14,7 @@ from fusery.registry.parsing import plural
 from fusery.storage.plaintext import typed
 
 from .command import command
-from .fuse import BULK, FUSE, KEYS, RARE_FUSE, chosen_adapters, fuse_request, key_values, report, say_cpu_cost
+from .fuse import BULK, FUSE, KEYS, RARE_FUSE, chosen_adapters, fuse_request, key_values, report, say_speed
 from .options import FILE
 from .session import Session
 from .text import foreign_fact
@@ -204,8 +204,9 @@ def _print(session: Session, bundle: Materialized, target: str) -> None:
     for _, fact in foreign_fact(bundle):
         session.print(f"  {fact}")
     session.warn(bundle)
-    if bundle.quantized and bundle.target in _RUN_BY_MLX:
-        say_cpu_cost(session, None if bundle.merge_aware else "add --as 16bit --force")
+    if bundle.target in _RUN_BY_MLX:
+        command = None if bundle.merge_aware else "add -o prefer=speed --force"
+        say_speed(session, bundle.quantization, command)
     for other in bundle.other_bases:
         session.say(f"Note: {bundle.name} is also fused onto {other}: add --base {other} --force")
     if base := bundle.unfound_base:

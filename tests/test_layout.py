@@ -25,8 +25,8 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 79_875,
-    "files": 436,
+    "lines": 79_962,
+    "files": 437,
     "files under 60 lines": 48,
     "class names used more than once": 10,
     "dict[str, Any]": 40,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -53,7 +53,7 @@ class Materialized(Record, kw_only=False):
     foreign: Foreign | None = described("registry that made the fused model, if not this", default=None)
     unfound_base: str | None = described("base whose folder a server of it needs at start", default=None)
     name: str = ""
-    quantized: bool = False
+    quantization: Mapping[str, Any] | None = None
     merge_aware: bool = False
     base: str = ""
     number_format: str = ""
@@ -145,7 +145,7 @@ def materialize(
         foreign=fused.foreign if fused else None,
         unfound_base=unfound,
         name=source.name,
-        quantized=fused is not None and fused.quantization is not None,
+        quantization=None if fused is None else fused.quantization,
         merge_aware=fused is not None and is_merge_aware(fused.recipe),
         base=base_name,
         number_format=number_format,

@@ -154,7 +154,7 @@ def draw(picture: HeatMap, kind: str) -> bytes:
     parts, right, bottom = _drawn(picture.layers, picture.rows, picture.outside, left, FILE_WIDTH, 4)
     legend = (
         f"× below {100 * LOST_BELOW:.0f} or above {100 * (2 - LOST_BELOW):.0f} %: lost; "
-        f"– below {100 * NEAR_FROM:.0f} or above {100 * (2 - NEAR_FROM):.0f} %: partly; grey: not adapted"
+        f"– below {100 * NEAR_FROM:.0f} or above {100 * (2 - NEAR_FROM):.0f} %: degraded; grey: not adapted"
     )
     return rendered(
         svg.document(

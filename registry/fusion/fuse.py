@@ -27,7 +27,7 @@ from .fuse_inputs import FuseInputs, gather
 from .job import FuseCandidate
 from .known import SecondOpinion
 from .records import checked_publish
-from .request import FuseRequest, candidates, require_meaning, require_own
+from .request import FuseRequest, candidates, require_meaning, require_own, times_faster_here
 from .views import find_fused
 
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ def fuse(
         reporter.say(f"the tokenizer files differ: the fused model has those of {fuse_inputs.adapter.name}")
     with fuse_inputs.opened(reporter.progress) as inputs:
         recipes = candidates(request, fuse_inputs)
+        if request.prefer == "speed":
+            chosen = "16 bits" if recipes[0].precision == "dequantize" else "the smallest that passes"
+            reporter.say(
+                f"mlx is {times_faster_here(fuse_inputs):g} times as fast with 16 bits here: {chosen}"
+            )
         opinion = _second_opinion(fuse_inputs, request)
         template = FuseCandidate(inputs, recipes[0], request, wanted, reporter, opinion=opinion)
         for job in worth_computing(template, recipes):

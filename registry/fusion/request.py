@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..adapters.trained_through import in_words
-from ..engine.recipe import CHOICES, ONCE, USUAL_SEED, WRITTEN_AS, Recipe, RequestedPrecision
+from ..engine.recipe import CHOICES, ONCE, PREFERRED, USUAL_SEED, WRITTEN_AS, Recipe, RequestedPrecision
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.calibrations import require_of_base
 from .fuse_inputs import FuseInputs
+from .speed import NOTICEABLE, times_faster
 
 Rounding = Literal["once", "mlx-lm"]
 Mode = Literal["affine", "mxfp4", "nvfp4", "mxfp8"]
@@ -46,6 +47,7 @@ class FuseRequest:
         base: another form of the adapter's base model to fuse onto, such as its 4-bit form; None for the adapter's own.
         probe: seconds in which a model is asked held-out prompts of the run if its weights do not decide: 0 for never, None
             for 60, and only if it was not asked before.
+        prefer: of `auto`: `size`, or `speed` on this machine: 16 bits where mlx computes faster with them.
     """
 
     precision: RequestedPrecision = "auto"
@@ -63,6 +65,7 @@ class FuseRequest:
     recipe: str | None = None
     base: str | None = None
     probe: float | None = None
+    prefer: Literal["size", "speed"] = "size"
 
     def check(self) -> None:
         """Refuse contradictory or impossible values."""
@@ -89,6 +92,10 @@ class FuseRequest:
             yield "group_size and mode go with quantize", "-o quantize=4 -o group_size=64"
         if self.quantize is not None and (self.precision != "auto" or self.budget is not None):
             yield "-o quantize= excludes --as and --budget", "leave it or them out"
+        if self.prefer not in PREFERRED:
+            yield f"unknown preference {str(self.prefer)[:40]!r}", f"-o prefer={'|'.join(PREFERRED)}"
+        if self.prefer == "speed" and (self.precision != "auto" or self.budget is not None):
+            yield "-o prefer=speed is for what `auto` chooses", "leave out --as and --budget"
         if self.mode is not None and self.mode not in MODES:
             yield f"unknown mode {self.mode[:40]!r}", f"-o mode={'|'.join(MODES)}"
         if self.recipe is not None and self.says_how:
@@ -106,6 +113,7 @@ class FuseRequest:
             accept_loss=False,
             accept_foreign=False,
             probe=None,
+            prefer="size",
         )
         return how != FuseRequest()
 
@@ -223,9 +231,16 @@ def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, .
         "mixed": mixed,
         "dequantize": (dequantize,),
     }[request.precision]
+    if request.prefer == "speed" and times_faster_here(fuse_inputs) >= NOTICEABLE:
+        return (dequantize,)
     if not ways:
         raise BadInputError("the base has 8 bits, and mixed writes no more", hint="--as keep")
     return ways
+
+
+def times_faster_here(fuse_inputs: FuseInputs) -> float:
+    """Return how many times as fast mlx computes with 16 bits on this machine as in the base's format."""
+    return times_faster(fuse_inputs.workspace.settings.cache, fuse_inputs.quantization)
 
 
 def _other_format(fuse_inputs: FuseInputs) -> FusionUnsupportedError:
