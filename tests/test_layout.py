@@ -25,7 +25,7 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 79_962,
+    "lines": 79_990,
     "files": 437,
     "files under 60 lines": 48,
     "class names used more than once": 10,

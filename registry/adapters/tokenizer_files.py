@@ -31,6 +31,7 @@ _OF_BASE = re.compile(
     r"tokenizer[\w.-]*\.(json|model|txt|tiktoken|jinja)|[\w.-]+\.(jinja|tiktoken)|vocab\.[\w-]+|merges\.txt|spiece\.model"
     r"|(added_tokens|special_tokens_map|chat_template)\.json|additional_chat_templates/.+"
 )
+_OTHER_FORMS = re.compile(r"(tokenizer|spiece)\.model|vocab\.[\w-]+|merges\.txt|[\w.-]+\.tiktoken")
 _OF_TEMPLATES = re.compile(r"[\w.-]+\.jinja|chat_template\.json|additional_chat_templates/.+")
 _ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
 _DEFAULT, TOOLS = "default", "tool_use"
@@ -57,6 +58,11 @@ Read = Callable[[str], bytes | None]
 def is_tokenizer_file(path: str) -> bool:
     """Tell whether a file in an adapter's folder is kept as one of its tokenizer files."""
     return path in _LIMITS
+
+
+def is_other_form(path: str) -> bool:
+    """Tell whether a file in an adapter's folder holds a tokenizer in a form that is not kept."""
+    return _OTHER_FORMS.fullmatch(path) is not None
 
 
 def tokenizer_entries(files: Iterable[FileEntry]) -> frozenset[FileEntry]:

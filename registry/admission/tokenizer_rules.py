@@ -21,6 +21,7 @@ from ..adapters.tokenizer_files import (
     TOOLS,
     Read,
     differences,
+    is_other_form,
     own_tokenizer,
     reader,
     reader_with,
@@ -65,6 +66,13 @@ TOKENIZER_UNREADABLE = error(
     "save it again with the tokenizer's save_pretrained, or remove it to use the base's",
 )
 
+TOKENIZER_NOT_KEPT = warning(
+    "tokenizer_not_kept",
+    "the adapter came with tokenizer files of another form, without tokenizer.json, and not those of the base",
+    "fusery keeps tokenizer.json only: fused models and exports have the base's tokenizer, which may give other ids",
+    "write one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) in Python with transformers",
+)
+
 
 @rule(TOKENS_BEYOND_BASE, TOKENIZER_UNREADABLE)
 def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
@@ -90,6 +98,20 @@ def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
             highest = max(ids, key=lambda token: ids[token])
             message = f"{name} gives {highest[:40]!r} the id {ids[highest]}, and {candidate.base.name} has {rows} rows"
             yield TOKENS_BEYOND_BASE.finding(name, message)
+
+
+@rule(TOKENIZER_NOT_KEPT)
+def tokenizer_is_kept(candidate: Candidate) -> Iterator[Finding]:
+    """Tokenizer files that are not kept are those of the base, or stand beside a tokenizer.json."""
+    if TOKENIZER in candidate.folder.kept:
+        return
+    names = [entry.path for entry in candidate.surroundings.entries if is_other_form(entry.path)]
+    other = [
+        name for name in names if _read(candidate.surroundings.root / name) != candidate.base.tokenizer(name)
+    ]
+    if other:
+        message = f"{some(other)} of the adapter will not be kept: the base's tokenizer is used"
+        yield TOKENIZER_NOT_KEPT.finding(other[0], message)
 
 
 @rule(TOKENIZER_DIFFERS, TOKENIZER_FILES_DIFFER)

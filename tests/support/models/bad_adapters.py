@@ -229,6 +229,10 @@ CASES: dict[str, Case] = {
     "tokenizer_files_differ/away": Case(
         tokenizer(c=2), look={"facts": {"tokenizer_files": frozenset({"tokenizer.json"})}}
     ),
+    "tokenizer_not_kept": Case(
+        write("vocab.json", '{"a": 0}'), both(write("vocab.json", '{"a": 0}'), tokenizer(c=2))
+    ),
+    "tokenizer_not_kept/tiktoken": Case(write("qwen.tiktoken", "IQ== 0"), write("notes.txt", "vocab.json")),
     "tokenizer_unreadable": Case(write("tokenizer.json", "{}"), tokenizer(c=2)),
     "tokenizer_unreadable/text": Case(write("chat_template.jinja", b"\xff"), write("notes.jinja", b"\xff")),
     "tokenizer_unreadable/large": Case(write("chat_template.jinja", b" " * ((1 << 20) + 1))),
