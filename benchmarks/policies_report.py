@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
+from fusery.registry.engine.verdict import recorded_verdict
+
 Row = dict[str, Any]
 
 HEAD = (
@@ -25,6 +27,12 @@ HEAD = (
 
 MARKS = "<!-- made by benchmarks/policies.py --report --page -->", "<!-- end -->"
 """Around the tables of a page."""
+
+
+def _verdict(row: Row) -> str:
+    """Return the verdict of a row's figures by the rule of today; its cosine was not kept."""
+    shaped = row["calibrated"] and str(row["wrote"]).startswith("mixed")
+    return recorded_verdict(row["verdict"], row["retained"], row["noise"], shaped=shaped)
 
 
 def filled(page: str, rows: Sequence[Row]) -> str:
@@ -78,7 +86,7 @@ def _line(some: list[Row]) -> list[str]:
     return [
         name,
         _shown(some, "size", "{:.2f}"),
-        "/".join(dict.fromkeys(row["verdict"] for row in some if row["verdict"])),
+        "/".join(dict.fromkeys(_verdict(row) for row in some if row["verdict"])),
         _shown(some, "retained", "{:.3f}"),
         _shown(some, "noise", "{:.3f}"),
         _shown(some, "loss", "{:.3f}"),

@@ -248,8 +248,8 @@ def _fuse_onto_four_bits(script: Script, registry: Registry, folder: Path) -> No
     for label, row in (("keep, as mlx_lm.fuse writes it", keep), (f"auto, {auto.format}", auto)):
         script.say(f"   {label:<36} {share(row.retained):>7}   {times(row.times_base)} the base's size")
     script.say(
-        f"""   mlx_lm.fuse loses {lost["keep"]} without a warning; auto loses {lost[auto.precision]}.  A model that lost a fifth can
-   still answer as trained, or not: the weights do not show it, so keep is UNSURE, and auto takes a larger format."""
+        f"""   mlx_lm.fuse loses {lost["keep"]} without a warning; auto loses {lost[auto.precision]}.  The weights do not
+   show whether its answers change: keep is {keep.verdict}, so auto takes {auto.format}."""
     )
 
 

@@ -48,7 +48,7 @@ KEYS: Mapping[str, tuple[click.ParamType[Any], str]] = {
     "mode": (click.Choice(["affine", "mxfp4", "nvfp4", "mxfp8"]), "with `quantize`: format; default: affine"),
     "prefer": (
         click.Choice(PREFERRED),
-        "with `--as auto`: size, or speed on this machine: 16 bits where mlx computes faster with them; default: size",
+        "goal of `--as auto`: size, or speed: 16 bits if mlx is faster with them on this machine; default: size",
     ),
     "seed": (click.IntRange(0, MOST), "with `--as dither`: seed of the rounding; default: 0"),
     "rounding": (
@@ -185,7 +185,7 @@ def report(session: Session, done: Done[_Made], *, verb: str, adapter: Callable[
     "setting.",
     recipe="FILE|KEY: Use a recorded recipe: the key of a fused model, its --json document, or a bundle's fusery.json.",
     probe=(
-        "SECONDS: Time limit for asking the model held-out prompts, if its weights give UNSURE; 0: never; default: 60.",
+        "SECONDS: Time limit for asking an UNSURE model prompts of its run; 0: never; default: 60, with --all 0.",
         click.FloatRange(min=0),
     ),
 )
@@ -230,7 +230,7 @@ def _print(session: Session, fused: Fused) -> None:
     if session.verbose:
         rows += [("seconds", f"{fused.seconds:.2f}"), ("digest", fused.digest)]
     _print_fused(session, fused, _SOURCES[fused.source], rows)
-    again = f"fusery fuse {fused.adapter}{fused.options} -o prefer=speed"
+    again = f"fusery fuse {fused.adapter}{fused.options} --as 16bit"
     say_speed(session, fused.quantization, None if is_merge_aware(fused.recipe) else again)
     session.say(f"Next: mlx_lm.generate --model {typed(fused.path)} --prompt TEXT")
 
@@ -254,7 +254,7 @@ def _print_fused(
         figures = [
             (
                 "answers",
-                f"to {answers.prompts} prompts: {alike} of next tokens the same, {gain} nats of gain kept",
+                f"{answers.prompts} prompts: {alike} of tokens as base + adapter, gain {gain} nats, KL {answers.general_kl:.2f} on general text",
             ),
             *figures,
         ]
@@ -339,6 +339,6 @@ def _print_formats(session: Session, formats: Formats) -> None:
         session.say("No format holds what the adapter learned.")
     else:
         chosen_format = written_as(formats.chosen)
-        session.say(f"`auto` writes {chosen_format}: the smallest that holds the update, with little noise.")
+        session.say(f"By the weights, `auto` writes {chosen_format}: the smallest that is PASS.")
     if any(row.sampled for row in formats.formats):
         session.say("Numbers that are not recorded are estimates from an eighth of the rows.")

@@ -205,7 +205,7 @@ def _print(session: Session, bundle: Materialized, target: str) -> None:
         session.print(f"  {fact}")
     session.warn(bundle)
     if bundle.target in _RUN_BY_MLX:
-        command = None if bundle.merge_aware else "add -o prefer=speed --force"
+        command = None if bundle.merge_aware else "add --as 16bit --force"
         say_speed(session, bundle.quantization, command)
     for other in bundle.other_bases:
         session.say(f"Note: {bundle.name} is also fused onto {other}: add --base {other} --force")

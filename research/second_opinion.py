@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fusery.registry.engine.verdict import DEGRADED, LOST, PASS, UNSURE, Verdict
+from fusery.registry.errors import ModelUnusableError
 from fusery.registry.records.fused import FusedAnswers
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
@@ -32,6 +35,8 @@ GENERAL = 0.1  # nats per token on general text; no fuse that passes by its weig
 # with a smaller gain on the held-out data, in nats, they do not distinguish an adapter from its base
 LEAST_GAIN = 0.1
 PROMPTS, TEXTS = 16, 12  # held-out prompts of the run, and general texts
+LEAST_PROMPTS = 4  # with fewer, the answers decide nothing
+_SHARE = 0.1  # of the tokens, after which the pace of the rest is estimated
 
 
 class _TimeIsUpError(Exception):
@@ -56,17 +61,23 @@ class _Timed(Reporter):
         """Pass it on, and give up if the rest will take too long."""
         now = time.monotonic()
         started, before = self._first = self._first or (now, done)
-        pace = (now - started) / (done - before) if done > before else 0.0
+        enough = done - before >= _SHARE * total
+        pace = (now - started) / (done - before) if enough else 0.0
         if now + pace * (total - done) > self._until:
             raise _TimeIsUpError
         self._reporter.progress(done, total)
 
 
 def held_out_data(workspace: Workspace, adapter: int) -> Path | None:
-    """Return the held-out data of an adapter's run, if it is here and as it was recorded."""
+    """Return the held-out data of an adapter's run, if it is here, as it was recorded and readable, and models can be run."""
+    if find_spec("mlx_lm") is None:
+        return None
     with workspace.database.read() as session:
         data = held_out(session, adapter)
-    return None if data is None else data.path
+    with suppress(FuseryError):
+        if data is not None and data.path is not None and read_prompts(data.path, PROMPTS):
+            return data.path
+    return None
 
 
 def ask(
@@ -79,15 +90,18 @@ def ask(
     until: float,
     reporter: Reporter,
 ) -> FusedAnswers | None:
-    """Return what a fused model in a folder answers; None if that takes too long, or if it cannot be run here."""
+    """Return what a fused model in a folder answers, with 0 prompts if that takes too long or mlx cannot run it; None if it cannot be asked here."""
     timed = _Timed(reporter, until)
     try:
         return _asked(workspace, adapter, base, folder, data, timed)
     except _TimeIsUpError:
-        reporter.say("the model was not asked: that takes longer than allowed (--probe SECONDS)")
-    except FuseryError as error:
+        reporter.say("the model was not asked in time; for more: fusery fuse REF --probe SECONDS")
+    except ModelUnusableError as error:
         reporter.say(f"the model was not asked: {error.message}")
-    return None
+    except (FuseryError, OSError) as error:
+        reporter.say(f"the model was not asked: {error}")
+        return None
+    return FusedAnswers(verdict=UNSURE, prompts=0, gained=0.0, lost=0.0, agreement=0.0, general_kl=0.0)
 
 
 def _asked(
@@ -115,7 +129,7 @@ def judge_answers(measured: ModelScores, prompts: int) -> FusedAnswers:
     gained, lost = loss_base - loss_trained, loss_fused - loss_trained
     agreement, general_kl = _mean([one.same for one in own]), _mean([one.kl for one in general])
     verdict: Verdict = UNSURE
-    if gained < LEAST_GAIN:
+    if gained < LEAST_GAIN or prompts < LEAST_PROMPTS:
         pass  # the prompts decide nothing
     elif gained - lost < HALF * gained:
         verdict = LOST

@@ -25,7 +25,7 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 79_990,
+    "lines": 80_019,
     "files": 437,
     "files under 60 lines": 48,
     "class names used more than once": 10,

@@ -200,7 +200,7 @@ def _fused_folder(
         raise BadInputError("a fused model is served alone", hint="fusery serve REF --fused")
     (reference,) = request.references
     wanted = request.request
-    if wanted.recipe is None and not wanted.says_how:
+    if wanted.prefer is None and wanted.may_prefer:
         wanted = replace(wanted, prefer="speed")  # it runs on this machine
     with (
         _kept_folder(workspace) as folder,

@@ -75,10 +75,10 @@ def sources(facts: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 _LABELS = {"val_loss": "validation loss", "created_at": "fused at"}
 _VERDICTS = {
-    "PASS": "The weights hold what the adapter learned.",
-    "UNSURE": "The weights do not show whether the answers change, and the model was not asked.",
-    "DEGRADED": "The model answers worse than base + adapter: expect fewer exact answers.",
-    "LOST": "The weights do not hold the adapter's update; they were published with --accept-loss.",
+    "PASS": "The model keeps what the adapter learned.",
+    "UNSURE": "It is not known whether the answers differ from those of base + adapter.",
+    "DEGRADED": "The model's answers differ from those of base + adapter: expect fewer exact answers.",
+    "LOST": "The model loses what the adapter learned; it was published with --accept-loss.",
 }
 _COMMAND = re.compile(r"fusery fuse [A-Za-z0-9 ._:@=+-]{1,2000}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")

@@ -275,7 +275,8 @@ def _trusted(detail: Detail) -> str:
     return f"for {' and '.join(filter(None, purposes))}" if any(purposes) else ""
 
 
-def _measured(detail: Detail) -> str:
+def _measured(detail: Any) -> str:
+    detail = detail if isinstance(detail, Mapping) else {}
     share = detail.get("retained")
     return f"{detail.get('verdict')}{'' if share is None else f', {share_in_words(share)}'}"
 
@@ -332,7 +333,7 @@ _TELLS: Mapping[str, str | Callable[[Detail], str]] = {
     "fuse.fitted": "into {budget} times the base's size",
     "fuse.refused": lambda detail: f"not published: {detail.get('reason') or _measured(detail)}",
     "fuse.tried": lambda detail: f"the next format was tried: {detail.get('reason') or _measured(detail)}",
-    "fused.answered": lambda detail: _measured(detail.get("answers") or {}),
+    "fused.answered": lambda detail: _measured(detail.get("answers")),
     "fused.made": _measured,
     "fused.published": "{bytes} bytes to the store",
     "key.trusted": _trusted,

@@ -246,7 +246,7 @@ ACTIONS: Mapping[str, str] = {
     "fuse.fitted": "what fits into a budget was worked out",
     "fuse.refused": "it was measured and not published",
     "fuse.tried": "`auto` measured this format and took another",
-    "fused.answered": "the model was asked, because its weights do not decide",
+    "fused.answered": "the answers of a model whose weights do not decide; 0 prompts: not asked",
     "fused.confirmed": "another registry's claim was true: the same bytes came out here",
     "fused.made": "it was made",
     "fused.published": "its files went to the store",

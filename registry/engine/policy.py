@@ -91,7 +91,7 @@ class WritePolicy:
 
     @property
     def is_mixed_and_shaped(self) -> bool:
-        """More noise is allowed then (`verdict.QUIET_SHAPED_TO`)."""
+        """Whether `mixed` uses a calibration, which allows more noise (`verdict.QUIET_SHAPED_TO`)."""
         return self.precision == "mixed" and self.calibration is not None
 
     def target(

@@ -87,7 +87,7 @@ PRECISIONS: tuple[Precision, ...] = (KEEP, DITHER, MIXED, DEQUANTIZE)
 
 AUTO: Final = "auto"  # The smallest that passes: what may be asked for besides
 CHOICES: tuple[RequestedPrecision, ...] = (AUTO, *PRECISIONS)
-PREFERRED = ("size", "speed")  # of what `auto` may write
+PREFERRED = ("size", "speed")  # values of `prefer`
 
 # The values of `--as`, by precision
 WRITTEN_AS: Mapping[str, str] = {precision: precision for precision in CHOICES} | {DEQUANTIZE: "16bit"}

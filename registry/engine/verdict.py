@@ -7,7 +7,7 @@ from typing import Final, Literal
 Verdict = Literal["PASS", "UNSURE", "DEGRADED", "LOST"]
 
 PASS: Final = "PASS"
-UNSURE: Final = "UNSURE"  # the weights do not decide, and the model was not asked
+UNSURE: Final = "UNSURE"  # neither the weights nor answers decide
 DEGRADED: Final = "DEGRADED"  # by the model's answers; never by its weights
 LOST: Final = "LOST"
 
@@ -16,11 +16,11 @@ LOST_BELOW = 0.3  # closeness below which the adapter is lost: less than half of
 # A fuse passes from this closeness: below, three of four quiet ones had lost 6 to 12 % of the gain.
 WHOLE_FROM = 0.9
 NEAR_FROM = 0.8  # mean closeness of the modules from which a fuse passes
-# A fuse passes up to this noise: answers to other questions did not change (KL below 0.04).
+# A fuse passes up to this noise: the KL on general text was at most 0.09.
 QUIET_TO = 0.025
 QUIET_SHAPED_TO = 0.035  # the same of `mixed` with a calibration, whose noise matters less
 CLEAR_FROM = 0.1  # a fuse passes from this cosine
-NOISE_TO = 0.12  # noise with which a fuse within a budget is preferred to one that has all of its bits
+NOISE_TO = 0.12  # maximum noise of a fuse near PASS, within a budget
 
 
 def closeness(retained: float | None) -> float:
@@ -76,7 +76,7 @@ def range_in_words(least: float) -> str:
 MEANINGS = {
     PASS: "keeps what the adapter learned",
     UNSURE: "the weights do not show whether the answers change",
-    DEGRADED: "loses part of what the adapter learned",
+    DEGRADED: "its answers differ from those of base + adapter",
     LOST: "loses what the adapter learned",
 }
 """What a verdict means for the answers of the fused model."""
@@ -88,5 +88,5 @@ def in_words(verdict: str, retained: float | None, noise: float | None) -> str:
     if noise is not None:
         reasons.append(f"{100 * noise:.1f} % noise")
     if retained is not None and verdict == LOST and closeness(retained) >= LOST_BELOW:
-        reasons.append("some modules retain too little or overshoot")
+        reasons.append("its modules or its answers lose too much")
     return ", ".join(reasons)

@@ -73,7 +73,7 @@ def _candidate(
 
 
 def _sound(template: FuseCandidate, others: Sequence[Recipe], last: Recipe) -> Iterator[FuseCandidate]:
-    """Yield what has the verdict PASS within a budget, if there is such a thing beside the last, which need only not be lost."""
+    """Yield the candidates within a budget that are PASS or near it, if there are any besides the last, which need only not be LOST."""
     rivals = []
     for recipe in others:
         measured = _candidate(template, recipe).look_up().measured

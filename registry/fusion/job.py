@@ -51,8 +51,8 @@ class FuseCandidate:
     request: FuseRequest
     publish: str
     reporter: Reporter
-    strict: bool = False  # take it only if hardly anything is lost: there is a larger candidate
-    sound: bool = False  # take it only with the verdict PASS: another candidate that fits has it
+    strict: bool = False  # take only PASS: there is a larger candidate
+    sound: bool = False  # take only PASS or what is near it: there is another candidate within the budget
     on_record: KeyRecord | None = None  # the record of the key, if it was read already
     opinion: SecondOpinion | None = None  # by which the model is asked where its weights do not decide
 
@@ -86,7 +86,7 @@ class FuseCandidate:
         if lookup.settled is not None and not asks and not self._taken(lookup.settled):
             return None
         if (model := self._cached(lookup)) is not None:
-            return self._shared(self._asked(model, lookup) if asks else model)
+            return self._finished(model, lookup)
         if (model := self._claimed(lookup)) is not None or not (compute or lookup.published):
             return model
         return self._build(compute=compute)
@@ -137,21 +137,25 @@ class FuseCandidate:
         )
 
     def _answers(self, opinion: SecondOpinion, folder: Path) -> FusedAnswers | None:
-        if (answers := opinion.ask(folder, self.key, self.reporter)) is not None:
+        if (answers := opinion.ask(folder, self.key, self.reporter)) is not None and answers.prompts:
             kept = f"keeps {answers.gained - answers.lost:.2f} of {answers.gained:.2f} nats of gain"
             alike = f"{100 * answers.agreement:.0f} % of next tokens the same"
-            figures = f"{kept}, {alike}, KL {answers.general_kl:.3f} on other text"
+            figures = f"{kept}, {alike}, KL {answers.general_kl:.3f} on general text"
             self.reporter.say(
                 f"{self._format}, asked {plural(answers.prompts, 'prompt')}: {answers.verdict}", figures
             )
         return answers
 
-    def _asked(self, model: Fused, record: KeyRecord) -> Fused:
-        assert self.opinion is not None and record.measured is not None
-        answers = self._answers(self.opinion, model.path)
-        measured = record.measured.with_answers(answers)
-        self._taken(measured)
-        return replace(model, fidelity=replace(model.fidelity, verdict=measured.verdict, answers=answers))
+    def _finished(self, model: Fused, record: KeyRecord) -> Fused | None:
+        """Return a model that is here after asking it, if that is still to do; None if the next candidate is tried."""
+        if self.opinion is not None and record.measured is not None and self.opinion.asks(record):
+            answers = self._answers(self.opinion, model.path)
+            measured = record.measured.with_answers(answers)
+            if not self._taken(measured):
+                return None
+            fidelity = replace(model.fidelity, verdict=measured.verdict, answers=answers)
+            model = replace(model, fidelity=fidelity)
+        return self._shared(model)
 
     def _taken(self, measured: MeasuredFuse) -> bool:
         """Return True to go on, False to try the next candidate; raise if this is the last one."""
@@ -220,7 +224,7 @@ class FuseCandidate:
             if model is not None or not compute:
                 with self.workspace.database.write() as session:
                     lease.release(session)
-                return model and self._shared(model)
+                return model and self._finished(model, lookup)
             return self._compute(lease, lookup)
 
     def _lease(self, key: Digest) -> leases.Lease:
@@ -275,7 +279,7 @@ class FuseCandidate:
             manifest, fidelity = self.inputs.compute(
                 self.recipe, self.key, folder, lease.check, self.reporter.progress, publish=full
             )
-            measured = MeasuredFuse.of(fidelity, self.recipe)
+            measured = MeasuredFuse.of(fidelity, self.recipe).with_answers(lookup.answers)
             if self.opinion is not None and self.opinion.asks(replace(lookup, measured=measured)):
                 measured = measured.with_answers(self._answers(self.opinion, folder))
             if not self.passes(measured):

@@ -33,6 +33,7 @@ from ..engine.verdict import (
     range_in_words,
     recorded_verdict,
 )
+from ..errors import DatabaseReadOnlyError
 from ..parts import part
 from ..records.fused import FusedAnswers, FusedRecord
 from ..records.fused_rows import answers_in
@@ -93,7 +94,7 @@ class MeasuredFuse:
         if request.min_fidelity is not None and closeness(self.retained) < request.min_fidelity:
             return f"{self.in_words}; --min-fidelity asks for {range_in_words(request.min_fidelity)}"
         return (
-            f"{self.in_words}, cosine {self.cosine or 0.0:.2f}; {request.precision} takes {range_in_words(WHOLE_FROM)},"
+            f"{self.in_words}, cosine {self.cosine or 0.0:.2f}; PASS requires {range_in_words(WHOLE_FROM)} in all, 80 to 120 % in its modules,"
             f" at most {100 * self._quiet_to:g} % noise and a cosine of at least {CLEAR_FROM:g}"
         )
 
@@ -129,43 +130,42 @@ class MeasuredFuse:
         return QUIET_SHAPED_TO if self.shaped else QUIET_TO
 
 
-@dataclass(frozen=True)
+@dataclass
 class SecondOpinion:
-    """Asks models of which the weights do not decide, within a time that all of a fuse share."""
+    """Asks UNSURE models, within one time limit for the fuse."""
 
     inputs: FuseInputs
-    within: float
-    again: bool  # also those that were asked before
-
-    @cached_property
-    def _until(self) -> float:
-        return time.monotonic() + self.within
+    left: float  # seconds
+    again: bool  # also those that could not be asked, or whose prompts did not decide
 
     @cached_property
     def _data(self) -> Path | None:
-        data: Path | None = part("research.second_opinion:held_out_data")(
-            self.inputs.workspace, self.inputs.adapter.id
-        )
-        return data
+        """Held-out data of the run, if models can be asked here, and answers logged."""
+        workspace = self.inputs.workspace
+        look = part("research.second_opinion:held_out_data")
+        data: Path | None = look(workspace, self.inputs.adapter.id)
+        try:
+            with workspace.database.write():
+                return data
+        except DatabaseReadOnlyError:
+            return None
 
     def asks(self, record: KeyRecord) -> bool:
         """Tell whether the model of a key is to be asked."""
         unsure = record.measured is not None and record.measured.verdict == UNSURE
-        wanted = unsure and (self.again or record.answers is None) and time.monotonic() < self._until
+        wanted = unsure and (self.again or record.answers is None) and self.left > 0
         return wanted and self._data is not None
 
     def ask(self, folder: Path, key: str, reporter: Reporter) -> FusedAnswers | None:
-        """Return what the model in a folder answers, and log it."""
-        inputs, asked = self.inputs, part("research.second_opinion:ask")
+        """Return what the model in a folder answers, and log it; None if it could not be asked."""
+        inputs, asked, started = self.inputs, part("research.second_opinion:ask"), time.monotonic()
         of = inputs.workspace, inputs.adapter.name, inputs.base_digest, folder, self._data
-        answers: FusedAnswers | None = asked(*of, until=self._until, reporter=reporter)
-        # A model that could not be asked in time is not asked each time.
-        logged = answers or FusedAnswers(
-            verdict=UNSURE, prompts=0, gained=0.0, lost=0.0, agreement=0.0, general_kl=0.0
-        )
-        detail = {"adapter": inputs.adapter.name, "answers": logged.to_dict()}
-        with inputs.workspace.database.write() as session:
-            events.record(session, ANSWERED, "fused", key, detail)
+        answers: FusedAnswers | None = asked(*of, until=started + self.left, reporter=reporter)
+        self.left -= time.monotonic() - started
+        if answers is not None:
+            detail = {"adapter": inputs.adapter.name, "answers": answers.to_dict()}
+            with inputs.workspace.database.write() as session:
+                events.record(session, ANSWERED, "fused", key, detail)
         return answers
 
 

@@ -45,9 +45,9 @@ class FuseRequest:
         recipe: a recipe as it is on record: the key of what was made by it, or a file that holds it; instead of all that says
             how to fuse.
         base: another form of the adapter's base model to fuse onto, such as its 4-bit form; None for the adapter's own.
-        probe: seconds in which a model is asked held-out prompts of the run if its weights do not decide: 0 for never, None
-            for 60, and only if it was not asked before.
-        prefer: of `auto`: `size`, or `speed` on this machine: 16 bits where mlx computes faster with them.
+        probe: time limit in seconds for asking an UNSURE model held-out prompts of the run; 0: never; None: 60, and only once.
+        prefer: goal of `auto`: `size`, or `speed`: 16 bits if mlx is faster with them on this machine; None for `size`, or
+            for `speed` where the model is served at once.
     """
 
     precision: RequestedPrecision = "auto"
@@ -65,7 +65,7 @@ class FuseRequest:
     recipe: str | None = None
     base: str | None = None
     probe: float | None = None
-    prefer: Literal["size", "speed"] = "size"
+    prefer: Literal["size", "speed"] | None = None
 
     def check(self) -> None:
         """Refuse contradictory or impossible values."""
@@ -83,7 +83,7 @@ class FuseRequest:
         if not all(math.isfinite(number) for number in (*weights, self.scale or 0.0)):
             yield "a scale or a weight is not a finite number", "-o scale=10, --with REF:0.5"
         if self.probe is not None and not (math.isfinite(self.probe) and self.probe >= 0):
-            yield "the time to ask a model is a number of seconds, 0 for none", "--probe 60"
+            yield f"invalid probe: {self.probe:g} (seconds, 0 or more)", "--probe 60"
         if self.scale == 0:
             yield "invalid scale: 0 (it would remove the adapter's update)", "leave out -o scale="
         if self.budget is not None and not (math.isfinite(self.budget) and self.budget >= 1):
@@ -92,10 +92,10 @@ class FuseRequest:
             yield "group_size and mode go with quantize", "-o quantize=4 -o group_size=64"
         if self.quantize is not None and (self.precision != "auto" or self.budget is not None):
             yield "-o quantize= excludes --as and --budget", "leave it or them out"
-        if self.prefer not in PREFERRED:
-            yield f"unknown preference {str(self.prefer)[:40]!r}", f"-o prefer={'|'.join(PREFERRED)}"
-        if self.prefer == "speed" and (self.precision != "auto" or self.budget is not None):
-            yield "-o prefer=speed is for what `auto` chooses", "leave out --as and --budget"
+        if self.prefer not in (None, *PREFERRED):
+            yield f"unknown prefer {str(self.prefer)[:40]!r}", f"-o prefer={'|'.join(PREFERRED)}"
+        if self.prefer == "speed" and not self.may_prefer:
+            yield "-o prefer=speed excludes --as, --budget, --recipe and -o quantize=", "leave it or them out"
         if self.mode is not None and self.mode not in MODES:
             yield f"unknown mode {self.mode[:40]!r}", f"-o mode={'|'.join(MODES)}"
         if self.recipe is not None and self.says_how:
@@ -113,9 +113,14 @@ class FuseRequest:
             accept_loss=False,
             accept_foreign=False,
             probe=None,
-            prefer="size",
+            prefer=None,
         )
         return how != FuseRequest()
+
+    @property
+    def may_prefer(self) -> bool:
+        """Whether `auto` chooses the format, whatever its size."""
+        return self.precision == "auto" and not (self.budget or self.quantize or self.recipe)
 
     @property
     def others(self) -> list[str]:

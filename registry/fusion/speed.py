@@ -15,7 +15,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.publishing import write_atomically
 
-NOTICEABLE = 1.25  # from here on, the difference decides
+NOTICEABLE = 1.25  # smallest factor that `prefer=speed` acts on
 _SIDE, _CHAIN, _RUNS = 2048, 4, 3  # a square matrix, so many products in a row, and the fastest of so many
 
 
@@ -27,7 +27,7 @@ def times_faster(cache: Path, quantization: Mapping[str, Any] | None) -> float:
         machine = f"{platform.node()}, {platform.machine()}, mlx {version('mlx')}"
     except PackageNotFoundError:
         return 1.0
-    if not isinstance(bits, int) or not isinstance(group, int):
+    if bits not in (2, 3, 4, 5, 6, 8) or group not in (16, 32, 64, 128):
         return 1.0
     file, key = cache / "speed.json", f"{mode}-{bits}-{group}"
     recorded: Mapping[str, Any] = {}
@@ -35,7 +35,8 @@ def times_faster(cache: Path, quantization: Mapping[str, Any] | None) -> float:
         recorded = read_object(file)
     times = recorded.get("times") if recorded.get("machine") == machine else None
     times = times if isinstance(times, dict) else {}
-    if not isinstance(times.get(key), float):
+    recorded_time = times.get(key)
+    if not isinstance(recorded_time, float) or not 0.001 < recorded_time < 1000:
         try:
             times[key] = _measured(bits, group, str(mode))
         except (ImportError, ValueError, RuntimeError):  # mlx has no such format, or cannot compute here

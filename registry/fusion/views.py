@@ -15,7 +15,7 @@ from fusery.storage.digest import Digest, digest_json
 from .. import tables
 from ..documents import write_picture
 from ..engine.recipe import Recipe, artifact_key
-from ..engine.verdict import MEANINGS, PASS
+from ..engine.verdict import LOST, MEANINGS, PASS
 from ..errors import BadInputError, MissingExtraError, UnknownReferenceError
 from ..record import row_values
 from ..records.adapter import Withdrawals
@@ -92,12 +92,12 @@ def fused_record(fused: tables.FusedRow, adapter: str | None = None) -> FusedRec
 
 def line_facts(fused: tables.FusedRow, adapter: str | None) -> Mapping[str, Any]:
     """Return the fields of a fused artifact's line; see `fused_line`."""
-    facts = _facts(fused, adapter)
-    accepted = " --accept-loss" if fused.verdict == "LOST" else ""
+    facts, fidelity = _facts(fused, adapter), _fidelity(fused, None)
+    accepted = " --accept-loss" if fidelity.verdict == LOST else ""
     return {
         **facts,
         "base": fused.base.name,
-        "fidelity": _fidelity(fused, None),
+        "fidelity": fidelity,
         "rebuild": f"fusery fuse {facts['adapter']} --recipe {fused.key}{accepted}",
     }
 

@@ -83,13 +83,13 @@ class ModuleFidelity(Record):
 
 
 class FusedAnswers(Record):
-    """What a fused model answers, compared with base + adapter; asked where its weights do not decide."""
+    """What an UNSURE fused model answers, compared with base + adapter."""
 
-    verdict: Verdict = described("`UNSURE` if the questions decide nothing")
-    prompts: int = described("held-out prompts of the run that it was asked")
+    verdict: Verdict = described("`UNSURE` if the prompts do not decide")
+    prompts: int = described("number of held-out prompts of the run; 0 if it could not be asked in time")
     gained: float = described("nats by which base + adapter is better at them than the base")
-    lost: float = described("nats of those that the fused model lacks; negative where it is better")
-    agreement: float = described("share of their tokens of which both find the same one most likely")
+    lost: float = described("nats of `gained` that the fused model loses; negative: it is better")
+    agreement: float = described("share of tokens with the same most likely next token")
     general_kl: float = described("divergence from base + adapter on general text, in nats per token")
 
 

@@ -21,16 +21,22 @@ from .fused import FusedAnswers, FusedLabel
 _DIGITS = 8  # of a digest: enough to distinguish the calibrations of a base, or choices of bits
 
 
-def answers_in(entries: Sequence[tables.EventRow]) -> FusedAnswers | None:
-    """Return what a fused model answered last, by its log entries; None if it was not asked, or somebody edited the entry."""
-    if not entries:
-        return None
-    form = json.loads(entries[-1].detail).get("answers")
-    try:
-        answers: FusedAnswers = decode(FusedAnswers, form)
-    except ValueError:
-        return None
-    return answers
+def answers_in(
+    entries: Sequence[tables.EventRow], adapter: tables.AdapterRow | None = None
+) -> FusedAnswers | None:
+    """Return what a fused model answered last, by its log entries: to prompts of any record of its adapter, or of one.
+
+    None if it was not asked, or if somebody edited the entry.
+    """
+    for entry in reversed(entries):
+        try:
+            detail = json.loads(entry.detail)
+            if adapter is None or detail["adapter"] == adapter.name:
+                answers: FusedAnswers = decode(FusedAnswers, detail["answers"])
+                return answers if answers.prompts >= 0 and 0 <= answers.agreement <= 1 else None
+        except (ValueError, TypeError, LookupError):
+            return None
+    return None
 
 
 def verdict_of(row: tables.FusedRow, answers: FusedAnswers | None) -> str:

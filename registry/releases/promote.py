@@ -106,7 +106,7 @@ def _fidelity(case: Case, rules: Rules) -> StateText:
     if not made:
         why = "nothing was fused from it here yet, so its fidelity was not measured"
         return "unknown", why, f"fusery fuse {case.adapter.name}"
-    verdicts = {fused: verdict_of(fused, answers_in(fused.answered)) for fused in made}
+    verdicts = {fused: verdict_of(fused, answers_in(fused.answered, case.adapter)) for fused in made}
     best = max(made, key=lambda fused: (VERDICTS.index(verdicts[fused]), closeness(fused.retained)))
     why = f"the best fuse of it on record, {best.key[:12]}, has {verdicts[best]}"
     formats = f"fusery show {case.adapter.name} --fidelity --formats"

@@ -23,7 +23,7 @@ from ..fusion.records import compare_claims, fetch_published, record_fused
 from ..fusion.views import find_fused, is_published, recipe_key
 from ..provenance.tensors import exact_digest, read_views
 from ..records.bases import blob_generations
-from ..records.fused_rows import fused_from, label_of, load_fused
+from ..records.fused_rows import fused_from, label_of, load_fused, verdict_of
 from ..records.references import resolve_any
 from ..workspace.workspace import Workspace
 from .repairing import has_bytes
@@ -98,8 +98,8 @@ def _rebuilt(workspace: Workspace, row: tables.FusedRow) -> Rebuilt:
                     if find_fused(session, made_as) is None:
                         record_fused(session, fuse_inputs, recipe, made_as, made, fidelity, seconds)
                         compare_claims(workspace, session, made_as, made)
-            if not inputs and fidelity.verdict != row.verdict:
-                why = f"its fidelity is {fidelity.verdict} (recorded: {row.verdict})"
+            if not inputs and fidelity.verdict != (on_record := verdict_of(row, None)):
+                why = f"its fidelity is {fidelity.verdict} (recorded: {on_record})"
                 return answer("different", why, made)
             if made.digest == recorded.digest:
                 return answer("bit-identical", "every file has the recorded digest", made)

@@ -38,11 +38,11 @@ def test_fuse_and_materialize_name_the_command_for_16_bits(
     assert ran.code == 0 and f"7.4 {COST}" in ran.err
     command = shlex.split(ran.err.partition(COST)[2].partition(": ")[2].partition("\n")[0])
     dense = quantised(*command[1:])
-    assert "-o scale=19 -o prefer=speed" in quantised("fuse", "small@1", "-o", "scale=19").err
+    assert "-o scale=19 --as 16bit" in quantised("fuse", "small@1", "-o", "scale=19").err
     assert dense.code == 0 and COST not in dense.err
     assert COST not in quantised("fuse", "small@1", "--as", "mixed", "--json").err
     ran = quantised("materialize", "small@1", "docker", "--target", "docker", "--as", "mixed")
-    assert ran.code == 0 and "add -o prefer=speed --force" in ran.err
+    assert ran.code == 0 and "add --as 16bit --force" in ran.err
     gguf = quantised("materialize", "small@1", "file", "--target", "gguf", "--as", "mixed")
     assert COST not in gguf.err
     assert COST in (tmp_path / "docker" / "README.md").read_text()

@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 import shift_cipher_adapters
 from broken_adapters import edit_config
+from sqlalchemy import update
 
-from fusery.registry import RecordRun, Registry, Reporter
-from fusery.registry.errors import BadInputError, FidelityError
+from fusery.registry import RecordRun, Registry, Reporter, tables
+from fusery.registry.database import events
+from fusery.registry.errors import BadInputError, DatabaseReadOnlyError, FidelityError
 from fusery.registry.fusion.request import FuseRequest
 from fusery.registry.records.fused import Fused
-from fusery.research import second_opinion
+from fusery.research import models, second_opinion
 from fusery.research.models import ModelScores, TokenScores
 from fusery.research.second_opinion import judge_answers
+from fusery.storage.errors import StoreUnavailableError
 
+PROMPTS = second_opinion.LEAST_PROMPTS
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 OF_TASK = [f"{LETTERS[start:]}{LETTERS[:start]}" for start in range(6)]
 """What the adapter of shift 1 says."""
@@ -82,6 +86,11 @@ def test_the_size_of_the_base_is_taken_where_the_model_answers_as_it_should(
     assert logged(registry) == [("PASS", 6)]
     registry.aliases.set_rules("prod", {"fidelity": "PASS"})
     assert registry.aliases.promote("caesar@1", "prod").verdict == "passed"
+    shutil.rmtree(registry.workspace.settings.cache)
+    for request in (None, FuseRequest(probe=0)):
+        again, said = asked(registry, request)
+        assert (again.key, again.fidelity.verdict) == (taken.key, "PASS"), said
+    assert logged(registry) == [("PASS", 6)]
 
 
 def test_what_does_not_answer_as_it_should_is_passed_over(
@@ -113,6 +122,102 @@ def test_a_model_that_answers_like_the_base_is_lost(
     assert caught.value.hint
     assert registry.fused.list() == []
     assert asked(registry, FuseRequest("dither", accept_loss=True))[0].fidelity.verdict == "LOST"
+
+
+def test_logged_answers_refuse_a_model_before_it_is_computed(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    registered(registry, made, tmp_path, None)
+    (row,) = [row for row in registry.fused.formats("caesar@1").formats if row.precision == "dither"]
+    figures = {"prompts": 6, "gained": 1.0, "lost": 0.9, "agreement": 0.5, "general_kl": 0.1}
+    detail = {"adapter": "caesar_v1_20260101", "answers": {"verdict": "LOST", **figures}}
+    with registry.workspace.database.write() as session:
+        events.record(session, "fused.answered", "fused", str(row.key), detail)
+    with pytest.raises(FidelityError):
+        asked(registry, FuseRequest("dither"))
+    made_anyway = asked(registry, FuseRequest("dither", accept_loss=True))[0]
+    assert made_anyway.fidelity.verdict == "LOST"
+    (line,) = registry.fused.list()
+    assert line.rebuild.endswith("--accept-loss")
+
+
+@pytest.mark.parametrize(
+    "strange", ["[]", "not JSON", '{"answers": [1]}', '{"answers": {"verdict": "PASS"}}']
+)
+def test_an_edited_entry_of_the_log_is_no_answer(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path, strange: str
+) -> None:
+    registered(registry, made, tmp_path, OF_TASK)
+    asked(registry)
+    with registry.workspace.database.write() as session:
+        answered = tables.EventRow.action == "fused.answered"
+        session.execute(update(tables.EventRow).where(answered).values(detail=strange))
+    assert {line.fidelity.verdict for line in registry.fused.list()} == {"UNSURE"}
+
+
+@pytest.mark.parametrize("failure", [StoreUnavailableError("gone"), OSError(28, "no space left on device")])
+def test_a_failure_of_this_machine_is_no_answer(
+    registry: Registry,
+    made: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+) -> None:
+    registered(registry, made, tmp_path, OF_TASK)
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "measure", failing)
+        assert asked(registry, FuseRequest("dither"))[0].fidelity.verdict == "UNSURE"
+    assert logged(registry) == []
+    assert asked(registry, FuseRequest("dither"))[0].fidelity.verdict == "PASS"
+    with monkeypatch.context() as patch:
+        patch.setattr(second_opinion, "find_spec", lambda _: None)
+        assert second_opinion.held_out_data(registry.workspace, 1) is None
+
+
+def test_answers_to_the_prompts_of_another_record_are_no_evidence(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    registered(registry, made, tmp_path, None)
+    assert asked(registry, FuseRequest("dither"))[0].fidelity.verdict == "UNSURE"
+    registry.aliases.set_rules("prod", {"fidelity": "PASS"})
+    twin, data = shutil.copytree(made[1], tmp_path / "twin"), tmp_path / "data"
+    for name in ("train", "valid"):
+        (data / f"{name}.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in OF_TASK))
+    with RecordRun(twin, arguments={"data": str(data)}):
+        pass
+    registry.adapters.register(twin, base="letters", task="twin")
+    assert registry.fused.fuse("twin@1", FuseRequest("dither")).fidelity.verdict == "PASS"
+    assert registry.aliases.promote("caesar@1", "prod").exit_code == 3
+    assert registry.aliases.promote("twin@1", "prod").exit_code == 0
+
+
+def test_a_registry_that_can_only_be_read_asks_nothing(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered(registry, made, tmp_path, OF_TASK)
+    asked(registry, FuseRequest("dither", probe=0))
+
+    def refused(*_: Any) -> None:
+        raise DatabaseReadOnlyError("the database may only be read")
+
+    monkeypatch.setattr(registry.workspace.database, "write", refused)
+    taken = registry.fused.fuse("caesar@1", FuseRequest("dither"))
+    assert (taken.source, taken.fidelity.verdict) == ("cache", "UNSURE")
+
+
+def test_old_verdicts_are_no_difference_to_a_rebuild(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    registered(registry, made, tmp_path, None)
+    asked(registry, FuseRequest("dither"))
+    with registry.workspace.database.write() as session:  # as fusery 0.1.0 recorded it
+        session.execute(update(tables.FusedRow).values(verdict="PASS"))
+    (rebuilt,) = registry.upkeep.audit_rebuild().rebuilt
+    assert rebuilt.verdict == "bit-identical"
 
 
 @pytest.mark.parametrize("texts", [None, ["0 1 2 3", "4 5 6 7 8"]], ids=["none", "they tell nothing"])
@@ -152,7 +257,7 @@ def scores(base: float, trained: float, fused: float, agreement: float, general:
         return TokenScores(np.full(100, kl), numbers, np.full(100, a), np.full(100, b))
 
     own, text = of(0.5, agreement, trained, fused), of(general, 1.0, 3.0, 3.0)
-    return ModelScores((own, own, text), (np.full(100, base), np.full(100, base)))
+    return ModelScores((own,) * PROMPTS + (text,), (np.full(100, base),) * PROMPTS)
 
 
 @pytest.mark.parametrize(
@@ -175,8 +280,10 @@ def scores(base: float, trained: float, fused: float, agreement: float, general:
 def test_what_answers_mean(
     base: float, trained: float, fused: float, agreement: float, general: float, verdict: str
 ) -> None:
-    answers = judge_answers(scores(base, trained, fused, agreement, general), 2)
-    assert (answers.verdict, answers.prompts) == (verdict, 2)
+    measured = scores(base, trained, fused, agreement, general)
+    answers = judge_answers(measured, PROMPTS)
+    assert (answers.verdict, answers.prompts) == (verdict, PROMPTS)
+    assert judge_answers(measured, PROMPTS - 1).verdict == "UNSURE", "too few prompts"
     assert (answers.agreement, answers.general_kl) == (agreement, general)
 
 

@@ -133,7 +133,7 @@ def test_words_name_the_figures_and_say_when_a_fuse_overshoots() -> None:
     assert "overshoots" not in in_words("LOST", 0.1, 0.042)
     assert range_in_words(0.9) == "90 to 110 % of the update"
     assert "103.0 %" in share_in_words(1.03) and "0.0 %" in share_in_words(None)
-    reason = "some modules"  # where the figures alone give none
+    reason = "its modules"  # where the figures alone give none
     assert reason in in_words("LOST", 0.95, 0.04)
     for verdict, retained, noise in (("UNSURE", 0.95, 0.13), ("LOST", 1.8, 0.04), ("PASS", 1.0, 0.02)):
         assert reason not in in_words(verdict, retained, noise)

@@ -34,7 +34,8 @@ def test_a_format_is_measured_once_on_a_machine(tmp_path: Path, monkeypatch: pyt
     file = tmp_path / "cache" / "speed.json"
     document = json.loads(file.read_text())
     assert document["times"] == {"affine-4-64": 2.5, "mxfp4-4-64": 2.5}
-    for text in (json.dumps({**document, "machine": "another"}), '{"times": 5}', "not JSON"):
+    wrong = json.dumps({**document, "times": {"affine-4-64": -5.0}})
+    for text in (json.dumps({**document, "machine": "another"}), '{"times": 5}', "not JSON", wrong):
         measured.clear()
         file.write_text(text)
         assert times_faster(tmp_path / "cache", FOUR) == 2.5
@@ -48,7 +49,13 @@ def test_the_measurement_is_a_number_of_this_machine(tmp_path: Path) -> None:
 def test_without_mlx_or_a_format_of_mlx_nothing_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert times_faster(tmp_path, None) == times_faster(tmp_path, {"bits": 7, "group_size": 64}) == 1.0
+    for form in (
+        None,
+        {"bits": 7, "group_size": 64},
+        {"bits": -1, "group_size": 0},
+        {"bits": 4, "group_size": 10**30},
+    ):
+        assert times_faster(tmp_path, form) == 1.0
     monkeypatch.setitem(sys.modules, "mlx.core", None)
     assert times_faster(tmp_path, FOUR) == 1.0
     assert not (tmp_path / "speed.json").exists()
@@ -67,11 +74,12 @@ def test_auto_prefers_speed_where_that_is_wanted(
     said: list[str] = []
     made = sqlite_registry.fused.fuse("small@1", FuseRequest(prefer="speed"), reporter=Reporter(said.append))
     assert made.precision == precision
-    assert [line for line in said if f"{times:g} times as fast" in line]
+    assert bool([line for line in said if f"{times:g} times as fast" in line]) == (precision == "dequantize")
 
 
 def test_speed_is_for_what_auto_chooses() -> None:
-    for wrong in (FuseRequest("keep", prefer="speed"), FuseRequest(budget=1.5, prefer="speed")):
+    for how in ({"precision": "keep"}, {"budget": 1.5}, {"quantize": 4}, {"recipe": "0" * 64}):
+        wrong = FuseRequest(prefer="speed", **how)  # type: ignore[arg-type]
         with pytest.raises(BadInputError) as caught:
             wrong.check()
         assert caught.value.hint
