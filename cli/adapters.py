@@ -107,6 +107,8 @@ def print_registered(session: Session, view: Registered, source: str = "") -> No
     )
     session.warn(view)
     session.findings(view["findings"])
+    if not source:
+        session.say(f"Next: fusery fuse {view['name']}")
 
 
 @command(

@@ -322,6 +322,8 @@ def _print_promotion(session: Session, promotion: Promotion) -> None:
         better = session.registry.adapters.compare([promotion.holder, promotion.adapter]).better
         if better.reference is not None and better.reference == next(iter(better.values_)):
             session.say(f"Note: {cell(better.sentence)}")
+    if promotion.verdict == "passed" and not promotion.dry_run:
+        session.say(f"Next: fusery materialize {typed(promotion.alias)} DEST")
 
 
 def _sentence(promotion: Promotion) -> str:

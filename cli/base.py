@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fusery.registry.api.fused import Bases
 from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
+from fusery.storage.plaintext import typed
 
 from .columns import record_facts
 from .command import listing, prints
@@ -39,6 +40,7 @@ def add(session: Session, added: AddedBase) -> None:
         session.print(f"The same model in other files: {called} is a further name of {added.same_as}.")
     _facts(session, added)
     session.findings(added.findings)
+    session.say(f"Next: fusery register FOLDER --base {typed(added.name)} --task T")
 
 
 listing(
@@ -109,3 +111,4 @@ def calibrate(session: Session, report: CalibrationReport) -> None:
         layout += ", digest, rank, bytes, engine, after before"
     session.facts(record_facts(CalibrationReport, layout, report))
     session.print("From now on, dither and mixed round by it.")
+    session.say("Next: fusery fuse REF")

@@ -57,7 +57,7 @@ def test_a_run_from_its_start_to_its_record(ready: Fusery, folder: Path) -> None
     assert ran.code == 0, ran.err
     assert "train_loss" in ran.out  # the trainer's own table
     assert "Registered: cats_v1_" in ran.out
-    assert ran.err == ""
+    assert (ran.err.count("\n"), ran.err[:6]) == (1, "Next: ")
     view = ready("show", "cats@1", "--json").json
     record = read_record(folder / "run" / RUN_RECORD)
     losses = record.learned().validations
@@ -84,7 +84,7 @@ def test_short_runs(ready: Fusery, folder: Path, monkeypatch: pytest.MonkeyPatch
 
     short = [*TRAIN, "--iters", "2", "--steps-per-eval", "1", "--save-every", "1", "--val-batches", "1"]
     ran = ready("train", "--base", "tiny", "--task", "cats", "--", *short)
-    assert (ran.code, ran.err) == (0, "")
+    assert (ran.code, ran.err.count("\n"), ran.err[:6]) == (0, 1, "Next: ")
     assert "Registered: cats_v1_" in ran.out
     assert ready("show", "cats@1", "--json").json["training_run"]["state"] == "finished"
     ran = ready("train", "--", *short, "--adapter-path", "again")
