@@ -29,6 +29,12 @@ OF_TASK = [f"{LETTERS[start:]}{LETTERS[:start]}" for start in range(6)]
 """What the adapter of shift 1 says."""
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a busy machine take its time."""
+    monkeypatch.setattr("fusery.registry.fusion.fuse.ASKED_FOR", 600.0)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("caesar")
@@ -66,7 +72,7 @@ def test_the_size_of_the_base_is_taken_where_the_model_answers_as_it_should(
     registered(registry, made, tmp_path, OF_TASK)
     assert registry.fused.fuse("caesar@1", FuseRequest(probe=0)).precision == "mixed"
     assert logged(registry) == []
-    taken, said = asked(registry, FuseRequest(probe=60))
+    taken, said = asked(registry, FuseRequest(probe=600))
     assert (taken.precision, taken.fidelity.verdict) == ("dither", "PASS")
     answers = taken.fidelity.answers
     assert answers is not None and (answers.verdict, answers.prompts) == ("PASS", 6)
@@ -239,7 +245,7 @@ def test_it_gives_up_when_the_time_is_up(registry: Registry, made: tuple[Path, P
     assert asked(registry)[0].precision == "mixed", "it is not asked again"
     assert logged(registry) == [("UNSURE", 0), ("PASS", 6)], "of `mixed`"
     # Unless that is wanted; the model is in the cache.
-    taken, said = asked(registry, FuseRequest("dither", probe=60))
+    taken, said = asked(registry, FuseRequest("dither", probe=600))
     assert (taken.source, taken.fidelity.verdict) == ("cache", "PASS")
     assert not list((registry.workspace.settings.cache / "tmp").iterdir())
 
