@@ -49,9 +49,7 @@ class _Timed(Reporter):
     def __init__(self, reporter: Reporter, until: float) -> None:
         super().__init__(reporter.say)
         self._reporter, self._until = reporter, until
-        self._first: tuple[float, int] | None = (
-            None  # time and tokens of the first answers, after the model was loaded
-        )
+        self._first: tuple[float, int] | None = None  # time and tokens after the first batch
 
     def begin(self, what: str) -> None:
         """Pass it on."""

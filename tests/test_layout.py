@@ -25,7 +25,7 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 80_026,
+    "lines": 80_025,
     "files": 437,
     "files under 60 lines": 48,
     "class names used more than once": 10,

@@ -21,7 +21,7 @@ from ..records.fused_rows import describe
 from .adapter_part import policy_of
 from .fuse_inputs import FuseInputs, InputFiles, gather
 from .job import FuseCandidate
-from .known import MeasuredFuse, answers_of, measured_row, recorded_measurement
+from .known import MeasuredFuse, answers_of, record_of_row, recorded_measurement
 from .request import FuseRequest, candidates
 from .views import find_fused, fused_line, weights_bytes
 
@@ -53,9 +53,8 @@ def look_at(
 ) -> tuple[Sampled, MeasuredFuse]:
     """Return a sample of what a recipe writes, shaped by its calibration only where that may decide, and its overall figures."""
     sampled = inputs.sample(recipe)
-    key, workspace = inputs.fuse_inputs.key(recipe), inputs.fuse_inputs.workspace
-    with workspace.database.read() as session:
-        answers = answers_of(session, key)
+    with inputs.fuse_inputs.workspace.database.read() as session:
+        answers = answers_of(session, inputs.fuse_inputs.key(recipe))
     measured = MeasuredFuse.of_sample(sampled.fidelity, recipe, at_random=recipe.calibration is not None)
     measured = measured.with_answers(answers)
     passes = measured.passes(request, strict=strict, sound=sound)
@@ -298,7 +297,7 @@ def _recorded(
         format = replace(
             format, key=key, bytes=line.weights_bytes, times_base=line.times_base, fidelity=line.fidelity
         )
-        return format, measured_row(session, key, fused).measured
+        return format, record_of_row(session, key, fused).measured
 
 
 def _sampled(

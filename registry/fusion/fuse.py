@@ -66,6 +66,9 @@ def fuse(
             times = times_faster_here(fuse_inputs)
             reporter.say(f"16 bits: {times:g} times as fast as the base's format on this machine")
         opinion = _second_opinion(fuse_inputs, request)
+        if request.probe and (opinion is None or opinion.data is None):
+            needs = "the run's recorded data on this machine, mlx-lm, and one adapter at its own scale"
+            reporter.say(f"no model is asked: that needs {needs}")
         template = FuseCandidate(inputs, recipes[0], request, wanted, reporter, opinion=opinion)
         for job in worth_computing(template, recipes):
             if (model := job.run()) is not None:
@@ -78,9 +81,7 @@ def _second_opinion(inputs: FuseInputs, request: FuseRequest) -> SecondOpinion |
     alone = not request.extras and request.scale is None and inputs.aware is None
     if request.probe == 0 or not alone or not has_part("research"):
         return None
-    return SecondOpinion(
-        inputs, ASKED_FOR if request.probe is None else request.probe, request.probe is not None
-    )
+    return SecondOpinion(inputs, request.probe or ASKED_FOR, again=request.probe is not None)
 
 
 def _of_fused(workspace: Workspace, reference: str, request: FuseRequest) -> tuple[str, FuseRequest]:

@@ -22,7 +22,7 @@ from ..parsing import plural
 from ..records.fused import Fused, FusedAnswers
 from ..records.fused_rows import describe
 from .fuse_inputs import FuseInputs, InputFiles
-from .known import REFUSED, TRIED, KeyRecord, MeasuredFuse, SecondOpinion, measured_row, refused
+from .known import REFUSED, TRIED, KeyRecord, MeasuredFuse, SecondOpinion, record_of_row, refused
 from .records import (
     compare_claims,
     counting,
@@ -97,7 +97,7 @@ class FuseCandidate:
             row = counting(session, self.key, accept=self.request.accept_foreign)
             if row is None:
                 return refused(session, self.key)
-            record = measured_row(session, self.key, row)
+            record = record_of_row(session, self.key, row)
             if record.measured is None or not self.passes(record.measured):
                 return record
             return replace(record, view=fused_record(row, self.fuse_inputs.adapter.name))

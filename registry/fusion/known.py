@@ -139,7 +139,7 @@ class SecondOpinion:
     again: bool  # also those that could not be asked, or whose prompts did not decide
 
     @cached_property
-    def _data(self) -> Path | None:
+    def data(self) -> Path | None:
         """Held-out data of the run, if models can be asked here, and answers logged."""
         workspace = self.inputs.workspace
         look = part("research.second_opinion:held_out_data")
@@ -154,12 +154,12 @@ class SecondOpinion:
         """Tell whether the model of a key is to be asked."""
         unsure = record.measured is not None and record.measured.verdict == UNSURE
         wanted = unsure and (self.again or record.answers is None) and self.left > 0
-        return wanted and self._data is not None
+        return wanted and self.data is not None
 
     def ask(self, folder: Path, key: str, reporter: Reporter) -> FusedAnswers | None:
         """Return what the model in a folder answers, and log it; None if it could not be asked."""
         inputs, asked, started = self.inputs, part("research.second_opinion:ask"), time.monotonic()
-        of = inputs.workspace, inputs.adapter.name, inputs.base_digest, folder, self._data
+        of = inputs.workspace, inputs.adapter.name, inputs.base_digest, folder, self.data
         answers: FusedAnswers | None = asked(*of, until=started + self.left, reporter=reporter)
         self.left -= time.monotonic() - started
         if answers is not None:
@@ -204,10 +204,10 @@ def recorded_measurement(workspace: Workspace, key: Digest) -> KeyRecord:
         row = counting(session, key, accept=False)
         if row is None:
             return refused(session, key)
-        return measured_row(session, key, row)
+        return record_of_row(session, key, row)
 
 
-def measured_row(session: Session, key: str, row: tables.FusedRow) -> KeyRecord:
+def record_of_row(session: Session, key: str, row: tables.FusedRow) -> KeyRecord:
     """Return the measurement of a record, with what the model answered."""
     measured, answers = MeasuredFuse.of(row, Recipe.from_dict(row.recipe)), answers_of(session, key)
     return KeyRecord(measured.with_answers(answers), answers=answers)

@@ -35,8 +35,7 @@ def times_faster(cache: Path, quantization: Mapping[str, Any] | None) -> float:
         recorded = read_object(file)
     times = recorded.get("times") if recorded.get("machine") == machine else None
     times = times if isinstance(times, dict) else {}
-    recorded_time = times.get(key)
-    if not isinstance(recorded_time, float) or not 0.001 < recorded_time < 1000:
+    if not isinstance(ratio := times.get(key), float) or not 0.001 < ratio < 1000:
         try:
             times[key] = _measured(bits, group, str(mode))
         except (ImportError, ValueError, RuntimeError):  # mlx has no such format, or cannot compute here

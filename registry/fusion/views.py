@@ -201,7 +201,8 @@ def cautions(workspace: Workspace, fused: Fused, request: FuseRequest) -> Iterat
     if verdict != PASS:
         hint = f" {advice}" if (advice := _better_format(fused, compare)) else ""
         yield f"{verdict}: {MEANINGS[verdict]}.{hint}"
-    if request.precision == "auto" and fused.precision == "dequantize" and fused.quantization is None:
+    by_size = request.precision == "auto" and request.prefer != "speed"
+    if by_size and fused.precision == "dequantize" and fused.quantization is None:
         larger = f"16 bits take {fused.times_base:.2f} times the size of the base"
         yield f"{larger}: `auto` took no smaller format. Compare the formats: {compare}"
     yield from chat_template_problems(workspace, [fused.adapter])

@@ -75,6 +75,7 @@ def test_auto_prefers_speed_where_that_is_wanted(
     made = sqlite_registry.fused.fuse("small@1", FuseRequest(prefer="speed"), reporter=Reporter(said.append))
     assert made.precision == precision
     assert bool([line for line in said if f"{times:g} times as fast" in line]) == (precision == "dequantize")
+    assert not [line for line in said if "no smaller format" in line], "nobody looked for one"
 
 
 def test_speed_is_for_what_auto_chooses() -> None:
