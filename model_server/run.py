@@ -27,6 +27,7 @@ from ..registry.runtime.http_server import address_of, bind
 if TYPE_CHECKING:
     import uvicorn
 
+    from ..registry.runtime.document import ServingDocument
     from .keys import Keys
     from .service import Service
 
@@ -70,7 +71,23 @@ def serve(
     say: Callable[[str], None] = LOG.info,
 ) -> int:
     """Serve a document; return 0 after a signal, 1 when generation died. `loaded` may raise before it listens, `ready` gets the URL."""
-    from .service import Service
+    content = read_document(document)
+    keys = follow_keys(document, options.api_keys)
+    with closing(bind(options.host, options.port)) as listener:
+        return _serve(content, keys, document, listener, options, loaded, ready, say)
+
+
+def _serve(
+    content: ServingDocument,
+    keys: Keys,
+    document: Path,
+    listener: socket.socket,
+    options: ServerOptions,
+    loaded: Callable[[], None],
+    ready: Ready | None,
+    say: Callable[[str], None],
+) -> int:
+    from .service import Service  # after what is refused at once: MLX takes seconds to import
 
     outcome = [0]
     server: uvicorn.Server | None = None
@@ -88,18 +105,16 @@ def serve(
     wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, end) for number in wanted}
     try:
-        content = read_document(document)
-        service = Service(content, document.parent, follow_keys(document, options.api_keys))
-        with closing(bind(options.host, options.port)) as listener:
-            sys.setswitchinterval(SWITCH_SECONDS)
-            service.start(say)
-            gc.freeze()
-            try:
-                loaded()
-                server = http_server(service, document, listener, options, outcome=outcome, ready=ready)
-                server.run(sockets=[listener])
-            finally:
-                service.stop()
+        sys.setswitchinterval(SWITCH_SECONDS)
+        service = Service(content, document.parent, keys)
+        service.start(say)
+        gc.freeze()
+        try:
+            loaded()
+            server = http_server(service, document, listener, options, outcome=outcome, ready=ready)
+            server.run(sockets=[listener])
+        finally:
+            service.stop()
         return outcome[0]
     except Stopped:
         return 0

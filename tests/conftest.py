@@ -36,6 +36,8 @@ settings.register_profile(
 )
 settings.load_profile("fusery")
 
+gc.disable()  # until the tests are collected
+
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_statements() -> Iterator[None]:
@@ -50,10 +52,11 @@ def documents_checked() -> Iterator[None]:
 
 
 def pytest_collection_finish() -> None:
-    """Look for garbage less often: eighteen thousand tests and all libraries would be looked through again and again."""
+    """Look for garbage less often: all tests and libraries would be looked through again and again."""
+    gc.enable()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(100_000, 20, 50)
 
 
 @pytest.hookimpl(optionalhook=True)

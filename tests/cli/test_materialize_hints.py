@@ -123,7 +123,7 @@ def _follow(fusery: Fusery, words: list[str], destination: str) -> int:
 SOAK = bool(os.environ.get("FUSERY_SOAK"))
 RARE = () if SOAK else ("gemma2", "mixtral", "mixtral in 4 bits", "qwen3_moe")
 USUAL = [base for base in BASES if base not in RARE]
-MORE = (("llama", "dora"), ("gemma2", "rank 600"), ("llama in 4 bits", "rank 600"))
+MORE = (("llama", "dora"), ("llama in 4 bits", "rank 600"))
 CASES = [*((base, "lora") for base in USUAL), *MORE]
 
 

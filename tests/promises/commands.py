@@ -47,7 +47,7 @@ COMMANDS: dict[str, Asked] = {
     "eval list": Asked("eval list course_rec@1"),
     "eval withdraw": Asked("eval withdraw course_rec@1 accuracy --reason wrong"),
     "eval probe": Asked("eval probe course_rec@1 --against base --prompts q.txt --limit 1"),
-    "eval bench": Asked("eval bench course_rec@1 --tokens 2 --runs 1"),
+    "eval bench": Asked("eval bench course_rec@1 --tokens 2 --runs 1 --resident 0 --as keep"),
     "fuse": Asked(f"fuse course_rec@1 {KEEP} --publish full", quick=True),
     "combine": Asked("combine course_rec@1 course_rec@2 --task both"),
     "combine, one": Asked("combine course_rec@2 --rank 2 --task small"),

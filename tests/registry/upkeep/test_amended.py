@@ -19,9 +19,7 @@ from fusery.registry.upkeep.history import check_amendments, check_history
 from fusery.registry.upkeep.records import SealLog, check_records
 
 # What depends on PostgreSQL itself is tested in `registry/database`.
-pytestmark = pytest.mark.parametrize(
-    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
-)
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
@@ -92,6 +90,7 @@ def write_anew(registry: Registry, reference: str, *, told: bool = False, **valu
         )
 
 
+@on_sqlite
 def test_a_sealed_change_without_an_amendment_is_found(stocked: Registry) -> None:
     write_anew(stocked, ONE, val_loss=0.01)
     assert found(stocked) == [("record_rewritten", f"adapter {ONE}")]
@@ -111,6 +110,7 @@ def test_a_sealed_change_without_an_amendment_is_found(stocked: Registry) -> Non
         assert entry is not None and f"entry {entry.seq} " in problem.message
 
 
+@on_sqlite
 def test_a_sealed_amendment_that_does_not_fit_is_found(stocked: Registry) -> None:
     write_anew(stocked, ONE, told=True, val_loss=0.01)
     assert found(stocked) == [("record_rewritten", f"adapter {ONE}")]
@@ -130,6 +130,7 @@ def guarded(stocked: Registry) -> Registry:
     return stocked
 
 
+@on_sqlite
 @pytest.mark.parametrize("reference", [ONE, TWO])
 def test_an_amendment_after_a_promotion_is_a_finding(guarded: Registry, reference: str) -> None:
     assert guarded.upkeep.audit().ok
@@ -145,6 +146,7 @@ def test_an_amendment_after_a_promotion_is_a_finding(guarded: Registry, referenc
     assert guarded.upkeep.audit().ok
 
 
+@on_sqlite
 def test_an_amendment_of_what_no_rule_judges_by_is_none(stocked: Registry) -> None:
     """Nor is one of the holder of an alias that was set by hand."""
     stocked.aliases.set("staging", ONE)
@@ -155,6 +157,7 @@ def test_an_amendment_of_what_no_rule_judges_by_is_none(stocked: Registry) -> No
     assert stocked.upkeep.audit().ok
 
 
+@on_sqlite
 def test_no_value_of_an_amendment_stops_the_audit(stocked: Registry) -> None:
     """Even where somebody seals what cannot be."""
     values = itertools.product(("val_loss", "date", "tag.a b", "rank"), ("5", '"x"', "{", "[]", "1e999"))

@@ -147,5 +147,5 @@ class _Longer(Collecting):
 
 TestLonger = pytest.mark.slow(_Longer.TestCase)
 TestLonger.settings = settings(
-    COMMON, max_examples=300 if os.environ.get("FUSERY_SOAK") else 15, stateful_step_count=40
+    COMMON, max_examples=300 if os.environ.get("FUSERY_SOAK") else 4, stateful_step_count=40
 )

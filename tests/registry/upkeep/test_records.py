@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import time
@@ -192,11 +193,12 @@ def edit_of(session: Session, table: Table, name: str, dice: random.Random, *, s
 
 
 def test_every_column_edited(full: Registry) -> None:
-    """One edit of each column of each table, as an audit of its record finds it."""
+    """One edit of each column of each table, as an audit of its record finds it; on PostgreSQL of some, except in `make soak`."""
     dice = random.Random(20261125)
     missed, wrong = [], []
     with undone(full.workspace.database) as session:
-        for table, name in EDITS:
+        on_sqlite = full.workspace.database.dialect == "sqlite"
+        for table, name in EDITS if on_sqlite or "FUSERY_SOAK" in os.environ else EDITS[::4]:
             edit = edit_of(session, tables.metadata.tables[table], name, dice)
             with session.begin_nested() as alone:
                 edit.do(session)
