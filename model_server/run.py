@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -27,7 +27,6 @@ from ..registry.runtime.http_server import address_of, bind
 if TYPE_CHECKING:
     import uvicorn
 
-    from ..registry.runtime.document import ServingDocument
     from .keys import Keys
     from .service import Service
 
@@ -71,22 +70,8 @@ def serve(
     say: Callable[[str], None] = LOG.info,
 ) -> int:
     """Serve a document; return 0 after a signal, 1 when generation died. `loaded` may raise before it listens, `ready` gets the URL."""
-    content = read_document(document)
-    keys = follow_keys(document, options.api_keys)
-    with closing(bind(options.host, options.port)) as listener:
-        return _serve(content, keys, document, listener, options, loaded, ready, say)
-
-
-def _serve(
-    content: ServingDocument,
-    keys: Keys,
-    document: Path,
-    listener: socket.socket,
-    options: ServerOptions,
-    loaded: Callable[[], None],
-    ready: Ready | None,
-    say: Callable[[str], None],
-) -> int:
+    content, keys = read_document(document), follow_keys(document, options.api_keys)
+    listener = bind(options.host, options.port)
     from .service import Service  # after what is refused at once: MLX takes seconds to import
 
     outcome = [0]
@@ -120,6 +105,7 @@ def _serve(
         return 0
     finally:
         last.cancel()
+        listener.close()
         for number, handler in before.items():
             signal.signal(number, handler)
 

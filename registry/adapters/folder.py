@@ -90,15 +90,15 @@ class AdapterFolder:
 
 
 def read_adapter_folder(
-    path: Path, take: Take | None = None, base: Architecture | None = None
+    path: Path, take: Take | None = None, run: Path | None = None, base: Architecture | None = None
 ) -> AdapterFolder:
-    """Read an adapter folder; unreadable parts become `problems`."""
+    """Read an adapter folder; unreadable parts become `problems`. A checkpoint without tokenizer files has those of its `run`."""
     if not path.exists():
         hint = "give the folder that holds adapters.safetensors"
         raise MissingFileError(f"folder not found: {path}", hint=hint)
     if not path.is_dir():
         raise MissingFileError(f"{path} is a file", hint=f"give its folder: {path.parent}")
-    folder_files, left_out = _find_files(path)
+    folder_files, left_out = _find_files(path, run)
     files = {name: file.real for name, file in folder_files.items()}
     if take is not None:
         # A file that is too large is neither read nor copied.
@@ -121,11 +121,14 @@ def read_adapter_folder(
     return AdapterFolder(*read, tuple(problems), left_out=left_out)
 
 
-def _find_files(path: Path) -> tuple[dict[str, SourceFile], dict[str, str]]:
+def _find_files(path: Path, run: Path | None) -> tuple[dict[str, SourceFile], dict[str, str]]:
     """Return the adapter's files in a folder, and the tokenizer files that cannot be kept, with the reason."""
     files: dict[str, SourceFile] = {}
     left_out: dict[str, str] = {}
-    for file in scan(path):
+    sources = scan(path)
+    if run is not None and not any(is_tokenizer_file(file.path) for file in sources):
+        sources += [file for file in scan(run) if is_tokenizer_file(file.path)]
+    for file in sources:
         if is_tokenizer_file(file.path) and (why := refusal(file.path, file.size)) is not None:
             left_out[file.path] = why
         elif file.path in _NAMES or is_tokenizer_file(file.path):

@@ -18,6 +18,7 @@ ADDED = "added_tokens.json"
 TEMPLATE = "chat_template.jinja"
 TOOLS_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 GENERATION = "generation_config.json"
+_CONFIG = "config.json"
 
 # The most values in a tokenizer.json; the largest vocabularies, with their merges, have half as many.
 MOST_VALUES = 4_000_000
@@ -32,9 +33,10 @@ _OF_BASE = re.compile(
     r"|(added_tokens|special_tokens_map|chat_template)\.json|additional_chat_templates/.+"
 )
 _OTHER_FORMS = re.compile(r"(tokenizer|spiece)\.model|vocab\.[\w-]+|merges\.txt|[\w.-]+\.tiktoken")
+_OTHER_TEMPLATES = re.compile(r"additional_chat_templates/(?!tool_use\.)[\w.-]+\.jinja")
 _OF_TEMPLATES = re.compile(r"[\w.-]+\.jinja|chat_template\.json|additional_chat_templates/.+")
 _ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
-_DEFAULT, TOOLS = "default", "tool_use"
+DEFAULT, TOOLS = "default", "tool_use"
 _ENCODING = frozenset({"add_bos_token", "add_eos_token", "add_prefix_space", "split_special_tokens"})
 _GENERATING = frozenset(
     (
@@ -44,6 +46,7 @@ _GENERATING = frozenset(
 )
 _TOKENS = frozenset(f"{role}_token" for role in _ROLES if role != "pad")
 _MOST_KEYS = 20  # of one file, that are named
+_DIGITS = 19  # of a token id at most
 # Keys that are compared elsewhere, or that versions of transformers write for the same tokenizer in different ways.
 _SPELLED = frozenset(
     (
@@ -60,9 +63,10 @@ def is_tokenizer_file(path: str) -> bool:
     return path in _LIMITS
 
 
-def is_other_form(path: str) -> bool:
-    """Tell whether a file in an adapter's folder holds a tokenizer in a form that is not kept."""
-    return _OTHER_FORMS.fullmatch(path) is not None
+def is_other_form(path: str, *, whole: bool) -> bool:
+    """Tell whether a file in an adapter's folder holds a template or, unless `whole`, a tokenizer in a form that is not kept."""
+    forms = (_OTHER_TEMPLATES,) if whole else (_OTHER_TEMPLATES, _OTHER_FORMS)
+    return any(form.fullmatch(path) for form in forms)
 
 
 def tokenizer_entries(files: Iterable[FileEntry]) -> frozenset[FileEntry]:
@@ -119,7 +123,45 @@ def _replaced_names(own: Mapping[str, Path]) -> re.Pattern[str] | None:
     """Return the pattern of the base's files that an adapter's tokenizer files replace, besides those of the same name."""
     if TOKENIZER in own and SETTINGS in own:
         return _OF_BASE
-    return _OF_TEMPLATES if own and templates_of(reader(own)) else None
+    patterns = [_OF_TEMPLATES.pattern] if own and templates_of(reader(own)) else []
+    if SETTINGS in own:  # transformers lets the special tokens of the other file win
+        patterns.append(re.escape(SPECIAL))
+    return re.compile("|".join(patterns)) if patterns else None
+
+
+def with_own_end(base: Mapping[str, Path], files: Mapping[str, Path]) -> Mapping[str, Any] | None:
+    """Return a model's generation settings with the end token of its adapter's tokenizer; None if they need no change."""
+    # transformers' Trainer adds it in training (`align_special_tokens`), but PEFT saves no generation settings.
+    if files.get(TOKENIZER) == base.get(TOKENIZER) and files.get(SETTINGS) == base.get(SETTINGS):
+        return None
+    read = reader(files)
+    token, generation = dict(special_tokens(settings_of(read)))["eos_token"], settings_of(read, GENERATION)
+    end = (token_ids(read(TOKENIZER) or b"", TOKENIZER) or {}).get(token)
+    ends = generation.get("eos_token_id", settings_of(reader(base), _CONFIG).get("eos_token_id"))
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    return None if end is None or end in ends else {**generation, "eos_token_id": [end, *ends]}
+
+
+def token_ids(data: bytes, name: str) -> Mapping[str, int] | None:
+    """Return the ids of a tokenizer's tokens, or None where the file is of a form that is not known."""
+    try:
+        return _ids(parse_json(data, name, most=MOST_VALUES), name)
+    except (StorageError, AttributeError, TypeError, ValueError, LookupError):
+        return None
+
+
+def _ids(document: Any, name: str) -> Mapping[str, int]:
+    if name == SETTINGS:
+        added = (document.get("added_tokens_decoder") or {}).items()
+        return {str(token["content"]): int(number[:_DIGITS]) for number, token in added}
+    ids = document if name == ADDED else document["model"]["vocab"]
+    if name == TOKENIZER:
+        if isinstance(ids, list):  # Unigram: pairs of token and score, numbered as they come
+            ids = {str(pair[0]): number for number, pair in enumerate(ids)}
+        ids = ids | {str(token["content"]): token["id"] for token in document.get("added_tokens") or ()}
+    if not all(type(number) is int for number in ids.values()):
+        raise TypeError("an id is not a number")
+    return dict(ids)
 
 
 def is_tokenizer_of_base(path: str) -> bool:
@@ -151,7 +193,7 @@ def templates_of(read: Read) -> dict[str, tuple[str, str]]:
     """Return the chat templates that servers use, by name, each with its file and source, in transformers' precedence."""
     templates = {
         name: (file, data.decode("utf-8", "replace"))
-        for name, file in ((_DEFAULT, TEMPLATE), (TOOLS, TOOLS_TEMPLATE))
+        for name, file in ((DEFAULT, TEMPLATE), (TOOLS, TOOLS_TEMPLATE))
         if (data := read(file)) is not None
     }
     listed = settings_of(read).get("chat_template")
@@ -159,8 +201,8 @@ def templates_of(read: Read) -> dict[str, tuple[str, str]]:
         return templates
     if isinstance(listed, list):
         listed = {item.get("name"): item.get("template") for item in listed if isinstance(item, dict)}
-    named = listed if isinstance(listed, dict) else {_DEFAULT: listed}
-    return {name: (SETTINGS, named[name]) for name in (_DEFAULT, TOOLS) if isinstance(named.get(name), str)}
+    named = listed if isinstance(listed, dict) else {DEFAULT: listed}
+    return {name: (SETTINGS, named[name]) for name in (DEFAULT, TOOLS) if isinstance(named.get(name), str)}
 
 
 def special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -184,7 +226,7 @@ def differences(ours: Read, theirs: Read, *, every_key: bool = False) -> list[tu
     for name in dict.fromkeys([*own, *other]):
         (file, source), (their_file, their_source) = own.get(name, ("", "")), other.get(name, ("", ""))
         if source.strip() != their_source.strip():
-            what = "chat template" if name == _DEFAULT else f"chat template {name}"
+            what = "chat template" if name == DEFAULT else f"chat template {name}"
             differing.append((file or their_file, what))
     for name, counted in ((SETTINGS, _ENCODING | _TOKENS), (GENERATION, _GENERATING)):
         differing_keys = _differing_keys(settings_of(ours, name), settings_of(theirs, name), name)

@@ -7,16 +7,18 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fusery.storage.errors import FormatError, StorageError
-from fusery.storage.jsonfile import parse_json
+from fusery.storage.errors import FormatError
 
+from ..adapters.files import CHECKPOINT
 from ..adapters.finding import Finding, some
 from ..adapters.tokenizer_files import (
     ADDED,
-    MOST_VALUES,
+    DEFAULT,
+    GENERATION,
     SETTINGS,
+    TEMPLATE,
     TOKENIZER,
     TOOLS,
     Read,
@@ -29,6 +31,7 @@ from ..adapters.tokenizer_files import (
     settings_of,
     special_tokens,
     templates_of,
+    token_ids,
 )
 from ..adapters.whole_fit import EMBEDDINGS
 from ..errors import ModelUnusableError
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
     from ..runtime.templates.chat import ChatTemplates
 
 
-_DIGITS = 19  # of a token id at most
 TOKENS_BEYOND_BASE = error(
     "tokens_beyond_base",
     "a tokenizer that came with the adapter has ids beyond the base's embedding",
@@ -68,7 +70,7 @@ TOKENIZER_UNREADABLE = error(
 
 TOKENIZER_NOT_KEPT = warning(
     "tokenizer_not_kept",
-    "the adapter came with tokenizer files of another form, without tokenizer.json, and not those of the base",
+    "the adapter came with tokenizer files of another form, without tokenizer.json, or they are not in its folder",
     "fusery keeps tokenizer.json only: fused models and exports have the base's tokenizer, which may give other ids",
     "write one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) in Python with transformers",
 )
@@ -102,16 +104,27 @@ def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(TOKENIZER_NOT_KEPT)
 def tokenizer_is_kept(candidate: Candidate) -> Iterator[Finding]:
-    """Tokenizer files that are not kept are those of the base, or stand beside a tokenizer.json."""
-    if TOKENIZER in candidate.folder.kept:
-        return
-    names = [entry.path for entry in candidate.surroundings.entries if is_other_form(entry.path)]
-    other = [
-        name for name in names if _read(candidate.surroundings.root / name) != candidate.base.tokenizer(name)
-    ]
-    if other:
+    """Tokenizer files that are not kept are those of the base, or stand beside a tokenizer.json; a checkpoint has its run's."""
+    base, own = candidate.base, own_tokenizer(candidate.folder.kept)
+    root = candidate.surroundings.root.resolve()
+    entries = [entry.path for entry in candidate.surroundings.entries]
+    names = [name for name in entries if is_other_form(name, whole=TOKENIZER in own)]
+    if other := [name for name in names if _read(root / name) != base.tokenizer(name)]:
         message = f"{some(other)} of the adapter will not be kept: the base's tokenizer is used"
         yield TOKENIZER_NOT_KEPT.finding(other[0], message)
+    for name, tokens in _added_tokens(base.tokenizer, own)[:1]:
+        message = f"{name} adds {plural(len(tokens), 'token')}, such as {tokens[0][:40]!r}, that the base's {TOKENIZER} lacks"
+        yield TOKENIZER_NOT_KEPT.finding(name, message)
+    inner = next(filter(CHECKPOINT.fullmatch, (path.partition("/")[0] for path in entries)), None)
+    nearby = root.parent if CHECKPOINT.fullmatch(root.name) else root / inner if inner else None
+    if own or nearby is None:
+        return
+    paths = (nearby / name for name in (TOKENIZER, SETTINGS, TEMPLATE, GENERATION))
+    files = {path.name: path for path in paths if path.is_file() and _read(path) is not None}
+    for name, what in differences(reader_with(base.tokenizer, files), base.tokenizer)[:1]:
+        message = f"{nearby.name} has another {what} ({name}), and the adapter has none: the base's is used"
+        hint = f"copy the tokenizer files of {nearby.name} into the adapter's folder"
+        yield TOKENIZER_NOT_KEPT.finding(name, message, hint)
 
 
 @rule(TOKENIZER_DIFFERS, TOKENIZER_FILES_DIFFER)
@@ -127,13 +140,18 @@ def same_tokenizer(candidate: Candidate) -> Iterator[Finding]:
         yield TOKENIZER_FILES_DIFFER.finding(differing[0], message)
         return
     ours, theirs = reader_with(candidate.base.tokenizer, own), candidate.base.tokenizer
+    inline, used = settings_of(reader(own)).get("chat_template"), templates_of(ours).get(DEFAULT)
+    if isinstance(inline, str) and used and inline.strip() != used[1].strip():
+        message = f"{used[0]} and {SETTINGS} of the adapter have different chat templates; {used[0]} is used"
+        yield TOKENIZER_FILES_DIFFER.finding(used[0], message)
     for name, what in differences(ours, theirs, every_key=True):
         if odd := _other_ids(candidate, own) if name == TOKENIZER else []:
             number, such = plural(len(odd), "token"), odd[0][:40]
             message = f"{TOKENIZER} differs from that of {candidate.base.name} in {number}, such as {such!r}; the adapter's is used"
             yield TOKENIZER_DIFFERS.finding(TOKENIZER, message)
         else:
-            message = f"{candidate.base.name} and the adapter differ in the {what} ({name}); the adapter's file is used"
+            which = "the adapter's file is used" if name in own else "the adapter's tokenizer has none"
+            message = f"{candidate.base.name} and the adapter differ in the {what} ({name}); {which}"
             yield TOKENIZER_FILES_DIFFER.finding(name, message)
 
 
@@ -147,6 +165,17 @@ def _other_ids(candidate: Candidate, own: Mapping[str, Path]) -> list[str]:
     return sorted(token for token in here.keys() | base_ids.keys() if here.get(token) != base_ids.get(token))
 
 
+def _added_tokens(base: Read, own: Mapping[str, Path]) -> list[tuple[str, list[str]]]:
+    """Return the tokens that files beside no `tokenizer.json` add to a base's tokenizer, by file."""
+    names = [] if TOKENIZER in own else [name for name in (ADDED, SETTINGS) if name in own]
+    ids = {name: token_ids(_read(own[name]) or b"", name) for name in names}
+    base_ids = token_ids(base(TOKENIZER) or b"", TOKENIZER) if any(ids.values()) else None
+    if base_ids is None:
+        return []
+    added = {name: sorted((here or {}).items() - base_ids.items()) for name, here in ids.items()}
+    return [(name, [token for token, _ in tokens]) for name, tokens in added.items() if tokens]
+
+
 def embedding_rows(candidate: Candidate) -> int | None:
     """Return how many tokens the base has numbers for."""
     for path, weight in candidate.weights.items():
@@ -154,28 +183,6 @@ def embedding_rows(candidate: Candidate) -> int | None:
             return weight.shape[0]
     size = candidate.base.architecture.config.get("vocab_size")
     return size if type(size) is int and size > 0 else None
-
-
-def token_ids(data: bytes, name: str) -> Mapping[str, int] | None:
-    """Return the ids of a tokenizer's tokens, or None where the file is of a form that is not known."""
-    try:
-        return _ids(parse_json(data, name, most=MOST_VALUES), name)
-    except (StorageError, AttributeError, TypeError, ValueError, LookupError):
-        return None
-
-
-def _ids(document: Any, name: str) -> Mapping[str, int]:
-    if name == SETTINGS:
-        added = (document.get("added_tokens_decoder") or {}).items()
-        return {str(token["content"]): int(number[:_DIGITS]) for number, token in added}
-    ids = document if name == ADDED else document["model"]["vocab"]
-    if name == TOKENIZER:
-        if isinstance(ids, list):  # Unigram: pairs of token and score, numbered as they come
-            ids = {str(pair[0]): number for number, pair in enumerate(ids)}
-        ids = ids | {str(token["content"]): token["id"] for token in document.get("added_tokens") or ()}
-    if not all(type(number) is int for number in ids.values()):
-        raise TypeError("an id is not a number")
-    return dict(ids)
 
 
 def _read(path: Path) -> bytes | None:

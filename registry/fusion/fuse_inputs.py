@@ -17,13 +17,14 @@ from fusery.storage.manifest import Manifest
 from fusery.storage.progress import tally
 from fusery.storage.safetensors import tensor_bytes
 from fusery.storage.transfer import Need, needs_of, require_rooms
-from fusery.storage.verified_files import watched
+from fusery.storage.verified_files import require_digests, watched
 
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.render import form_of, render_mlx
-from ..adapters.tokenizer_files import own_tokenizer, with_tokenizer
+from ..adapters.tokenizer_files import GENERATION, with_own_end, with_tokenizer
 from ..adapters.trained_through import aware_of, require_fusable, require_usable_unfused
+from ..documents import write_document
 from ..engine.recipe import BY_CLASS, ENGINE, KEYS, SEEING, Recipe, artifact_key, seed_of
 from ..errors import BadInputError
 from ..records.bases import blob_generations, locate_files, record_verified, recorded_architecture, unproven
@@ -160,7 +161,7 @@ class InputFiles:
         added = zip(adapters[1:], self.fuse_inputs.extras, strict=True)
         extras = [AddedAdapter(own[WEIGHTS], read_object(own[CONFIG]), part.weight) for own, part in added]
         return make_plan(
-            with_tokenizer(self.base, adapters[0]),
+            self._tokenized,
             read_object(self.base["config.json"]),
             adapters[0][WEIGHTS],
             read_object(adapters[0][CONFIG]),
@@ -171,6 +172,15 @@ class InputFiles:
             metadata=metadata,
             scratch=Path(tempfile.mkdtemp(prefix="loaded-", dir=self._scratch)),
         )
+
+    @cached_property
+    def _tokenized(self) -> dict[str, Path]:
+        """The base's files with the adapter's tokenizer, and with its end token among the ends of an answer."""
+        files = with_tokenizer(self.base, self.adapters[0])
+        if (generation := with_own_end(self.base, files)) is not None:
+            files[GENERATION] = self._scratch / GENERATION
+            write_document(files[GENERATION], generation)
+        return files
 
     @cached_property
     def _whole(self) -> ReplacedTensors | None:
@@ -220,9 +230,11 @@ class InputFiles:
             return Manifest.of(fused.files), fused.fidelity
         manifest = self.fuse_inputs.base.manifest.value
         with watched(self.base, manifest) as watch:
-            left = unproven(self._workspace, manifest, self.base)
-            replaced = own_tokenizer(self.adapters[0])
-            expected = {entry.path: entry.sha256 for entry in left if entry.path not in replaced}
+            copied = {name for name, path in self._tokenized.items() if self.base.get(name) == path}
+            unverified = unproven(self._workspace, manifest, self.base)
+            left = Manifest.of(entry for entry in unverified if entry.path in copied)
+            require_digests(self.base, Manifest.of(entry for entry in unverified if entry.path not in copied))
+            expected = {entry.path: entry.sha256 for entry in left}
             fused = fuse(plan, folder, check=check, progress=fuse_progress, expected=expected)
             record_verified(self._workspace, watch, left)
         return Manifest.of(fused.files), fused.fidelity

@@ -71,7 +71,7 @@ def check(
 def _read(path: Path, submission: Submission, take: Take | None = None) -> tuple[AdapterFolder, Training]:
     place, selected_training = select_folder(path, submission)
     with _readable(path):
-        folder = read_adapter_folder(place, take)
+        folder = read_adapter_folder(place, take, path if place != path else None)
     training = selected_training or select_run(folder, submission)
     with _readable(path):
         return with_weights(folder, training.checkpoint.name, take), training

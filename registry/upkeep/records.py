@@ -178,9 +178,8 @@ def check_table(session: Session, table: Table, among: str = "true") -> Iterator
     sqlite, keys = session.get_bind().dialect.name == "sqlite", list(table.primary_key.columns)
     kinds = {column.name: kind_of(column) for column in table.columns}
     wrong = {
-        name: f'{among} AND "{name}" IS NOT NULL AND ({_SQLITE[kind].replace("{0}", quoted)}) IS FALSE'
+        name: f'{among} AND "{name}" IS NOT NULL AND (' + _SQLITE[kind].format(f'"{name}"') + ") IS FALSE"
         for name, kind in kinds.items()
-        for quoted in [f'"{name}"']
         # A row's number is always an integer.
         if sqlite and not (kind == "integer" and [key.name for key in keys] == [name])
     }
@@ -209,12 +208,9 @@ def check_table(session: Session, table: Table, among: str = "true") -> Iterator
 
 def _any_row(session: Session, table: Table, conditions: Sequence[str]) -> bool:
     """Return whether a row meets one of the conditions: one query reads a sound table once."""
-    wanted = " OR ".join(f"({condition})" for condition in conditions)
-    query = f'SELECT 1 FROM "{table.name}" WHERE {wanted or "false"} LIMIT 1'
-    return (
-        session.connection().exec_driver_sql(query, execution_options={"no_parameters": True}).first()
-        is not None
-    )
+    wanted = " OR ".join(f"({condition})" for condition in conditions) or "false"
+    query, options = f'SELECT 1 FROM "{table.name}" WHERE {wanted} LIMIT 1', {"no_parameters": True}
+    return session.connection().exec_driver_sql(query, execution_options=options).first() is not None
 
 
 def _rows(session: Session, table: Table, column: str, condition: str) -> Iterator[tuple[str, Any, str]]:
