@@ -19,6 +19,7 @@ from fusery.registry.bundles.target import Layout, LayoutError
 from fusery.registry.bundles.targets.model import is_packed, transformers_reads
 from fusery.registry.bundles.writing import BundleFolder, sealed_bytes
 from fusery.registry.documents import provenance_part
+from fusery.registry.engine.architectures import has_tensor_scales
 from fusery.registry.errors import BadInputError
 from fusery.registry.models.architecture import Architecture, read_architecture
 from fusery.storage.safetensors import build_header, read_header
@@ -26,6 +27,7 @@ from fusery.storage.safetensors import build_header, read_header
 if TYPE_CHECKING:
     from fusery.registry.adapters.mlx_form import PlainAdapter
 
+VLLM = "vLLM"
 _HARMLESS = re.compile(r"/?[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?")
 _SHOWN = ("name", "task", "version", "rank", "val_loss", "dataset", "digest")
 
@@ -81,6 +83,9 @@ def require_dense(source: BundleSource, base: Architecture, server: str) -> None
         merge_aware = is_merge_aware(provenance_part(source.provenance, "recipe"))
         hint = model_hint(base) if merge_aware else "--as 16bit"
         raise BadInputError(f"{source.name} is quantised by MLX, which {server} does not read", hint=hint)
+    if has_tensor_scales(base.config) and server != VLLM:
+        message = f"{source.name} is in NVFP4 with a scale per tensor, which {server} does not read"
+        raise BadInputError(message, hint="--as 16bit")
 
 
 def model_hint(model: Architecture) -> str:

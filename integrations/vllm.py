@@ -17,6 +17,7 @@ from fusery.registry.bundles.source import BundleSource, Choices
 from fusery.registry.bundles.target import Layout, model_layout
 from fusery.registry.bundles.targets.model import transformers_reads, write_model
 from fusery.registry.bundles.writing import BundleFolder, bundle_record
+from fusery.registry.engine.architectures import has_tensor_scales
 from fusery.registry.errors import BadInputError
 from fusery.registry.models.architecture import Architecture, read_architecture
 
@@ -33,7 +34,7 @@ WITH_ENDS = frozenset(
 )
 """Model types whose embedding and head vLLM can adapt (`embedding_modules` in vllm/model_executor/models/)."""
 
-_SERVER = "vLLM"
+_SERVER = common.VLLM
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
@@ -97,7 +98,8 @@ def _other_target(source: BundleSource, base: Architecture) -> str:
 def accepts(source: BundleSource) -> bool:
     """Tell whether vLLM loads a fused model."""
     model = read_architecture(source.fused.paths)
-    return isinstance(model.config.get("architectures"), list) and transformers_reads(model)
+    read = transformers_reads(model) or has_tensor_scales(model.config)
+    return isinstance(model.config.get("architectures"), list) and read
 
 
 def check(folder: Path) -> Layout:

@@ -21,7 +21,7 @@ from fusery.registry.records.references import resolve_adapter, resolve_base
 from fusery.registry.records.views import evaluation_records
 from fusery.storage.progress import SILENT, Reporter
 
-from .models import reported, require_no_code, uncompiled
+from .models import reported, require_loadable, uncompiled
 from .probe import BASE, as_trained, measure_probe, source_of, subject_of
 from .prompts import LIMIT
 
@@ -145,7 +145,7 @@ def _model(source: ModelSource) -> Any:
     from mlx_lm.evaluate import MLXLM
     from mlx_lm.tuner.utils import load_adapters
 
-    require_no_code(source.model)
+    require_loadable(source.model)
     model = MLXLM(str(source.model))
     if source.adapter is not None:
         load_adapters(model._model, str(source.adapter))  # there is no public name for it

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusery.registry.engine.architectures import has_tensor_scales
 from fusery.registry.errors import MissingExtraError, ModelUnusableError
 from fusery.registry.parsing import plural
 from fusery.storage.errors import FuseryError
@@ -44,7 +45,7 @@ class LoadedModel:
 
         from .layers import use_float32
 
-        require_no_code(folder)
+        require_loadable(folder)
         with reported("the model cannot be loaded"):
             network, _ = load_model(folder, lazy=True, trust_remote_code=False)
         on_processor = mx.default_device() == mx.cpu if numpy is None else numpy
@@ -117,9 +118,13 @@ def _padded(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
     return tokens
 
 
-def require_no_code(folder: Path) -> None:
-    """Refuse a model that brings its own code."""
-    if read_object(folder / "config.json").get("model_file") is not None:
+def require_loadable(folder: Path) -> None:
+    """Refuse a model that brings its own code, and one in a format that mlx-lm lacks."""
+    config = read_object(folder / "config.json")
+    if has_tensor_scales(config):
+        message = "mlx-lm does not read NVFP4 with a scale per tensor"
+        raise ModelUnusableError(message, hint="fusery fuse REF --as 16bit")
+    if config.get("model_file") is not None:
         raise ModelUnusableError("the model has code of its own (model_file), which fusery never runs")
 
 

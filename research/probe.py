@@ -17,7 +17,8 @@ from fusery.registry.adapters.trained_through import format_in_words
 from fusery.registry.comparison.harness_results import MetricValue
 from fusery.registry.comparison.measured import record_own
 from fusery.registry.comparison.reports import Origin, ProbedModel, ProbePrompts, ProbeReport
-from fusery.registry.engine.recipe import WRITTEN_AS
+from fusery.registry.engine.architectures import TENSOR_SCALED
+from fusery.registry.engine.recipe import WRITTEN_AS, RequestedPrecision
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse_inputs import gather
 from fusery.registry.fusion.request import FuseRequest
@@ -51,6 +52,7 @@ class ProbeSubject:
     fused: Path | None = None
     owner: int | None = None
     aware: bool = False
+    precision: RequestedPrecision = "auto"  # of its fused model, if it is aware: one that mlx-lm reads
 
 
 def probe(
@@ -186,7 +188,11 @@ def subject_of(workspace: Workspace, reference: str, base: str | None = None) ->
         require_factors_alone(row, "and mlx-lm puts factors alone on a base")
         side = ProbedModel("adapter", row.name, row.digest)
         aware = format_in_words(row.method, row.training) is not None
-        return ProbeSubject(side, Digest(row.base.digest), row.id, owner=row.id, aware=aware)
+        scaled = (row.base.quantization or {}).get("mode") == TENSOR_SCALED
+        precision: RequestedPrecision = "dequantize" if scaled else "auto"
+        return ProbeSubject(
+            side, Digest(row.base.digest), row.id, owner=row.id, aware=aware, precision=precision
+        )
 
 
 def _fused_subject(workspace: Workspace, fused: tables.FusedRow) -> ProbeSubject:
@@ -229,7 +235,7 @@ def _own_fused(
     from fusery.registry.fusion.fuse import fuse
 
     # Refusing a loss would leave nothing to measure it on.
-    wanted = replace(request or FuseRequest(), accept_loss=True, probe=0)
+    wanted = replace(request or FuseRequest(a.precision), accept_loss=True, probe=0)
     if wanted.scale is not None or wanted.extras:
         raise BadInputError("a probe takes the adapter as it is", hint="leave out -o scale= and --with")
     made = fuse(workspace, reference, wanted, reporter=reporter)

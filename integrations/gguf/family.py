@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fusery.registry.engine.architectures import has_tensor_scales
 from fusery.registry.errors import BadInputError
 from fusery.registry.models.gguf_llama import ModelSizes, llama3_factors
 from fusery.registry.models.libraries import ignored_window
@@ -129,6 +130,8 @@ def _require_plain(config: Mapping[str, Any]) -> None:
         raise refusal("its rotary embedding is of the traditional kind")
     if config.get("model_file") is not None:
         raise refusal("it brings its own code (model_file)")
+    if has_tensor_scales(config):
+        raise refusal("it is in NVFP4 with a scale per tensor", "--as 16bit")
     layers = config.get("layer_types")
     if window := ignored_window(config):
         raise refusal(f"llama.cpp would ignore its sliding window of {window} tokens", _WINDOWED)

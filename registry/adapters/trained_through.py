@@ -1,7 +1,8 @@
 """Merge-aware adapters: their training computed with quantise(W + BA), so that only the fused model is correct.
 
 Two entries of `adapter_config.json` declare it: `"quantization_aware": {"bits": 4, "group_size": 64}` of `fusery train --qat`, and
-Axolotl's `"nvfp4_merge_aware": {...}` (pull request 3822), NVFP4 with a scale for the whole tensor, a format that MLX lacks.
+Axolotl's `"nvfp4_merge_aware": {...}` (pull request 3822).  That is NVFP4 with the scale that the base has for each tensor, so that only a
+base of ModelOpt in this format gives such an adapter a meaning: the numbers of the training are those of the checkpoint.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from ..engine.architectures import TENSOR_SCALED
 from ..errors import BadInputError, FusionUnsupportedError
 
 QUANTIZATION_AWARE = "quantization_aware"  # The entry for a format of MLX
@@ -23,6 +25,8 @@ ITS_WEIGHTS = "quantization_aware_weights"
 
 def trained_through(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the format that an adapter was trained through, as MLX writes it: `group_size`, `bits`, `mode`; None of any other."""
+    if config.get(NVFP4_MERGE_AWARE):
+        return {"group_size": 16, "bits": 4, "mode": TENSOR_SCALED}
     declared_format = config.get(QUANTIZATION_AWARE)
     if declared_format is None or declared_format is False:
         return None
@@ -62,14 +66,14 @@ def kept_entries(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def format_in_words(method: str, config: Mapping[str, Any]) -> str | None:
     """Return the format that an adapter must be fused into; None where it may be used unfused."""
-    if config.get(NVFP4_MERGE_AWARE):
-        return "NVFP4 with a scale per tensor"
     aware = aware_of(method, config)
     return None if aware is None else in_words(aware)
 
 
 def in_words(aware: Mapping[str, Any]) -> str:
     """Return a format of MLX in words."""
+    if aware["mode"] == TENSOR_SCALED:
+        return "NVFP4 with a scale per tensor"
     return "{bits} bits in groups of {group_size} ({mode})".format(**aware)
 
 
@@ -83,15 +87,26 @@ def require_usable_unfused(
     raise BadInputError(f"{name} was trained to be fused into {form}, and cannot be {use}", hint=hint)
 
 
-def require_fusable(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse an adapter that was trained for a format that cannot be written."""
-    if config.get(NVFP4_MERGE_AWARE):
-        message = f"{name} was trained for NVFP4 with a scale per tensor, which cannot be written"
-        raise FusionUnsupportedError(message, hint=MERGE_WITH_AXOLOTL)
+def require_fusable(name: str, method: str, config: Mapping[str, Any], quantization: object) -> None:
+    """Refuse an adapter trained through NVFP4 where its training cannot be reproduced: by its entry, or on a base of that quantisation."""
+    if not (entry := config.get(NVFP4_MERGE_AWARE)):
+        return
+    declared = entry if isinstance(entry, Mapping) else {}
+    ways = {key: declared.get(key, usual) for key, usual in _AXOLOTL.items()}
+    if method != "lora" or ways != _AXOLOTL:
+        way = ", ".join([method, *(str(value)[:40] for value in ways.values() if value)])
+        fault = f"{name} was trained through NVFP4 in a way that fusery cannot merge ({way})"
+    elif not isinstance(quantization, Mapping) or quantization.get("mode") != TENSOR_SCALED:
+        fault = f"{name} was trained on a base in NVFP4 with a scale per tensor, unlike the registered one"
+    else:
+        return
+    raise FusionUnsupportedError(fault, hint=MERGE_WITH_AXOLOTL)
 
 
+# Axolotl's names for new scales of blocks, the base's scale of the tensor, and its first backend.
+_AXOLOTL = {"scale_mode": "fresh", "pts_policy": "base_fused_max", "backend": None}
 MERGE_WITH_AXOLOTL = (
-    "merge it where it was trained: axolotl merge-lora CONFIG.yml;"
+    "fuse it on the NVFP4 checkpoint that it was trained on, or merge it there: axolotl merge-lora CONFIG.yml;"
     f" only if the run set nvfp4_merge_aware_latent_mix: remove {NVFP4_MERGE_AWARE} from adapter_config.json and register it"
 )
 

@@ -140,7 +140,7 @@ AWARE = info(
 NVFP4 = warning(
     "nvfp4_merge_aware",
     "the adapter was trained to be fused into NVFP4 with a scale per tensor (Axolotl's nvfp4_merge_aware)",
-    "fusery cannot write that format yet; unfused or fused into another format, the model is worse than its base",
+    "unfused or fused into another format, the model is worse than its base",
     MERGE_WITH_AXOLOTL,
 )
 
@@ -178,8 +178,9 @@ def quantization_aware_training(candidate: Candidate) -> Iterator[Finding]:
     """The declared format of quantisation-aware training is one that mlx has, declared for these weights."""
     folder, raw = candidate.folder, candidate.folder.raw_config
     if raw.get(NVFP4_MERGE_AWARE):
-        message = f"{CONFIG} declares {NVFP4_MERGE_AWARE}: the adapter can be stored and exported, but neither fused nor used unfused"
+        message = f"{CONFIG} declares {NVFP4_MERGE_AWARE}: the adapter is fused on its NVFP4 checkpoint alone, and cannot be used unfused"
         yield NVFP4.finding(CONFIG, message)
+        return
     try:
         format_ = trained_through(raw)
     except ValueError:

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 from ..adapters.trained_through import is_merge_aware
 from ..charts.curves import CURVE, curve_svg
 from ..documents import provenance_part
+from ..engine.architectures import TENSOR_SCALED
 from ..engine.verdict import NEAR_FROM
 from ..fusion.records import in_words
 from ..names import is_hub_id
@@ -103,6 +104,8 @@ def card_values(
     fidelity, recipe = provenance_part(provenance, "fidelity"), provenance_part(provenance, "recipe")
     command = provenance.get("rebuild")
     name = adapter.get("name")
+    mode = provenance_part(provenance, "quantization").get("mode")
+    library = "vllm" if mode == TENSOR_SCALED else "mlx"
     named = isinstance(name, str) and _NAME.fullmatch(name)
     further = [(part.get("adapter"), part) for part in _objects(provenance.get("with"))]
     extras = [(adapter, part.get("weight"), part.get("digest")) for adapter, part in further]
@@ -110,7 +113,8 @@ def card_values(
         "name": record["name"],
         "base": base.get("name"),
         "base_id": base_name or base.get("hub_id") or base.get("name"),
-        "tags": ["mlx", "fusery", "lora", *([adapter["task"]] if adapter.get("task") else [])],
+        "library": library,
+        "tags": [library, "fusery", "lora", *([adapter["task"]] if adapter.get("task") else [])],
         "note": adapter.get("note"),
         # A hub accepts nothing but its ids in a card's front matter.
         "datasets": [adapter["dataset"]] if is_hub_id(adapter.get("dataset")) else [],

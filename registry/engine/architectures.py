@@ -35,6 +35,9 @@ class TensorNames:
         return dropped_names & set(names)
 
 
+TENSOR_SCALE = "weight_scale_2"  # ModelOpt's name of the scale of a tensor
+TENSOR_SCALED = "nvfp4_tensor_scale"  # no mode of MLX: NVFP4 with a float32 scale for each tensor
+
 _ROTARY = ("self_attn.rotary_emb.inv_freq",)
 _ROPE = ("attention.rope.inv_freq",)
 
@@ -126,6 +129,16 @@ def quantised_alike(config: Mapping[str, Any]) -> bool:
     return architecture_of(model_type) is not None and model_type not in OWN_QUANTISATION
 
 
+def has_tensor_scales(config: Mapping[str, Any]) -> bool:
+    """Tell whether ModelOpt quantised a base to NVFP4, which has a scale for each tensor."""
+    other = config.get("quantization_config")
+    if config.get("quantization") is not None or not isinstance(other, Mapping):
+        return False
+    settings = other.get("quantization", other)
+    algorithm = settings.get("quant_algo") if isinstance(settings, Mapping) else None
+    return other.get("quant_method") == "modelopt" and algorithm == "NVFP4"
+
+
 def require_by_name(config: Mapping[str, Any], *, written_by_mlx: bool) -> None:
     """Raise unless the names of the tensors are those of mlx-lm's modules."""
     model_type = config.get("model_type")
@@ -139,7 +152,7 @@ def require_by_name(config: Mapping[str, Any], *, written_by_mlx: bool) -> None:
 
 
 def require_plain_quantization(files: Collection[str], config: Mapping[str, Any]) -> None:
-    """Raise unless the base is not quantised, or as MLX does it."""
+    """Raise unless the base is not quantised, or as MLX or ModelOpt's NVFP4 does it."""
     if config.get("quantize_activations"):
         raise FusionUnsupportedError("a base with quantised activations cannot be fused, nor by mlx-lm")
     quantization = config.get("quantization")
@@ -147,6 +160,8 @@ def require_plain_quantization(files: Collection[str], config: Mapping[str, Any]
         sound = isinstance(quantization, Mapping) and {"bits", "group_size"} <= quantization.keys()
         if not sound or not all(type(quantization[key]) is int for key in ("bits", "group_size")):
             raise FusionUnsupportedError("the quantization entry of the base's config.json is malformed")
+        return
+    if has_tensor_scales(config):
         return
     text = config.get("text_config")
     other = config.get("quantization_config") or (

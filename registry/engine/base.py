@@ -13,7 +13,14 @@ from fusery.storage.errors import FormatError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Entry, Tensor, read_header
 
 from ..errors import FusionUnsupportedError
-from .architectures import NeedsModelClassError, architecture_of, require_by_name, require_plain_quantization
+from .architectures import (
+    TENSOR_SCALE,
+    NeedsModelClassError,
+    architecture_of,
+    has_tensor_scales,
+    require_by_name,
+    require_plain_quantization,
+)
 from .arithmetic import FORMATS
 from .config import weight_names
 
@@ -59,6 +66,32 @@ class OwnLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelOptLayout(OwnLayout):
+    """The layout of NVIDIA's ModelOpt: bytes as in MLX's nvfp4, under other names, dtypes and shapes, and a scale for each tensor."""
+
+    def entries(self, name: str, dtype: str, shape: tuple[int, ...]) -> list[Entry]:
+        """Return the tensor that stands for one of MLX's."""
+        module, _, part = name.rpartition(".")
+        if part == "weight" and dtype == "U32":
+            return [(name, "U8", (*shape[:-1], shape[-1] * 4))]
+        return [(f"{module}.weight_scale", "F8_E4M3", shape) if part == "scales" else (name, dtype, shape)]
+
+    @staticmethod
+    def by_mlx_names(tensors: Mapping[str, Source]) -> dict[str, Source]:
+        """Return the tensors on disk under MLX's names, in the same order."""
+        renamed = {}
+        for name, source in tensors.items():
+            module, _, part = name.rpartition(".")
+            own = source.tensor
+            if part == "weight" and own.dtype == "U8" and own.shape and own.shape[-1] % 4 == 0:
+                own = Tensor(name, "U32", (*own.shape[:-1], own.shape[-1] // 4), own.begin, own.end)
+            elif part == "weight_scale" and own.dtype == "F8_E4M3":
+                own = Tensor(f"{module}.scales", "U8", own.shape, own.begin, own.end)
+            renamed[own.name] = Source(source.file, own)
+        return renamed
+
+
+@dataclass(frozen=True, slots=True)
 class Base:
     """A base model whose tensors can be taken by name."""
 
@@ -96,6 +129,17 @@ class Base:
         """MLX's `quantization` entry, empty for a dense base."""
         entry = self.config.get("quantization")
         return entry if isinstance(entry, Mapping) else {}
+
+    def without_tensor_scales(self) -> Base:
+        """Return a base of ModelOpt for a model in another format: without scales of tensors and of activations."""
+        if not isinstance(self.own, ModelOptLayout):
+            return self
+        kept = {
+            name: source
+            for name, source in self.tensors.items()
+            if not (name.endswith(f".{TENSOR_SCALE}") or is_droppable(name, self.config))
+        }
+        return replace(self, tensors=kept, own=None)
 
     def is_quantized(self, module: str) -> bool:
         """Whether a module's weight is packed."""
@@ -145,6 +189,9 @@ def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
     tensors, written_by_mlx = read_sources(files)
     require_by_name(config, written_by_mlx=written_by_mlx)
     require_plain_quantization(files, config)
+    own = None
+    if has_tensor_scales(config):
+        tensors, own = ModelOptLayout.by_mlx_names(tensors), ModelOptLayout({}, {}, ())
     architecture = architecture_of(str(config.get("model_type")))
     if architecture is not None:
         for name in architecture.dropped(tensors, config):
@@ -156,7 +203,7 @@ def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
             raise FusionUnsupportedError(f"mlx-lm cannot load this base: it does not know the tensor {name}")
         if source.tensor.dtype not in _COPYABLE:
             raise NeedsModelClassError(f"{name} is {source.tensor.dtype}")
-    return Base(files, config, tensors, architecture is not None)
+    return Base(files, config, tensors, architecture is not None, own=own)
 
 
 _DROPPABLE = re.compile(
@@ -186,7 +233,7 @@ def in_own_layout(base: Base, computed: Collection[str], *, quantized: bool) -> 
     """Return a base with the tensors to write, and the layout to write them in."""
     # Quantised weights have mlx-lm's layout where that is complete: only mlx-lm reads them.
     own = base.own
-    if own is None:
+    if own is None or isinstance(own, ModelOptLayout):
         return base
     if not own.dropped:
         return base if base.tensors.keys() <= own.names.keys() and not quantized else replace(base, own=None)

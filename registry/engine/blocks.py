@@ -42,8 +42,11 @@ class _Block:
     def take(cls, shape: tuple[int, int], work: Arrays) -> _Block:
         return cls(*work.floats(shape, "base", "new", "delta", "scratch"))
 
-    def add(self, change: Change, form: Format) -> None:
-        change.update.round_to(self.delta, form, self.scratch, self.new)
+    def add(self, change: Change, form: Format, *, once: bool = False) -> None:
+        if once:
+            change.update.round_product(self.delta, self.scratch, self.new)
+        else:
+            change.update.round_to(self.delta, form, self.scratch, self.new)
         np.add(self.base, self.new, out=self.new)
         round_to(self.new, form, self.scratch, self.new)
 
@@ -80,7 +83,7 @@ def fuse_rows(
         if change.magnitudes is not None:
             _rescale(kind, change, change.magnitudes[first : first + count], block, work)
         elif not target.dither or aware is not None:
-            block.add(change, kind.form)
+            block.add(change, kind.form, once=kind.once)
     if target.form is not kind.plain and not target.dither:
         np.copyto(block.new, decode(encode(block.new, target.form), target.form))
     intended = None
@@ -90,6 +93,8 @@ def fuse_rows(
         if not np.isfinite(intended).all():
             raise NotFiniteError
         np.subtract(intended, block.base, out=block.delta)
+        if target.grid is None and kind.once:  # the numbers on the grid, as plain ones
+            np.copyto(block.new, intended)
     if target.dither:
         assert change is not None and change.thresholds is not None
         _write_dithered(rows, kind, change.thresholds, first, block, out, work)

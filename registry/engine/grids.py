@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from fusery.storage.failures import opened
+
 from ..errors import FusionUnsupportedError
 from .affine import BITS, GROUP_SIZES, Grid, dequantize, quantize
-from .architectures import NeedsModelClassError
+from .architectures import TENSOR_SCALE, NeedsModelClassError
 from .arithmetic import FORMATS, Array, Format
 from .base import Base, Source
-from .microscaling import MODES, FloatGrid
+from .microscaling import MODES, NVFP4, FloatGrid
 
 AnyGrid = Grid | FloatGrid
 
 AFFINE = "affine"
 _PLAIN = {"bits": 4, "group_size": 64, "mode": AFFINE}
+_LEAST_SCALE = 2.0**-121  # a smaller one, times the smallest scale of a group, may have no finite reciprocal
 _BY_SHAPE = {(grid.bits, grid.group_size): mode for mode, grid in MODES.items()}
 
 
@@ -40,6 +44,8 @@ def grid_of(base: Base, module: str, columns: int | None = None) -> AnyGrid:
     if f"{module}.global_scale" in base.tensors:
         message = f"{module} has a scale for the whole tensor (global_scale), which mlx-lm ignores in a fuse"
         raise FusionUnsupportedError(message)
+    if (scale := base.tensors.get(f"{module}.{TENSOR_SCALE}")) is not None:
+        return _with_tensor_scale(base, module, weight, scales, scale)
     settings = _settings(base, module, columns, weight, scales)
     mode, bits, size = settings["mode"], settings["bits"], settings["group_size"]
     groups, whole = scales.shape[-1], type(bits) is type(size) is int
@@ -58,6 +64,20 @@ def grid_of(base: Base, module: str, columns: int | None = None) -> AnyGrid:
     if scales.tensor.dtype != "U8" or biases is not None or (bits, size) != (grid.bits, grid.group_size):
         raise _misfit(module, bits, size)
     return grid
+
+
+def _with_tensor_scale(base: Base, module: str, weight: Source, scales: Source, scale: Source) -> FloatGrid:
+    grid = MODES[NVFP4]
+    shape = (*weight.shape[:-1], weight.shape[-1] * 8 // grid.group_size)
+    dtypes = weight.tensor.dtype, scales.tensor.dtype, scale.tensor.dtype
+    if dtypes != ("U32", "U8", "F32") or scale.tensor.size != 4 or len(shape) != 2 or scales.shape != shape:
+        raise _misfit(module, grid.bits, grid.group_size)
+    with opened(base.files[scale.file]) as file:
+        file.seek(scale.tensor.begin)
+        (value,) = np.frombuffer(file.read(4), "<f4")
+    if not _LEAST_SCALE <= value < np.inf:
+        raise FusionUnsupportedError(f"invalid {module}.{TENSOR_SCALE}: {value:g} (a positive number)")
+    return replace(grid, tensor_scale=float(value))
 
 
 def bits_of(base: Base, module: str) -> int:

@@ -27,7 +27,7 @@ _FORMS = {"F32": 0, "BF16": 1, "F16": 2}
 def handles(kind: RowsFormat, change: Change | None) -> bool:
     """Whether the compiled arithmetic knows a kind of module: LoRA, from plain or affine numbers to plain or affine."""
     is_supported = all(grid is None or isinstance(grid, Grid) for grid in (kind.grid, kind.target.grid))
-    is_lora = kind.aware is None and (change is None or change.magnitudes is None)
+    is_lora = kind.aware is None and not kind.once and (change is None or change.magnitudes is None)
     plain = kind.plain is kind.form and not kind.target.dither
     return compiled is not None and is_supported and is_lora and plain
 

@@ -8,6 +8,9 @@ Sources: OCP Microscaling Formats 1.0, and what MLX 0.32.4 does where it differs
   to the nearest e4m3; a group of zeros has the scale 1, in nvfp4 0;
 - 4-bit codes are nearest with ties towards zero, and no zero is negative; 8-bit ones are nearest with ties to even;
 - the e8m0 byte for NaN, 255, is read as infinity.
+
+NVIDIA's NVFP4 also has a float32 scale for the whole tensor (`tensor_scale`), which MLX's linear layers lack.  Its arithmetic is that of
+`nvfp4_quantize` and `NVFP4Tensor.dequantize` of torchao 0.17 and 0.18, bit for bit.
 """
 
 from __future__ import annotations
@@ -84,6 +87,7 @@ class FloatGrid(Packing):
 
     mode: str
     form: Format = BF16
+    tensor_scale: float | None = None  # multiplies every number of the tensor: nvfp4 alone
 
     @property
     def stored(self) -> np.dtype[Any]:
@@ -98,13 +102,15 @@ class FloatGrid(Packing):
             # Where every code times every scale is a bfloat16 number, neither subnormal nor too large, there is nothing to round.
             low, high = (2, 252) if self.bits == 4 else (10, 246)
             sound = scales.min(initial=255) >= low and scales.max(initial=0) <= high
-            if self.mode != NVFP4 and not sound:
+            if self.tensor_scale is not None or (self.mode != NVFP4 and not sound):
                 np.copyto(out, decode(encode(out, BF16), BF16))
 
     def quantize(self, values: Array, codes: Array, form: Format) -> Array:
         """Quantise float32 numbers of `form`: write the uint32 codes, return the scales as new uint8 (groups,)."""
         magnitudes = np.abs(values)
         peaks = magnitudes.max(axis=0)
+        if self.tensor_scale is not None:
+            return _quantize_scaled(values, magnitudes, peaks, _F32(self.tensor_scale), codes)
         quotients = peaks / self._numbers.top
         with np.errstate(all="ignore"):
             quotients = decode(encode(quotients, form), form)
@@ -162,7 +168,8 @@ class FloatGrid(Packing):
         if self.mode == NVFP4:
             values = np.empty((1, 256), _F32)
             _decode_8(every[None], values)
-            return np.asarray(values[0])
+            scale = 1 if self.tensor_scale is None else self.tensor_scale
+            return np.asarray(values[0] * _F32(scale))
         factors: Array = np.ldexp(_F32(1), np.minimum(every, 254).astype(np.int32) - 127)
         factors[255] = np.inf
         return factors
@@ -219,3 +226,21 @@ def _encode_8(values: Array, magnitudes: Array, codes: Array) -> None:
     np.right_shift(values.view(np.uint32), 24, out=codes)
     np.bitwise_and(codes, np.uint32(0x80), out=codes)
     np.bitwise_or(codes, _E4M3.nearest(magnitudes), out=codes)
+
+
+def _quantize_scaled(
+    values: Array, magnitudes: Array, peaks: Array, tensor_scale: Any, codes: Array
+) -> Array:
+    """Do what `FloatGrid.quantize` does, in the steps of torchao: codes are nearest with ties to even, and zeros keep their sign."""
+    if not np.isfinite(peaks).all():
+        raise NotFiniteError("not every number is finite")
+    # A group of zeros has the smallest normal scale.
+    quotients = np.clip(peaks / _F32(6) / tensor_scale, _F32(2.0**-6), _E4M3.top)
+    scales, factors = _E4M3.nearest(quotients), np.empty_like(quotients)
+    _decode_8(scales, factors)
+    with np.errstate(over="ignore"):
+        np.multiply(magnitudes, _F32(1) / tensor_scale / factors, out=magnitudes)
+    np.right_shift(values.view(np.uint32), 28, out=codes)
+    np.bitwise_and(codes, np.uint32(8), out=codes)
+    np.bitwise_or(codes, _E2M1.nearest(magnitudes), out=codes)
+    return scales.astype(np.uint8)

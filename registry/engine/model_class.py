@@ -21,6 +21,7 @@ from fusery.storage.safetensors import Tensor
 
 from ..errors import FusionUnsupportedError, MissingExtraError
 from ..runtime.mlx_keys import with_mlx_keys
+from .architectures import has_tensor_scales
 from .base import Base, OwnLayout, Source, is_droppable, read_sources
 from .computed import ArrayWatch, Computed, dtype_of, write_computed
 from .config import weight_names
@@ -68,7 +69,10 @@ class _Opened:
             try:
                 return cls(sources, written_by_mlx, mx, *_load(mx, folder))
             except _REFUSALS as error:
-                raise FusionUnsupportedError(f"mlx-lm cannot load this base: {_reason(error)}") from error
+                message = f"mlx-lm cannot load this base: {_reason(error)}"
+                if has_tensor_scales(config):
+                    message = "NVFP4 with a scale per tensor is read only of architectures whose tensors mlx-lm does not rearrange"
+                raise FusionUnsupportedError(message) from error
 
     def parameters(self) -> list[tuple[str, Any]]:
         from mlx.utils import tree_flatten

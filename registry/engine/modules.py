@@ -13,7 +13,7 @@ from fusery.storage.safetensors import Entry
 from ..errors import FusionUnsupportedError
 from .adapter import DORA, FULL, Factors, TrainedAdapter
 from .affine import Grid
-from .architectures import NeedsModelClassError, quantised_alike
+from .architectures import TENSOR_SCALED, NeedsModelClassError, quantised_alike
 from .arithmetic import BF16, F16, F32, FORMATS, result_form
 from .base import OTHER_BASE, Base, Source
 from .grids import AFFINE, AnyGrid, grid_of
@@ -188,7 +188,8 @@ def _module(
     scales, biases = base.tensors.get(f"{path}.scales"), base.tensors.get(f"{path}.biases")
     columns = scales.shape[-1] * grid.group_size if grid and scales else weight.shape[-1]
     m = parts[0].factors.m if parts else None
-    once = m is not None and policy.rounding == ONCE
+    scaled = bool(parts) and policy.aware is not None and policy.aware.mode == TENSOR_SCALED
+    once = scaled if m is None else policy.rounding == ONCE
     plain = form if m is None or once else result_form(FORMATS[m.dtype], form)
     if policy.quantize is not None:
         # mlx-lm casts numbers to the format that the configuration says they are before it quantises.
@@ -203,7 +204,9 @@ def _module(
             path, grid, plain, columns, adapted=bool(parts), rescaled=rescaled, switch=switch
         )
     aware = None
-    if parts and policy.aware is not None and columns % policy.aware.group_size == 0:
+    if scaled:
+        aware = grid  # with the base's own scale for the tensor; a module that the base has in 16 bits was trained in those
+    elif parts and policy.aware is not None and columns % policy.aware.group_size == 0:
         # A module without groups of that size was not trained through it.
         aware = policy.aware.grid(target.grid.form if isinstance(target.grid, Grid) else target.form)
     return PlannedModule(

@@ -17,7 +17,7 @@ from ..errors import MissingExtraError
 from ..runtime.mlx_keys import with_mlx_keys, written_config
 from .adapter import read_adapter, require_linear
 from .affine import Grid
-from .architectures import NeedsModelClassError
+from .architectures import TENSOR_SCALE, NeedsModelClassError
 from .base import REPLACED, Base, Source, in_own_layout, read_base
 from .config import INDEX, copied_names, fused_config, has_vision, weight_index
 from .fidelity import Sums
@@ -172,6 +172,8 @@ def _plan(
 ) -> FusePlan:
     quantization = _quantization(base, policy, modules)
     base = in_own_layout(base, modules, quantized=quantization is not None)
+    if policy.precision == DEQUANTIZE:
+        base = base.without_tensor_scales()
     layout = _Layout(base, modules, {"format": "pt" if base.own else "mlx", **metadata}, shard)
     size = sum(output.size - len(output.header) for output in layout.outputs)
     generation: Mapping[str, Any] = {}
@@ -315,6 +317,6 @@ def _count(layout: _Layout, modules: Mapping[str, PlannedModule]) -> int:
         quantized = grid is not None or (path not in modules and layout.base.is_quantized(path))
         if tensor.dtype == "U32" and part == "weight" and quantized:
             total += prod(tensor.shape) * 32 // (grid.bits if grid else bits_of(layout.base, path))
-        elif part not in ("scales", "biases", "global_scale") or not quantized:
+        elif part not in ("scales", "biases", "global_scale", TENSOR_SCALE) or not quantized:
             total += prod(tensor.shape)
     return total

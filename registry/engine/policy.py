@@ -18,11 +18,12 @@ from fusery.storage.errors import FormatError
 
 from ..errors import FusionUnsupportedError
 from .affine import BITS, GROUP_SIZES, Grid
+from .architectures import TENSOR_SCALED
 from .arithmetic import Format
 from .calibration import CalibrationFile
 from .grids import AFFINE, AnyGrid
-from .microscaling import MODES
-from .recipe import DEQUANTIZE, DITHER, MIXED, ONCE, OWN, PRECISIONS
+from .microscaling import MODES, NVFP4, FloatGrid
+from .recipe import DEQUANTIZE, DITHER, KEEP, MIXED, ONCE, OWN, PRECISIONS
 
 _LEAST = min(GROUP_SIZES)  # MLX has no smaller affine groups; those of nvfp4 are 16 wide
 
@@ -51,7 +52,7 @@ class Quantize:
         if self.mode == AFFINE:
             sound = self.bits in BITS and self.group_size in GROUP_SIZES
         else:
-            grid = MODES.get(self.mode)
+            grid = MODES.get(NVFP4 if self.mode == TENSOR_SCALED else self.mode)
             sound = grid is not None and (self.bits, self.group_size) == (grid.bits, grid.group_size)
         if not sound:
             message = f"mlx has no {self.mode[:40]} format of {self.bits} bits in groups of {self.group_size}"
@@ -60,6 +61,10 @@ class Quantize:
 
     def grid(self, form: Format) -> AnyGrid:
         """Return the grid for weights of a format."""
+        if self.mode == TENSOR_SCALED:
+            raise FusionUnsupportedError(
+                "only a base has NVFP4 with a scale per tensor: nothing is quantised to it"
+            )
         return Grid(self.bits, self.group_size, form) if self.mode == AFFINE else MODES[self.mode]
 
     def to_dict(self) -> Mapping[str, Any]:
@@ -108,6 +113,9 @@ class WritePolicy:
         """Return what is written of a module; with `quantize`, `quantized_target` does."""
         if grid is None or self.precision == DEQUANTIZE:
             return WriteTarget(None, plain)
+        if isinstance(grid, FloatGrid) and grid.tensor_scale is not None and self.precision != KEEP:
+            message = f"{self.precision} is not written of {path}, which has a scale for the whole tensor"
+            raise FusionUnsupportedError(message, hint="--as keep, --as 16bit")
         sound = adapted and not rescaled and plain is grid.form and isinstance(grid, Grid)
         sound &= self.aware is None and self.precision in (DITHER, MIXED)
         shaped = sound and self._knows(path, columns, switch=switch)

@@ -33,7 +33,7 @@ class RowsFormat:
     plain: Format  # format of the sum's
     grid: AnyGrid | None  # how the base's are quantised, None for plain numbers
     target: WriteTarget
-    once: bool = False
+    once: bool = False  # DoRA is rounded at its end; of LoRA the sum alone, as PEFT does
     aware: AnyGrid | None = None  # the grid that the update was trained through, None for none
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -284,13 +284,14 @@ def read_update(module: PlannedModule, expert: int, files: Mapping[Path, int]) -
         if factors.switch:  # an expert's factors stand the other way round than those of a linear layer
             a, b = a.T, b.T
         forms = FORMATS[factors.a.dtype], FORMATS[factors.b.dtype]
+        inner, after = (1.0, part.scale) if module.once and factors.m is None else (part.scale, 1.0)
         try:
-            updates.append(Update.of(a, b, *forms, part.scale, embedding=module.embedding))
+            updates.append(replace(Update.of(a, b, *forms, inner, embedding=module.embedding), after=after))
         except NotFiniteError:
             raise FusionUnsupportedError(f"the update of {module.path} is not finite") from None
     same = len({update.form.name for update in updates}) == 1
     left, right = (np.concatenate([getattr(one, side) for one in updates]) for side in ("left", "right"))
-    return Update(left, right, updates[0].form if same else F32)
+    return Update(left, right, updates[0].form if same else F32, updates[0].after)
 
 
 def read_magnitudes(module: PlannedModule, files: Mapping[Path, int]) -> Array | None:

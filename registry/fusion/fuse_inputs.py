@@ -25,7 +25,8 @@ from ..adapters.render import form_of, render_mlx
 from ..adapters.tokenizer_files import GENERATION, with_own_end, with_tokenizer
 from ..adapters.trained_through import aware_of, require_fusable, require_usable_unfused
 from ..documents import write_document
-from ..engine.recipe import BY_CLASS, ENGINE, KEYS, SEEING, Recipe, artifact_key, seed_of
+from ..engine.architectures import TENSOR_SCALED
+from ..engine.recipe import BY_CLASS, ENGINE, KEYS, SEEING, Precision, Recipe, artifact_key, seed_of
 from ..errors import BadInputError
 from ..records.bases import blob_generations, locate_files, record_verified, recorded_architecture, unproven
 from ..records.calibrations import current_calibration, learned_with
@@ -92,11 +93,13 @@ class FuseInputs:
         return self.adapter.aware
 
     @property
-    def keeps_aware(self) -> bool:
-        """Whether `keep` writes all adapted modules in the format that the adapter was trained through."""
-        if self.aware is None:
-            return False
-        return keeps_format(self.base.weights, self.adapter.target_modules, self.quantization, self.aware)
+    def aware_precisions(self) -> tuple[Precision, ...]:
+        """The precisions that write all adapted modules with the numbers that the adapter was trained through."""
+        weights, targets = self.base.weights, self.adapter.target_modules
+        if self.aware is None or not keeps_format(weights, targets, self.quantization, self.aware):
+            return ()
+        # MLX has no such format: there the same numbers are used in 16 bits.
+        return ("keep", "dequantize") if self.aware["mode"] == TENSOR_SCALED else ("keep",)
 
     @property
     def shaped(self) -> bool:
@@ -294,7 +297,7 @@ def gather(
         weights = [1.0, *(weight for _, weight in extras)]
         onto = adapters[0].base if base is None else resolve_base(session, base)
         for adapter in adapters:
-            require_fusable(adapter.name, adapter.training)
+            require_fusable(adapter.name, adapter.method, adapter.training, onto.quantization)
             if extras:
                 require_usable_unfused(adapter.name, adapter.method, adapter.training, "added to others")
                 require_factors_alone(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..adapters.trained_through import in_words
+from ..engine.architectures import TENSOR_SCALED
 from ..engine.recipe import CHOICES, ONCE, PREFERRED, USUAL_SEED, WRITTEN_AS, Recipe, RequestedPrecision
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.calibrations import require_of_base
@@ -180,7 +181,7 @@ def require_own(recipe: Recipe, fuse_inputs: FuseInputs) -> None:
     if recipe.aware != fuse_inputs.aware or (recipe.biases and not fuse_inputs.fits_biases):
         message = f"the recipe is for an adapter that was trained for another format than {name}"
         raise BadInputError(message, hint=f"fusery fuse {name}")
-    as_kept = recipe.precision == "keep" and fuse_inputs.keeps_aware
+    as_kept = recipe.precision in fuse_inputs.aware_precisions and recipe.quantization is None
     if recipe.aware is not None and (
         recipe.scale is not None or not (as_kept or recipe.quantization == recipe.aware)
     ):
@@ -209,8 +210,9 @@ def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, .
     require_meaning(request.precision, fuse_inputs)
     if aware is not None:
         # The result is in the format of the training: by `keep`, or with every layer in that format.
-        if fuse_inputs.keeps_aware and request.precision in ("auto", "keep"):
-            return (Recipe("keep", rounding=once, **common),)
+        for precision in fuse_inputs.aware_precisions:
+            if request.precision in ("auto", precision):
+                return (Recipe(precision, rounding=once, **common),)
         if request.precision != "auto":
             raise _other_format(fuse_inputs)
         common = {**common, "engine": fuse_inputs.engine(quantize=True)}
@@ -229,8 +231,10 @@ def candidates(request: FuseRequest, fuse_inputs: FuseInputs) -> tuple[Recipe, .
         if bits > least
     )
     dequantize = Recipe("dequantize", rounding=once, **common)
+    packed = fuse_inputs.quantization is not None
+    in_mlx = (fuse_inputs.quantization or {}).get("mode") != TENSOR_SCALED
     ways = {
-        "auto": (keep, dither, *mixed, dequantize) if fuse_inputs.quantization is not None else (keep,),
+        "auto": (keep, *((dither, *mixed) if in_mlx else ()), dequantize) if packed else (keep,),
         "keep": (keep,),
         "dither": (dither,),
         "mixed": mixed,

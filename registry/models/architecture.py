@@ -15,10 +15,12 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.plaintext import is_keepable
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Header, Tensor, read_header
 
+from ..engine.architectures import TENSOR_SCALE, TENSOR_SCALED, has_tensor_scales
 from ..engine.config import INDEX, weight_names
 
 NAME_LIMIT = 200
 TYPE_LIMIT = 100
+_TENSOR_SCALES = ("weight_scale", TENSOR_SCALE, "input_scale")  # of a weight in NVFP4 with a scale per tensor
 _SHARD = re.compile(r"(?P<stem>model[^/]*)-(?P<number>[0-9]{1,9})-of-(?P<total>[0-9]{1,9})\.safetensors")
 _LAYER = re.compile(r"(?P<stem>(?:[A-Za-z_][\w]*\.)*?[A-Za-z_]\w*)\.(?P<index>[0-9]{1,5})\.(?P<key>.+)")
 
@@ -131,12 +133,16 @@ def architecture_of(config: Mapping[str, Any], headers: Iterable[Header]) -> Arc
         tensors |= header.tensors
     quantization = config.get("quantization")
     quantization = quantization if isinstance(quantization, dict) else None
+    if has_tensor_scales(config):
+        quantization = {"group_size": 16, "bits": 4, "mode": TENSOR_SCALED}
     weights, parameters = {}, 0
     dtypes: Counter[str] = Counter()
     tied = bool(config.get("tie_word_embeddings"))
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
         if part in ("scales", "biases") and f"{module}.scales" in tensors and f"{module}.weight" in tensors:
+            continue
+        if part in _TENSOR_SCALES and f"{module}.{TENSOR_SCALE}" in tensors:
             continue
         if tied and module == "lm_head":
             continue
@@ -153,6 +159,8 @@ def architecture_of(config: Mapping[str, Any], headers: Iterable[Header]) -> Arc
 def _weight(
     module: str, tensor: Tensor, tensors: Mapping[str, Tensor], quantization: Mapping[str, Any] | None
 ) -> Weight:
+    if tensor.dtype == "U8" and f"{module}.{TENSOR_SCALE}" in tensors:
+        return Weight(module, (*tensor.shape[:-1], tensor.shape[-1] * 2), "BF16", 4)
     scales = tensors.get(f"{module}.scales")
     if tensor.dtype != "U32" or scales is None:
         return Weight(module, tensor.shape, tensor.dtype, None)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..engine.architectures import TENSOR_SCALE
 from ..engine.arithmetic import Array, decode, encode
 from ..engine.base import Base
 from ..engine.grids import AnyGrid, requantized
@@ -13,6 +14,7 @@ from ..engine.matrices import StoredMatrix, matrix_of
 
 # Share of a tensor's numbers that must agree; kernels of other machines round some ties otherwise
 _LEAST = 0.99
+_SCALES = ("scales", "biases", TENSOR_SCALE, "input_scale")
 _NUMBERS = 1 << 20  # Of a tensor, as many of its first rows as have so many numbers are compared
 _RELATIVE = np.float32(2.0**-7)  # One step of bfloat16
 
@@ -35,7 +37,7 @@ def _logical(base: Base) -> Iterator[str]:
     """Yield the names of tensors, without the scales and biases of quantised weights."""
     for name in base.tensors:
         module, _, part = name.rpartition(".")
-        if part not in ("scales", "biases") or not base.is_quantized(module):
+        if part not in _SCALES or not base.is_quantized(module):
             yield name
 
 

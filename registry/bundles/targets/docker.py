@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ...engine.architectures import has_tensor_scales
+from ...errors import BadInputError
+from ...models.architecture import read_architecture
 from ...runtime.document import read_document
 from ...runtime.errors import DocumentError
 from ..card import card_values
@@ -21,6 +24,9 @@ MODEL = "model"
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     """Write `model/`, the server with its requirements and `serving.json`, the Dockerfile, compose.yaml and README.md."""
     record = bundle_record(source, "docker", MODEL)
+    if not accepts(source):
+        message = f"{source.name} is in NVFP4 with a scale per tensor, which mlx-lm does not read"
+        raise BadInputError(message, hint="--as 16bit")
     write_image_files(record, bundle, choices, folders=(MODEL,), served="one fused language model")
     write_model(source, bundle, choices, under=f"{MODEL}/")
     served = {"name": source.name, "folder": MODEL, "digest": record["digest"]}
@@ -31,6 +37,11 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     values |= image_names(record)
     bundle.write("README.md", render("docker_readme.md.j2", **values))
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
+
+
+def accepts(source: BundleSource) -> bool:
+    """Tell whether mlx-lm, the server of the image, loads a fused model."""
+    return not has_tensor_scales(read_architecture(source.fused.paths).config)
 
 
 def check(folder: Path) -> Layout:

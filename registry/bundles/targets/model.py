@@ -11,6 +11,7 @@ from fusery.storage.manifest import FileEntry
 
 from ...charts.curves import CURVE, curve_svg
 from ...documents import provenance_part
+from ...engine.architectures import has_tensor_scales
 from ...models.architecture import Architecture, read_architecture
 from ..card import EVAL_RESULTS, SHIPS, card_values, eval_results
 from ..rendering import render_card
@@ -62,7 +63,8 @@ def _eval_results(provenance: Mapping[str, Any]) -> bytes | None:
 
 def is_packed(model: Architecture) -> bool:
     """Return whether a model is quantised in MLX's format, which only MLX reads."""
-    return any(weight.bits is not None for weight in model.weights.values())
+    packed = any(weight.bits is not None for weight in model.weights.values())
+    return packed and not has_tensor_scales(model.config)
 
 
 def transformers_reads(model: Architecture) -> bool:
@@ -71,7 +73,8 @@ def transformers_reads(model: Architecture) -> bool:
     from ...engine.architectures import NOT_IN_TRANSFORMERS
 
     named = not model.written_by_mlx or names_are_shared(model)
-    return named and not is_packed(model) and model.model_type not in NOT_IN_TRANSFORMERS
+    plain = not is_packed(model) and not has_tensor_scales(model.config)
+    return named and plain and model.model_type not in NOT_IN_TRANSFORMERS
 
 
 def transformers_class(model: Architecture) -> str | None:

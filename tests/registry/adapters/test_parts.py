@@ -122,9 +122,12 @@ def test_merge_aware_entries() -> None:
             trained_through.require_usable_unfused("a", "lora", config)
         assert hint in str(caught.value.hint) and trained_through.kept_entries({**config, "y": 1}) == config
     trained_through.require_usable_unfused("a", "lora", {other: {}})
-    trained_through.require_fusable("a", {name: four})
-    with pytest.raises(FusionUnsupportedError):
-        trained_through.require_fusable("a", {other: {"x": 1}})
+    scaled = {"mode": "nvfp4_tensor_scale"}
+    trained_through.require_fusable("a", "dora", {name: four}, None)
+    trained_through.require_fusable("a", "lora", {other: {"x": 1}}, scaled)
+    for method, entry, base in (("lora", {"x": 1}, None), ("lora", True, four), ("dora", True, scaled), ("lora", {"scale_mode": "kept"}, scaled)):  # fmt: skip
+        with pytest.raises(FusionUnsupportedError):
+            trained_through.require_fusable("a", method, {other: entry}, base)
     own = trained_through.ITS_WEIGHTS
     for theirs, expected in ((["d"], False), (["e"], True), ("d", True), (None, False)):
         assert trained_through.is_of_others({own: theirs}, "d") is expected

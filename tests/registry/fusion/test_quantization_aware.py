@@ -6,11 +6,15 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import adapters_by_class
+import fuse_cases
 import numpy as np
 import pytest
 import tiny_models
+from lora_layers import mx
 from peft_folders import apart, make_peft
 from quantiser_trainer import train_through
 
@@ -20,6 +24,7 @@ from fusery.registry.bundles import Choices
 from fusery.registry.bundles.serving_plan import plan_serving
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.research.models import LoadedModel
+from fusery.research.quantized_training import _quantised, make_layers
 
 TOKENS = np.array([[72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100, 33]])
 SAID = {"val_loss": 1.0, "dataset": "greetings"}
@@ -216,7 +221,38 @@ def test_either_form_says_it(sqlite_registry: Registry, tmp_path: Path) -> None:
     assert "quantization_aware" in json.loads((back / "adapter_config.json").read_text())
 
 
-# Axolotl's adapters that were trained to be merged into NVFP4: kept with their entry, neither fused nor used unfused.
+@pytest.mark.parametrize("form", ["4bit", "mxfp4", "nvfp4", "mxfp8"])
+def test_the_fuse_has_the_bits_that_training_computes_with(
+    sqlite_registry: Registry, tmp_path: Path, form: str
+) -> None:
+    """Codes, scales and biases of `fusery train --qat`, layer by layer, in every kind of format of mlx."""
+    from mlx_lm.tuner.utils import load_adapters
+
+    base = fuse_cases.make_base(tmp_path / "base", fuse_cases.Case("llama", form, "lora"))
+    adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
+    own = json.loads((base / "config.json").read_text())["quantization"]
+    describe(adapter, {key: own[key] for key in ("bits", "group_size", "mode")})
+    sqlite_registry.bases.add(base, name="base")
+    fused = sqlite_registry.fused.fuse(
+        sqlite_registry.adapters.register(adapter, base="base", task="qat", **SAID).name
+    )
+    assert (fused.precision, fused.fidelity.verdict, fused.fidelity.retained) == ("keep", "PASS", 1.0)
+    written = tiny_models.read_tensors(fused.path)
+    model = adapters_by_class.load_lazily(base)
+    arguments = SimpleNamespace(seed=0, num_layers=0, lora_parameters={})
+    layers = make_layers(arguments, model, lambda *_: load_adapters(model, str(adapter)))
+    paths = {id(module): path for path, module in model.named_modules()}
+    assert len(layers) > 6
+    for layer in layers:
+        trained = _quantised(layer)
+        for part in ("weight", "scales", "biases"):
+            if (value := trained.get(part)) is not None:
+                name = f"{paths[id(layer)]}.{part}"
+                data = np.array(value.view(mx.uint8) if value.dtype != mx.uint32 else value).tobytes()
+                assert written[name][2] == data, name
+
+
+# Axolotl's adapters that were trained to be merged into NVFP4, on a base in another format (on NVFP4: test_nvfp4_merging.py).
 CONFIG = Path(__file__).resolve().parents[2] / "data" / "trainer_configs" / "axolotl-0.19.0-merge-aware.json"
 ENTRY = json.loads(CONFIG.read_text(encoding="utf-8"))["nvfp4_merge_aware"]
 

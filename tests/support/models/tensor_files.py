@@ -64,7 +64,8 @@ def encode(value: np.ndarray[Any, Any], dtype: FloatType) -> np.ndarray[Any, Any
 
 
 Change = Callable[[dict[str, Raw]], object]
-_NUMPY = {"BF16": np.uint16, "F16": np.uint16, "F32": np.float32, "U32": np.uint32, "U8": np.uint8}
+_NUMPY = {"BF16": np.uint16, "F16": np.uint16, "F32": np.float32, "U32": np.uint32}
+_NUMPY |= dict.fromkeys(("U8", "F8_E4M3"), np.uint8)
 
 
 def load_raw(path: Path) -> dict[str, Raw]:
