@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from .tables import cut
 from .text import cell, number, share
 
 if TYPE_CHECKING:
-    from fusery.registry.comparison.combine import Combination
+    from fusery.registry.comparison.combine import Combination, SourceShare
     from fusery.registry.records.difference import ComparedAdapters, ModuleDifference, WeightsDifference
     from fusery.storage.progress import Reporter
 
@@ -169,7 +169,10 @@ _LIKENESS = (
 """What the cosine of two updates means, from which value on."""
 
 
-METHODS = ("svd", "cat", "linear", "ties", "dare")
+METHODS = ("svd", "cat", "linear", "ties", "dare", "core", "knots", "tsv")
+
+# From this interference on `combine` recommends tsv: in each merge of benchmarks/merging.py it retained more than a sum.
+_INTERFERENCE = 0.5
 
 _NEW: Mapping[str, Any] = {
     "task": ": Task of the new adapter; default: the task of REF.",
@@ -203,7 +206,8 @@ def combine(
     """Combine adapters into one, or reduce one to a smaller rank.
 
     svd is the weighted sum of the updates, cut to a rank. cat is the whole sum; its rank is the sum of the ranks. linear,
-    ties and dare combine the factors A and B, which only approximates the sum. See docs/guides/fuse.md.
+    ties and dare combine the factors A and B, which only approximates the sum. core (Core Space), knots (KnOTS) and tsv (TSV-Merge) merge whole
+    updates so that they interfere less. See docs/guides/fuse.md.
 
     TASK@latest skips the new adapter until it has a validation loss (fusery edit REF --val-loss LOSS).
 
@@ -248,8 +252,22 @@ def _print_combine(session: Session, done: Combination) -> None:
             ("from", ", ".join(sources)),
             ("how", ", ".join(how)),
             ("kept", f"{share(done.retained)} {what} (least: {least})"),
+            *(_retained(done.shares) if len(done.shares) > 1 else ()),
             ("size", f"{size(done.bytes)} in {plural(done.modules, 'module')}"),
         ]
     )
+    worst = max((one.interference or 0.0 for one in done.shares), default=0.0)
+    if recipe.method not in ("tsv", "shrink") and set(recipe.weights) == {1.0} and worst > _INTERFERENCE:
+        session.say("Hint: --method tsv interferes less, and retained the most in docs/measurements.md")
     if done.adapter is not None:
         session.findings(done.adapter["findings"])
+        session.say(f"Next: fusery eval run {done.name} --prompts FILE")
+
+
+def _retained(shares: Sequence[SourceShare]) -> Iterator[tuple[str, str]]:
+    """Yield how much of each adapter's own update is retained, the interference, and the module with the most."""
+    yield "retains", ", ".join(f"{share(one.retained)} of {one.name}" for one in shares)
+    yield "interference", ", ".join(f"{share(one.interference)} for {one.name}" for one in shares)
+    worst = max(shares, key=lambda one: one.worst_interference or 0.0)
+    if worst.worst_module is not None:
+        yield "most", f"{share(worst.worst_interference)} for {worst.name}, in {worst.worst_module}"

@@ -21,7 +21,7 @@ TEXTS: Mapping[str, str] = {
     "bundle": "Record of the bundle.",
     "checkpoint": "Checkpoint of the run: best, last or an iteration.",
     "clear": "Fields to empty; tag.KEY removes a tag.",
-    "density": "With ties or dare: share of the values to retain.",
+    "density": "With ties, dare, core or knots: share of the values to retain; default for core and knots: 0.2.",
     "digest": "SHA-256 in hexadecimal.",
     "down": "Include descendants.",
     "dry_run": "Only show what would change.",

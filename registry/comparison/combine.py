@@ -27,7 +27,7 @@ from ..records.adapter_details import CombinationRecipe
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_originals, own_form, require_factors_alone
 from ..records.withdrawals import SHRINK, refuse_yanked
-from .methods import CombinedUpdate
+from .methods import CombinedUpdate, Shared
 from .modules import open_registered
 from .plan import CombineOptions, CombinePlan, choice, measure, plan, write
 
@@ -42,6 +42,20 @@ class Register(Protocol):
         self, workspace: Workspace, path: Path, submission: Submission, *, sources: Sequence[str]
     ) -> Registered:
         """Return its record."""
+
+
+class SourceShare(Record):
+    """How much of one adapter's update a combination retains, from the weights alone."""
+
+    name: str = described("the adapter")
+    retained: float | None = described(
+        "inner product of the new update with the adapter's own over the squared norm of that one: its weight, if nothing else is added to it or lost. None for an update or a weight of zero"
+    )
+    interference: float | None = described(
+        "norm of the new update's difference from the adapter's own, on the inputs that the adapter reads, over the norm of its own: 0 if the new adapter does the same to them"
+    )
+    worst_module: str | None = described("the module with the most interference")
+    worst_interference: float | None = described("interference in `worst_module`")
 
 
 class Combination(Record):
@@ -59,6 +73,9 @@ class Combination(Record):
     )
     least_module: str | None = described("the module whose share is furthest from 1; None where S is zero")
     least_retained: float | None = described("share of `least_module`")
+    shares: tuple[SourceShare, ...] = described(
+        "the share of each adapter's own update, in the order of the adapters"
+    )
     bytes: int = described("size in bytes of the new weights")
     dry_run: bool = described("nothing was made")
     adapter: Registered | None = described("the new adapter, if one was made", optional=True)
@@ -192,9 +209,32 @@ def _result(
         relative_error=whole.relative_error,
         least_module=least[1],
         least_retained=least[0],
+        shares=tuple(
+            _share(name, weight, number, figures)
+            for number, (name, weight) in enumerate(zip(names, recipe.weights, strict=True))
+        ),
         bytes=sum(4 * math.prod(shape) for _, _, shape in made.entries()),
         dry_run=done is None,
         adapter=done,
+    )
+
+
+def _share(name: str, weight: float, number: int, figures: Mapping[str, CombinedUpdate]) -> SourceShare:
+    """Return what of one adapter is in the combination, from the figures of each module."""
+    modules = {path: figure.sources[number] for path, figure in figures.items() if number in figure.sources}
+    nonzero = {path: shared for path, shared in modules.items() if shared.norm}
+    if not nonzero:
+        return SourceShare(
+            name=name, retained=None, interference=None, worst_module=None, worst_interference=None
+        )
+    whole = Shared.joined(list(modules.values()))
+    worst = max(nonzero, key=lambda path: nonzero[path].change / nonzero[path].norm)
+    return SourceShare(
+        name=name,
+        retained=weight * whole.product / whole.norm,
+        interference=abs(weight) * math.sqrt(whole.change / whole.norm),
+        worst_module=worst,
+        worst_interference=abs(weight) * math.sqrt(nonzero[worst].change / nonzero[worst].norm),
     )
 
 

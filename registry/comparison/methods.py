@@ -5,6 +5,7 @@ in `LoraModel.add_weighted_adapter` of PEFT (peft/tuners/lora/model.py, peft/uti
 
 - `cat`, `svd`: the weighted sum of the updates, whole, or the nearest one of a smaller rank.
 - `linear`, `ties`, `dare` (PEFT's `dare_linear`): weighted sums of the A and of the B, whose distance from that sum is measured.
+- `core`, `knots`, `tsv`, which PEFT does not have: the updates are merged in bases that they share (see `core_space`), by TIES or TSV.
 
 Sources: TIES-Merging (Yadav et al., arXiv 2306.01708); DARE (Yu et al., arXiv 2311.03099).
 """
@@ -12,19 +13,22 @@ Sources: TIES-Merging (Yadav et al., arXiv 2306.01708); DARE (Yu et al., arXiv 2
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
 
 from ..engine.arithmetic import Array, NotFiniteError
-from .cores import Gram, LowRank, scalar_products
+from .core_space import Rule, Terms, in_core_space, knots_basis, signs_of, task_singular_vectors
+from .cores import RANK_TOLERANCE, Gram, LowRank, scalar_products
 
-Method = Literal["svd", "cat", "linear", "ties", "dare"]
+Method = Literal["svd", "cat", "linear", "ties", "dare", "core", "knots", "tsv"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 SPARSE = ("ties", "dare")  # Methods that keep a share of the numbers, the density
+ALIGNED = ("core", "knots")  # Methods that apply TIES in a shared basis, where the density may be 1
+OF_ANY_RANK = ("svd", "tsv", *ALIGNED)  # Methods whose result can be cut to a rank
 OF_ONE_RANK = ("linear", "ties", "dare")  # Methods that add up factors, which must be of one shape for that
 
 # From the number of an update, the name of its factor (`lora_a`, `lora_b`) and its shape to what DARE keeps, as booleans
@@ -32,9 +36,6 @@ Mask = Callable[[int, str, tuple[int, ...]], Array]
 
 # Multiplications in a product of matrices up to which OpenBLAS uses one thread (its interface/gemm.c)
 _ALONE = 1 << 18
-
-# Share of the largest singular values of the terms below which float64 Gram matrices know no direction
-_LOST = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,21 @@ class WeightedUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """What a combined update has in common with one of the updates, U, that it is made of."""
+
+    product: float  # Frobenius inner product of the new update with U times its weight
+    norm: float  # squared norm of U times its weight
+    change: float  # squared norm of new - U on the inputs that U reads, the span of its A
+
+    @classmethod
+    def joined(cls, parts: Sequence[Shared]) -> Shared:
+        """Return the figures of several modules together."""
+        columns = zip(*((part.product, part.norm, part.change) for part in parts), strict=True)
+        return cls(*map(math.fsum, columns))
+
+
+@dataclass(frozen=True, slots=True)
 class CombinedUpdate:
     """A combined update of one module, and its share of the weighted sum of the updates, S."""
 
@@ -60,12 +76,18 @@ class CombinedUpdate:
     square: float  # squared norm of the new update
     a: Array | None = None  # (m, rank), float32; None of several modules
     b: Array | None = None  # (rank, n), float32
+    sources: Mapping[int, Shared] = field(default_factory=dict)  # by the number of an update
 
     @classmethod
     def joined(cls, parts: Sequence[CombinedUpdate]) -> CombinedUpdate:
         """Return the figures of updates that share no numbers, taken together."""
         norm, product = math.fsum(part.norm for part in parts), math.fsum(part.product for part in parts)
-        return cls(norm, product, math.fsum(part.square for part in parts))
+        numbers = dict.fromkeys(number for part in parts for number in part.sources)
+        sources = {
+            number: Shared.joined([part.sources[number] for part in parts if number in part.sources])
+            for number in numbers
+        }
+        return cls(norm, product, math.fsum(part.square for part in parts), sources=sources)
 
     @property
     def retained(self) -> float | None:
@@ -90,76 +112,120 @@ def combine(
 ) -> CombinedUpdate:
     """Combine updates of one shape; `ties` and `dare` keep a `density` of each factor's numbers, `dare` those of the `mask`."""
     with np.errstate(over="ignore", invalid="ignore"):
-        if method in ("svd", "cat"):
-            if sum(part.update.a.shape[1] for part in parts) > rank:
-                return _truncated(parts, rank)
+        if method == "cat" or (method == "svd" and sum(part.update.a.shape[1] for part in parts) <= rank):
             return _whole(parts, rank)
+        if method == "svd":
+            return _truncated(parts, rank)
+        if method == "tsv":
+            most = max(1, min(parts[0].update.shape) // len(parts))
+            return _truncated(parts, rank, lambda terms: task_singular_vectors(terms, most))
+        if method == "core":
+            return _truncated(parts, rank, lambda terms: in_core_space(terms, _ties(density)))
+        if method == "knots":
+            return _knots(parts, rank, density)
         lefts, rights = _factors(parts, method, density, mask)
         return _measured(parts, _padded(lefts, 1, rank), _padded(rights, 0, rank))
 
 
-def _terms(parts: Sequence[WeightedUpdate]) -> tuple[Gram, Array]:
-    gram = Gram.of([part.update.a for part in parts], [part.update.b for part in parts])
-    return gram, _factor_of_terms(parts)
+def _ties(density: float) -> Rule:
+    """Return TIES-Merging of matrices: trim each, elect the signs, and take the mean of the numbers with that sign."""
+
+    def merge(matrices: Sequence[Array]) -> Array:
+        trimmed = [largest_kept(_without_rounding(matrix), density) for matrix in matrices]
+        return _elected(trimmed, [np.float32(1)] * len(matrices))
+
+    return merge
 
 
-def _factor_of_terms(parts: Sequence[WeightedUpdate]) -> Array:
-    return np.concatenate([np.full(part.update.a.shape[1], part.factor) for part in parts])
+def _without_rounding(matrix: Array) -> Array:
+    """Return a matrix with zeros for what rounding left of them: TIES would count it as a number in the mean."""
+    sizes = np.abs(matrix)
+    made: Array = matrix * (sizes > RANK_TOLERANCE * sizes.max(initial=0.0))
+    return made
 
 
 def _whole(parts: Sequence[WeightedUpdate], rank: int) -> CombinedUpdate:
     """Return the sum as it is: the factors side by side, PEFT's `cat`."""
-    gram, factors = _terms(parts)
+    gram = Gram.of([part.update.a for part in parts], [part.update.b for part in parts])
+    factors = _factors_of_terms(parts)
     norm = max(0.0, gram.product(factors, factors))
+    sources = _shared(parts, gram.left, gram.right, factors * gram.lengths, factors * gram.lengths)
     lefts = [np.multiply(part.update.a, np.float32(part.factor), dtype=np.float32) for part in parts]
     rights = [part.update.b.astype(np.float32, copy=False) for part in parts]
     a, b = _padded(np.concatenate(lefts, axis=1), 1, rank), _padded(np.concatenate(rights), 0, rank)
-    return CombinedUpdate(norm, norm, norm, a, b)
+    return CombinedUpdate(norm, norm, norm, a, b, sources)
 
 
-def _truncated(parts: Sequence[WeightedUpdate], rank: int) -> CombinedUpdate:
-    """Return the nearest update of a rank to the sum, PEFT's `svd`, through matrices as small as the terms are many.
+def _factors_of_terms(parts: Sequence[WeightedUpdate]) -> Array:
+    return np.concatenate([np.full(part.update.a.shape[1], part.factor) for part in parts])
 
-    With D the signs of the terms, A'A = X'X and B B' = Y'Y, A D B has the singular values of X D Y' = P S Q'.
-    Its first factors are A D Y' Q / S and P' X D B: of what is inverted, S, only what is kept counts.
-    """
-    gram, factors = _terms(parts)
-    lengths = gram.lengths * np.abs(factors)
-    root, signs = np.sqrt(lengths), np.sign(factors)
-    x, y = (_root(unit * root * root[:, None]) for unit in (gram.left, gram.right))
-    core = (x * signs) @ y.T
-    ours, values, theirs = np.linalg.svd(core)
+
+def _shared(
+    parts: Sequence[WeightedUpdate], left: Array, right: Array, sums: Array, made: Array
+) -> dict[int, Shared]:
+    """Return what each update shares with the new one, from scalar products of columns and rows, and the terms' factors in both."""
+    both, sources, end = left * right, {}, 0
+    for part in parts:
+        own, end = slice(end, end + part.update.a.shape[1]), end + part.update.a.shape[1]
+        alone = np.zeros(len(left))
+        alone[own] = sums[own]
+        seen = left[own] * (made - alone / (part.weight or 1.0))
+        changed = _on_inputs(left[own, own], seen, seen @ right)
+        sources[part.number] = Shared(float(alone @ both @ made), float(alone @ both @ alone), changed)
+    return sources
+
+
+def _on_inputs(inner: Array, seen: Array, across: Array) -> float:
+    """Return the squared norm of a change on the span of columns, from their scalar products, those with the change, and its rows."""
+    return max(0.0, float(((np.linalg.pinv(inner, 1e-10, hermitian=True) @ seen) * across).sum()))
+
+
+def _truncated(
+    parts: Sequence[WeightedUpdate], rank: int, merge: Callable[[Terms], Array] | None = None
+) -> CombinedUpdate:
+    """Return the nearest update of a rank to the sum, PEFT's `svd`, or to a merged core."""
+    terms = Terms.of([part.update for part in parts], [part.weight for part in parts])
+    middle = terms.signs if merge is None else terms.middle(merge(terms))
+    left, right, core, values = terms.cut(middle, rank)
+    cores = [terms.core(own) for own in terms.own]
+    sources = {}
+    for part, own, alone in zip(parts, terms.own, cores, strict=True):
+        columns = terms.x[:, own]
+        seen = columns.T @ (core - alone / (part.weight or 1.0))
+        changed = _on_inputs(columns.T @ columns, seen, seen)
+        sources[part.number] = Shared(float((core * alone).sum()), float(np.square(alone).sum()), changed)
     squares = np.square(values)
-    norm, kept = float(squares.sum()), float(squares[:rank].sum())
-    values = values[:rank]
-    # Of the size of the terms, and not of what is left of them: where they cancel, that is rounding.
-    # The rows of X and Y are orthogonal: the longest is their largest singular value.
-    longest = [float(np.linalg.norm(matrix, axis=1).max(initial=0.0)) for matrix in (x, y)]
-    nonzero_mask = values > _LOST * longest[0] * longest[1]
-    inverse = np.divide(1.0, values, out=np.zeros_like(values), where=nonzero_mask)
-    left = signs[:, None] * (y.T @ theirs[:rank].T) * inverse
-    right = (ours[:, :rank] * nonzero_mask).T @ (x * signs)
-    # Which of two signs a singular vector has is for the routine to choose: the largest number of each is positive here.
-    if left.size:
-        largest = left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])]
-        turn = np.where(largest < 0, -1.0, 1.0)
-        left, right = left * turn, right * turn[:, None]
-    # The columns of A are `gram.columns` long, the rows of B `gram.lengths / gram.columns`: here all of a term are `root` long.
-    first = np.divide(root, gram.columns, out=np.zeros_like(root), where=gram.lengths > 0)
-    second = np.divide(root * gram.columns, gram.lengths, out=np.zeros_like(root), where=gram.lengths > 0)
-    left, right = (left * first[:, None]).astype(np.float32), (right * second).astype(np.float32)
-    ends = np.cumsum([0, *(part.update.a.shape[1] for part in parts)]).tolist()
-    slices = [slice(*ends[number : number + 2]) for number in range(len(parts))]
-    a = sum(_tall(part.update.a, left[own]) for part, own in zip(parts, slices, strict=True))
-    b = sum(_wide(right[:, own], part.update.b) for part, own in zip(parts, slices, strict=True))
-    return CombinedUpdate(norm, kept, kept, _padded(np.asarray(a), 1, rank), _padded(np.asarray(b), 0, rank))
+    norm, square = float(squares.sum()), float(squares[:rank].sum())
+    product = square
+    if merge is not None:
+        whole = sum(cores[1:], start=cores[0])
+        norm, product = float(np.square(whole).sum()), float((core * whole).sum())
+    left = left.astype(np.float32)
+    a = np.asarray(sum(_tall(part.update.a, left[own]) for part, own in zip(parts, terms.own, strict=True)))
+    b = _rows(parts, terms, right)
+    return CombinedUpdate(norm, product, square, _padded(a, 1, rank), _padded(b, 0, rank), sources)
 
 
-def _root(square: Array) -> Array:
-    """Return X with X'X a symmetric matrix without negative eigenvalues; those that rounding made negative are zero."""
-    values, vectors = np.linalg.eigh(square)
-    root: Array = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
-    return root
+def _knots(parts: Sequence[WeightedUpdate], rank: int, density: float) -> CombinedUpdate:
+    """Return the updates merged by TIES as KnOTS aligns them: in a basis of the outputs, (m, rank of the basis) each."""
+    terms = Terms.of([part.update for part in parts], [part.weight for part in parts])
+    coefficients, b = knots_basis(terms)
+    pairs = zip(parts, coefficients, strict=True)
+    a = _ties(density)([_tall(part.update.a, small.astype(np.float32)) for part, small in pairs])
+    if not np.isfinite(a).all():
+        return CombinedUpdate(math.nan, math.nan, math.nan, a, b)
+    if len(b) > rank:
+        # The rows of the basis are orthonormal, so that the right singular vectors of A are those of the update.
+        vectors = np.linalg.eigh(scalar_products([a]))[1][:, : -rank - 1 : -1]
+        vectors = vectors * signs_of(vectors)
+        a, b = _tall(a, vectors.astype(np.float32)), vectors.T @ b
+    return _measured(parts, _padded(a, 1, rank), _padded(_rows(parts, terms, b), 0, rank))
+
+
+def _rows(parts: Sequence[WeightedUpdate], terms: Terms, coefficients: Array) -> Array:
+    """Return the rows of all B times coefficients (rank, terms)."""
+    coefficients, pairs = coefficients.astype(np.float32), zip(parts, terms.own, strict=True)
+    return np.asarray(sum(_wide(coefficients[:, own], part.update.b) for part, own in pairs))
 
 
 def _tall(a: Array, small: Array) -> Array:
@@ -220,7 +286,9 @@ def largest_kept(tensor: Array, density: float) -> Array:
         return np.zeros_like(tensor)
     sizes = np.abs(tensor).reshape(-1)
     # Numbers without a sign are ordered as their bits are, which takes half the time.
-    bound = np.partition(sizes.view(np.uint32), sizes.size - kept)[sizes.size - kept].view(np.float32)
+    bound = np.partition(sizes.view(f"u{sizes.itemsize}"), sizes.size - kept)[sizes.size - kept].view(
+        sizes.dtype
+    )
     chosen = sizes > bound
     missing = kept - int(np.count_nonzero(chosen))
     if missing:
@@ -243,7 +311,7 @@ def _elected(tensors: Sequence[Array], weights: Sequence[np.float32]) -> Array:
 
 def _measured(parts: Sequence[WeightedUpdate], a: Array, b: Array) -> CombinedUpdate:
     """Return new factors with what their product has in common with the sum of the updates, right to 1e-5 or so."""
-    factors = _factor_of_terms(parts)
+    factors = _factors_of_terms(parts)
     lefts = scalar_products([*(part.update.a for part in parts), a], np.float32)
     rights = scalar_products([*(part.update.b.T for part in parts), b.T], np.float32)
     own = len(factors)
@@ -255,7 +323,8 @@ def _measured(parts: Sequence[WeightedUpdate], a: Array, b: Array) -> CombinedUp
     sums[: len(factors)], made[len(factors) :] = factors, 1.0
     both = lefts * rights
     norm, square = (max(0.0, float(coefficients @ both @ coefficients)) for coefficients in (sums, made))
-    return CombinedUpdate(norm, float(sums @ both @ made), square, a, b)
+    sources = _shared(parts, lefts, rights, sums, made)
+    return CombinedUpdate(norm, float(sums @ both @ made), square, a, b, sources)
 
 
 def _padded(factor: Array, axis: int, rank: int) -> Array:

@@ -20,12 +20,24 @@ from ..engine.arithmetic import Array
 from ..errors import BadInputError
 from ..parsing import plural
 from ..records.withdrawals import SHRINK
-from .methods import METHODS, OF_ONE_RANK, SPARSE, CombinedUpdate, Mask, Method, WeightedUpdate, combine
+from .methods import (
+    ALIGNED,
+    METHODS,
+    OF_ANY_RANK,
+    OF_ONE_RANK,
+    SPARSE,
+    CombinedUpdate,
+    Mask,
+    Method,
+    WeightedUpdate,
+    combine,
+)
 from .modules import WORKERS, OpenAdapter, common_shape, finite_updates
 
 MOST = 64  # Adapters that are combined at once: each is an open file
 _MOST_WEIGHT = 1e6
 _MOST_SEED = 1 << 63
+_DENSITY = 0.2  # TIES' default, which retained more than 1 did (benchmarks/merging.py)
 _LEAST_DENSITY = 1e-6  # `dare` divides by it: with less, numbers no longer fit into float32
 
 
@@ -56,6 +68,7 @@ def choice(
     """Return the options, if they are valid."""
     factors = tuple(map(_weight, weights)) if weights is not None else (1.0,) * len(names)
     seed = 0 if method == "dare" and seed is None else seed
+    density = _DENSITY if method in ALIGNED and density is None else density
     options = CombineOptions(method, factors, density, seed, rank)
     for message, hint in _faults(names, options):
         raise BadInputError(message, hint=hint)
@@ -72,13 +85,14 @@ def _faults(names: Sequence[str], options: CombineOptions) -> Iterator[tuple[str
     if len(options.weights) != len(names):
         counts = f"{plural(len(options.weights), 'weight')} for {plural(len(names), 'adapter')}"
         yield f"{counts}: each needs one", f"--weights {','.join(['1'] * len(names))}"
-    if (density is not None) != (method in SPARSE):
-        yield f"--density goes with {' and '.join(SPARSE)}, which need it", "--method ties --density 0.5"
+    if (density is not None) != (method in (*SPARSE, *ALIGNED)):
+        with_density = f"{' and '.join(SPARSE)}, which need it, and with {' and '.join(ALIGNED)}"
+        yield f"--density goes with {with_density}", "--method ties --density 0.5"
     if density is not None and not _LEAST_DENSITY <= density <= 1:
         yield f"invalid density: {density} ({_LEAST_DENSITY:.6f} to 1)", "--density 0.5"
     if seed is not None and not (method == "dare" and 0 <= seed < _MOST_SEED):
         yield f"invalid seed: {seed} (a whole number, for dare)", "--method dare --seed 0"
-    if options.rank is not None and method != "svd":
+    if options.rank is not None and method not in OF_ANY_RANK:
         yield f"the rank of {method} follows from the adapters", f"--method svd --rank {options.rank}"
 
 
@@ -134,9 +148,9 @@ def plan(adapters: Sequence[OpenAdapter], choice: CombineOptions) -> CombinePlan
     if choice.method in OF_ONE_RANK:
         for module in modules:
             _require_one_rank(adapters, module, choice.method)
-    if choice.method == "cat":
-        return CombinePlan(choice, sum(ranks), modules)
-    rank = choice.rank if choice.rank is not None else max(ranks)
+    # What `core`, `knots` and `tsv` have disentangled has as many directions as all updates together.
+    default = sum(ranks) if choice.method in ("cat", "tsv", *ALIGNED) else max(ranks)
+    rank = choice.rank if choice.rank is not None else default
     if rank < 1:
         # A rank is not larger than the adapters', and a smaller one is what `shrink` is for.
         lower = max(1, ranks[0] // 2) if choice.method == SHRINK else max(ranks)

@@ -134,10 +134,14 @@ class TrainingRun(Record):
 class CombinationRecipe(Record):
     """How an adapter was computed."""
 
-    method: str = described("`svd`, `cat`, `linear`, `ties` or `dare`, of `combine`; or `shrink`")
+    method: str = described(
+        "`svd`, `cat`, `linear`, `ties`, `dare`, `core`, `knots` or `tsv`, of `combine`; or `shrink`"
+    )
     sources: tuple[str, ...] = described("digests of the adapters it was computed from, in their order")
     weights: tuple[float, ...] = described("that of each")
-    density: float | None = described("share of the numbers that `ties` or `dare` kept, else None")
+    density: float | None = described(
+        "share of the numbers that `ties`, `dare`, `core` or `knots` kept, else None"
+    )
     seed: int | None = described("seed of what `dare` kept; None for other methods")
     rank: int = described("rank of the new adapter")
     fusery: str = described("the version that computed it")

@@ -79,6 +79,35 @@ def test_a_shrunk_adapter_keeps_what_was_said_before(filled: Registry) -> None:
     assert whole_again.retained == 1.0
 
 
+@pytest.mark.parametrize("method", ["core", "knots", "tsv"])
+def test_updates_of_other_ranks_are_merged_in_a_shared_basis(filled: Registry, method: str) -> None:
+    """The default rank is the sum of the ranks, and the shares are those of the registered weights."""
+    names = ["course_rec@1", "course_rec@2", "third@1"]
+    done = filled.adapters.combine(names, method=method, weights=[1, 0.5, 1], task="all")
+    assert done.adapter is not None
+    assert done.recipe.rank == sum(filled.adapters.show(name).rank for name in names)
+    assert done.recipe.density == (None if method == "tsv" else 0.2)
+    assert filled.adapters.combine(names, method=method, weights=[1, 0.5, 1], task="all").name == done.name
+    new = update(filled, done.adapter.name)
+    assert [share.name for share in done.shares] == list(done.sources)
+    for share, name in zip(done.shares, names, strict=True):
+        own, rank = update(filled, name), filled.adapters.show(name).rank
+        whole = sum(np.vdot(new[path], matrix) for path, matrix in own.items())
+        assert share.retained == pytest.approx(
+            whole / sum(map(np.vdot, own.values(), own.values())), rel=1e-4
+        )
+        changes = {
+            path: np.linalg.norm(np.linalg.svd(matrix)[0][:, :rank].T @ (new[path] - matrix))
+            / np.linalg.norm(matrix)
+            for path, matrix in own.items()
+        }
+        assert share.worst_module == max(changes, key=lambda path: changes[path])
+        assert share.worst_interference == pytest.approx(changes[share.worst_module], rel=1e-3)
+    small = filled.adapters.combine(names, method=method, weights=[1, 0.5, 1], rank=3, dry_run=True)
+    assert small.recipe.rank == 3
+    assert small.adapter is None
+
+
 def test_lineage_and_yank_know_what_was_computed(filled: Registry) -> None:
     filled.adapters.combine(BOTH, task="both")
     small = filled.adapters.shrink("both@1", rank=2, task="small")
@@ -190,6 +219,9 @@ REFUSED: dict[str, Words] = {
     "no density": {"method": "ties"},
     "a density of nothing": {"method": "ties", "density": 0.0},
     "a density without a method for it": {"density": 0.5},
+    "a density for singular vectors": {"method": "tsv", "density": 0.5},
+    "a density of nothing in core space": {"method": "core", "density": 0.0},
+    "a large rank of singular vectors": {"method": "tsv", "rank": 17},
     "an empty tag": {"tags": {"": "x"}},
 }
 

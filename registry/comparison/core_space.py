@@ -1,0 +1,179 @@
+"""Merge low-rank updates in orthonormal bases that they share: small matrices, of as many rows as there are terms.
+
+- `task_singular_vectors`: TSV-Merge (Gargiulo et al., "Task Singular Vectors", arXiv 2412.00081, section 4.2).  As each update has
+  few singular vectors, all of them are merged: this is also what TSV gives in Core Space.
+- `in_core_space`: Core Space (Panariello et al., arXiv 2509.17786, section 4).  A weighted sum there is the weighted sum of the updates, so
+  only rules that are not linear, such as TIES, differ from `cat`.
+- `knots_basis`: KnOTS (Stoica et al., arXiv 2410.19735, section 4), the basis of outputs in which updates are aligned.
+
+Compared with github.com/AntoAndGar/task_singular_vectors (src/utils/TSVM_utils.py), apanariello4/core-space-merging (task_merger.py) and
+gstoica27/KnOTS (task_merger.py).  Two differences: weights and scales belong to the updates that are merged, and the bases of Core Space come
+from balanced factors, U = (P sqrt S) (sqrt S Q'), so that the result depends on the updates and not on how A and B share them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..engine.arithmetic import Array
+from .cores import RANK_TOLERANCE, Gram, LowRank
+
+# Of matrices of one shape, the merged one
+Rule = Callable[[Sequence[Array]], Array]
+
+# Share of the largest singular values of the terms below which float64 Gram matrices know no direction
+_LOST = 1e-7
+
+# Singular vectors of several updates that differ by less count as equal: TSV would amplify the difference to full size
+_EQUAL = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms a_k b_k of weighted updates, as columns in an orthonormal basis of all a_k, and in one of all b_k."""
+
+    x: Array  # (terms, terms): X'X are the scalar products of the a_k; its rows are orthogonal
+    y: Array
+    signs: Array  # of the terms' factors
+    first: Array  # what an a_k of the updates is multiplied by to be as long as its column of X
+    second: Array
+    own: tuple[slice, ...]  # the terms of each update
+
+    @classmethod
+    def of(cls, updates: Sequence[LowRank], weights: Sequence[float]) -> Terms:
+        """Return the terms of updates times weights; a term's a and b are equally long."""
+        ranks = [update.a.shape[1] for update in updates]
+        factors = np.repeat([w * update.scale for w, update in zip(weights, updates, strict=True)], ranks)
+        gram = Gram.of([update.a for update in updates], [update.b for update in updates])
+        root = np.sqrt(gram.lengths * np.abs(factors))
+        x, y = (_root(unit * root * root[:, None]) for unit in (gram.left, gram.right))
+        # The columns of A are `gram.columns` long, the rows of B `gram.lengths / gram.columns`: here all of a term are `root` long.
+        first = np.divide(root, gram.columns, out=np.zeros_like(root), where=gram.lengths > 0)
+        second = np.divide(root * gram.columns, gram.lengths, out=np.zeros_like(root), where=gram.lengths > 0)
+        ends = np.cumsum([0, *ranks]).tolist()
+        own = tuple(slice(*ends[number : number + 2]) for number in range(len(ranks)))
+        return cls(x, y, np.sign(factors), first, second, own)
+
+    def core(self, own: slice) -> Array:
+        """Return one weighted update in the two bases."""
+        core: Array = (self.x[:, own] * self.signs[own]) @ self.y[:, own].T
+        return core
+
+    def middle(self, core: Array) -> Array:
+        """Return T with X T Y' a matrix whose columns and rows the terms span: what the terms are combined by."""
+        middle: Array = _inverse(self.x) @ core @ _inverse(self.y).T
+        return middle
+
+    def cut(self, middle: Array, rank: int) -> tuple[Array, Array, Array, Array]:
+        """Return the coefficients (terms, rank) and (rank, terms) of the nearest update of a rank, its core, and all singular values.
+
+        With A'A = X'X and B B' = Y'Y, A T B has the singular values of X T Y' = P S Q'.  Its first factors are A T Y' Q / S and
+        P' X T B: of what is inverted, S, only what is kept counts.  T is a matrix, or the diagonal of one.
+        """
+        through = _times(self.x, middle)
+        ours, values, theirs = np.linalg.svd(through @ self.y.T)
+        # Of the size of the terms, and not of what is left of them: where they cancel, that is rounding.
+        # The rows of X and Y are orthogonal: the longest is their largest singular value.
+        longest = [float(np.linalg.norm(matrix, axis=1).max(initial=0.0)) for matrix in (self.x, self.y)]
+        kept = values[:rank]
+        nonzero = kept > _LOST * longest[0] * longest[1]
+        inverse = np.divide(1.0, kept, out=np.zeros_like(kept), where=nonzero)
+        left = _times((self.y.T @ theirs[:rank].T).T, middle.T).T * inverse
+        right = (ours[:, :rank] * nonzero).T @ through
+        turn = signs_of(left)
+        core = (ours[:, :rank] * kept) @ theirs[:rank]
+        return left * turn * self.first[:, None], right * turn[:, None] * self.second, core, values
+
+    def decompositions(self) -> list[tuple[Array, Array, Array]]:
+        """Return the singular vectors P (terms, k) and Q (terms, k) and values S of each update, P S Q', without zeros."""
+        made = []
+        for own in self.own:
+            lefts, across = np.linalg.qr(self.x[:, own])
+            rights, down = np.linalg.qr(self.y[:, own])
+            ours, values, theirs = np.linalg.svd((across * self.signs[own]) @ down.T)
+            rank = int(np.count_nonzero(values > RANK_TOLERANCE * values[0])) if values.size else 0
+            made.append((lefts @ ours[:, :rank], values[:rank], rights @ theirs[:rank].T))
+        return made
+
+
+def task_singular_vectors(terms: Terms, most: int) -> Array:
+    """Return the core of TSV-Merge: the singular vectors of all updates, made orthogonal, with their singular values.
+
+    The vectors become the nearest orthonormal ones (Procrustes), so that updates do not interfere.  `most` are taken of each update:
+    with T updates of m x n, min(m, n) / T in the paper.
+    """
+    parts = [(p[:, :most], s[:most], q[:, :most]) for p, s, q in terms.decompositions()]
+    sizes = np.concatenate([s for _, s, _ in parts])
+    lefts, rights = (_orthonormal([part[side] for part in parts]) for side in (0, 2))
+    core: Array = (lefts * sizes) @ rights.T
+    return core
+
+
+def in_core_space(terms: Terms, rule: Rule) -> Array:
+    """Return the core of updates that a rule merged in Core Space, whose bases are the singular vectors of the stacked factors."""
+    parts = terms.decompositions()
+    left, right = (_span([part[side] * np.sqrt(part[1]) for part in parts]) for side in (0, 2))
+    merged = rule([(left.T @ p * s) @ (q.T @ right) for p, s, q in parts])
+    core: Array = left @ merged @ right.T
+    return core
+
+
+def knots_basis(terms: Terms) -> tuple[list[Array], Array]:
+    """Return KnOTS' basis of the outputs, as (k, terms) coefficients of the rows of the B, and each update in it, (rank, k) for its A.
+
+    The stack of all updates, [U_1' U_2' ...] of n x T m, has these left singular vectors.
+    """
+    basis = _span([q * s for _, s, q in terms.decompositions()])
+    rows = (_inverse(terms.y) @ basis).T
+    turn = signs_of(rows.T)
+    inputs = [
+        (terms.first[own] * terms.signs[own])[:, None] * (terms.y[:, own].T @ basis) * turn
+        for own in terms.own
+    ]
+    return inputs, rows * turn[:, None] * terms.second
+
+
+def _root(square: Array) -> Array:
+    """Return X with X'X a symmetric matrix without negative eigenvalues; those that rounding made negative are zero."""
+    values, vectors = np.linalg.eigh(square)
+    root: Array = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+    return root
+
+
+def _inverse(root: Array) -> Array:
+    """Return the pseudo-inverse of a matrix with orthogonal rows; those that are only rounding are zero."""
+    squares = np.einsum("ij,ij->i", root, root)
+    long = squares > RANK_TOLERANCE**2 * squares.max(initial=0.0)
+    inverse: Array = root.T * np.divide(1.0, squares, out=np.zeros_like(squares), where=long)
+    return inverse
+
+
+def _times(matrix: Array, middle: Array) -> Array:
+    product: Array = matrix * middle if middle.ndim == 1 else matrix @ middle
+    return product
+
+
+def signs_of(columns: Array) -> Array:
+    """Return the signs of the columns' largest numbers: which of two signs a singular vector has is for the routine to choose."""
+    if not columns.size:
+        return np.ones(columns.shape[1])
+    largest = columns[np.abs(columns).argmax(axis=0), np.arange(columns.shape[1])]
+    return np.where(largest < 0, -1.0, 1.0)
+
+
+def _span(columns: Sequence[Array]) -> Array:
+    """Return the left singular vectors of a stack of columns, without those of singular values of zero."""
+    vectors, values, _ = np.linalg.svd(np.concatenate(columns, axis=1), full_matrices=False)
+    span: Array = vectors[:, values > RANK_TOLERANCE * values.max(initial=0.0)]
+    return span
+
+
+def _orthonormal(columns: Sequence[Array]) -> Array:
+    """Return the orthogonal factor of the polar decomposition of a stack of columns; equal ones share a direction."""
+    ours, values, theirs = np.linalg.svd(np.concatenate(columns, axis=1), full_matrices=False)
+    distinct = values > _EQUAL
+    factor: Array = ours[:, distinct] @ theirs[distinct]
+    return factor
