@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.adapters.trained_through import ALORA
 from fusery.registry.api.adapters import Adapters
 from fusery.registry.charts.text import size
 from fusery.registry.engine.recipe import written_as
@@ -108,7 +109,8 @@ def print_registered(session: Session, view: Registered, source: str = "") -> No
     session.warn(view)
     session.findings(view["findings"])
     if not source:
-        session.say(f"Next: fusery fuse {view['name']}")
+        verb = "serve" if any(finding["code"] == ALORA for finding in view["findings"]) else "fuse"
+        session.say(f"Next: fusery {verb} {view['name']}")
 
 
 @command(

@@ -23,8 +23,10 @@ differ by two and more, right ones by 0.0002 and 0.01."""
 class _Model:
     """The model, called with the rows of a batch."""
 
-    def __init__(self, model: Any, rows: BatchRows, numbers: dict[int, int | None]) -> None:
-        self._model, self._rows, self._numbers = model, rows, numbers
+    def __init__(
+        self, model: Any, rows: BatchRows, numbers: dict[int, int | None], starts: dict[int, int]
+    ) -> None:
+        self._model, self._rows, self._numbers, self._starts = model, rows, numbers, starts
 
     def __call__(self, tokens: Any, **more: Any) -> Any:
         self._rows.require(*tokens.shape)
@@ -36,10 +38,17 @@ class _Model:
     def of(self, uids: list[int]) -> AbstractContextManager[None]:
         return self._rows.of(tuple(self._numbers[uid] for uid in uids))
 
+    def of_prompts(self, uids: list[int], computed: list[list[int]]) -> AbstractContextManager[None]:
+        """Set the rows of a pass over parts of prompts, after the computed tokens."""
+        pairs = zip(uids, map(len, computed), strict=True)
+        return self._rows.of(
+            tuple(self._numbers[uid] if n >= self._starts.get(uid, 0) else None for uid, n in pairs)
+        )
+
 
 class _Prompts(PromptProcessingBatch):  # type: ignore[misc]
     def prompt(self, tokens: list[list[int]]) -> None:
-        with self.model.of(self.uids):
+        with self.model.of_prompts(self.uids, self.tokens):
             super().prompt(tokens)
 
     def generate(self, tokens: list[list[int]]) -> Any:
@@ -54,11 +63,16 @@ class _Answers(GenerationBatch):  # type: ignore[misc]
 
 
 class AdapterBatchGenerator(BatchGenerator):  # type: ignore[misc]
-    """A generator whose rows have adapters; `numbers` has each sequence's adapter, None for the base, from when it is put in."""
+    """A generator whose rows have adapters.
+
+    `numbers` has each sequence's adapter, None for the base, and `starts` the first token that it is active on, from when the
+    sequence is put in.  A segment of a prompt must end before that token.
+    """
 
     def __init__(self, model: Any, rows: BatchRows, **options: Any) -> None:
         self.numbers: dict[int, int | None] = {}
-        super().__init__(_Model(model, rows, self.numbers), **options)
+        self.starts: dict[int, int] = {}
+        super().__init__(_Model(model, rows, self.numbers, self.starts), **options)
         self._prompt_batch = _Prompts.empty(
             self.model, self.sampler, prefill_step_size=self.prefill_step_size
         )

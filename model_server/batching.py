@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 from ..registry.runtime.switching import Resident, Switchboard
@@ -158,9 +159,10 @@ class Batch:
     def _begin(self, job: Generation) -> None:
         running, prefix = RunningJob(job, self._tokenizer), self._prefixes.find(job)
         job.reused = prefix.length
-        cut = prefix.boundary or prefix.length
+        # The base alone computes the tokens before an aLoRA's invocation.
+        cuts = sorted({prefix.length, *(c for c in (prefix.boundary, job.start) if c > prefix.length)})
         (uid,) = self._generator.insert_segments(
-            [[job.tokens[prefix.length : cut], job.tokens[cut:]]],
+            [[job.tokens[cut:end] for cut, end in pairwise((*cuts, len(job.tokens)))]],
             caches=[prefix.cache],
             all_tokens=[job.tokens[: prefix.length]],
             max_tokens=[job.max_tokens],
@@ -169,10 +171,11 @@ class Batch:
             stop_sequences=[self._ends],
         )
         self._generator.numbers[uid] = job.resident.number if job.resident is not None else None
+        self._generator.starts[uid] = job.start
         self._running[uid] = running
 
     def _end(self, uid: int) -> None:
-        del self._running[uid], self._generator.numbers[uid]
+        del self._running[uid], self._generator.numbers[uid], self._generator.starts[uid]
 
 
 def _failed(error: Exception) -> Piece:

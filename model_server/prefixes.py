@@ -1,4 +1,7 @@
-"""The prompt cache: computed keys and values of prompts, for prompts of the same adapter and tenant with the same beginning."""
+"""The prompt cache: computed keys and values of prompts, for prompts of the same adapter and tenant with the same beginning.
+
+The base alone computes what is before an aLoRA's invocation tokens, so the base and its aLoRAs share that.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,18 @@ class CachedPrefix:
 class _Entry:
     owner: str
     resident: Resident | None
+    start: int  # the first token that the adapter was active on
     tokens: Tokens
     cache: list[Any]
     nbytes: int
     may_keep: Callable[[], bool]
     trimmable: bool
+
+    def common(self, job: Generation, tokens: Tokens) -> int:
+        """Return how many first tokens of a job's would be computed as these: by the same adapter, or by the base alone."""
+        common = _common(self.tokens, tokens)
+        same = self.resident is job.resident and self.start == job.start
+        return common if same else min(common, self.start, job.start)
 
 
 class Prefixes:
@@ -61,7 +71,7 @@ class Prefixes:
         tokens = np.array(job.tokens, np.int64)
         best, length, boundary = None, LEAST_TOKENS - 1, 0
         for entry in self._of(job):
-            common = min(_common(entry.tokens, tokens), len(tokens) - 1)
+            common = min(entry.common(job, tokens), len(tokens) - 1)
             if common < len(entry.tokens) and not entry.trimmable:
                 boundary = max(boundary, common)
             elif common > length:
@@ -86,7 +96,7 @@ class Prefixes:
         new = np.array(tokens, np.int64)
         trimmable = bool(can_trim_prompt_cache(cache))
         for entry in self._of(job):
-            common = _common(entry.tokens, new)
+            common = entry.common(job, new)
             if common == len(new) and (entry.trimmable or len(entry.tokens) == len(new)):
                 self._entries[entry] = self._entries.pop(entry)
                 return
@@ -94,7 +104,7 @@ class Prefixes:
                 self._drop(entry)
         # An uncomputed cache would keep the whole batch in memory.
         evaluate([layer.state for layer in cache])
-        made = _Entry(job.owner, job.resident, new, cache, nbytes, job.may_keep, trimmable)
+        made = _Entry(job.owner, job.resident, job.start, new, cache, nbytes, job.may_keep, trimmable)
         self._entries[made] = None
         self.nbytes += nbytes
         self._make_room()
@@ -111,9 +121,7 @@ class Prefixes:
         self.nbytes = 0
 
     def _of(self, job: Generation) -> list[_Entry]:
-        return [
-            entry for entry in self._entries if entry.owner == job.owner and entry.resident is job.resident
-        ]
+        return [entry for entry in self._entries if entry.owner == job.owner]
 
     def _drop(self, entry: _Entry) -> None:
         del self._entries[entry]

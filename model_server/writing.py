@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -31,6 +32,15 @@ class Generation:
     cancelled: bool = False
     may_keep: Callable[[], bool] = lambda: True  # whether the prompt cache may keep its tokens
     reused: int = 0  # tokens from the prompt cache; known at the first piece
+    start: int = sys.maxsize  # the first token that the adapter is active on
+
+    def __post_init__(self) -> None:
+        """Compute `start`; an aLoRA without its invocation tokens in the prompt is the base model."""
+        start = None if self.resident is None else self.resident.active_from(self.tokens)
+        if start is None:
+            self.resident = None
+        else:
+            self.start = start
 
     def processors(self) -> list[Callable[[Any, Any], Any]]:
         """Return the functions that change the logits before a token is chosen; the constraint is last."""

@@ -13,7 +13,7 @@ from fusery.registry import tables
 from fusery.registry.adapters.files import WEIGHTS
 from fusery.registry.adapters.render import render_mlx
 from fusery.registry.adapters.tokenizer_files import own_tokenizer, with_tokenizer
-from fusery.registry.adapters.trained_through import format_in_words
+from fusery.registry.adapters.trained_through import format_in_words, require_plain
 from fusery.registry.comparison.harness_results import MetricValue
 from fusery.registry.comparison.measured import record_own
 from fusery.registry.comparison.reports import Origin, ProbedModel, ProbePrompts, ProbeReport
@@ -186,6 +186,7 @@ def subject_of(workspace: Workspace, reference: str, base: str | None = None) ->
         if isinstance(row, tables.BaseModelRow):
             return ProbeSubject(ProbedModel("base", row.name, row.digest), Digest(row.digest))
         require_factors_alone(row, "and mlx-lm puts factors alone on a base")
+        require_plain(row.name, row.training, "run by mlx-lm")
         side = ProbedModel("adapter", row.name, row.digest)
         aware = format_in_words(row.method, row.training) is not None
         scaled = (row.base.quantization or {}).get("mode") == TENSOR_SCALED

@@ -25,8 +25,8 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 80_025,
-    "files": 437,
+    "lines": 80_753,
+    "files": 438,
     "files under 60 lines": 48,
     "class names used more than once": 10,
     "dict[str, Any]": 40,

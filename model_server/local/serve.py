@@ -303,7 +303,7 @@ class Follower:
         fetched, made = self._folder / "fetched" / adapter.name, self._folder / "made" / adapter.name
         for left in (fetched, made):  # by an attempt that failed
             shutil.rmtree(left, ignore_errors=True)
-        files = fetch_form(self._workspace, adapter, "mlx", fetched)
+        files = fetch_form(self._workspace, adapter, "mlx", fetched, own_server=True)
         made.mkdir(parents=True)
         for name in FORM_FILES["mlx"]:
             files[name].replace(made / name)

@@ -35,7 +35,7 @@ from .tensors import (
     widened,
     write_stored,
 )
-from .trained_through import kept_entries
+from .trained_through import kept_entries, require_plain
 
 if TYPE_CHECKING:
     from ..models.architecture import Architecture
@@ -207,6 +207,7 @@ def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
     peft = read_peft(files)
     if peft.config is None or peft.header is None:
         raise FormatError(f"{PEFT_WEIGHTS} of {name} is not an adapter that can be read")
+    require_plain(name, peft.raw, "run by this target's server")
     config, magnitudes = peft.config, any(module.m is not None for module in peft.modules.values())
     if config.use_dora or magnitudes or config.use_qalora or config.target_parameters:
         what = "is a DoRA or QA-LoRA, or adapts experts as parameters"

@@ -14,7 +14,7 @@ from .files import CONFIG
 from .finding import Finding
 from .patterns import Budget, PatternError, full_match
 from .tensors import group_of
-from .trained_through import MERGE_AWARE
+from .trained_through import ALORA, INVOCATION, MERGE_AWARE
 
 MERGE = "merge it with PEFT's merge_and_unload, save it, and run: fusery base add FOLDER"
 TRAIN = "serve it with PEFT itself, or train a LoRA"
@@ -211,11 +211,6 @@ REFUSED: Mapping[str, FieldRule] = {
     ),
     "kasa_config": FieldRule("peft_base_changed", _unless_empty("truncates the base's weights"), CONVERT),
     "target_parameters": FieldRule("peft_experts", _parameters),
-    "alora_invocation_tokens": FieldRule(
-        "peft_variant",
-        _unless_empty("switches the adapter on by certain tokens only"),
-        f"{TRAIN}: what acts on some tokens only cannot be merged",
-    ),
     "use_bdlora": FieldRule("peft_variant", _NO_VARIANT),
     "arrow_config": FieldRule("peft_variant", _NO_VARIANT),
     "monteclora_config": FieldRule("peft_variant", _NO_VARIANT),
@@ -225,7 +220,7 @@ _CARRIED = (
     *("peft_type", "r", "rank_pattern", "lora_alpha", "alpha_pattern", "use_rslora", "use_dora"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout"),
     *("use_qalora", "qalora_group_size", "base_model_name_or_path", "revision", "fan_in_fan_out"),
-    *("modules_to_save", "trainable_token_indices", "ensure_weight_tying"),
+    *("modules_to_save", "trainable_token_indices", "ensure_weight_tying", INVOCATION),
 )
 _IGNORED = (
     *("task_type", "auto_mapping", "inference_mode", "peft_version", "megatron_core", "runtime_config"),
@@ -255,6 +250,28 @@ def refused_fields(raw: Mapping[str, Any]) -> Iterator[Finding]:
 def _refused(code: str, name: str, value: object, why: str, advice: str) -> Finding:
     shown = str(value) if len(str(value)) <= 60 else f"{str(value)[:59]}…"
     return Finding(code, "error", CONFIG, f"PEFT's {name} ({shown}) {why}", advice)
+
+
+# PEFT has no aLoRA of these: it refuses them, or they are active on all tokens.
+_NEVER_ACTIVATED = (
+    *("use_dora", "use_qalora", "target_parameters"),
+    *("modules_to_save", "trainable_token_indices"),
+)
+
+
+def check_invocation(raw: Mapping[str, Any], *, embedding: bool) -> Iterator[Finding]:
+    """Yield a remark on an aLoRA's invocation tokens, or errors; `embedding` if it adapts one."""
+    if not (tokens := raw.get(INVOCATION)):
+        return
+    if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
+        yield _refused("peft_variant", INVOCATION, tokens, "is not a list of token ids", RESTORE)
+    elif parts := [name for name in _NEVER_ACTIVATED if raw.get(name)] + ["an embedding"] * embedding:
+        message = f"an aLoRA with {' and '.join(parts)} is not supported: PEFT activates linear layers only"
+        yield Finding("peft_variant", "error", CONFIG, message, "train linear layers only")
+    else:
+        text = ", ".join(map(str, tokens[:8])) + (", …" if len(tokens) > 8 else "")
+        message = f"an aLoRA, active from its invocation tokens ({text}) on; no weights can hold it"
+        yield Finding(ALORA, "info", CONFIG, message)
 
 
 def targets(config: PeftConfig, module: str) -> bool:

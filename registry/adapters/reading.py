@@ -31,7 +31,7 @@ from .files import CONFIG, PEFT_WEIGHTS
 from .finding import Finding, some
 from .mlx_config import FileProblem, read_json, validated, weights_header
 from .patterns import PatternError
-from .peft_config import MERGE, TRAIN, PeftConfig, refusal_of_method, refused_fields
+from .peft_config import MERGE, TRAIN, PeftConfig, check_invocation, refusal_of_method, refused_fields
 from .peft_folder import PeftModule, check_ranks, sort_tensors
 from .whole import WholeTensors, read_whole
 
@@ -285,7 +285,8 @@ def read_peft(files: Mapping[str, Path]) -> PeftReading:
     experts: list[ExpertFactors] = []
     if config is not None:
         modules, experts, wrong = split_experts(config, modules)
-        remarks += [*wrong, *check_ranks(config, modules)]
+        embedding = any(module.embedding for module in modules.values())
+        remarks += [*wrong, *check_ranks(config, modules), *check_invocation(raw or {}, embedding=embedding)]
     lists = tuple(remarks), tuple(problems), tuple(experts)
     return PeftReading(raw or {}, config, header, modules, whole, *lists)
 

@@ -3,6 +3,10 @@
 Two entries of `adapter_config.json` declare it: `"quantization_aware": {"bits": 4, "group_size": 64}` of `fusery train --qat`, and
 Axolotl's `"nvfp4_merge_aware": {...}` (pull request 3822).  That is NVFP4 with the scale that the base has for each tensor, so that only a
 base of ModelOpt in this format gives such an adapter a meaning: the numbers of the training are those of the checkpoint.
+
+An aLoRA is the opposite: it is active from the last invocation tokens of a prompt on, those included, so no weights can hold it.
+Without these tokens in the prompt it is inactive, in the answer too; the base alone computes what is before them.
+Source: `calculate_alora_offsets` of peft 0.21.2 (src/peft/tuners/lora/variants.py), arXiv 2504.12397.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from ..errors import BadInputError, FusionUnsupportedError
 
 QUANTIZATION_AWARE = "quantization_aware"  # The entry for a format of MLX
 NVFP4_MERGE_AWARE = "nvfp4_merge_aware"  # Axolotl's entry
+INVOCATION = "alora_invocation_tokens"  # PEFT's entry of an aLoRA: ids of tokens
+ALORA = "peft_alora"  # The code of the finding that an adapter is one
 # The entries to keep when an adapter is converted to another form.
 MERGE_AWARE = (QUANTIZATION_AWARE, NVFP4_MERGE_AWARE)
 # The entry with SHA-256 digests of the weights that were trained so: mlx-lm takes the entries of a configuration over into
@@ -60,8 +66,8 @@ def is_merge_aware(recipe: Mapping[str, Any]) -> bool:
 
 
 def kept_entries(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the entries of a configuration that declare a merge-aware adapter."""
-    return {name: config[name] for name in MERGE_AWARE if config.get(name)}
+    """Return the entries of a configuration that declare a merge-aware adapter or an aLoRA."""
+    return {name: config[name] for name in (*MERGE_AWARE, INVOCATION) if config.get(name)}
 
 
 def format_in_words(method: str, config: Mapping[str, Any]) -> str | None:
@@ -88,7 +94,8 @@ def require_usable_unfused(
 
 
 def require_fusable(name: str, method: str, config: Mapping[str, Any], quantization: object) -> None:
-    """Refuse an adapter trained through NVFP4 where its training cannot be reproduced: by its entry, or on a base of that quantisation."""
+    """Refuse an adapter trained through NVFP4 where its training cannot be reproduced: by its entry, or on a base of that quantisation; and an aLoRA."""
+    require_plain(name, config, "fused")
     if not (entry := config.get(NVFP4_MERGE_AWARE)):
         return
     declared = entry if isinstance(entry, Mapping) else {}
@@ -115,3 +122,10 @@ def is_of_others(config: Mapping[str, Any], digest: str) -> bool:
     """Tell whether an adapter's entry is about other weights than it has."""
     theirs = config.get(ITS_WEIGHTS)
     return theirs is not None and not (isinstance(theirs, list) and digest in theirs)
+
+
+def require_plain(name: str, config: Mapping[str, Any], use: str) -> None:
+    """Refuse an aLoRA where an adapter would be active on all tokens; `use` ends the sentence."""
+    if config.get(INVOCATION):
+        problem = f"{name} is an aLoRA, active from its invocation tokens on, and cannot be {use}"
+        raise BadInputError(problem, hint=f"fusery serve {name}")

@@ -13,6 +13,7 @@ from ..adapters.peft_config import CONVERT, MERGE, TIED, PeftConfig, targets
 from ..adapters.peft_folder import PREFIX
 from ..adapters.peft_form import is_tied
 from ..adapters.reading import promised_experts
+from ..adapters.trained_through import ALORA
 from ..adapters.whole_fit import FittedWhole
 from ..models.libraries import in_transformers, prefix_of, sees
 from ..parsing import plural
@@ -63,6 +64,12 @@ PEFT_VARIANT = always_error(
     "mlx-lm would load it as a plain LoRA, and the answers would differ",
     MERGE,
 )
+PEFT_ALORA = info(
+    ALORA,
+    "the adapter is an aLoRA: it is active from its invocation tokens on, the base alone before them",
+    "no weights can hold it: it is not fused, combined or exported for mlx-lm and other servers",
+    "serve it with fusery serve, or with PEFT itself",
+)
 PEFT_EXPERTS = always_error(
     "peft_experts",
     "the factors of experts or of their router (target_parameters) do not match mlx-lm's modules",
@@ -106,7 +113,7 @@ PEFT_TIED_EMBEDDING = always_error(
     TIED,
 )
 _CARRIED = (
-    *(PEFT_METHOD, PEFT_BASE_CHANGED, PEFT_FULL_MODULES, PEFT_BIAS, PEFT_VARIANT, PEFT_EXPERTS),
+    *(PEFT_METHOD, PEFT_BASE_CHANGED, PEFT_FULL_MODULES, PEFT_BIAS, PEFT_VARIANT, PEFT_EXPERTS, PEFT_ALORA),
     *(PEFT_UNKNOWN_FIELD, PEFT_UNKNOWN_TENSOR, PEFT_PATTERN, PEFT_RANK_MISMATCH),
 )
 _BY_NAME = {code.name: code for code in _CARRIED}

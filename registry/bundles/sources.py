@@ -148,7 +148,7 @@ def adapters_source(
         model = Files(locate_files(workspace, onto, scratch), manifest) if with_base else None
         bundled = []
         for number, adapter in enumerate(rows):
-            files = fetch_form(workspace, adapter, form, scratch / f"adapter-{number}")
+            files = fetch_form(workspace, adapter, form, scratch / f"adapter-{number}", own_server=True)
             names = tuple(name for name, target in plan.routes.items() if target == adapter.name)
             rendered, tokenizer = Files(files, rendering_of(files, form)), Files.of(own_tokenizer(files))
             bundled.append(BundledAdapter(adapter.name, names, rendered, facts[adapter.name], tokenizer))

@@ -15,7 +15,7 @@ from .. import tables
 from ..adapters.files import CONFIG, RECIPE, WEIGHTS
 from ..adapters.peft_config import PeftConfig
 from ..adapters.tokenizer_files import is_tokenizer_file, tokenizer_entries
-from ..adapters.trained_through import require_usable_unfused
+from ..adapters.trained_through import require_plain, require_usable_unfused
 from ..admission.submission import Submission
 from ..documents import write_document
 from ..engine.verdict import closeness
@@ -241,6 +241,7 @@ def _share(name: str, weight: float, number: int, figures: Mapping[str, Combined
 def _require_lora(adapter: tables.AdapterRow) -> None:
     require_factors_alone(adapter, "which are no sum of updates")
     require_usable_unfused(adapter.name, adapter.method, adapter.training, "combined or shrunk")
+    require_plain(adapter.name, adapter.training, "combined or shrunk")
     if adapter.method != "lora":
         is_dora = adapter.method == "dora"
         what = "a DoRA, whose magnitudes" if is_dora else "the result of full fine-tuning, whose tensors"

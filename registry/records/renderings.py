@@ -26,6 +26,7 @@ from ..adapters.tokenizer_files import (
     reader,
     with_tokenizer,
 )
+from ..adapters.trained_through import require_plain
 from ..errors import BadInputError, UnknownReferenceError
 from ..record import Record, described
 from ..workspace.workspace import Workspace
@@ -91,13 +92,21 @@ def fetch_originals(
 
 
 def fetch_form(
-    workspace: Workspace, adapter: tables.AdapterRow, form: Form, folder: Path, *, factors_only: bool = False
+    workspace: Workspace,
+    adapter: tables.AdapterRow,
+    form: Form,
+    folder: Path,
+    *,
+    factors_only: bool = False,
+    own_server: bool = False,
 ) -> dict[str, Path]:
     """Fetch an adapter's files in one form, by name, to be run or shipped; another form than its own is computed."""
     with workspace.database.read() as session:
         row = session.get_one(tables.AdapterRow, adapter.id)
         if form == "mlx" and not factors_only:
             require_factors_alone(row, "for which mlx-lm's form has no place")
+            if not own_server:
+                require_plain(row.name, row.training, "run by mlx-lm")
         expected, base = recorded_digest(row, form), recorded_architecture(row.base)
     originals = fetch_originals(workspace, adapter, folder / "original")
     if form == "mlx":

@@ -11,7 +11,7 @@ import json
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -26,6 +26,9 @@ CONFIG = "adapter_config.json"
 
 _MERGE_AWARE = ("quantization_aware", "nvfp4_merge_aware")
 """Entries of a configuration that declare a merge-aware adapter, which must be fused."""
+
+INVOCATION = "alora_invocation_tokens"
+"""The entry of a configuration with the tokens from which on an aLoRA is active."""
 
 _REFUSALS = OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, AssertionError
 """Errors of mlx and mlx-lm for an adapter that does not fit the model."""
@@ -51,6 +54,17 @@ class Resident:
     modules: int  # adapted layers
     places: tuple[LayerPlace, ...] = field(repr=False)  # of an adapter that the base model is switched to
     nbytes: int
+    invocation: tuple[int, ...] = ()  # tokens from which on an aLoRA is active; empty for any other adapter
+
+    def active_from(self, tokens: Sequence[int]) -> int | None:
+        """Return the first token of a prompt that the adapter is active on; None for none."""
+        # As `calculate_alora_offsets` of peft 0.21.2: the last invocation tokens of the prompt count, and without any
+        # the base alone answers.
+        count = len(self.invocation)
+        if not count:
+            return 0
+        starts = range(len(tokens) - count, -1, -1)
+        return next((start for start in starts if (*tokens[start : start + count],) == self.invocation), None)
 
     @property
     def by_row(self) -> bool:
@@ -100,7 +114,7 @@ class Switchboard:
         import mlx.core as mx
         from mlx.utils import tree_flatten
 
-        _require_adapter(name, folder)
+        invocation = _invocation(name, _required_config(name, folder))
         if _keeps_layers(self.model):
             raise AdapterError(f"the adapter {name} cannot be put on a base of {type(self.model).__module__}")
         self.sweep()
@@ -117,10 +131,13 @@ class Switchboard:
         number = next(self._numbers)
         try:
             mx.eval(parameters)
-            stacked = by_row and self._stack(number, places)
+            stacked = (by_row or bool(invocation)) and self._stack(number, places)
         except _REFUSALS as error:
             self._drop(number)
             raise AdapterError(f"the adapter {name} does not fit the base: {sentence(error)}") from error
+
+        if invocation and not stacked:
+            raise AdapterError(f"the adapter {name} is an aLoRA, which a base of this class cannot have")
 
         def gone() -> None:
             self._gone.append(number)
@@ -128,7 +145,7 @@ class Switchboard:
                 self._wake()
 
         switched = () if stacked else tuple(places.values())
-        resident = Resident(name, digest, number, len(places), switched, nbytes)
+        resident = Resident(name, digest, number, len(places), switched, nbytes, invocation)
         if stacked:
             weakref.finalize(resident, gone).atexit = False
         del places, place, parameters  # the stacks have copies
@@ -240,9 +257,10 @@ def _keeps_layers(model: Any) -> bool:
         return False
 
 
-def _require_adapter(name: str, folder: Path) -> None:
+def _required_config(name: str, folder: Path) -> Mapping[str, Any]:
+    """Return the configuration of an adapter that can be loaded."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config: Any = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AdapterError(f"the adapter {name} has no readable {CONFIG}: {sentence(error)}") from error
     kind = config.get("fine_tune_type", "lora") if isinstance(config, dict) else None
@@ -253,6 +271,15 @@ def _require_adapter(name: str, folder: Path) -> None:
         raise AdapterError(f"the adapter {name} was trained to be fused, and cannot be used unfused")
     if not (folder / WEIGHTS).is_file():
         raise AdapterError(f"the adapter {name} has no {WEIGHTS}")
+    assert isinstance(config, dict)
+    return config
+
+
+def _invocation(name: str, config: Mapping[str, Any]) -> tuple[int, ...]:
+    tokens = config.get(INVOCATION) or []
+    if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+        raise AdapterError(f"invalid {INVOCATION} of the adapter {name}")
+    return tuple(tokens)
 
 
 def _slots(path: str, value: Any) -> Iterator[tuple[str, Any, Any, Any]]:

@@ -76,7 +76,6 @@ def test_biases_are_not_merged_into_layers_without_biases(tmp_path: Path) -> Non
 
 
 FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "activated by tokens": ({"alora_invocation_tokens": [5]}, {}),
     "a bias on layers without": ({"lora_bias": True}, {}),
     "a bias on layers with one": ({"lora_bias": True}, {"attention_bias": True}),
     "biases": ({"bias": "all"}, {"attention_bias": True}),

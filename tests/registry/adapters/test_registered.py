@@ -103,7 +103,6 @@ SPOILS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "biases": ("peft_bias", config(bias="lora_only")),
     "lora bias": ("peft_bias", config(lora_bias=True)),
     "bias tensors": ("peft_bias", add(f"{Q0}.lora_B.bias", 128)),
-    "alora": ("peft_variant", config(alora_invocation_tokens=[1])),
     "qalora": ("peft_variant", config(use_qalora=True, qalora_group_size=1)),
     "monteclora": ("peft_variant", config(monteclora_config={"num_samples": 3})),
     "parameters": ("peft_experts", config(target_parameters=["experts.up_proj"])),

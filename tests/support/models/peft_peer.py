@@ -154,6 +154,25 @@ def answers(folder: str, adapter: str, questions: str) -> list[str]:
     return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
 
 
+def greedy(base: str, adapter: str, prompt: str, length: str) -> list[list[float]]:
+    """Return the tokens of an answer, and the logarithms of their probabilities."""
+    with torch.no_grad():
+        given = torch.tensor([json.loads(prompt)])
+        found = load(base, adapter).generate(
+            input_ids=given,
+            attention_mask=torch.ones_like(given),
+            max_new_tokens=int(length),
+            do_sample=False,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+    tokens = found.sequences[0, given.shape[1] :].tolist()
+    scores = [
+        score[0].log_softmax(-1)[token].item() for score, token in zip(found.scores, tokens, strict=True)
+    ]
+    return [tokens, scores]
+
+
 def train(base: str, fields: str, out: str) -> list[str]:
     torch.manual_seed(0)
     model = tiny_transformers.loader(base).from_pretrained(base, dtype=torch.float32)
@@ -194,6 +213,7 @@ ACTIONS = {
     "qalora": qalora,
     "combine": combine,
     "answers": answers,
+    "greedy": greedy,
     "kinds": tiny_transformers.kinds,
     "tiny": lambda kind, scaling, out: tiny_transformers.make_model(kind, out, json.loads(scaling)),
     "scores": lambda folder, tokens, out: np.save(out, tiny_transformers.logits(folder, np.load(tokens))),
