@@ -201,9 +201,7 @@ def look(family: Family) -> None:
     assert noted == {name for name, said in family.adapters.items() if said not in ([], ITSELF)}
 
 
-@pytest.mark.parametrize(
-    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
-)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_every_view_says_the_same_and_nothing_after_it_is_lifted(family: Family) -> None:
     registry = family.registry
     found = registry.adapters.yank("course_rec@1", reason=REASON)
