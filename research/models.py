@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,54 +198,78 @@ def measure(
     reporter: Reporter = SILENT,
 ) -> ModelScores:
     """Run both models over the samples and compare their predictions, and the base alone over the first ones; the logits of `a` wait in a temporary file."""
-    base_losses: dict[int, Floats] = {}
-    own = samples[:of_base]
-    token_tally = tally(reporter.progress, sum(len(sample.tokens) for sample in [*samples, *samples, *own]))
-
-    def answers(model: LoadedModel, samples: Sequence[Sample] = samples) -> Iterator[tuple[int, Logits]]:
-        for at, rows in model.answers(samples):
-            yield at, rows
-            token_tally(len(samples[at].tokens))
-
+    tokens = sum(len(sample.tokens) for sample in [*samples, *samples, *samples[:of_base]])
+    count = tally(reporter.progress, tokens)
     with tempfile.TemporaryFile(prefix="fusery-logits-") as file:
-        model = LoadedModel.load(a.model)
-        if own:
-            reporter.say(f"the base answers {plural(len(own), 'prompt')}")
-            base_losses = {at: losses(rows, samples[at].targets) for at, rows in answers(model, own)}
-        if a.adapter is not None:
-            model.put_on(a.adapter)
-        reporter.say(f"{a.name} answers {plural(len(samples), 'prompt')}")
-        kept = _Kept.write(file, answers(model))
-        del model
-        model = LoadedModel.load(b.model)
-        if b.adapter is not None:
-            model.put_on(b.adapter)
-        reporter.say(f"{b.name} answers {plural(len(samples), 'prompt')}")
-        scores = {at: compare(kept.rows(at), rows, samples[at].targets) for at, rows in answers(model)}
-    ordered_losses = tuple(base_losses[at] for at in sorted(base_losses))
-    return ModelScores(tuple(scores[at] for at in sorted(scores)), ordered_losses)
+        first = FirstAnswers.write(file, a, samples, of_base=of_base, reporter=reporter, count=count)
+        return first.compare(b, samples, reporter=reporter, count=count)
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """Logits in a file, one sample after the other."""
+class FirstAnswers:
+    """What a model answers to samples, logits in a file, and its base to the first ones: to be compared with other models."""
 
     file: IO[bytes]
     places: dict[int, tuple[int, tuple[int, ...]]]
+    base_losses: tuple[Floats, ...]
 
     @classmethod
-    def write(cls, file: IO[bytes], answers: Iterator[tuple[int, Logits]]) -> _Kept:
+    def write(
+        cls,
+        file: IO[bytes],
+        source: ModelSource,
+        samples: Sequence[Sample],
+        *,
+        of_base: int,
+        reporter: Reporter,
+        count: Callable[[int], None],
+    ) -> FirstAnswers:
+        """Run a model, and before that its base over the first `of_base` samples; `count` is called with tokens."""
+        model, own = LoadedModel.load(source.model), samples[:of_base]
+        base_losses: dict[int, Floats] = {}
+        if own:
+            reporter.say(f"the base answers {plural(len(own), 'prompt')}")
+            answered = _counted(model, own, count)
+            base_losses = {at: losses(rows, samples[at].targets) for at, rows in answered}
+        if source.adapter is not None:
+            model.put_on(source.adapter)
+        reporter.say(f"{source.name} answers {plural(len(samples), 'prompt')}")
         places = {}
-        for at, rows in answers:
+        for at, rows in _counted(model, samples, count):
             places[at] = (file.tell(), rows.shape)
             file.write(np.ascontiguousarray(rows).data)
         file.flush()
-        return cls(file, places)
+        return cls(file, places, tuple(base_losses[at] for at in sorted(base_losses)))
 
-    def rows(self, at: int) -> Logits:
+    def compare(
+        self,
+        source: ModelSource,
+        samples: Sequence[Sample],
+        *,
+        reporter: Reporter,
+        count: Callable[[int], None],
+    ) -> ModelScores:
+        """Run another model over the same samples and return how its predictions differ."""
+        model = LoadedModel.load(source.model)
+        if source.adapter is not None:
+            model.put_on(source.adapter)
+        reporter.say(f"{source.name} answers {plural(len(samples), 'prompt')}")
+        answered = _counted(model, samples, count)
+        scores = {at: compare(self._rows(at), rows, samples[at].targets) for at, rows in answered}
+        return ModelScores(tuple(scores[at] for at in sorted(scores)), self.base_losses)
+
+    def _rows(self, at: int) -> Logits:
         start, shape = self.places[at]
         mapped_logits: Any = np.memmap(self.file, np.float32, "r", start, shape)
         return np.asarray(mapped_logits)
+
+
+def _counted(
+    model: LoadedModel, samples: Sequence[Sample], count: Callable[[int], None]
+) -> Iterator[tuple[int, Logits]]:
+    for at, rows in model.answers(samples):
+        yield at, rows
+        count(len(samples[at].tokens))
 
 
 Floats = NDArray[np.float64]

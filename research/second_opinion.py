@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from fusery.registry.errors import ModelUnusableError
 from fusery.registry.records.fused import FusedAnswers
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
-from fusery.storage.progress import Reporter
+from fusery.storage.progress import Reporter, tally
 
 from .probe import source_of, subject_of
 from .prompts import built_in, held_out, read_prompts, tokenise
@@ -25,7 +26,7 @@ from .prompts import built_in, held_out, read_prompts, tokenise
 if TYPE_CHECKING:
     from fusery.registry.workspace.workspace import Workspace
 
-    from .models import ModelScores
+    from .models import FirstAnswers, ModelScores
 
 # A model passes by its loss if it has this share of what the adapter gained, or is off by so many nats; it is lost below half.
 KEPT, NEAR, HALF = 0.95, 0.02, 0.5
@@ -78,45 +79,55 @@ def held_out_data(workspace: Workspace, adapter: int) -> Path | None:
     return None
 
 
-def ask(
-    workspace: Workspace,
-    adapter: str,
-    base: str,
-    folder: Path,
-    data: Path,
-    *,
-    until: float,
-    reporter: Reporter,
-) -> FusedAnswers | None:
-    """Return what a fused model in a folder answers, with 0 prompts if that takes too long or mlx cannot run it; None if it cannot be asked here."""
-    timed = _Timed(reporter, until)
-    try:
-        return _asked(workspace, adapter, base, folder, data, timed)
-    except _TimeIsUpError:
-        reporter.say("the model was not asked in time; for more: fusery fuse REF --probe SECONDS")
-    except ModelUnusableError as error:
-        reporter.say(f"the model was not asked: {error.message}")
-    except (FuseryError, OSError) as error:
-        reporter.say(f"the model was not asked: {error}")
-        return None
-    return FusedAnswers(verdict=UNSURE, prompts=0, gained=0.0, lost=0.0, agreement=0.0, general_kl=0.0)
+@dataclass
+class Questions:
+    """The questions to fused models of one adapter; base and adapter answer them once, in a temporary file that `files` closes."""
 
+    workspace: Workspace
+    adapter: str
+    base: str
+    data: Path
+    files: ExitStack
+    first: FirstAnswers | None = None
 
-def _asked(
-    workspace: Workspace, adapter: str, base: str, folder: Path, data: Path, reporter: Reporter
-) -> FusedAnswers:
-    from .models import ModelSource, load_tokenizer, measure
+    def ask(self, folder: Path, *, until: float, reporter: Reporter) -> FusedAnswers | None:
+        """Return what a fused model in a folder answers, with 0 prompts if that takes too long or mlx cannot run it; None if it cannot be asked here."""
+        try:
+            return self._asked(folder, _Timed(reporter, until))
+        except _TimeIsUpError:
+            reporter.say("the model was not asked in time; for more: fusery fuse REF --probe SECONDS")
+        except ModelUnusableError as error:
+            reporter.say(f"the model was not asked: {error.message}")
+        except (FuseryError, OSError) as error:
+            reporter.say(f"the model was not asked: {error}")
+            return None
+        return FusedAnswers(verdict=UNSURE, prompts=0, gained=0.0, lost=0.0, agreement=0.0, general_kl=0.0)
 
-    subject = replace(subject_of(workspace, adapter), base=Digest(base))
-    prompts, texts = read_prompts(data, PROMPTS), built_in()[:TEXTS]
-    with source_of(workspace, subject) as trained:
-        tokenizer = load_tokenizer(trained.model)
-        own = tokenise(prompts, tokenizer, strict=False)
-        samples = [*own, *tokenise(texts, tokenizer, strict=False)]
-        reporter.begin("tokens")
-        fused = ModelSource(folder, name="the fused model")
-        measured = measure(trained, fused, samples, of_base=len(own), reporter=reporter)
-    return judge_answers(measured, len(own))
+    def _asked(self, folder: Path, reporter: Reporter) -> FusedAnswers:
+        from .models import FirstAnswers, ModelSource, load_tokenizer
+
+        subject = replace(subject_of(self.workspace, self.adapter), base=Digest(self.base))
+        prompts, texts = read_prompts(self.data, PROMPTS), built_in()[:TEXTS]
+        with source_of(self.workspace, subject) as trained:
+            tokenizer = load_tokenizer(trained.model)
+            own = tokenise(prompts, tokenizer, strict=False)
+            samples = [*own, *tokenise(texts, tokenizer, strict=False)]
+            runs = samples if self.first is not None else [*own, *samples, *samples]
+            count = tally(reporter.progress, sum(len(sample.tokens) for sample in runs))
+            reporter.begin("tokens")
+            if self.first is None:
+                logits = tempfile.TemporaryFile(prefix="fusery-logits-")  # noqa: SIM115 -- `files` closes it
+                self.first = FirstAnswers.write(
+                    self.files.enter_context(logits),
+                    trained,
+                    samples,
+                    of_base=len(own),
+                    reporter=reporter,
+                    count=count,
+                )
+            fused = ModelSource(folder, name="the fused model")
+            measured = self.first.compare(fused, samples, reporter=reporter, count=count)
+        return judge_answers(measured, len(own))
 
 
 def judge_answers(measured: ModelScores, prompts: int) -> FusedAnswers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -60,12 +60,12 @@ def fuse(
     fuse_inputs = gather(workspace, reference, request.extras, base=request.base)
     if len({tokenizer_entries(part.files) for part in fuse_inputs.parts}) > 1:
         reporter.say(f"the tokenizer files differ: the fused model has those of {fuse_inputs.adapter.name}")
-    with fuse_inputs.opened(reporter.progress) as inputs:
+    with fuse_inputs.opened(reporter.progress) as inputs, ExitStack() as files:
         recipes = candidates(request, fuse_inputs)
         if request.prefer == "speed" and recipes[0].precision == "dequantize" and fuse_inputs.aware is None:
             times = times_faster_here(fuse_inputs)
             reporter.say(f"16 bits: {times:g} times as fast as the base's format on this machine")
-        opinion = _second_opinion(fuse_inputs, request)
+        opinion = _second_opinion(fuse_inputs, request, files)
         if request.probe and (opinion is None or opinion.data is None):
             needs = "the run's recorded data on this machine, mlx-lm, and one adapter at its own scale"
             reporter.say(f"no model is asked: that needs {needs}")
@@ -76,12 +76,12 @@ def fuse(
     raise AssertionError("the last candidate either returns or raises")
 
 
-def _second_opinion(inputs: FuseInputs, request: FuseRequest) -> SecondOpinion | None:
+def _second_opinion(inputs: FuseInputs, request: FuseRequest, files: ExitStack) -> SecondOpinion | None:
     # Answers are held against base + adapter unrounded, which is not what was trained through a quantiser (decision 37).
     alone = not request.extras and request.scale is None and inputs.aware is None
     if request.probe == 0 or not alone or not has_part("research"):
         return None
-    return SecondOpinion(inputs, request.probe or ASKED_FOR, again=request.probe is not None)
+    return SecondOpinion(inputs, request.probe or ASKED_FOR, request.probe is not None, files)
 
 
 def _of_fused(workspace: Workspace, reference: str, request: FuseRequest) -> tuple[str, FuseRequest]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
@@ -137,6 +138,7 @@ class SecondOpinion:
     inputs: FuseInputs
     left: float  # seconds
     again: bool  # also those that could not be asked, or whose prompts did not decide
+    files: ExitStack  # closes what the questions keep
 
     @cached_property
     def data(self) -> Path | None:
@@ -150,6 +152,11 @@ class SecondOpinion:
         except DatabaseReadOnlyError:
             return None
 
+    @cached_property
+    def _questions(self) -> Any:
+        inputs, made = self.inputs, part("research.second_opinion:Questions")
+        return made(inputs.workspace, inputs.adapter.name, inputs.base_digest, self.data, self.files)
+
     def asks(self, record: KeyRecord) -> bool:
         """Tell whether the model of a key is to be asked."""
         unsure = record.measured is not None and record.measured.verdict == UNSURE
@@ -158,9 +165,10 @@ class SecondOpinion:
 
     def ask(self, folder: Path, key: str, reporter: Reporter) -> FusedAnswers | None:
         """Return what the model in a folder answers, and log it; None if it could not be asked."""
-        inputs, asked, started = self.inputs, part("research.second_opinion:ask"), time.monotonic()
-        of = inputs.workspace, inputs.adapter.name, inputs.base_digest, folder, self.data
-        answers: FusedAnswers | None = asked(*of, until=started + self.left, reporter=reporter)
+        inputs, started = self.inputs, time.monotonic()
+        answers: FusedAnswers | None = self._questions.ask(
+            folder, until=started + self.left, reporter=reporter
+        )
         self.left -= time.monotonic() - started
         if answers is not None:
             detail = {"adapter": inputs.adapter.name, "answers": answers.to_dict()}
