@@ -83,10 +83,17 @@ class ModelOptLayout(OwnLayout):
         for name, source in tensors.items():
             module, _, part = name.rpartition(".")
             own = source.tensor
-            if part == "weight" and own.dtype == "U8" and own.shape and own.shape[-1] % 4 == 0:
+            if part == "weight" and own.dtype == "U8":
+                scales = {key: tensors.get(f"{module}.{key}") for key in ("weight_scale", TENSOR_SCALE)}
+                dtypes = [scale.tensor.dtype for scale in scales.values() if scale is not None]
+                if dtypes != ["F8_E4M3", "F32"] or not own.shape or own.shape[-1] % 4:
+                    message = f"the tensors of {module} are not those of NVFP4 with a scale per tensor"
+                    raise FusionUnsupportedError(message)
                 own = Tensor(name, "U32", (*own.shape[:-1], own.shape[-1] // 4), own.begin, own.end)
             elif part == "weight_scale" and own.dtype == "F8_E4M3":
                 own = Tensor(f"{module}.scales", "U8", own.shape, own.begin, own.end)
+            if own.name in renamed:
+                raise FormatError(f"the base has two tensors for {own.name}")
             renamed[own.name] = Source(source.file, own)
         return renamed
 

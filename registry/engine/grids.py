@@ -70,7 +70,14 @@ def _with_tensor_scale(base: Base, module: str, weight: Source, scales: Source, 
     grid = MODES[NVFP4]
     shape = (*weight.shape[:-1], weight.shape[-1] * 8 // grid.group_size)
     dtypes = weight.tensor.dtype, scales.tensor.dtype, scale.tensor.dtype
-    if dtypes != ("U32", "U8", "F32") or scale.tensor.size != 4 or len(shape) != 2 or scales.shape != shape:
+    whole = weight.shape[-1] * 8 % grid.group_size == 0 and f"{module}.biases" not in base.tensors
+    if (
+        not whole
+        or dtypes != ("U32", "U8", "F32")
+        or scale.tensor.size != 4
+        or len(shape) != 2
+        or scales.shape != shape
+    ):
         raise _misfit(module, grid.bits, grid.group_size)
     with opened(base.files[scale.file]) as file:
         file.seek(scale.tensor.begin)

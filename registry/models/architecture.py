@@ -159,7 +159,7 @@ def architecture_of(config: Mapping[str, Any], headers: Iterable[Header]) -> Arc
 def _weight(
     module: str, tensor: Tensor, tensors: Mapping[str, Tensor], quantization: Mapping[str, Any] | None
 ) -> Weight:
-    if tensor.dtype == "U8" and f"{module}.{TENSOR_SCALE}" in tensors:
+    if tensor.dtype == "U8" and tensor.shape and f"{module}.{TENSOR_SCALE}" in tensors:
         return Weight(module, (*tensor.shape[:-1], tensor.shape[-1] * 2), "BF16", 4)
     scales = tensors.get(f"{module}.scales")
     if tensor.dtype != "U32" or scales is None:

@@ -24,6 +24,8 @@ from fusery.registry.engine.base import read_base
 from fusery.registry.engine.grids import grid_of
 from fusery.registry.engine.microscaling import MODES, FloatGrid
 from fusery.registry.errors import FusionUnsupportedError
+from fusery.registry.models.architecture import read_architecture
+from fusery.storage.errors import FormatError
 
 CASES = json.loads(
     (Path(__file__).resolve().parents[2] / "data" / "nvfp4" / "torchao.json").read_text(encoding="utf-8")
@@ -132,6 +134,12 @@ BROKEN: dict[str, dict[str, Raw]] = {
     "too small": {"weight_scale_2": _scale(2.0**-122)},
     "one a row": {"weight_scale_2": ("F32", np.ones(256, np.float32))},
     "scales of other groups": {"weight_scale": ("F8_E4M3", np.zeros((256, 4), np.uint8))},
+    "columns of half a group": {"weight": ("U8", np.zeros((256, 68), np.uint8))},
+    "columns of half a word": {"weight": ("U8", np.zeros((256, 62), np.uint8))},
+    "biases": {"biases": ("BF16", np.zeros((256, 8), np.uint16))},
+    "scales of MLX too": {"scales": ("U8", np.zeros((256, 8), np.uint8))},
+    "scales of another type": {"weight_scale": ("U8", np.zeros((256, 8), np.uint8))},
+    "no numbers": {"weight": ("U8", np.zeros((), np.uint8))},
     "scales of experts": {
         "weight": ("U8", np.zeros((2, 256, 64), np.uint8)),
         "weight_scale": ("F8_E4M3", np.zeros((2, 256, 8), np.uint8)),
@@ -147,5 +155,23 @@ def test_tensors_that_do_not_fit_are_refused(change: dict[str, Raw], tmp_path: P
     assert grid_of(read_base(files, config), MODULE).tensor_scale > 0
     tensors = load_raw(folder) | {f"{MODULE}.{part}": raw for part, raw in change.items()}
     write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    with pytest.raises(FusionUnsupportedError, match=MODULE):
+    with pytest.raises((FusionUnsupportedError, FormatError), match=MODULE):
         grid_of(read_base(files, config), MODULE)
+
+
+@pytest.mark.parametrize("part", ["weight_scale", "weight_scale_2"])
+def test_packed_numbers_without_scales_are_refused(part: str, tmp_path: Path) -> None:
+    folder = make_modelopt(tmp_path / "base", layers=1)
+    config = json.loads((folder / "config.json").read_text())
+    tensors = load_raw(folder)
+    del tensors[f"{MODULE}.{part}"]
+    write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    with pytest.raises(FusionUnsupportedError, match=MODULE):
+        read_base({path.name: path for path in folder.iterdir()}, config)
+
+
+def test_a_packed_weight_of_no_numbers_is_described(tmp_path: Path) -> None:
+    folder = make_modelopt(tmp_path / "base", layers=1)
+    tensors = load_raw(folder) | {f"{MODULE}.weight": ("U8", np.zeros((), np.uint8))}
+    write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    assert read_architecture(folder).weights[MODULE].shape == ()
