@@ -9,7 +9,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from ..errors import FusionUnsupportedError, MissingExtraError
@@ -174,6 +173,8 @@ def require_plain_quantization(files: Collection[str], config: Mapping[str, Any]
 
 def fingerprint() -> str:
     """Name what loads a base that cannot be taken by name, without importing it."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and needed by few commands
+
     try:
         versions = [f"{package} {version(package)}" for package in ("mlx-lm", "mlx")]
     except PackageNotFoundError:
