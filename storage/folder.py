@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,10 +34,7 @@ def scan(root: Path) -> list[SourceFile]:
     """Return a folder's files, sorted, without hidden ones; links may end inside, or in the `blobs` of huggingface_hub's cache."""
     with os_failures(f"read {root}", near=root):
         top = _resolve_root(root)
-        allowed: tuple[Path, ...] = (top,)
-        repository = top.parent.parent
-        if top.parent.name == "snapshots" and repository.name.startswith(("models--", "datasets--")):
-            allowed = (top, repository / "blobs")
+        allowed = _allowed(top)
         files, folders = list[SourceFile](), 0
         for path, is_folder in _walk(top, top, DEEPEST):
             if is_folder:
@@ -56,6 +53,28 @@ def scan(root: Path) -> list[SourceFile]:
             problem = f"{root} has both {twin!r} and {file.path!r}, which are one name on some systems"
             raise UnsafePathError(problem, hint="rename or remove one of them")
     return sorted(files)
+
+
+def find_files(root: Path, names: Iterable[str]) -> list[SourceFile]:
+    """Return those of a folder's files that have one of some paths, sorted, as `scan` does; nothing else is looked at."""
+    with os_failures(f"read {root}", near=root):
+        top = _resolve_root(root)
+        paths = [top / name for name in names]
+        # No link to a folder is entered.
+        files = [path for path in paths if os.path.realpath(path.parent) == str(path.parent)]
+        return sorted(
+            _source_file(path, top, _allowed(top))
+            for path in files
+            if os.path.lexists(path) and not (path.is_dir() and not path.is_symlink())
+        )
+
+
+def _allowed(top: Path) -> tuple[Path, ...]:
+    """Return the folders in which links of a folder may end."""
+    repository = top.parent.parent
+    if top.parent.name == "snapshots" and repository.name.startswith(("models--", "datasets--")):
+        return (top, repository / "blobs")
+    return (top,)
 
 
 def _resolve_root(root: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fusery.storage.errors import FormatError, MissingFileError
-from fusery.storage.folder import SourceFile, scan
+from fusery.storage.folder import SourceFile, find_files, scan
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import Header, read_header
 
@@ -24,7 +24,7 @@ from .mlx_config import (
     validated,
     weights_header,
 )
-from .tokenizer_files import is_tokenizer_file, own_tokenizer, refusal
+from .tokenizer_files import TOKENIZER_FILES, is_tokenizer_file, own_tokenizer, refusal
 from .whole import WholeTensors
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _find_files(path: Path, run: Path | None) -> tuple[dict[str, SourceFile], di
     left_out: dict[str, str] = {}
     sources = scan(path)
     if run is not None and not any(is_tokenizer_file(file.path) for file in sources):
-        sources += [file for file in scan(run) if is_tokenizer_file(file.path)]
+        sources += find_files(run, TOKENIZER_FILES)  # a run's folder may also hold links, logs and data
     for file in sources:
         if is_tokenizer_file(file.path) and (why := refusal(file.path, file.size)) is not None:
             left_out[file.path] = why

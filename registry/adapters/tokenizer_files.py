@@ -28,6 +28,7 @@ _LIMITS: Mapping[str, int] = {
     **dict.fromkeys((SETTINGS, SPECIAL, ADDED, GENERATION), 4 << 20),
     **dict.fromkeys((TEMPLATE, TOOLS_TEMPLATE), 1 << 20),
 }
+TOKENIZER_FILES = frozenset(_LIMITS)
 _OF_BASE = re.compile(
     r"tokenizer[\w.-]*\.(json|model|txt|tiktoken|jinja)|[\w.-]+\.(jinja|tiktoken)|vocab\.[\w-]+|merges\.txt|spiece\.model"
     r"|(added_tokens|special_tokens_map|chat_template)\.json|additional_chat_templates/.+"
@@ -136,8 +137,12 @@ def with_own_end(base: Mapping[str, Path], files: Mapping[str, Path]) -> Mapping
         return None
     read = reader(files)
     token, generation = dict(special_tokens(settings_of(read)))["eos_token"], settings_of(read, GENERATION)
-    end = (token_ids(read(TOKENIZER) or b"", TOKENIZER) or {}).get(token)
-    ends = generation.get("eos_token_id", settings_of(reader(base), _CONFIG).get("eos_token_id"))
+    end = (token_ids(read(TOKENIZER) or b"", TOKENIZER) or {}).get(token) if token else None
+    config = settings_of(reader(base), _CONFIG)
+    if GENERATION not in files:  # transformers takes these from `config.json` only where the file is missing
+        generation = {key: config[key] for key in ("bos_token_id", "pad_token_id") if key in config}
+    ends = generation.get("eos_token_id")
+    ends = config.get("eos_token_id") if ends is None else ends
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
     return None if end is None or end in ends else {**generation, "eos_token_id": [end, *ends]}
 
@@ -159,7 +164,7 @@ def _ids(document: Any, name: str) -> Mapping[str, int]:
         if isinstance(ids, list):  # Unigram: pairs of token and score, numbered as they come
             ids = {str(pair[0]): number for number, pair in enumerate(ids)}
         ids = ids | {str(token["content"]): token["id"] for token in document.get("added_tokens") or ()}
-    if not all(type(number) is int for number in ids.values()):
+    if not all(type(number) is int and number >= 0 for number in ids.values()):
         raise TypeError("an id is not a number")
     return dict(ids)
 
@@ -200,9 +205,13 @@ def templates_of(read: Read) -> dict[str, tuple[str, str]]:
     if templates or not listed:
         return templates
     if isinstance(listed, list):
-        listed = {item.get("name"): item.get("template") for item in listed if isinstance(item, dict)}
+        listed = {item.get("name"): item.get("template") for item in listed if _is_named(item)}
     named = listed if isinstance(listed, dict) else {DEFAULT: listed}
     return {name: (SETTINGS, named[name]) for name in (DEFAULT, TOOLS) if isinstance(named.get(name), str)}
+
+
+def _is_named(item: object) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("name"), str)
 
 
 def special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -27,6 +27,7 @@ from ..adapters.tokenizer_files import (
     own_tokenizer,
     reader,
     reader_with,
+    refusal,
     require_readable,
     settings_of,
     special_tokens,
@@ -120,7 +121,8 @@ def tokenizer_is_kept(candidate: Candidate) -> Iterator[Finding]:
     if own or nearby is None:
         return
     paths = (nearby / name for name in (TOKENIZER, SETTINGS, TEMPLATE, GENERATION))
-    files = {path.name: path for path in paths if path.is_file() and _read(path) is not None}
+    present = [path for path in paths if path.is_file() and refusal(path.name, path.stat().st_size) is None]
+    files = {path.name: path for path in present if _read(path) is not None}
     for name, what in differences(reader_with(base.tokenizer, files), base.tokenizer)[:1]:
         message = f"{nearby.name} has another {what} ({name}), and the adapter has none: the base's is used"
         hint = f"copy the tokenizer files of {nearby.name} into the adapter's folder"

@@ -12,6 +12,7 @@ ENGINE = "canonical-1"  # the arithmetic of this package; the number goes up whe
 SEEING = "canonical-2"  # the same on a base with a `vision_config`
 BY_CLASS = "canonical-3"  # the same, written under the names of a base that mlx-lm renames or stacks
 KEYS = "mlx-keys-2"  # follows the engine's name if keys are added to the configuration
+OWN_TOKENS = "own-tokens-1"  # follows it if the adapter's tokenizer may add an end token or replace the base's special tokens
 FORMAT = "fusery.key.v1"
 
 USUAL_SEED = 0  # the default seed of random rounding

@@ -22,11 +22,21 @@ from fusery.storage.verified_files import require_digests, watched
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.render import form_of, render_mlx
-from ..adapters.tokenizer_files import GENERATION, with_own_end, with_tokenizer
+from ..adapters.tokenizer_files import GENERATION, SETTINGS, TOKENIZER, with_own_end, with_tokenizer
 from ..adapters.trained_through import aware_of, require_fusable, require_usable_unfused
 from ..documents import write_document
 from ..engine.architectures import TENSOR_SCALED
-from ..engine.recipe import BY_CLASS, ENGINE, KEYS, SEEING, Precision, Recipe, artifact_key, seed_of
+from ..engine.recipe import (
+    BY_CLASS,
+    ENGINE,
+    KEYS,
+    OWN_TOKENS,
+    SEEING,
+    Precision,
+    Recipe,
+    artifact_key,
+    seed_of,
+)
 from ..errors import BadInputError
 from ..records.bases import blob_generations, locate_files, record_verified, recorded_architecture, unproven
 from ..records.calibrations import current_calibration, learned_with
@@ -121,6 +131,8 @@ class FuseInputs:
 
         names = [file.path for file in self.base.manifest.files]
         keys = f"; {KEYS}" if written_config(self.base.config) != self.base.config else ""
+        if any(entry.path in (TOKENIZER, SETTINGS) for entry in self.adapter.files):
+            keys += f"; {OWN_TOKENS}"
         engine = SEEING if self.base.config.get("vision_config") else ENGINE
         if taken_by_name(self.base.config, names, written_by_mlx=self.base.written_by_mlx, quantize=quantize):
             return f"{engine}{keys}"

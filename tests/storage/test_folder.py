@@ -12,7 +12,7 @@ import pytest
 
 from fusery.storage import folder as module
 from fusery.storage.errors import MissingFileError, StoreDeniedError, UnsafePathError
-from fusery.storage.folder import SourceFile, scan
+from fusery.storage.folder import SourceFile, find_files, scan
 
 
 @pytest.fixture
@@ -49,6 +49,19 @@ def test_files_are_listed_by_path_with_their_sizes(folder: Path) -> None:
         SourceFile("config.json", folder / "config.json", 2),
         SourceFile("model.safetensors", folder / "model.safetensors", 7),
     ]
+
+
+def test_named_files_are_found_beside_anything(folder: Path, hub: Path, tmp_path: Path) -> None:
+    (folder / "latest").symlink_to("/etc")
+    (folder / "inner").symlink_to("/etc")
+    (folder / "tokenizer.json").mkdir()
+    names = ["config.json", "missing.json", "tokenizer.json", "inner/hostname"]
+    assert find_files(folder, names) == [SourceFile("config.json", folder / "config.json", 2)]
+    assert find_files(hub, ["model.safetensors"]) == [file for file in scan(hub) if "model" in file.path]
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to("/etc/hostname")
+    with pytest.raises(UnsafePathError, match=r"config\.json"):
+        find_files(folder, names)
 
 
 def test_folder_by_link_or_home(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import tiny_models
 from peft_folders import make_peft
 
 from fusery.registry import AdmissionError, Registry, Reporter
+from fusery.registry.adapters.tokenizer_files import reader, templates_of
 from fusery.registry.bundles import Choices
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.request import FuseRequest
@@ -121,6 +122,17 @@ def test_template_in_settings_replaces_a_file_of_the_base(sqlite_registry: Regis
     assert ids(second.path) == ids(adapter)
 
 
+def test_templates_without_a_name_are_no_templates(tmp_path: Path) -> None:
+    templates = [
+        {"name": ["default"], "template": "a"},
+        {"template": "b"},
+        {"name": "tool_use", "template": "c"},
+    ]
+    put(tmp_path, "tokenizer_config.json", json.dumps({"chat_template": templates}))
+    read = reader({"tokenizer_config.json": tmp_path / "tokenizer_config.json"})
+    assert templates_of(read) == {"tool_use": ("tokenizer_config.json", "c")}
+
+
 def test_template_without_a_tokenizer_is_kept(sqlite_registry: Registry, base: Path, tmp_path: Path) -> None:
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
     (adapter / "chat_template.jinja").write_text(TEMPLATE)
@@ -189,6 +201,7 @@ HOSTILE: tuple[tuple[str, Callable[[Path], object]], ...] = (
     ("tokens_beyond_base", decode),
     ("remote_code", lambda folder: put(folder, "tokenizer_config.json", REMOTE)),
     ("tokenizer_unreadable", lambda folder: put(folder, "tokenizer_config.json", "{")),
+    ("tokenizer_unreadable", lambda folder: put(folder, "tokenizer.json", '{"model": {"vocab": {"a": -1}}}')),
     ("tokenizer_unreadable", lambda folder: put(folder, "special_tokens_map.json", "[]")),
     ("tokenizer_unreadable", lambda folder: put(folder, "generation_config.json", '{"a": [' + "0," * 600_000 + "0]}")),
     ("tokenizer_unreadable", lambda folder: put(folder, "chat_template.jinja", b"\xff\xfe")),

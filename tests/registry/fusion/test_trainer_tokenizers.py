@@ -17,6 +17,8 @@ from peft_folders import make_peft
 from trainer_tokenizers import PLAIN, RUNS, Trained, TrainingSetup
 
 from fusery.registry import AdmissionError, Registry
+from fusery.registry.adapters.tokenizer_files import with_own_end, with_tokenizer
+from fusery.registry.engine.recipe import OWN_TOKENS
 from fusery.registry.fusion.request import FuseRequest
 
 Chats = list[list[dict[str, str]]]
@@ -191,6 +193,78 @@ def test_check_names_what_is_not_used(sqlite_registry: Registry, tmp_path: Path)
     trainer_tokenizers.save_old(slow.tokenizer("<|turn|>"), slow.peft(), fast=False)
     lost_tokens = [one.subject for one in tokenizer_findings(slow.folder) if one.code == "tokenizer_not_kept"]
     assert lost_tokens == ["added_tokens.json"]
+
+
+def test_a_run_folder_may_hold_anything_beside_its_tokenizer(
+    sqlite_registry: Registry, tmp_path: Path
+) -> None:
+    at = make_setups(sqlite_registry, tmp_path, smollm2=False)("run")
+    trainer_tokenizers.trainer_without_tokenizer(at)
+    (at.folder / "latest").symlink_to("checkpoint-20")
+    (at.folder / "data").symlink_to("/etc")
+    added = sqlite_registry.adapters.register(at.folder, base="base", task="run", checkpoint="10")
+    files = {path.name for path in sqlite_registry.adapters.folder(added.name, format="peft").iterdir()}
+    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= files
+
+
+def test_check_passes_over_a_huge_tokenizer_nearby(sqlite_registry: Registry, tmp_path: Path) -> None:
+    at = make_setups(sqlite_registry, tmp_path, smollm2=False)("run")
+    checkpoint = make_peft(at.folder / "checkpoint-10", at.base)
+    with (at.folder / "tokenizer_config.json").open("wb") as file:
+        file.truncate(5 << 20)
+    codes = {one.code for one in sqlite_registry.adapters.check(checkpoint, base="base", task="run")}
+    assert not codes & DIFFERENCES
+
+
+def test_an_end_token_is_part_of_the_key(sqlite_registry: Registry, tmp_path: Path) -> None:
+    """An adapter's end token changes the bytes, so that it belongs into the key; other adapters keep theirs."""
+    make = make_setups(sqlite_registry, tmp_path, smollm2=False)
+    own, plain = make("own"), make("plain")
+    own.tokenizer(eos="<|endoftext|>").save_pretrained(own.peft())
+    plain.peft()
+    engines = {}
+    for at in (own, plain):
+        added = sqlite_registry.adapters.register(at.folder, base="base", task=at.folder.name)
+        engines[at.folder.name] = sqlite_registry.fused.fuse(
+            added.name, FuseRequest("keep", accept_loss=True)
+        ).engine
+    assert engines["own"] == f"{engines['plain']}; {OWN_TOKENS}"
+
+
+END = {"tokenizer_config.json": {"eos_token": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("own", "base", "expected"),
+    [
+        (END, {"config.json": {"eos_token_id": 7}}, {"eos_token_id": [1, 7]}),
+        (
+            END,
+            {"config.json": {"eos_token_id": 7, "bos_token_id": 5, "pad_token_id": 6, "hidden_size": 8}},
+            {"bos_token_id": 5, "pad_token_id": 6, "eos_token_id": [1, 7]},
+        ),
+        (
+            END | {"generation_config.json": {"eos_token_id": None}},
+            {"config.json": {"eos_token_id": 7}},
+            {"eos_token_id": [1, 7]},
+        ),
+        (END, {"generation_config.json": {"eos_token_id": [3, 1]}}, None),
+        ({"tokenizer_config.json": {}}, {}, None),
+    ],
+    ids=["base without settings", "base with other tokens", "no end in the settings", "known end", "no end"],
+)
+def test_ends_of_a_fused_model(
+    tmp_path: Path, own: dict[str, Any], base: dict[str, Any], expected: dict[str, Any] | None
+) -> None:
+    def write(folder: str, files: dict[str, Any]) -> dict[str, Path]:
+        (tmp_path / folder).mkdir()
+        for name, value in files.items():
+            (tmp_path / folder / name).write_text(json.dumps(value))
+        return {name: tmp_path / folder / name for name in files}
+
+    tokenizer = {"tokenizer.json": {"model": {"vocab": {"": 0, "b": 1}}}}
+    theirs = write("base", {"config.json": {}, **tokenizer, **base})
+    assert with_own_end(theirs, with_tokenizer(theirs, write("own", own))) == expected
 
 
 def test_servers_tokenise_as_the_trainer_did(sqlite_registry: Registry, tmp_path: Path) -> None:
