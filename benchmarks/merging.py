@@ -1,4 +1,4 @@
-"""How much of each adapter's quality do merged adapters keep?  Every method of `combine`, on really trained adapters.
+"""How much of each adapter's quality do merged adapters keep?  Every method of `combine`, on trained adapters.
 
     python benchmarks/merging.py --bases FOLDER --torch-python .venv-peft/bin/python --folder FOLDER
     python benchmarks/merging.py --report
@@ -213,7 +213,7 @@ def adapter_of(task: str, options: argparse.Namespace) -> Path:
 
 
 def merge(options: argparse.Namespace) -> None:
-    """Write every merge that is not there, with what its weights say beforehand."""
+    """Write every missing merge, with the retained shares and the interference of its weights."""
     from fusery.registry.comparison.methods import Shared
     from fusery.registry.comparison.modules import open_adapter
     from fusery.registry.comparison.plan import CombineOptions, plan, write

@@ -171,7 +171,7 @@ _LIKENESS = (
 
 METHODS = ("svd", "cat", "linear", "ties", "dare", "core", "knots", "tsv")
 
-# From this interference on `combine` recommends tsv: in each merge of benchmarks/merging.py it retained more than a sum.
+# Above this interference `combine` recommends tsv: in benchmarks/merging.py, with weight 1, it retained more than the sum.
 _INTERFERENCE = 0.5
 
 _NEW: Mapping[str, Any] = {
@@ -206,8 +206,8 @@ def combine(
     """Combine adapters into one, or reduce one to a smaller rank.
 
     svd is the weighted sum of the updates, cut to a rank. cat is the whole sum; its rank is the sum of the ranks. linear,
-    ties and dare combine the factors A and B, which only approximates the sum. core (Core Space), knots (KnOTS) and tsv (TSV-Merge) merge whole
-    updates so that they interfere less. See docs/guides/fuse.md.
+    ties and dare combine the factors A and B, which only approximates the sum. core (Core Space), knots (KnOTS) and
+    tsv (TSV-Merge) merge whole updates so that they interfere less. See docs/guides/fuse.md.
 
     TASK@latest skips the new adapter until it has a validation loss (fusery edit REF --val-loss LOSS).
 
@@ -258,7 +258,7 @@ def _print_combine(session: Session, done: Combination) -> None:
     )
     worst = max((one.interference or 0.0 for one in done.shares), default=0.0)
     if recipe.method not in ("tsv", "shrink") and set(recipe.weights) == {1.0} and worst > _INTERFERENCE:
-        session.say("Hint: --method tsv interferes less, and retained the most in docs/measurements.md")
+        session.say("Hint: --method tsv usually interferes less; see docs/measurements.md")
     if done.adapter is not None:
         session.findings(done.adapter["findings"])
         session.say(f"Next: fusery eval run {done.name} --prompts FILE")
@@ -270,4 +270,4 @@ def _retained(shares: Sequence[SourceShare]) -> Iterator[tuple[str, str]]:
     yield "interference", ", ".join(f"{share(one.interference)} for {one.name}" for one in shares)
     worst = max(shares, key=lambda one: one.worst_interference or 0.0)
     if worst.worst_module is not None:
-        yield "most", f"{share(worst.worst_interference)} for {worst.name}, in {worst.worst_module}"
+        yield "worst module", f"{share(worst.worst_interference)} for {worst.name}, in {worst.worst_module}"

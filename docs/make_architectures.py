@@ -44,7 +44,7 @@ A base that mlx-lm wrote itself (`mlx_lm.convert`, `mlx_lm.fuse`, so most of the
 through the class already, and its tensors have the names of the modules whatever the architecture. The class is still
 asked where names do not decide: which layers an adapter was meant to adapt when it has no tensors for
 some of them, or how a layer is quantised. A base quantised by another tool (AWQ, GPTQ, fp8, mxfp4 of gpt-oss,
-compressed-tensors, ModelOpt, BitNet) always goes by class. A base that brings its own code (`model_file`) is refused.
+compressed-tensors, ModelOpt, BitNet) always goes by class, except NVFP4 of ModelOpt, which is read by name. A base that brings its own code (`model_file`) is refused.
 
 The last column says how the class changes the tensors of a base from the hub, as far as the source of its
 `sanitize` shows it.

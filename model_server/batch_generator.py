@@ -39,7 +39,7 @@ class _Model:
         return self._rows.of(tuple(self._numbers[uid] for uid in uids))
 
     def of_prompts(self, uids: list[int], computed: list[list[int]]) -> AbstractContextManager[None]:
-        """Set the rows of a pass over parts of prompts, after the computed tokens."""
+        """Set the adapters of a pass over parts of prompts; `computed` has the tokens before each part."""
         pairs = zip(uids, map(len, computed), strict=True)
         return self._rows.of(
             tuple(self._numbers[uid] if n >= self._starts.get(uid, 0) else None for uid, n in pairs)
@@ -65,8 +65,8 @@ class _Answers(GenerationBatch):  # type: ignore[misc]
 class AdapterBatchGenerator(BatchGenerator):  # type: ignore[misc]
     """A generator whose rows have adapters.
 
-    `numbers` has each sequence's adapter, None for the base, and `starts` the first token that it is active on, from when the
-    sequence is put in.  A segment of a prompt must end before that token.
+    By sequence (uid), `numbers` has the number of its adapter, None for the base, and `starts` the index of the first token that the
+    adapter is active on.  Set both after inserting a sequence.  A segment of its prompt must end before that token.
     """
 
     def __init__(self, model: Any, rows: BatchRows, **options: Any) -> None:

@@ -1,6 +1,6 @@
 """The prompt cache: computed keys and values of prompts, for prompts of the same adapter and tenant with the same beginning.
 
-The base alone computes what is before an aLoRA's invocation tokens, so the base and its aLoRAs share that.
+The base alone computes the tokens before an aLoRA's invocation tokens, so the base and its aLoRAs share their keys and values.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CachedPrefix:
 class _Entry:
     owner: str
     resident: Resident | None
-    start: int  # the first token that the adapter was active on
+    start: int  # index of the first token that the adapter was active on
     tokens: Tokens
     cache: list[Any]
     nbytes: int
@@ -45,7 +45,7 @@ class _Entry:
     trimmable: bool
 
     def common(self, job: Generation, tokens: Tokens) -> int:
-        """Return how many first tokens of a job's would be computed as these: by the same adapter, or by the base alone."""
+        """Return how many first tokens of a job's have these keys and values: by the same adapter, or by the base alone."""
         common = _common(self.tokens, tokens)
         same = self.resident is job.resident and self.start == job.start
         return common if same else min(common, self.start, job.start)

@@ -37,7 +37,7 @@ class PromptEncoder:
     def render(
         self, messages: Sequence[Message], options: Mapping[str, Any], tools: Sequence[Tool] = ()
     ) -> str:
-        """Render a chat with the chat template of the tokenizer: the adapters' own, if they have one."""
+        """Render a chat with the tokenizer's chat template: the adapters' template, if they have one."""
         if not self._tokenizer.has_chat_template:
             raise invalid("messages", "the base has no chat template; use /v1/completions")
         self._bounded(sum(len(message.content) for message in messages), "messages")

@@ -72,7 +72,7 @@ def serve(
     """Serve a document; return 0 after a signal, 1 when generation died. `loaded` may raise before it listens, `ready` gets the URL."""
     content, keys = read_document(document), follow_keys(document, options.api_keys)
     listener = bind(options.host, options.port)
-    from .service import Service  # after what is refused at once: MLX takes seconds to import
+    from .service import Service  # imports MLX, which takes seconds: check the document and the port first
 
     outcome = [0]
     server: uvicorn.Server | None = None

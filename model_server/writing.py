@@ -32,10 +32,10 @@ class Generation:
     cancelled: bool = False
     may_keep: Callable[[], bool] = lambda: True  # whether the prompt cache may keep its tokens
     reused: int = 0  # tokens from the prompt cache; known at the first piece
-    start: int = sys.maxsize  # the first token that the adapter is active on
+    start: int = sys.maxsize  # index of the first token that the adapter is active on
 
     def __post_init__(self) -> None:
-        """Compute `start`; an aLoRA without its invocation tokens in the prompt is the base model."""
+        """Compute `start`; if the prompt does not contain an aLoRA's invocation tokens, the base model answers."""
         start = None if self.resident is None else self.resident.active_from(self.tokens)
         if start is None:
             self.resident = None

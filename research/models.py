@@ -119,7 +119,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
 
 
 def require_loadable(folder: Path) -> None:
-    """Refuse a model that brings its own code, and one in a format that mlx-lm lacks."""
+    """Refuse a model that brings its own code or is in a format that mlx-lm does not read."""
     config = read_object(folder / "config.json")
     if has_tensor_scales(config):
         message = "mlx-lm does not read NVFP4 with a scale per tensor"

@@ -52,7 +52,7 @@ class ProbeSubject:
     fused: Path | None = None
     owner: int | None = None
     aware: bool = False
-    precision: RequestedPrecision = "auto"  # of its fused model, if it is aware: one that mlx-lm reads
+    precision: RequestedPrecision = "auto"  # of its fused model, if `aware`: a format that mlx-lm reads
 
 
 def probe(

@@ -52,7 +52,7 @@ def documents_checked() -> Iterator[None]:
 
 
 def pytest_collection_finish() -> None:
-    """Look for garbage less often: all tests and libraries would be looked through again and again."""
+    """Collect garbage less often, since a collection scans the objects of all tests and libraries."""
     gc.enable()
     gc.collect()
     gc.freeze()

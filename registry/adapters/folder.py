@@ -92,7 +92,7 @@ class AdapterFolder:
 def read_adapter_folder(
     path: Path, take: Take | None = None, run: Path | None = None, base: Architecture | None = None
 ) -> AdapterFolder:
-    """Read an adapter folder; unreadable parts become `problems`. A checkpoint without tokenizer files has those of its `run`."""
+    """Read an adapter folder; unreadable parts become `problems`. A checkpoint without tokenizer files gets those of the folder `run`."""
     if not path.exists():
         hint = "give the folder that holds adapters.safetensors"
         raise MissingFileError(f"folder not found: {path}", hint=hint)

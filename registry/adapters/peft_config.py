@@ -252,7 +252,7 @@ def _refused(code: str, name: str, value: object, why: str, advice: str) -> Find
     return Finding(code, "error", CONFIG, f"PEFT's {name} ({shown}) {why}", advice)
 
 
-# PEFT has no aLoRA of these: it refuses them, or they are active on all tokens.
+# PEFT refuses an aLoRA with these, or applies them to all tokens.
 _NEVER_ACTIVATED = (
     *("use_dora", "use_qalora", "target_parameters"),
     *("modules_to_save", "trainable_token_indices"),
@@ -260,7 +260,7 @@ _NEVER_ACTIVATED = (
 
 
 def check_invocation(raw: Mapping[str, Any], *, embedding: bool) -> Iterator[Finding]:
-    """Yield a remark on an aLoRA's invocation tokens, or errors; `embedding` if it adapts one."""
+    """Yield an info finding with an aLoRA's invocation tokens, or an error; `embedding`: whether it adapts one."""
     if not (tokens := raw.get(INVOCATION)):
         return
     if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
@@ -270,7 +270,7 @@ def check_invocation(raw: Mapping[str, Any], *, embedding: bool) -> Iterator[Fin
         yield Finding("peft_variant", "error", CONFIG, message, "train linear layers only")
     else:
         text = ", ".join(map(str, tokens[:8])) + (", …" if len(tokens) > 8 else "")
-        message = f"an aLoRA, active from its invocation tokens ({text}) on; no weights can hold it"
+        message = f"an aLoRA, active from its invocation tokens ({text}) on; it cannot be fused or combined"
         yield Finding(ALORA, "info", CONFIG, message)
 
 

@@ -65,7 +65,7 @@ def is_tokenizer_file(path: str) -> bool:
 
 
 def is_other_form(path: str, *, whole: bool) -> bool:
-    """Tell whether a file in an adapter's folder holds a template or, unless `whole`, a tokenizer in a form that is not kept."""
+    """Tell whether fusery does not keep a file with a named template or, unless there is a `tokenizer.json` (`whole`), a tokenizer."""
     forms = (_OTHER_TEMPLATES,) if whole else (_OTHER_TEMPLATES, _OTHER_FORMS)
     return any(form.fullmatch(path) for form in forms)
 
@@ -125,14 +125,14 @@ def _replaced_names(own: Mapping[str, Path]) -> re.Pattern[str] | None:
     if TOKENIZER in own and SETTINGS in own:
         return _OF_BASE
     patterns = [_OF_TEMPLATES.pattern] if own and templates_of(reader(own)) else []
-    if SETTINGS in own:  # transformers lets the special tokens of the other file win
+    if SETTINGS in own:  # the base's special_tokens_map.json would win in transformers
         patterns.append(re.escape(SPECIAL))
     return re.compile("|".join(patterns)) if patterns else None
 
 
 def with_own_end(base: Mapping[str, Path], files: Mapping[str, Path]) -> Mapping[str, Any] | None:
     """Return a model's generation settings with the end token of its adapter's tokenizer; None if they need no change."""
-    # transformers' Trainer adds it in training (`align_special_tokens`), but PEFT saves no generation settings.
+    # transformers' Trainer adds the end token in training (`align_special_tokens`), but PEFT saves no generation settings.
     if files.get(TOKENIZER) == base.get(TOKENIZER) and files.get(SETTINGS) == base.get(SETTINGS):
         return None
     read = reader(files)

@@ -1,11 +1,11 @@
 """Merge-aware adapters: their training computed with quantise(W + BA), so that only the fused model is correct.
 
 Two entries of `adapter_config.json` declare it: `"quantization_aware": {"bits": 4, "group_size": 64}` of `fusery train --qat`, and
-Axolotl's `"nvfp4_merge_aware": {...}` (pull request 3822).  That is NVFP4 with the scale that the base has for each tensor, so that only a
-base of ModelOpt in this format gives such an adapter a meaning: the numbers of the training are those of the checkpoint.
+Axolotl's `"nvfp4_merge_aware": {...}` (pull request 3822).  That is NVFP4 with the base's scale for each tensor.  Such an
+adapter can be fused only on a base that ModelOpt wrote in this format, since its training used the scales of that checkpoint.
 
-An aLoRA is the opposite: it is active from the last invocation tokens of a prompt on, those included, so no weights can hold it.
-Without these tokens in the prompt it is inactive, in the answer too; the base alone computes what is before them.
+An aLoRA cannot be fused.  It is active from the last invocation tokens of a prompt on, those included; the base alone computes the
+tokens before them.  If the prompt does not contain them, the base alone also computes the answer.
 Source: `calculate_alora_offsets` of peft 0.21.2 (src/peft/tuners/lora/variants.py), arXiv 2504.12397.
 """
 
@@ -21,7 +21,7 @@ from ..errors import BadInputError, FusionUnsupportedError
 QUANTIZATION_AWARE = "quantization_aware"  # The entry for a format of MLX
 NVFP4_MERGE_AWARE = "nvfp4_merge_aware"  # Axolotl's entry
 INVOCATION = "alora_invocation_tokens"  # PEFT's entry of an aLoRA: ids of tokens
-ALORA = "peft_alora"  # The code of the finding that an adapter is one
+ALORA = "peft_alora"  # The code of the finding that an adapter is an aLoRA
 # The entries to keep when an adapter is converted to another form.
 MERGE_AWARE = (QUANTIZATION_AWARE, NVFP4_MERGE_AWARE)
 # The entry with SHA-256 digests of the weights that were trained so: mlx-lm takes the entries of a configuration over into
@@ -94,7 +94,7 @@ def require_usable_unfused(
 
 
 def require_fusable(name: str, method: str, config: Mapping[str, Any], quantization: object) -> None:
-    """Refuse an adapter trained through NVFP4 where its training cannot be reproduced: by its entry, or on a base of that quantisation; and an aLoRA."""
+    """Refuse an aLoRA, and an adapter trained through NVFP4 if its entry or the base's `quantization` does not allow the fuse."""
     require_plain(name, config, "fused")
     if not (entry := config.get(NVFP4_MERGE_AWARE)):
         return
@@ -104,13 +104,13 @@ def require_fusable(name: str, method: str, config: Mapping[str, Any], quantizat
         way = ", ".join([method, *(str(value)[:40] for value in ways.values() if value)])
         fault = f"{name} was trained through NVFP4 in a way that fusery cannot merge ({way})"
     elif not isinstance(quantization, Mapping) or quantization.get("mode") != TENSOR_SCALED:
-        fault = f"{name} was trained on a base in NVFP4 with a scale per tensor, unlike the registered one"
+        fault = f"{name} was trained on a base in NVFP4 with a scale per tensor, and this base is in another format"
     else:
         return
     raise FusionUnsupportedError(fault, hint=MERGE_WITH_AXOLOTL)
 
 
-# Axolotl's names for new scales of blocks, the base's scale of the tensor, and its first backend.
+# Axolotl's settings that fusery reproduces: new scales of groups, the base's scale of the tensor, the default backend.
 _AXOLOTL = {"scale_mode": "fresh", "pts_policy": "base_fused_max", "backend": None}
 MERGE_WITH_AXOLOTL = (
     "fuse it on the NVFP4 checkpoint that it was trained on, or merge it there: axolotl merge-lora CONFIG.yml;"
@@ -125,7 +125,7 @@ def is_of_others(config: Mapping[str, Any], digest: str) -> bool:
 
 
 def require_plain(name: str, config: Mapping[str, Any], use: str) -> None:
-    """Refuse an aLoRA where an adapter would be active on all tokens; `use` ends the sentence."""
+    """Refuse an aLoRA for a use in which an adapter is active on all tokens; `use` ends the message."""
     if config.get(INVOCATION):
         problem = f"{name} is an aLoRA, active from its invocation tokens on, and cannot be {use}"
         raise BadInputError(problem, hint=f"fusery serve {name}")

@@ -66,8 +66,8 @@ PEFT_VARIANT = always_error(
 )
 PEFT_ALORA = info(
     ALORA,
-    "the adapter is an aLoRA: it is active from its invocation tokens on, the base alone before them",
-    "no weights can hold it: it is not fused, combined or exported for mlx-lm and other servers",
+    "the adapter is an aLoRA: the base alone computes the tokens before the invocation tokens",
+    "fusery refuses to fuse or combine it, and to export it for mlx-lm and other servers",
     "serve it with fusery serve, or with PEFT itself",
 )
 PEFT_EXPERTS = always_error(

@@ -178,7 +178,7 @@ def quantization_aware_training(candidate: Candidate) -> Iterator[Finding]:
     """The declared format of quantisation-aware training is one that mlx has, declared for these weights."""
     folder, raw = candidate.folder, candidate.folder.raw_config
     if raw.get(NVFP4_MERGE_AWARE):
-        message = f"{CONFIG} declares {NVFP4_MERGE_AWARE}: the adapter is fused on its NVFP4 checkpoint alone, and cannot be used unfused"
+        message = f"{CONFIG} declares {NVFP4_MERGE_AWARE}: fuse the adapter on its NVFP4 checkpoint only, and do not use it unfused"
         yield NVFP4.finding(CONFIG, message)
         return
     try:

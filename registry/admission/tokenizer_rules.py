@@ -71,7 +71,7 @@ TOKENIZER_UNREADABLE = error(
 
 TOKENIZER_NOT_KEPT = warning(
     "tokenizer_not_kept",
-    "the adapter came with tokenizer files of another form, without tokenizer.json, or they are not in its folder",
+    "the adapter has tokenizer files of another form and no tokenizer.json, or they are not in its folder",
     "fusery keeps tokenizer.json only: fused models and exports have the base's tokenizer, which may give other ids",
     "write one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) in Python with transformers",
 )
@@ -105,7 +105,7 @@ def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
 
 @rule(TOKENIZER_NOT_KEPT)
 def tokenizer_is_kept(candidate: Candidate) -> Iterator[Finding]:
-    """Tokenizer files that are not kept are those of the base, or stand beside a tokenizer.json; a checkpoint has its run's."""
+    """Each tokenizer file is kept, equals the base's, or comes with a tokenizer.json; none is only in the run's folder."""
     base, own = candidate.base, own_tokenizer(candidate.folder.kept)
     root = candidate.surroundings.root.resolve()
     entries = [entry.path for entry in candidate.surroundings.entries]
@@ -114,7 +114,7 @@ def tokenizer_is_kept(candidate: Candidate) -> Iterator[Finding]:
         message = f"{some(other)} of the adapter will not be kept: the base's tokenizer is used"
         yield TOKENIZER_NOT_KEPT.finding(other[0], message)
     for name, tokens in _added_tokens(base.tokenizer, own)[:1]:
-        message = f"{name} adds {plural(len(tokens), 'token')}, such as {tokens[0][:40]!r}, that the base's {TOKENIZER} lacks"
+        message = f"{name} adds {plural(len(tokens), 'token')}, such as {tokens[0][:40]!r}, that the base's {TOKENIZER} lacks or numbers differently"
         yield TOKENIZER_NOT_KEPT.finding(name, message)
     inner = next(filter(CHECKPOINT.fullmatch, (path.partition("/")[0] for path in entries)), None)
     nearby = root.parent if CHECKPOINT.fullmatch(root.name) else root / inner if inner else None
@@ -168,7 +168,7 @@ def _other_ids(candidate: Candidate, own: Mapping[str, Path]) -> list[str]:
 
 
 def _added_tokens(base: Read, own: Mapping[str, Path]) -> list[tuple[str, list[str]]]:
-    """Return the tokens that files beside no `tokenizer.json` add to a base's tokenizer, by file."""
+    """Return the tokens that files without a `tokenizer.json` add to a base's tokenizer, by file."""
     names = [] if TOKENIZER in own else [name for name in (ADDED, SETTINGS) if name in own]
     ids = {name: token_ids(_read(own[name]) or b"", name) for name in names}
     base_ids = token_ids(base(TOKENIZER) or b"", TOKENIZER) if any(ids.values()) else None

@@ -49,10 +49,10 @@ class SourceShare(Record):
 
     name: str = described("the adapter")
     retained: float | None = described(
-        "inner product of the new update with the adapter's own over the squared norm of that one: its weight, if nothing else is added to it or lost. None for an update or a weight of zero"
+        "inner product of the new update U and the adapter's own V, over the squared norm of V: the adapter's weight, if the others neither add to V nor cancel it. None for an update or a weight of zero"
     )
     interference: float | None = described(
-        "norm of the new update's difference from the adapter's own, on the inputs that the adapter reads, over the norm of its own: 0 if the new adapter does the same to them"
+        "norm of U - V (see `retained`) on the inputs that the adapter reads, over the norm of V: 0 if the new adapter changes them in the same way"
     )
     worst_module: str | None = described("the module with the most interference")
     worst_interference: float | None = described("interference in `worst_module`")
@@ -220,7 +220,7 @@ def _result(
 
 
 def _share(name: str, weight: float, number: int, figures: Mapping[str, CombinedUpdate]) -> SourceShare:
-    """Return what of one adapter is in the combination, from the figures of each module."""
+    """Return the share of one adapter in the combination, from the figures of each module."""
     modules = {path: figure.sources[number] for path, figure in figures.items() if number in figure.sources}
     nonzero = {path: shared for path, shared in modules.items() if shared.norm}
     if not nonzero:

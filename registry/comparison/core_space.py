@@ -1,14 +1,14 @@
-"""Merge low-rank updates in orthonormal bases that they share: small matrices, of as many rows as there are terms.
+"""Merge low-rank updates in shared orthonormal bases, as small matrices; their rows and columns are at most the sum of the ranks.
 
-- `task_singular_vectors`: TSV-Merge (Gargiulo et al., "Task Singular Vectors", arXiv 2412.00081, section 4.2).  As each update has
-  few singular vectors, all of them are merged: this is also what TSV gives in Core Space.
+- `task_singular_vectors`: TSV-Merge (Gargiulo et al., "Task Singular Vectors", arXiv 2412.00081, section 4.2).  While no
+  update has more singular vectors than TSV takes of it, this equals TSV in Core Space.
 - `in_core_space`: Core Space (Panariello et al., arXiv 2509.17786, section 4).  A weighted sum there is the weighted sum of the updates, so
   only rules that are not linear, such as TIES, differ from `cat`.
 - `knots_basis`: KnOTS (Stoica et al., arXiv 2410.19735, section 4), the basis of outputs in which updates are aligned.
 
 Compared with github.com/AntoAndGar/task_singular_vectors (src/utils/TSVM_utils.py), apanariello4/core-space-merging (task_merger.py) and
-gstoica27/KnOTS (task_merger.py).  Two differences: weights and scales belong to the updates that are merged, and the bases of Core Space come
-from balanced factors, U = (P sqrt S) (sqrt S Q'), so that the result depends on the updates and not on how A and B share them out.
+gstoica27/KnOTS (task_merger.py).  There are two differences.  Weights and scales are applied before the merge.  The bases of Core Space come from
+balanced factors, U = (P sqrt S) (sqrt S Q'), so that the result depends on the updates only, not on the sizes of A and B.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ import numpy as np
 from ..engine.arithmetic import Array
 from .cores import RANK_TOLERANCE, Gram, LowRank
 
-# Of matrices of one shape, the merged one
+# Merges matrices of one shape into a matrix of that shape
 Rule = Callable[[Sequence[Array]], Array]
 
-# Share of the largest singular values of the terms below which float64 Gram matrices know no direction
+# Relative to the terms' largest, singular values below this are rounding: float64 Gram matrices lose their directions
 _LOST = 1e-7
 
-# Singular vectors of several updates that differ by less count as equal: TSV would amplify the difference to full size
+# Singular vectors of several updates that differ by less count as equal, since TSV would amplify the difference
 _EQUAL = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The terms a_k b_k of weighted updates, as columns in an orthonormal basis of all a_k, and in one of all b_k."""
+    """The rank-one terms a_k b_k of weighted updates: the coordinates of a_k and b_k in orthonormal bases of all a_k and all b_k."""
 
-    x: Array  # (terms, terms): X'X are the scalar products of the a_k; its rows are orthogonal
-    y: Array
-    signs: Array  # of the terms' factors
-    first: Array  # what an a_k of the updates is multiplied by to be as long as its column of X
-    second: Array
-    own: tuple[slice, ...]  # the terms of each update
+    x: Array  # (terms, terms): column k is a_k, X'X has the scalar products of the a_k; the rows are orthogonal
+    y: Array  # (terms, terms): the same for the b_k
+    signs: Array  # (terms,): of weight times scale
+    first: Array  # (terms,): factor from column k of the updates' A to a_k
+    second: Array  # (terms,): factor from row k of the updates' B to b_k
+    own: tuple[slice, ...]  # of each update, its terms
 
     @classmethod
     def of(cls, updates: Sequence[LowRank], weights: Sequence[float]) -> Terms:
-        """Return the terms of updates times weights; a term's a and b are equally long."""
+        """Return the terms of updates times weights; a_k and b_k have the same norm."""
         ranks = [update.a.shape[1] for update in updates]
         factors = np.repeat([w * update.scale for w, update in zip(weights, updates, strict=True)], ranks)
         gram = Gram.of([update.a for update in updates], [update.b for update in updates])
         root = np.sqrt(gram.lengths * np.abs(factors))
         x, y = (_root(unit * root * root[:, None]) for unit in (gram.left, gram.right))
-        # The columns of A are `gram.columns` long, the rows of B `gram.lengths / gram.columns`: here all of a term are `root` long.
+        # The norms are `gram.columns` of A's columns, `gram.lengths / gram.columns` of B's rows, and `root` of a_k and b_k.
         first = np.divide(root, gram.columns, out=np.zeros_like(root), where=gram.lengths > 0)
         second = np.divide(root * gram.columns, gram.lengths, out=np.zeros_like(root), where=gram.lengths > 0)
         ends = np.cumsum([0, *ranks]).tolist()
@@ -58,25 +58,25 @@ class Terms:
         return cls(x, y, np.sign(factors), first, second, own)
 
     def core(self, own: slice) -> Array:
-        """Return one weighted update in the two bases."""
+        """Return one weighted update in the two bases, (terms, terms)."""
         core: Array = (self.x[:, own] * self.signs[own]) @ self.y[:, own].T
         return core
 
     def middle(self, core: Array) -> Array:
-        """Return T with X T Y' a matrix whose columns and rows the terms span: what the terms are combined by."""
+        """Return T, (terms, terms), with X T Y' = `core`; the terms must span the columns and rows of `core`."""
         middle: Array = _inverse(self.x) @ core @ _inverse(self.y).T
         return middle
 
     def cut(self, middle: Array, rank: int) -> tuple[Array, Array, Array, Array]:
-        """Return the coefficients (terms, rank) and (rank, terms) of the nearest update of a rank, its core, and all singular values.
+        """Return the nearest update of a rank: coefficients (terms, rank) of A and (rank, terms) of B, the core, all singular values.
 
-        With A'A = X'X and B B' = Y'Y, A T B has the singular values of X T Y' = P S Q'.  Its first factors are A T Y' Q / S and
-        P' X T B: of what is inverted, S, only what is kept counts.  T is a matrix, or the diagonal of one.
+        With A'A = X'X and B B' = Y'Y, A T B has the singular values of X T Y' = P S Q'.  Its factors are A T Y' Q / S and
+        P' X T B, so that only the retained values of S are inverted.  T (`middle`) is a matrix, or the diagonal of one.
         """
         through = _times(self.x, middle)
         ours, values, theirs = np.linalg.svd(through @ self.y.T)
-        # Of the size of the terms, and not of what is left of them: where they cancel, that is rounding.
-        # The rows of X and Y are orthogonal: the longest is their largest singular value.
+        # The bound is relative to the terms and not to their sum: where they cancel, the sum is rounding.
+        # The rows of X and Y are orthogonal, so the largest norm of a row is the largest singular value.
         longest = [float(np.linalg.norm(matrix, axis=1).max(initial=0.0)) for matrix in (self.x, self.y)]
         kept = values[:rank]
         nonzero = kept > _LOST * longest[0] * longest[1]
@@ -88,7 +88,7 @@ class Terms:
         return left * turn * self.first[:, None], right * turn[:, None] * self.second, core, values
 
     def decompositions(self) -> list[tuple[Array, Array, Array]]:
-        """Return the singular vectors P (terms, k) and Q (terms, k) and values S of each update, P S Q', without zeros."""
+        """Return P (terms, k), S (k,) and Q (terms, k) of each update's decomposition P S Q', without singular values of zero."""
         made = []
         for own in self.own:
             lefts, across = np.linalg.qr(self.x[:, own])
@@ -100,10 +100,10 @@ class Terms:
 
 
 def task_singular_vectors(terms: Terms, most: int) -> Array:
-    """Return the core of TSV-Merge: the singular vectors of all updates, made orthogonal, with their singular values.
+    """Return the core of TSV-Merge, (terms, terms): the singular vectors of all updates, made orthogonal, with their singular values.
 
-    The vectors become the nearest orthonormal ones (Procrustes), so that updates do not interfere.  `most` are taken of each update:
-    with T updates of m x n, min(m, n) / T in the paper.
+    The nearest orthonormal vectors (Procrustes) replace them, so that updates do not interfere.  `most` bounds the vectors of each
+    update: in the paper, min(m, n) / T with T updates of m x n.
     """
     parts = [(p[:, :most], s[:most], q[:, :most]) for p, s, q in terms.decompositions()]
     sizes = np.concatenate([s for _, s, _ in parts])
@@ -113,7 +113,7 @@ def task_singular_vectors(terms: Terms, most: int) -> Array:
 
 
 def in_core_space(terms: Terms, rule: Rule) -> Array:
-    """Return the core of updates that a rule merged in Core Space, whose bases are the singular vectors of the stacked factors."""
+    """Return the core, (terms, terms), that a rule makes in Core Space; its bases are the singular vectors of the stacked factors."""
     parts = terms.decompositions()
     left, right = (_span([part[side] * np.sqrt(part[1]) for part in parts]) for side in (0, 2))
     merged = rule([(left.T @ p * s) @ (q.T @ right) for p, s, q in parts])
@@ -122,9 +122,9 @@ def in_core_space(terms: Terms, rule: Rule) -> Array:
 
 
 def knots_basis(terms: Terms) -> tuple[list[Array], Array]:
-    """Return KnOTS' basis of the outputs, as (k, terms) coefficients of the rows of the B, and each update in it, (rank, k) for its A.
+    """Return KnOTS' basis of the outputs: each update in it, (rank, k) for its A, and the basis, (k, terms) for all rows of B.
 
-    The stack of all updates, [U_1' U_2' ...] of n x T m, has these left singular vectors.
+    The basis has the left singular vectors of the stack of all updates, [U_1' U_2' ...] of shape (n, T m).
     """
     basis = _span([q * s for _, s, q in terms.decompositions()])
     rows = (_inverse(terms.y) @ basis).T
@@ -137,14 +137,14 @@ def knots_basis(terms: Terms) -> tuple[list[Array], Array]:
 
 
 def _root(square: Array) -> Array:
-    """Return X with X'X a symmetric matrix without negative eigenvalues; those that rounding made negative are zero."""
+    """Return X with X'X = `square`, which is symmetric; eigenvalues that rounding made negative count as zero."""
     values, vectors = np.linalg.eigh(square)
     root: Array = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
     return root
 
 
 def _inverse(root: Array) -> Array:
-    """Return the pseudo-inverse of a matrix with orthogonal rows; those that are only rounding are zero."""
+    """Return the pseudo-inverse of a matrix with orthogonal rows; rows that are only rounding count as zero."""
     squares = np.einsum("ij,ij->i", root, root)
     long = squares > RANK_TOLERANCE**2 * squares.max(initial=0.0)
     inverse: Array = root.T * np.divide(1.0, squares, out=np.zeros_like(squares), where=long)
@@ -157,7 +157,7 @@ def _times(matrix: Array, middle: Array) -> Array:
 
 
 def signs_of(columns: Array) -> Array:
-    """Return the signs of the columns' largest numbers: which of two signs a singular vector has is for the routine to choose."""
+    """Return the signs of the columns' largest numbers, to fix the sign of singular vectors, which LAPACK chooses."""
     if not columns.size:
         return np.ones(columns.shape[1])
     largest = columns[np.abs(columns).argmax(axis=0), np.arange(columns.shape[1])]
@@ -165,14 +165,14 @@ def signs_of(columns: Array) -> Array:
 
 
 def _span(columns: Sequence[Array]) -> Array:
-    """Return the left singular vectors of a stack of columns, without those of singular values of zero."""
+    """Return the left singular vectors of the columns side by side, without those of singular values of zero."""
     vectors, values, _ = np.linalg.svd(np.concatenate(columns, axis=1), full_matrices=False)
     span: Array = vectors[:, values > RANK_TOLERANCE * values.max(initial=0.0)]
     return span
 
 
 def _orthonormal(columns: Sequence[Array]) -> Array:
-    """Return the orthogonal factor of the polar decomposition of a stack of columns; equal ones share a direction."""
+    """Return the orthogonal polar factor of the columns side by side; equal columns share a direction."""
     ours, values, theirs = np.linalg.svd(np.concatenate(columns, axis=1), full_matrices=False)
     distinct = values > _EQUAL
     factor: Array = ours[:, distinct] @ theirs[distinct]

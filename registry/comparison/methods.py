@@ -5,7 +5,7 @@ in `LoraModel.add_weighted_adapter` of PEFT (peft/tuners/lora/model.py, peft/uti
 
 - `cat`, `svd`: the weighted sum of the updates, whole, or the nearest one of a smaller rank.
 - `linear`, `ties`, `dare` (PEFT's `dare_linear`): weighted sums of the A and of the B, whose distance from that sum is measured.
-- `core`, `knots`, `tsv`, which PEFT does not have: the updates are merged in bases that they share (see `core_space`), by TIES or TSV.
+- `core`, `knots`, `tsv`, which PEFT lacks: merge the updates by TIES or TSV in bases that they share (see `core_space`).
 
 Sources: TIES-Merging (Yadav et al., arXiv 2306.01708); DARE (Yu et al., arXiv 2311.03099).
 """
@@ -27,7 +27,7 @@ Method = Literal["svd", "cat", "linear", "ties", "dare", "core", "knots", "tsv"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 SPARSE = ("ties", "dare")  # Methods that keep a share of the numbers, the density
-ALIGNED = ("core", "knots")  # Methods that apply TIES in a shared basis, where the density may be 1
+ALIGNED = ("core", "knots")  # Methods that apply TIES in a shared basis; the density is optional
 OF_ANY_RANK = ("svd", "tsv", *ALIGNED)  # Methods whose result can be cut to a rank
 OF_ONE_RANK = ("linear", "ties", "dare")  # Methods that add up factors, which must be of one shape for that
 
@@ -54,11 +54,11 @@ class WeightedUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What a combined update has in common with one of the updates, U, that it is made of."""
+    """What a combined update shares with U, one of the updates that were combined."""
 
     product: float  # Frobenius inner product of the new update with U times its weight
     norm: float  # squared norm of U times its weight
-    change: float  # squared norm of new - U on the inputs that U reads, the span of its A
+    change: float  # squared norm of new update - U on the inputs that U reads, the span of its A
 
     @classmethod
     def joined(cls, parts: Sequence[Shared]) -> Shared:
@@ -128,7 +128,7 @@ def combine(
 
 
 def _ties(density: float) -> Rule:
-    """Return TIES-Merging of matrices: trim each, elect the signs, and take the mean of the numbers with that sign."""
+    """Return TIES-Merging: trim each matrix, elect the sign of each entry, and take the mean of the numbers with it."""
 
     def merge(matrices: Sequence[Array]) -> Array:
         trimmed = [largest_kept(_without_rounding(matrix), density) for matrix in matrices]
@@ -138,7 +138,7 @@ def _ties(density: float) -> Rule:
 
 
 def _without_rounding(matrix: Array) -> Array:
-    """Return a matrix with zeros for what rounding left of them: TIES would count it as a number in the mean."""
+    """Return a matrix with zeros in place of rounding errors, which TIES would count in the mean."""
     sizes = np.abs(matrix)
     made: Array = matrix * (sizes > RANK_TOLERANCE * sizes.max(initial=0.0))
     return made
@@ -163,7 +163,7 @@ def _factors_of_terms(parts: Sequence[WeightedUpdate]) -> Array:
 def _shared(
     parts: Sequence[WeightedUpdate], left: Array, right: Array, sums: Array, made: Array
 ) -> dict[int, Shared]:
-    """Return what each update shares with the new one, from scalar products of columns and rows, and the terms' factors in both."""
+    """Return what each update shares with the new one, from scalar products (terms, terms), and the factors (terms,) in sum and new."""
     both, sources, end = left * right, {}, 0
     for part in parts:
         own, end = slice(end, end + part.update.a.shape[1]), end + part.update.a.shape[1]
@@ -176,7 +176,7 @@ def _shared(
 
 
 def _on_inputs(inner: Array, seen: Array, across: Array) -> float:
-    """Return the squared norm of a change on the span of columns, from their scalar products, those with the change, and its rows."""
+    """Return the squared norm of a change D on the span of columns C: C'C is `inner`, C'D is `seen` B, and `across` is `seen` B B'."""
     return max(0.0, float(((np.linalg.pinv(inner, 1e-10, hermitian=True) @ seen) * across).sum()))
 
 
@@ -207,7 +207,7 @@ def _truncated(
 
 
 def _knots(parts: Sequence[WeightedUpdate], rank: int, density: float) -> CombinedUpdate:
-    """Return the updates merged by TIES as KnOTS aligns them: in a basis of the outputs, (m, rank of the basis) each."""
+    """Return the updates merged by TIES in KnOTS' basis of the outputs, where each update is (m, rank of the basis)."""
     terms = Terms.of([part.update for part in parts], [part.weight for part in parts])
     coefficients, b = knots_basis(terms)
     pairs = zip(parts, coefficients, strict=True)
@@ -215,7 +215,7 @@ def _knots(parts: Sequence[WeightedUpdate], rank: int, density: float) -> Combin
     if not np.isfinite(a).all():
         return CombinedUpdate(math.nan, math.nan, math.nan, a, b)
     if len(b) > rank:
-        # The rows of the basis are orthonormal, so that the right singular vectors of A are those of the update.
+        # The rows of the basis are orthonormal, so the update has the singular vectors of A, times the basis.
         vectors = np.linalg.eigh(scalar_products([a]))[1][:, : -rank - 1 : -1]
         vectors = vectors * signs_of(vectors)
         a, b = _tall(a, vectors.astype(np.float32)), vectors.T @ b
@@ -223,7 +223,7 @@ def _knots(parts: Sequence[WeightedUpdate], rank: int, density: float) -> Combin
 
 
 def _rows(parts: Sequence[WeightedUpdate], terms: Terms, coefficients: Array) -> Array:
-    """Return the rows of all B times coefficients (rank, terms)."""
+    """Return coefficients (rank, terms) times the rows of all B: (rank, n), float32."""
     coefficients, pairs = coefficients.astype(np.float32), zip(parts, terms.own, strict=True)
     return np.asarray(sum(_wide(coefficients[:, own], part.update.b) for part, own in pairs))
 

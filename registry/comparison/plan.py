@@ -37,7 +37,7 @@ from .modules import WORKERS, OpenAdapter, common_shape, finite_updates
 MOST = 64  # Adapters that are combined at once: each is an open file
 _MOST_WEIGHT = 1e6
 _MOST_SEED = 1 << 63
-_DENSITY = 0.2  # TIES' default, which retained more than 1 did (benchmarks/merging.py)
+_DENSITY = 0.2  # TIES' default; with 2 and 6 adapters it retained more than 1 (benchmarks/merging.py)
 _LEAST_DENSITY = 1e-6  # `dare` divides by it: with less, numbers no longer fit into float32
 
 
@@ -148,7 +148,7 @@ def plan(adapters: Sequence[OpenAdapter], choice: CombineOptions) -> CombinePlan
     if choice.method in OF_ONE_RANK:
         for module in modules:
             _require_one_rank(adapters, module, choice.method)
-    # What `core`, `knots` and `tsv` have disentangled has as many directions as all updates together.
+    # The result of `core`, `knots` and `tsv` has up to as many directions as all updates together.
     default = sum(ranks) if choice.method in ("cat", "tsv", *ALIGNED) else max(ranks)
     rank = choice.rank if choice.rank is not None else default
     if rank < 1:

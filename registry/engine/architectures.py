@@ -34,8 +34,8 @@ class TensorNames:
         return dropped_names & set(names)
 
 
-TENSOR_SCALE = "weight_scale_2"  # ModelOpt's name of the scale of a tensor
-TENSOR_SCALED = "nvfp4_tensor_scale"  # no mode of MLX: NVFP4 with a float32 scale for each tensor
+TENSOR_SCALE = "weight_scale_2"  # ModelOpt's name for the scale of a whole tensor
+TENSOR_SCALED = "nvfp4_tensor_scale"  # fusery's name, not a mode of MLX: NVFP4 with a float32 scale for each tensor
 
 _ROTARY = ("self_attn.rotary_emb.inv_freq",)
 _ROPE = ("attention.rope.inv_freq",)
@@ -151,7 +151,7 @@ def require_by_name(config: Mapping[str, Any], *, written_by_mlx: bool) -> None:
 
 
 def require_plain_quantization(files: Collection[str], config: Mapping[str, Any]) -> None:
-    """Raise unless the base is not quantised, or as MLX or ModelOpt's NVFP4 does it."""
+    """Raise if the base is quantised in a format other than MLX's and ModelOpt's NVFP4."""
     if config.get("quantize_activations"):
         raise FusionUnsupportedError("a base with quantised activations cannot be fused, nor by mlx-lm")
     quantization = config.get("quantization")

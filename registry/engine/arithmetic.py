@@ -96,7 +96,7 @@ class Update:
     left: Array  # float32 (rank, rows): `scale * lora_b`, or of an embedding `scale * lora_a.T`
     right: Array  # float32 (rank, columns): `lora_a.T`, or `lora_b`
     form: Format  # format in which MLX holds the product
-    after: float = 1.0  # the scale where it is multiplied into the product, as PEFT does, not into `left`
+    after: float = 1.0  # a scale to multiply the product by, as PEFT does; 1 if `left` contains the scale
 
     @classmethod
     def of(
@@ -115,7 +115,7 @@ class Update:
         return cls(np.ascontiguousarray(left), np.ascontiguousarray(right), form)
 
     def round_product(self, delta: Array, scratch: Array, out: Array) -> None:
-        """Round the product as PEFT's `get_delta_weight` does on a GPU, before and after it is multiplied by the scale, into `out`."""
+        """Write the product times `after` into `out`, rounded before and after, as PEFT's `get_delta_weight` does on a GPU."""
         round_to(delta, self.form, scratch, out)
         np.multiply(out, _F32(self.after), out=out)
         round_to(out, self.form, scratch, out)

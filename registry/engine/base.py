@@ -67,7 +67,7 @@ class OwnLayout:
 
 @dataclass(frozen=True, slots=True)
 class ModelOptLayout(OwnLayout):
-    """The layout of NVIDIA's ModelOpt: bytes as in MLX's nvfp4, under other names, dtypes and shapes, and a scale for each tensor."""
+    """The layout of NVIDIA's ModelOpt: the bytes of MLX's nvfp4 with other names, dtypes and shapes, and a scale for each tensor."""
 
     def entries(self, name: str, dtype: str, shape: tuple[int, ...]) -> list[Entry]:
         """Return the tensor that stands for one of MLX's."""
@@ -138,7 +138,7 @@ class Base:
         return entry if isinstance(entry, Mapping) else {}
 
     def without_tensor_scales(self) -> Base:
-        """Return a base of ModelOpt for a model in another format: without scales of tensors and of activations."""
+        """Return the base without ModelOpt's scales of tensors and activations, for a model in another format."""
         if not isinstance(self.own, ModelOptLayout):
             return self
         kept = {

@@ -93,7 +93,7 @@ def fuse_rows(
         if not np.isfinite(intended).all():
             raise NotFiniteError
         np.subtract(intended, block.base, out=block.delta)
-        if target.grid is None and kind.once:  # the numbers on the grid, as plain ones
+        if target.grid is None and kind.once:  # write the dequantised numbers
             np.copyto(block.new, intended)
     if target.dither:
         assert change is not None and change.thresholds is not None

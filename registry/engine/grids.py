@@ -21,7 +21,7 @@ AnyGrid = Grid | FloatGrid
 
 AFFINE = "affine"
 _PLAIN = {"bits": 4, "group_size": 64, "mode": AFFINE}
-_LEAST_SCALE = 2.0**-121  # a smaller one, times the smallest scale of a group, may have no finite reciprocal
+_LEAST_SCALE = 2.0**-121  # times the smallest scale of a group, a smaller one may have no finite reciprocal
 _BY_SHAPE = {(grid.bits, grid.group_size): mode for mode, grid in MODES.items()}
 
 
@@ -83,7 +83,7 @@ def _with_tensor_scale(base: Base, module: str, weight: Source, scales: Source, 
         file.seek(scale.tensor.begin)
         (value,) = np.frombuffer(file.read(4), "<f4")
     if not _LEAST_SCALE <= value < np.inf:
-        raise FusionUnsupportedError(f"invalid {module}.{TENSOR_SCALE}: {value:g} (a positive number)")
+        raise FusionUnsupportedError(f"invalid {module}.{TENSOR_SCALE}: {value:g} (a finite number, at least 2^-121)")
     return replace(grid, tensor_scale=float(value))
 
 

@@ -87,7 +87,7 @@ class FloatGrid(Packing):
 
     mode: str
     form: Format = BF16
-    tensor_scale: float | None = None  # multiplies every number of the tensor: nvfp4 alone
+    tensor_scale: float | None = None  # multiplies every number of the tensor; for nvfp4 only
 
     @property
     def stored(self) -> np.dtype[Any]:
@@ -231,7 +231,7 @@ def _encode_8(values: Array, magnitudes: Array, codes: Array) -> None:
 def _quantize_scaled(
     values: Array, magnitudes: Array, peaks: Array, tensor_scale: Any, codes: Array
 ) -> Array:
-    """Do what `FloatGrid.quantize` does, in the steps of torchao: codes are nearest with ties to even, and zeros keep their sign."""
+    """Quantise as `FloatGrid.quantize`, but in the steps of torchao: round codes to nearest, ties to even; zeros keep their sign."""
     if not np.isfinite(peaks).all():
         raise NotFiniteError("not every number is finite")
     # A group of zeros has the smallest normal scale.

@@ -71,7 +71,7 @@ class _Opened:
             except _REFUSALS as error:
                 message = f"mlx-lm cannot load this base: {_reason(error)}"
                 if has_tensor_scales(config):
-                    message = "NVFP4 with a scale per tensor is read only of architectures whose tensors mlx-lm does not rearrange"
+                    message = "NVFP4 with a scale per tensor: fusery supports only architectures whose tensors mlx-lm does not rearrange"
                 raise FusionUnsupportedError(message) from error
 
     def parameters(self) -> list[tuple[str, Any]]:

@@ -205,7 +205,7 @@ def _module(
         )
     aware = None
     if scaled:
-        aware = grid  # with the base's own scale for the tensor; a module that the base has in 16 bits was trained in those
+        aware = grid  # with the base's scale for the tensor; None for a module that the base has in 16 bits, as in the training
     elif parts and policy.aware is not None and columns % policy.aware.group_size == 0:
         # A module without groups of that size was not trained through it.
         aware = policy.aware.grid(target.grid.form if isinstance(target.grid, Grid) else target.form)

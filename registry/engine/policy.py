@@ -63,7 +63,7 @@ class Quantize:
         """Return the grid for weights of a format."""
         if self.mode == TENSOR_SCALED:
             raise FusionUnsupportedError(
-                "only a base has NVFP4 with a scale per tensor: nothing is quantised to it"
+                "cannot quantise to NVFP4 with a scale per tensor: only bases have this format"
             )
         return Grid(self.bits, self.group_size, form) if self.mode == AFFINE else MODES[self.mode]
 
@@ -114,7 +114,7 @@ class WritePolicy:
         if grid is None or self.precision == DEQUANTIZE:
             return WriteTarget(None, plain)
         if isinstance(grid, FloatGrid) and grid.tensor_scale is not None and self.precision != KEEP:
-            message = f"{self.precision} is not written of {path}, which has a scale for the whole tensor"
+            message = f"cannot write {path} with precision {self.precision}: it has a scale for the whole tensor"
             raise FusionUnsupportedError(message, hint="--as keep, --as 16bit")
         sound = adapted and not rescaled and plain is grid.form and isinstance(grid, Grid)
         sound &= self.aware is None and self.precision in (DITHER, MIXED)

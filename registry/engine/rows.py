@@ -33,7 +33,7 @@ class RowsFormat:
     plain: Format  # format of the sum's
     grid: AnyGrid | None  # how the base's are quantised, None for plain numbers
     target: WriteTarget
-    once: bool = False  # DoRA is rounded at its end; of LoRA the sum alone, as PEFT does
+    once: bool = False  # round DoRA's result only; do not round LoRA's update to `form`, as PEFT
     aware: AnyGrid | None = None  # the grid that the update was trained through, None for none
 
     @property

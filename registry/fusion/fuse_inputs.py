@@ -104,11 +104,11 @@ class FuseInputs:
 
     @property
     def aware_precisions(self) -> tuple[Precision, ...]:
-        """The precisions that write all adapted modules with the numbers that the adapter was trained through."""
+        """The precisions that write all adapted modules with the numbers of the adapter's training."""
         weights, targets = self.base.weights, self.adapter.target_modules
         if self.aware is None or not keeps_format(weights, targets, self.quantization, self.aware):
             return ()
-        # MLX has no such format: there the same numbers are used in 16 bits.
+        # MLX lacks this format, and uses the same numbers in 16 bits.
         return ("keep", "dequantize") if self.aware["mode"] == TENSOR_SCALED else ("keep",)
 
     @property
@@ -190,7 +190,7 @@ class InputFiles:
 
     @cached_property
     def _tokenized(self) -> dict[str, Path]:
-        """The base's files with the adapter's tokenizer, and with its end token among the ends of an answer."""
+        """The base's files with the adapter's tokenizer, and its end token in the generation settings."""
         files = with_tokenizer(self.base, self.adapters[0])
         if (generation := with_own_end(self.base, files)) is not None:
             files[GENERATION] = self._scratch / GENERATION

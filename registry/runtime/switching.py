@@ -28,7 +28,7 @@ _MERGE_AWARE = ("quantization_aware", "nvfp4_merge_aware")
 """Entries of a configuration that declare a merge-aware adapter, which must be fused."""
 
 INVOCATION = "alora_invocation_tokens"
-"""The entry of a configuration with the tokens from which on an aLoRA is active."""
+"""The entry of a configuration with the ids of an aLoRA's invocation tokens."""
 
 _REFUSALS = OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, AssertionError
 """Errors of mlx and mlx-lm for an adapter that does not fit the model."""
@@ -54,10 +54,10 @@ class Resident:
     modules: int  # adapted layers
     places: tuple[LayerPlace, ...] = field(repr=False)  # of an adapter that the base model is switched to
     nbytes: int
-    invocation: tuple[int, ...] = ()  # tokens from which on an aLoRA is active; empty for any other adapter
+    invocation: tuple[int, ...] = ()  # an aLoRA's invocation tokens; empty for any other adapter
 
     def active_from(self, tokens: Sequence[int]) -> int | None:
-        """Return the first token of a prompt that the adapter is active on; None for none."""
+        """Return the index of the first token that the adapter is active on; None if an aLoRA is not invoked."""
         # As `calculate_alora_offsets` of peft 0.21.2: the last invocation tokens of the prompt count, and without any
         # the base alone answers.
         count = len(self.invocation)
@@ -137,7 +137,7 @@ class Switchboard:
             raise AdapterError(f"the adapter {name} does not fit the base: {sentence(error)}") from error
 
         if invocation and not stacked:
-            raise AdapterError(f"the adapter {name} is an aLoRA, which a base of this class cannot have")
+            raise AdapterError(f"the adapter {name} is an aLoRA, which fusery cannot serve on a base of this class")
 
         def gone() -> None:
             self._gone.append(number)
@@ -258,7 +258,7 @@ def _keeps_layers(model: Any) -> bool:
 
 
 def _required_config(name: str, folder: Path) -> Mapping[str, Any]:
-    """Return the configuration of an adapter that can be loaded."""
+    """Return an adapter's configuration; raise `AdapterError` if the adapter cannot be loaded."""
     try:
         config: Any = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -202,12 +202,12 @@ def check_table(session: Session, table: Table, among: str = "true") -> Iterator
             yield Problem("value_respelled", f"{table.name}.{name} {key}", message)
     for check, refused in sorted(checks.items()):
         for *_, key in _rows(session, table, keys[0].name, refused):
-            message = f"the check {check} refuses row {key} of {table.name}, and it is there"
+            message = f"row {key} of {table.name} violates the check {check}"
             yield Problem("row_forbidden", f"{table.name} {key}", message)
 
 
 def _any_row(session: Session, table: Table, conditions: Sequence[str]) -> bool:
-    """Return whether a row meets one of the conditions: one query reads a sound table once."""
+    """Return whether a row meets one of the conditions; this reads the table once."""
     wanted = " OR ".join(f"({condition})" for condition in conditions) or "false"
     query, options = f'SELECT 1 FROM "{table.name}" WHERE {wanted} LIMIT 1', {"no_parameters": True}
     return session.connection().exec_driver_sql(query, execution_options=options).first() is not None

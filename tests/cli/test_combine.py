@@ -29,7 +29,7 @@ def test_refusals_register_nothing(stocked: Fusery) -> None:
     assert stocked("list", "-q").out == before
 
 
-def test_interference_is_shown_before_and_the_measurement_named_after(stocked: Fusery) -> None:
+def test_interference_is_shown_and_the_next_command_named(stocked: Fusery) -> None:
     both = ("combine", "course_rec@1", "course_rec@2", "--task", "both", "--method", "tsv")
     before = stocked(*both, "--dry-run")
     [line] = [line for line in before.out.splitlines() if line.startswith("retains")]

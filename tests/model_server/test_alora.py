@@ -1,4 +1,4 @@
-"""aLoRA: the base computes a prompt up to the invocation tokens, and its cache of that is shared."""
+"""aLoRA: the base computes a prompt up to the invocation tokens, and aLoRAs share this cache."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Reference = Callable[[Path | None, Sequence[int], int], Any]
 
 @pytest.fixture(scope="module")
 def reference(small_base: Path) -> Reference:
-    """Greedy answers of mlx-lm: the base computes `start` tokens into a cache, and the adapter goes on with it."""
+    """Return mlx-lm's greedy answer: the base computes `start` tokens into a cache, and the adapter continues."""
     base = load(str(small_base))[0]
 
     def answer(adapter: Path | None, tokens: Sequence[int], start: int) -> Any:

@@ -40,10 +40,10 @@ def test_it_is_registered_with_its_tokens(registry: Registry, alora: Path, tmp_p
     assert digest_file(exported / "adapter_config.json") == digest_file(alora / "adapter_config.json")
 
 
-def test_the_cache_of_one_serves_another(
+def test_aloras_share_the_prompt_cache(
     registry: Registry, alora: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    """A bundle's server counts what it took from the cache: all tokens before the invocation."""
+    """A bundle's server counts the tokens from the cache: all before the invocation."""
     other = make_peft(tmp_path / "other", tiny_base, seed=1, alora_invocation_tokens=[9])
     names = [
         registry.adapters.register(folder, base="tiny", task=task).name
@@ -107,7 +107,7 @@ def test_uses_where_it_would_always_be_active_are_refused(
     ],
     ids=str,
 )
-def test_what_peft_activates_always_is_refused(
+def test_parts_that_peft_always_activates_are_refused(
     registry: Registry, alora: Path, fields: dict[str, object]
 ) -> None:
     edit_config(alora, **fields)

@@ -138,7 +138,7 @@ def test_16_bits_hold_the_numbers_of_the_training(sqlite_registry: Registry, tmp
 def test_the_sum_is_rounded_as_in_the_training(
     sqlite_registry: Registry, tmp_path: Path, dtype: tiny_models.FloatType, alpha: int
 ) -> None:
-    """A module that the checkpoint has in 16 bits is added up in the same way, and not quantised."""
+    """The update of a 16-bit module is added in the same way, and the sum is not quantised."""
     base = add_base(
         sqlite_registry, tmp_path / "base", kind="qwen3", hidden=64, intermediate=80, dense=["o_proj"]
     )

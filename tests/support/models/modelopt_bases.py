@@ -25,7 +25,7 @@ QUANTIZATION = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["l
 
 
 def nearest(values: Array, table: Array) -> Array:
-    """Return the place of the nearest number of a table, the even place of two that are as near."""
+    """Return the index of the nearest number of a table; of two equally near, the even index."""
     between = (table[:-1] + table[1:]) / 2
     lower = np.searchsorted(between, values)
     tied = np.append(between, np.inf)[lower] == values

@@ -1,4 +1,4 @@
-"""The real torchao, whose NVFP4 Axolotl trains through, asked by tests; with a file's name it writes the golden vectors.
+"""The installed torchao, whose NVFP4 Axolotl trains through, as a reference for tests; with a file's name it writes the golden vectors.
 
 `TORCHAO_PYTHON` names an interpreter with torch and torchao; tests are skipped without.  Numbers of 16 bits travel as uint16.
 """
@@ -22,7 +22,7 @@ def quantize(weight: list[list[int]], tensor_scale: float) -> dict[str, object]:
     scale = torch.tensor(tensor_scale, dtype=torch.float32)
     scales, packed = nvfp4_quantize(stored, 16, scale)
     scales = scales.view(len(weight), -1)
-    # Of three dimensions, as Axolotl's loader has it: torchao 0.17 rounds the product with one of none to bfloat16.
+    # Three dimensions, as in Axolotl's loader: torchao 0.17 rounds the product with a scalar scale to bfloat16.
     tensor = NVFP4Tensor(packed, scales, 16, torch.bfloat16, per_tensor_scale=scale.view(1, 1, 1))
     numbers = tensor.dequantize(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
     return {
