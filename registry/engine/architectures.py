@@ -35,7 +35,7 @@ class TensorNames:
 
 
 TENSOR_SCALE = "weight_scale_2"  # ModelOpt's name for the scale of a whole tensor
-TENSOR_SCALED = "nvfp4_tensor_scale"  # fusery's name, not a mode of MLX: NVFP4 with a float32 scale for each tensor
+TENSOR_SCALED = "nvfp4_tensor_scale"  # not a mode of MLX: NVFP4 with a float32 scale for each tensor
 
 _ROTARY = ("self_attn.rotary_emb.inv_freq",)
 _ROPE = ("attention.rope.inv_freq",)

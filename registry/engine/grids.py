@@ -83,7 +83,7 @@ def _with_tensor_scale(base: Base, module: str, weight: Source, scales: Source, 
         file.seek(scale.tensor.begin)
         (value,) = np.frombuffer(file.read(4), "<f4")
     if not _LEAST_SCALE <= value < np.inf:
-        raise FusionUnsupportedError(f"invalid {module}.{TENSOR_SCALE}: {value:g} (a finite number, at least 2^-121)")
+        raise FusionUnsupportedError(f"invalid {module}.{TENSOR_SCALE}: {value:g} (2^-121 or more, finite)")
     return replace(grid, tensor_scale=float(value))
 
 

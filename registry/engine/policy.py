@@ -114,7 +114,7 @@ class WritePolicy:
         if grid is None or self.precision == DEQUANTIZE:
             return WriteTarget(None, plain)
         if isinstance(grid, FloatGrid) and grid.tensor_scale is not None and self.precision != KEEP:
-            message = f"cannot write {path} with precision {self.precision}: it has a scale for the whole tensor"
+            message = f"cannot write {path} as {self.precision}: it has a scale for the whole tensor"
             raise FusionUnsupportedError(message, hint="--as keep, --as 16bit")
         sound = adapted and not rescaled and plain is grid.form and isinstance(grid, Grid)
         sound &= self.aware is None and self.precision in (DITHER, MIXED)

@@ -137,7 +137,7 @@ class Switchboard:
             raise AdapterError(f"the adapter {name} does not fit the base: {sentence(error)}") from error
 
         if invocation and not stacked:
-            raise AdapterError(f"the adapter {name} is an aLoRA, which fusery cannot serve on a base of this class")
+            raise AdapterError(f"the adapter {name} is an aLoRA, which no base of this class can serve")
 
         def gone() -> None:
             self._gone.append(number)
