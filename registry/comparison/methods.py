@@ -128,10 +128,13 @@ def combine(
 
 
 def _ties(density: float) -> Rule:
-    """Return TIES-Merging: trim each matrix, elect the sign of each entry, and take the mean of the numbers with it."""
+    """Return TIES-Merging: trim each matrix, elect the sign of each entry, and take the mean of the numbers with it.
+
+    As in the authors' code, trimming keeps one number or more: matrices in a shared basis are small.
+    """
 
     def merge(matrices: Sequence[Array]) -> Array:
-        trimmed = [largest_kept(_without_rounding(matrix), density) for matrix in matrices]
+        trimmed = [largest_kept(_without_rounding(matrix), density, least=1) for matrix in matrices]
         return _elected(trimmed, [np.float32(1)] * len(matrices))
 
     return merge
@@ -187,10 +190,9 @@ def _truncated(
     terms = Terms.of([part.update for part in parts], [part.weight for part in parts])
     middle = terms.signs if merge is None else terms.middle(merge(terms))
     left, right, core, values = terms.cut(middle, rank)
-    cores = [terms.core(own) for own in terms.own]
     sources = {}
-    for part, own, alone in zip(parts, terms.own, cores, strict=True):
-        columns = terms.x[:, own]
+    for part, own in zip(parts, terms.own, strict=True):
+        columns, alone = terms.x[:, own], terms.core(own)  # one at a time: each is as large as the sum
         seen = columns.T @ (core - alone / (part.weight or 1.0))
         changed = _on_inputs(columns.T @ columns, seen, seen)
         sources[part.number] = Shared(float((core * alone).sum()), float(np.square(alone).sum()), changed)
@@ -198,7 +200,7 @@ def _truncated(
     norm, square = float(squares.sum()), float(squares[:rank].sum())
     product = square
     if merge is not None:
-        whole = sum(cores[1:], start=cores[0])
+        whole = terms.core(slice(None))
         norm, product = float(np.square(whole).sum()), float((core * whole).sum())
     left = left.astype(np.float32)
     a = np.asarray(sum(_tall(part.update.a, left[own]) for part, own in zip(parts, terms.own, strict=True)))
@@ -277,11 +279,11 @@ def _sum(tensors: Sequence[Array], weights: Sequence[np.float32]) -> Array:
     return total
 
 
-def largest_kept(tensor: Array, density: float) -> Array:
+def largest_kept(tensor: Array, density: float, *, least: int = 0) -> Array:
     """Return a tensor with its largest numbers alone, and zeros: TIES' trim, PEFT's `magnitude_based_pruning`."""
     if density >= 1:
         return tensor
-    kept = int(density * tensor.size)
+    kept = max(min(least, tensor.size), int(density * tensor.size))
     if not kept:
         return np.zeros_like(tensor)
     sizes = np.abs(tensor).reshape(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def ties(matrices: list[Array], density: float) -> Array:
     trimmed = []
     for matrix in matrices:
         matrix = np.where(np.abs(matrix) > 1e-6 * np.abs(matrix).max(), matrix, 0.0)
-        order = np.argsort(-np.abs(matrix), axis=None)[: int(density * matrix.size)]
+        order = np.argsort(-np.abs(matrix), axis=None)[: max(1, int(density * matrix.size))]
         kept = np.zeros(matrix.size)
         kept[order] = matrix.ravel()[order]
         trimmed.append(kept)
@@ -198,6 +199,27 @@ def test_updates_of_zero_leave_zero_or_the_others(method: Method) -> None:
     assert nothing.retained is None
     both = combine([part, WeightedUpdate(1, zero, 1.0), WeightedUpdate(2, part.update, 0.0)], method, rank=4)
     assert near(product(both), dense(part))
+
+
+@pytest.mark.parametrize("method", MERGED)
+@pytest.mark.parametrize("ranks", [[1], [2], [1, 1]], ids=str)
+def test_the_default_density_retains_something_of_small_ranks(method: Method, ranks: list[int]) -> None:
+    made = combine(updates(5, ranks), method, rank=sum(ranks), density=0.2)
+    assert product(made).any()
+    assert made.retained is not None and made.retained > 0.1
+
+
+@pytest.mark.parametrize("method", ["svd", "tsv"])
+def test_memory_does_not_grow_with_the_number_of_adapters(method: Method) -> None:
+    parts = updates(6, [4] * 32)
+    tracemalloc.start()
+    try:
+        combine(parts, method, rank=4)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    terms = sum(part.update.a.shape[1] for part in parts)
+    assert peak < 16 * 8 * terms**2  # bytes of matrices (terms, terms); there are 32 adapters
 
 
 @pytest.mark.parametrize("method", MERGED)
