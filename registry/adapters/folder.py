@@ -24,6 +24,7 @@ from .mlx_config import (
     validated,
     weights_header,
 )
+from .peft_config import check_invocation
 from .tokenizer_files import TOKENIZER_FILES, is_tokenizer_file, own_tokenizer, refusal
 from .whole import WholeTensors
 
@@ -118,7 +119,9 @@ def read_adapter_folder(
     header = weights_header(files, WEIGHTS, problems)
     modules, unexpected = lora_modules(header)
     read = (path, files, config, raw, metadata, header, modules, unexpected)
-    return AdapterFolder(*read, tuple(problems), left_out=left_out)
+    # fusery's own server runs an aLoRA in this form, too.
+    invocation = check_invocation({**raw, "use_dora": config.method == "dora"}, embedding=False)
+    return AdapterFolder(*read, tuple(problems), remarks=tuple(invocation), left_out=left_out)
 
 
 def _find_files(path: Path, run: Path | None) -> tuple[dict[str, SourceFile], dict[str, str]]:

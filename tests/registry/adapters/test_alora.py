@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from peft_folders import edit_config, make_peft
 from serving_server import served
+from tiny_models import make_adapter
 
 from fusery.registry import Registry
 from fusery.registry.adapters.trained_through import ALORA, INVOCATION
@@ -38,6 +39,21 @@ def test_it_is_registered_with_its_tokens(registry: Registry, alora: Path, tmp_p
     # PEFT's form is exported as it is.
     exported = Path(registry.exchange.export("one@1", tmp_path / "out")["path"])
     assert digest_file(exported / "adapter_config.json") == digest_file(alora / "adapter_config.json")
+
+
+def test_one_in_mlx_s_form_is_registered_as_an_alora(
+    registry: Registry, alora: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    """A bundle's folder has this form."""
+    folder = make_adapter(tmp_path / "mlx", tiny_base)
+    edit_config(folder, **{INVOCATION: TOKENS})
+    findings = registry.adapters.register(folder, base="tiny", task="one")["findings"]
+    assert ALORA in [finding["code"] for finding in findings]
+    for fields in ({INVOCATION: [-1]}, {INVOCATION: "7"}, {INVOCATION: TOKENS, "fine_tune_type": "dora"}):
+        edit_config(folder, **fields)
+        with pytest.raises(AdmissionError) as caught:
+            registry.adapters.register(folder, base="tiny", task="two")
+        assert "peft_variant" in {finding.code for finding in caught.value.findings}
 
 
 def test_aloras_share_the_prompt_cache(
