@@ -14,7 +14,7 @@ from .files import CONFIG
 from .finding import Finding
 from .patterns import Budget, PatternError, full_match
 from .tensors import group_of
-from .trained_through import ALORA, INVOCATION, MERGE_AWARE
+from .trained_through import ALORA, INVOCATION, MERGE_AWARE, MOST_INVOCATION
 
 MERGE = "merge it with PEFT's merge_and_unload, save it, and run: fusery base add FOLDER"
 TRAIN = "serve it with PEFT itself, or train a LoRA"
@@ -263,8 +263,10 @@ def check_invocation(raw: Mapping[str, Any], *, embedding: bool) -> Iterator[Fin
     """Yield an info finding with an aLoRA's invocation tokens, or an error; `embedding`: whether it adapts one."""
     if not (tokens := raw.get(INVOCATION)):
         return
-    if not isinstance(tokens, list) or not all(type(token) is int and token >= 0 for token in tokens):
-        yield _refused("peft_variant", INVOCATION, tokens, "is not a list of token ids", RESTORE)
+    ids = tokens if isinstance(tokens, list) and len(tokens) <= MOST_INVOCATION else [None]
+    if not all(type(token) is int and 0 <= token < 1 << 31 for token in ids):
+        what = f"is not a list of token ids, {MOST_INVOCATION} at most"
+        yield _refused("peft_variant", INVOCATION, tokens, what, RESTORE)
     elif parts := [name for name in _NEVER_ACTIVATED if raw.get(name)] + ["an embedding"] * embedding:
         message = f"an aLoRA with {' and '.join(parts)} is not supported: PEFT activates linear layers only"
         yield Finding("peft_variant", "error", CONFIG, message, "train linear layers only")

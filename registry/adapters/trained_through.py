@@ -21,6 +21,7 @@ from ..errors import BadInputError, FusionUnsupportedError
 QUANTIZATION_AWARE = "quantization_aware"  # The entry for a format of MLX
 NVFP4_MERGE_AWARE = "nvfp4_merge_aware"  # Axolotl's entry
 INVOCATION = "alora_invocation_tokens"  # PEFT's entry of an aLoRA: ids of tokens
+MOST_INVOCATION = 1_000  # tokens: a server searches each prompt for them
 ALORA = "peft_alora"  # The code of the finding that an adapter is an aLoRA
 # The entries to keep when an adapter is converted to another form.
 MERGE_AWARE = (QUANTIZATION_AWARE, NVFP4_MERGE_AWARE)

@@ -130,7 +130,7 @@ def combine(
 def _ties(density: float) -> Rule:
     """Return TIES-Merging: trim each matrix, elect the sign of each entry, and take the mean of the numbers with it.
 
-    As in the authors' code, trimming keeps one number or more: matrices in a shared basis are small.
+    Trimming keeps one number or more: matrices in a shared basis are small.
     """
 
     def merge(matrices: Sequence[Array]) -> Array:

@@ -27,6 +27,7 @@ CONFIG = "adapter_config.json"
 _MERGE_AWARE = ("quantization_aware", "nvfp4_merge_aware")
 """Entries of a configuration that declare a merge-aware adapter, which must be fused."""
 
+MOST_INVOCATION = 1_000  # tokens: each prompt is searched for them
 INVOCATION = "alora_invocation_tokens"
 """The entry of a configuration with the ids of an aLoRA's invocation tokens."""
 
@@ -277,7 +278,8 @@ def _required_config(name: str, folder: Path) -> Mapping[str, Any]:
 
 def _invocation(name: str, config: Mapping[str, Any]) -> tuple[int, ...]:
     tokens = config.get(INVOCATION) or []
-    if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+    ids = tokens if isinstance(tokens, list) and len(tokens) <= MOST_INVOCATION else [None]
+    if not all(type(token) is int for token in ids):
         raise AdapterError(f"invalid {INVOCATION} of the adapter {name}")
     return tuple(tokens)
 

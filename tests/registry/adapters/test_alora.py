@@ -116,6 +116,8 @@ def test_uses_where_it_would_always_be_active_are_refused(
         {INVOCATION: "7"},
         {INVOCATION: [-1]},
         {INVOCATION: [True]},
+        {INVOCATION: [7] * 1_001},
+        {INVOCATION: [1 << 31]},
         {"use_dora": True},
         {"modules_to_save": ["lm_head"]},
         {"trainable_token_indices": [1]},
