@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelopt_bases import make_modelopt
+from peft_folders import peers_python
 from tensor_files import Raw, load_raw, write_tensors
 
 from fusery.registry.engine.affine import pack, unpack
@@ -102,14 +102,13 @@ def test_every_code_with_every_scale_is_dequantised(tensor_scale: float) -> None
     np.testing.assert_array_equal(encode(ours.T, BF16), encode(theirs, BF16))
 
 
+@pytest.mark.slow
 def test_the_installed_torchao_does_the_same() -> None:
-    if (python := os.environ.get("TORCHAO_PYTHON")) is None:
-        pytest.skip("needs torchao: TORCHAO_PYTHON names an interpreter that has it")
     for seed, spread in enumerate((0, 1, 4, 12, 40)):
         stored = weights(seed, 24, 8, spread)
         for factor in (1.0, 0.3, 7.0):
             scale = float(np.float32(np.abs(decode(stored, BF16)).max() * factor) / np.float32(2688))
-            theirs = json_peers.ask(Path(python), "torchao_peer.py", "quantize", stored.tolist(), scale)
+            theirs = json_peers.ask(peers_python(), "torchao_peer.py", "quantize", stored.tolist(), scale)
             expected = tuple(np.array(theirs[part]) for part in ("codes", "scales", "numbers"))
             assert_equal(quantized(stored, scale), expected)
 

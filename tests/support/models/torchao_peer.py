@@ -1,6 +1,6 @@
 """The installed torchao, whose NVFP4 Axolotl trains through, as a reference for tests; with a file's name it writes the golden vectors.
 
-`TORCHAO_PYTHON` names an interpreter with torch and torchao; tests are skipped without.  Numbers of 16 bits travel as uint16.
+requirements/peft.txt has torch and torchao.  Numbers of 16 bits travel as uint16.
 """
 
 from __future__ import annotations
