@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +71,14 @@ def table(text: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def fusery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+def fusery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
     monkeypatch.setenv("FUSERY_USER", "tester")
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.chdir(tmp_path)
     root = changed_copy(tmp_path / "tree", change, MOST)
     monkeypatch.setenv("PYTHONPATH", str(root))
-    return ChangedCopy(root, tmp_path).fusery
+    with ChangedCopy(root, tmp_path) as copy:
+        yield copy.fusery
 
 
 @pytest.mark.slow

@@ -62,7 +62,11 @@ def test_one_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("PYTHONPATH", str(root)), ("FUSERY_USER", "tester"), ("COLUMNS", "400")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    copy = ChangedCopy(root, tmp_path)
+    with ChangedCopy(root, tmp_path) as copy:
+        _try_everywhere(copy, tmp_path, monkeypatch)
+
+
+def _try_everywhere(copy: ChangedCopy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_models.make_base(tmp_path / "tiny")
     for seed in (1, 2):
         tiny_models.make_adapter(tmp_path / f"adapter{seed}", base, seed=seed)

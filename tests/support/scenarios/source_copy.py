@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 # The last of such options counts.
 _SCRIPT = """#!/bin/sh
@@ -27,50 +27,70 @@ def make_quick_compiler(folder: Path) -> Path:
 
 MAIN = "from fusery.cli.start import start; start()"
 _COMMANDS = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from fusery.cli.main import run
-printed = []
-for words in json.load(sys.stdin):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = run(words)
-    printed.append([code, out.getvalue(), err.getvalue()])
-print(json.dumps(printed))
+for line in sys.stdin:
+    environment, commands = json.loads(line)
+    os.environ.update(environment)
+    printed = []
+    for words in commands:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run(words)
+        printed.append([code, out.getvalue(), err.getvalue()])
+    print(json.dumps(printed), flush=True)
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChangedCopy:
+    """Commands of a changed copy, all in one process; use it as a context manager."""
+
     root: Path
     folder: Path
+    process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            self._program(_COMMANDS), stdin=subprocess.PIPE, stdout=subprocess.PIPE, **self._place()
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process is not None
+        self.process.communicate()
 
     def fusery(self, *commands: str, home: str = "home") -> list[str]:
         registry = home if "://" in home else str(self.folder / home)
-        asked = json.dumps([command.split() for command in commands])
-        printed: list[tuple[int, str, str]] = self.python(_COMMANDS, asked, FUSERY_REGISTRY=registry)
+        own = {name: value for name, value in os.environ.items() if name.startswith("FUSERY_")}
+        asked = own | {"FUSERY_REGISTRY": registry}, [command.split() for command in commands]
+        assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
+        print(json.dumps(asked), file=self.process.stdin, flush=True)
+        printed: list[tuple[int, str, str]] = json.loads(self.process.stdout.readline())
         for command, (code, out, err) in zip(commands, printed, strict=True):
             assert code == 0, (command, out, err)
         return [out for _, out, _ in printed]
 
-    def python(self, program: str, given: str = "", **environment: str) -> Any:
+    def python(self, program: str, **environment: str) -> Any:
         ran = subprocess.run(
-            [sys.executable, "-P", "-c", program],
-            cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(self.root)} | environment,
-            input=given,
-            capture_output=True,
-            text=True,
-            check=False,
+            self._program(program), check=True, stdout=subprocess.PIPE, **self._place(**environment)
         )
-        assert ran.returncode == 0, ran.stderr
         return json.loads(ran.stdout)
+
+    def _program(self, program: str) -> list[str]:
+        return [sys.executable, "-P", "-c", program]
+
+    def _place(self, **environment: str) -> dict[str, Any]:
+        return {
+            "cwd": self.folder,
+            "env": os.environ | {"PYTHONPATH": str(self.root)} | environment,
+            "text": True,
+        }
 
 
 def changed_copy(folder: Path, change: Callable[[Path], None], most: int) -> Path:
     """Copy the sources, change them in at most so many files, and return the copy."""
-    root = copy_sources(folder)
-    for kernel in ROOT.glob("registry/engine/*.so"):
-        shutil.copy(kernel, root / "registry" / "engine")
+    root = copy_sources(folder, compiled=True)
     before = _snapshot(root)
     change(root)
     after = _snapshot(root)
@@ -87,7 +107,7 @@ def insert(path: Path, *changes: tuple[str, str]) -> None:
 
 
 def _snapshot(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.py")}
 
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -98,12 +118,13 @@ FOLDERS = (
 FILES = ("CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 
 
-def copy_sources(folder: Path) -> Path:
+def copy_sources(folder: Path, *, compiled: bool = False) -> Path:
+    """Copy the sources, with what this Python has compiled of them or without."""
     folder.mkdir()
+    # Another test may be writing a `.pyc`, under a temporary name.
+    left_out = ("*.pyc.*",) if compiled else ("__pycache__", "*.so")
     for name in FOLDERS:
-        shutil.copytree(
-            ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.so")
-        )
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns(*left_out))
     for name in FILES:
         shutil.copy(ROOT / name, folder)
     return folder
