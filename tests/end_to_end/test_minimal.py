@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from installation import OneProcess
 from minimal_commands import EXTRAS, MinimalUser
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
@@ -18,40 +19,20 @@ from packaging.utils import NormalizedName, canonicalize_name
 pytestmark = pytest.mark.timing
 
 START = "from fusery.cli.start import start; start()"
-ONE_AFTER_THE_OTHER = """
-import contextlib, io, json, os, sys
-from fusery.cli.main import run
-for line in sys.stdin:
-    words, variables = json.loads(line)
-    os.environ.update(variables)
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = run(words)
-    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
-"""
 
 
 class PatientUser(MinimalUser):
-    """Somebody whose commands are run by one interpreter, one after the other: thirty would import the same thirty times."""
+    """Somebody whose commands are run by one interpreter."""
 
     def __init__(self, python: Path, folder: Path) -> None:
         """Start it, without what is set for tests."""
         super().__init__([python, "-P", "-c", START], folder)
-        self.interpreter = subprocess.Popen(
-            [python, "-P", "-c", ONE_AFTER_THE_OTHER],
-            cwd=folder,
-            env=self.environment("home"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self.interpreter = OneProcess(python, folder, self.environment("home"))
 
     def run(self, line: str, *, home: str = "home") -> Any:
         """Run one command there, which must succeed; return the document that it prints."""
-        assert self.interpreter.stdin is not None and self.interpreter.stdout is not None
-        asked = [[*line.split(), "--json"], {"FUSERY_REGISTRY": str(self.folder / home)}]
-        print(json.dumps(asked), file=self.interpreter.stdin, flush=True)
-        code, out, err = json.loads(self.interpreter.stdout.readline())
+        registry = str(self.folder / home)
+        [(code, out, err)] = self.interpreter.run_all([[*line.split(), "--json"]], FUSERY_REGISTRY=registry)
         assert code == 0, f"{line}: {code}\n{out[-2000:]}\n{err}"
         return json.loads(out)
 
@@ -91,9 +72,6 @@ def user(python: Path, tmp_path: Path) -> Iterator[PatientUser]:
     made = PatientUser(python, tmp_path)
     with made.interpreter:
         yield made
-        assert made.interpreter.stdin is not None
-        made.interpreter.stdin.close()
-        assert made.interpreter.wait(60) == 0
 
 
 def test_what_needs_no_extra_works_without_any(user: PatientUser) -> None:

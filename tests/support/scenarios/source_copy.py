@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+
+from installation import OneProcess
 
 # The last of such options counts.
 _SCRIPT = """#!/bin/sh
@@ -26,66 +27,32 @@ def make_quick_compiler(folder: Path) -> Path:
 
 
 MAIN = "from fusery.cli.start import start; start()"
-_COMMANDS = """
-import contextlib, io, json, os, sys
-from fusery.cli.main import run
-for line in sys.stdin:
-    environment, commands = json.loads(line)
-    os.environ.update(environment)
-    printed = []
-    for words in commands:
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run(words)
-        printed.append([code, out.getvalue(), err.getvalue()])
-    print(json.dumps(printed), flush=True)
-"""
 
 
-@dataclass(slots=True)
-class ChangedCopy:
-    """Commands of a changed copy, all in one process; use it as a context manager."""
+class ChangedCopy(OneProcess):
+    """The commands of a changed copy of the sources."""
 
-    root: Path
-    folder: Path
-    process: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            self._program(_COMMANDS), stdin=subprocess.PIPE, stdout=subprocess.PIPE, **self._place()
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self.process is not None
-        self.process.communicate()
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.own = {"PYTHONPATH": str(root)}
+        super().__init__(sys.executable, folder, os.environ | self.own)
 
     def fusery(self, *commands: str, home: str = "home") -> list[str]:
         registry = home if "://" in home else str(self.folder / home)
         own = {name: value for name, value in os.environ.items() if name.startswith("FUSERY_")}
-        asked = own | {"FUSERY_REGISTRY": registry}, [command.split() for command in commands]
-        assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
-        print(json.dumps(asked), file=self.process.stdin, flush=True)
-        printed: list[tuple[int, str, str]] = json.loads(self.process.stdout.readline())
+        printed = self.run_all([each.split() for each in commands], **own | {"FUSERY_REGISTRY": registry})
         for command, (code, out, err) in zip(commands, printed, strict=True):
             assert code == 0, (command, out, err)
         return [out for _, out, _ in printed]
 
     def python(self, program: str, **environment: str) -> Any:
         ran = subprocess.run(
-            self._program(program), check=True, stdout=subprocess.PIPE, **self._place(**environment)
+            [sys.executable, "-P", "-c", program],
+            cwd=self.folder,
+            env=os.environ | self.own | environment,
+            stdout=subprocess.PIPE,
+            check=True,
         )
         return json.loads(ran.stdout)
-
-    def _program(self, program: str) -> list[str]:
-        return [sys.executable, "-P", "-c", program]
-
-    def _place(self, **environment: str) -> dict[str, Any]:
-        return {
-            "cwd": self.folder,
-            "env": os.environ | {"PYTHONPATH": str(self.root)} | environment,
-            "text": True,
-        }
 
 
 def changed_copy(folder: Path, change: Callable[[Path], None], most: int) -> Path:
