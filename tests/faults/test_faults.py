@@ -40,7 +40,9 @@ def test_a_command_that_fails_loses_nothing_and_succeeds_again(sweep: Sweep) -> 
         points += sweep.points("push to a server", random, victim=SERVER, kills=1)
     try:
         for command in FAILED[name] if find_strace() else ():
-            points += sweep.points(command, random, calls=2)
+            # After a lock that failed, SQLite and fusery wait for a minute or three.
+            found = sweep.points(command, random, calls=4)
+            points += [point for point in found if point.call and point.call.name != "fcntl"][:2]
     except PermissionError:
         pass  # nothing can be traced here
     complaints = []
