@@ -15,6 +15,7 @@ import pytest
 import tiny_architectures
 import tiny_models
 from fixture_types import Fusery
+from warm_onnx import warm_python
 
 from fusery.integrations.onnx import PYTHON
 from fusery.registry.bundles import own_targets
@@ -121,7 +122,7 @@ def _follow(fusery: Fusery, words: list[str], destination: str) -> int:
 
 
 SOAK = bool(os.environ.get("FUSERY_SOAK"))
-RARE = () if SOAK else ("gemma2", "mixtral", "mixtral in 4 bits", "qwen3_moe")
+RARE = () if SOAK else ("llama", "llama in 4 bits", "gemma2", "mixtral", "mixtral in 4 bits", "qwen3_moe")
 USUAL = [base for base in BASES if base not in RARE]
 MORE = (("llama", "dora"), ("llama in 4 bits", "rank 600"))
 CASES = [*((base, "lora") for base in USUAL), *MORE]
@@ -144,6 +145,6 @@ def test_every_hint_of_a_refusal_works(base: str, adapter: str, fusery: Fusery, 
     "base", ["llama in 4 bits", "mamba", *(["mixtral of mlx", "gemma2"] if SOAK else [])]
 )
 def test_hints_of_onnx(base: str, fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PYTHON, str(peft_folders.peers_python()))
+    monkeypatch.setenv(PYTHON, str(warm_python(peft_folders.peers_python())))
     _register(fusery, tmp_path, base, "lora")
     assert _follow(fusery, ["--target", "onnx"], "out")

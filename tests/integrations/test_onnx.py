@@ -17,6 +17,7 @@ import tiny_models
 from bundle_cases import make_bundle, model_folder, with_model
 from consumers import files_of, mlx_logits, onnx_logits
 from peft_folders import peers_python
+from warm_onnx import warm_python
 
 from fusery.integrations import onnx as target
 from fusery.integrations import onnx_program
@@ -34,8 +35,8 @@ needs_no_packages = pytest.mark.skipif(
 
 @pytest.fixture
 def exporter(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The interpreter that has the packages."""
-    python = peers_python()
+    """An interpreter that has the packages."""
+    python = warm_python(peers_python())
     monkeypatch.setenv(PYTHON, str(python))
     return python
 
@@ -149,7 +150,7 @@ def test_export_by_another_python(
 @pytest.fixture(scope="module")
 def written(plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(PYTHON, str(peers_python()))
+        patch.setenv(PYTHON, str(warm_python(peers_python())))
         for name in ("HF_TOKEN", "FUSERY_STORE_OPTIONS"):
             patch.setenv(name, "canary-5f0e6c1d")
         return write(plain_source, tmp_path_factory.mktemp("onnx") / "a")

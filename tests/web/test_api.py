@@ -24,7 +24,7 @@ from fusery.web.auth import LocalAuth
 pytestmark = pytest.mark.timing
 
 SOAK = "FUSERY_SOAK" in os.environ
-REQUESTS = 20_000 if SOAK else 700
+REQUESTS = 20_000 if SOAK else 200
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
