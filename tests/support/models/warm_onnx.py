@@ -54,7 +54,7 @@ def _serve(address: str) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
-        print("ready", flush=True)
+        os.write(1, b"ready\n")
         while listener in select.select([listener, sys.stdin], [], [])[0]:
             with listener.accept()[0] as client:
                 words, descriptors, *_ = socket.recv_fds(client, 1 << 16, 3)
