@@ -154,13 +154,13 @@ $(VENV)/.dev: $(VENV)/.uv requirements/dev.txt requirements/model.txt pyproject.
 
 # Real PEFT, for the tests of what is carried over to it and back.
 $(VENV)-peft/.peers: $(VENV)/.uv requirements/peft.txt
-	$(PYTHON) -m venv $(VENV)-peft
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-peft
 	$(BIN)/uv pip install --quiet --python $(VENV)-peft/bin/python --require-hashes -r requirements/peft.txt
 	@touch $@
 
 # What describes a release.
 $(VENV)-release/.tools: $(VENV)/.uv requirements/release.txt
-	$(PYTHON) -m venv $(VENV)-release
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-release
 	$(BIN)/uv pip install --quiet --python $(VENV)-release/bin/python --require-hashes -r requirements/release.txt
 	@touch $@
 

@@ -130,26 +130,32 @@ def test_versions_stand_beside_each_other_and_the_start_leads_to_the_latest(vers
     assert not (versions / "0.10.0/gone").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "problem"),
-    [
+def test_an_anchor_that_is_not_there_ends_the_build(tmp_path: Path) -> None:
+    changed = {"CHANGELOG.md": "# Changes\n\n[x](docs/guides/fuse.md#no)\n"}
+    project = built_site.small_project(tmp_path / "project", {**built_site.SMALL, **changed})
+    built = built_site.build(project, tmp_path / "site")
+    assert (built.returncode, "anchor does not exist" in built.stderr) == (1, True), built.stderr
+    assert "Traceback" not in built.stderr
+    assert not (tmp_path / "site").exists()
+
+
+def test_what_leads_nowhere_makes_no_site(tmp_path: Path) -> None:
+    project = built_site.small_project(tmp_path / "project")
+    for name, text, problem in (
         ("README.md", "# start\n\n[x](docs/no.png)\n", "README.md links to docs/no.png"),
         ("docs/guides/fuse.md", "# One\n\n[x](../../../etc/passwd)\n", "fuse.md links to ../../../etc/"),
-        ("CHANGELOG.md", "# Changes\n\n[x](docs/guides/fuse.md#no)\n", "anchor does not exist"),
         ("docs/precision.md", "# New\n", "The navigation lacks precision.md"),
-        ("examples/receiver.py", None, "examples/receiver.py leads out of the repository"),
-    ],
-)
-def test_what_leads_nowhere_ends_the_build(tmp_path: Path, name: str, text: str | None, problem: str) -> None:
-    changed = {} if text is None else {name: text}
-    project = built_site.small_project(tmp_path / "project", {**built_site.SMALL, **changed})
-    if text is None:  # a link
-        (project / name).unlink()
-        (project / name).symlink_to(tmp_path / "beside")
-        (tmp_path / "beside").write_text("of this machine")
-    built = built_site.build(project, tmp_path / "site")
-    assert (built.returncode, problem in built.stderr) == (1, True), built.stderr
-    assert "Traceback" not in built.stderr
+    ):
+        (project / name).write_text(text, encoding="utf-8")
+        with pytest.raises(make_site.SiteError, match=problem):
+            make_site.build(project, tmp_path / "site", "dev")
+        (project / name).write_text(built_site.SMALL.get(name, ""), encoding="utf-8")
+    (project / "docs/precision.md").unlink()
+    (project / "examples/receiver.py").unlink()
+    (project / "examples/receiver.py").symlink_to(tmp_path / "beside")
+    (tmp_path / "beside").write_text("of this machine")
+    with pytest.raises(make_site.SiteError, match="receiver.py leads out of the repository"):
+        make_site.build(project, tmp_path / "site", "dev")
     assert not (tmp_path / "site").exists()
 
 

@@ -141,9 +141,11 @@ def test_what_was_written_is_what_is_read(opened: Open) -> None:
             note = ask(opened.address, f"/api/v1/adapters/show?reference={opened.adapter}").json["note"]
             # A password in a URL is all that is left out; spaces around a text are none of it.
             assert note == text.strip() or "user:password@" in text, text
-            page = ask(opened.address, f"/adapters/{opened.adapter}", **HTML)
-            harmless(page)
-            assert "password@" not in page.text and "password@" not in json.dumps(note)
+            assert "password@" not in json.dumps(note)
+            if SOAK or kept % 3 == 0 or "password" in text:
+                page = ask(opened.address, f"/adapters/{opened.adapter}", **HTML)
+                harmless(page)
+                assert "password@" not in page.text
             kept += 1
         else:
             assert answer.status == 400, (text, answer.text)

@@ -21,6 +21,8 @@ from fusery.web.auth import LocalAuth
 
 pytestmark = pytest.mark.timing
 
+COUNT = 4_000
+
 
 @pytest.fixture(scope="module")
 def crowded(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
@@ -30,7 +32,7 @@ def crowded(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     (folder / "home" / "fusery.db").write_bytes(sqlite_template.read_bytes())
     with open_at(folder / "home") as registry:
         registry.bases.add(base, name="tiny", reference=True)
-        large_registry.fill(registry, 20_000)
+        large_registry.fill(registry, COUNT)
         registry.aliases.set("prod", large_registry.name_of(5))
         registry.deployments.record(large_registry.name_of(5), "https://edge.example")
         door = LocalAuth("anna")
@@ -88,16 +90,16 @@ def test_no_page_asks_the_database_much_or_reads_a_whole_table(crowded: Crowd) -
 def test_a_base_shows_its_adapters_a_page_at_a_time(crowded: Crowd) -> None:
     name = large_registry.name_of
     newest = crowded.text("/bases/tiny")
-    assert name(19_999) in newest and name(19_949) not in newest
+    assert name(COUNT - 1) in newest and name(COUNT - 51) not in newest
     assert 'href="?offset=50"' in newest
-    oldest = crowded.text("/bases/tiny?offset=19950")
-    assert name(0) in oldest and "Older" not in oldest and "20,000" in oldest
-    assert name(0) not in crowded.text("/bases/tiny?offset=20000")
-    found = crowded.json("/bases/tiny?offset=19930")
-    assert (found["next"], len(found["adapters"]), found["adapters"][-1]) == (19_980, 50, name(69))
+    oldest = crowded.text(f"/bases/tiny?offset={COUNT - 50}")
+    assert name(0) in oldest and "Older" not in oldest and f"{COUNT:,}" in oldest
+    assert name(0) not in crowded.text(f"/bases/tiny?offset={COUNT}")
+    found = crowded.json(f"/bases/tiny?offset={COUNT - 70}")
+    assert (found["next"], len(found["adapters"]), found["adapters"][-1]) == (COUNT - 20, 50, name(69))
     cut = crowded.json("/lineage/tiny")
     assert cut["cut"] and len(cut["nodes"]) == sheets.THINGS + 1
-    assert {name(19_999), name(19_940)} <= {node["name"] for node in cut["nodes"]}
+    assert {name(COUNT - 1), name(COUNT - 60)} <= {node["name"] for node in cut["nodes"]}
     assert "--complete" in crowded.text("/lineage/tiny")
 
 

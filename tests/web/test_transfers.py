@@ -309,7 +309,7 @@ def test_so_many_unfinished_uploads_and_no_more(server: Server) -> None:
 def test_who_waits_leaves_room(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many fetch a blob and read nothing as there are turns, by one name, however they write the header; somebody else is served meanwhile."""
     monkeypatch.setattr(limits, "STALLED", 600)  # none of them is hung up on
-    folder = tiny_models.make_base(tmp_path / "large", layers=1, vocab=40_000, hidden=256)
+    folder = tiny_models.make_base(tmp_path / "large", layers=1, vocab=40_000, hidden=256, tied=True)
     server.registry.bases.add(folder, name="large")
     data = (folder / "model.safetensors").read_bytes()
     assert len(data) > 16 * MIB  # more than lies on the way
