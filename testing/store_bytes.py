@@ -66,9 +66,7 @@ class BytesContract:
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize(
-        "data", [b"", b"x", b"\x00" * 4096, HELLO, LARGE], ids=["empty", "one", "zeros", "hello", "large"]
-    )
+    @pytest.mark.parametrize("data", [b"", HELLO, LARGE], ids=["empty", "hello", "large"])
     def test_bytes_lie_under_the_name_of_their_digest(
         self, backend: Backend, tmp_path: Path, data: bytes
     ) -> None:
@@ -160,19 +158,13 @@ class BytesContract:
         backend.store.put_file(source)
         assert backend.read(name_of(digest_bytes(LARGE))) == LARGE
 
-    @pytest.mark.parametrize("kind", ["nothing", "link", "folder", "pipe"])
-    def test_a_source_that_is_no_regular_file_is_refused(
-        self, backend: Backend, tmp_path: Path, kind: str
-    ) -> None:
-        path = tmp_path / "source"
-        if kind == "link":
-            path.symlink_to(file_with(tmp_path, HELLO, "real"))
-        elif kind == "folder":
-            path.mkdir()
-        elif kind == "pipe":
-            os.mkfifo(path)
-        with pytest.raises(MissingFileError if kind == "nothing" else UnsafePathError, match="source"):
-            backend.store.put_file(path)
+    def test_a_source_that_is_no_regular_file_is_refused(self, backend: Backend, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(file_with(tmp_path, HELLO, "real"))
+        (tmp_path / "folder").mkdir()
+        os.mkfifo(tmp_path / "pipe")
+        for name in ("link", "folder", "pipe", "nothing"):
+            with pytest.raises(MissingFileError if name == "nothing" else UnsafePathError, match=name):
+                backend.store.put_file(tmp_path / name)
         assert backend.names() == set()
 
     def test_writers_of_the_same_blob_all_succeed(self, backend: Backend, tmp_path: Path) -> None:
@@ -220,20 +212,18 @@ class BytesContract:
         with pytest.raises(StorageError, match="more than the 14"):
             backend.store.read_bytes(blob.digest, limit=len(HELLO) - 1)
 
-    @pytest.mark.parametrize("damage", [_DAMAGED, HELLO[:-1], HELLO + b"x", b""])
-    def test_damaged_bytes_are_never_handed_out(
-        self, backend: Backend, tmp_path: Path, damage: bytes
-    ) -> None:
+    def test_damaged_bytes_are_never_handed_out(self, backend: Backend, tmp_path: Path) -> None:
         blob = backend.store.put_bytes(HELLO)
-        backend.write(name_of(blob.digest), damage)
-        with pytest.raises(DigestMismatchError) as caught:
-            backend.store.read_bytes(blob.digest, limit=100)
-        assert caught.value.got == digest_bytes(damage)
         destination = file_with(tmp_path, b"old", "out.bin")
-        with pytest.raises(DigestMismatchError):
-            backend.store.fetch(blob.digest, destination)
-        assert (destination.read_bytes(), len(list(tmp_path.iterdir()))) == (b"old", 1)
-        assert backend.read(name_of(blob.digest)) == damage
+        for damage in (_DAMAGED, HELLO[:-1], HELLO + b"x", b""):
+            backend.write(name_of(blob.digest), damage)
+            with pytest.raises(DigestMismatchError) as caught:
+                backend.store.read_bytes(blob.digest, limit=100)
+            assert caught.value.got == digest_bytes(damage)
+            with pytest.raises(DigestMismatchError):
+                backend.store.fetch(blob.digest, destination)
+            assert (destination.read_bytes(), len(list(tmp_path.iterdir()))) == (b"old", 1)
+            assert backend.read(name_of(blob.digest)) == damage
 
     def test_fetch_gives_a_copy_of_the_bytes(self, backend: Backend, tmp_path: Path) -> None:
         blob = backend.store.put_bytes(LARGE)

@@ -38,26 +38,27 @@ class StoreContract(BytesContract):
 
     # -- checking --------------------------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("position", [0, 1, len(LARGE) // 2, len(LARGE) - 1])
-    def test_one_flipped_bit_is_detected(self, backend: Backend, position: int) -> None:
+    def test_one_flipped_bit_is_detected(self, backend: Backend) -> None:
         blob = backend.store.put_bytes(LARGE)
         backend.store.verify(blob.digest, blob.size)
-        damaged = bytearray(LARGE)
-        damaged[position] ^= 1 << (position % 8)
-        backend.write(name_of(blob.digest), bytes(damaged))
-        with pytest.raises(DigestMismatchError) as caught:
-            backend.store.verify(blob.digest, blob.size)
-        assert caught.value.got == digest_bytes(bytes(damaged))
+        for position in (0, len(LARGE) // 2, len(LARGE) - 1):
+            damaged = bytearray(LARGE)
+            damaged[position] ^= 1 << (position % 8)
+            backend.write(name_of(blob.digest), bytes(damaged))
+            with pytest.raises(DigestMismatchError) as caught:
+                backend.store.verify(blob.digest, blob.size)
+            assert caught.value.got == digest_bytes(bytes(damaged))
 
-    @pytest.mark.parametrize("damage", [HELLO[:-1], HELLO + b"\n", b""], ids=["short", "long", "empty"])
-    def test_wrong_size_is_detected(self, backend: Backend, damage: bytes) -> None:
+    def test_wrong_size_is_detected(self, backend: Backend) -> None:
         blob = backend.store.put_bytes(HELLO)
-        with pytest.raises(DigestMismatchError):
-            backend.store.verify(blob.digest, len(damage))
-        backend.write(name_of(blob.digest), damage)
-        with pytest.raises(DigestMismatchError) as caught:
-            backend.store.verify(blob.digest, blob.size)
-        assert (caught.value.expected, caught.value.got) == ("15 bytes", f"{len(damage)} bytes")
+        for damage in (HELLO[:-1], HELLO + b"\n", b""):
+            with pytest.raises(DigestMismatchError):
+                backend.store.verify(blob.digest, len(damage))
+        for damage in (HELLO[:-1], HELLO + b"\n", b""):
+            backend.write(name_of(blob.digest), damage)
+            with pytest.raises(DigestMismatchError) as caught:
+                backend.store.verify(blob.digest, blob.size)
+            assert (caught.value.expected, caught.value.got) == ("15 bytes", f"{len(damage)} bytes")
 
     # -- taking away -----------------------------------------------------------------------------------------------
 

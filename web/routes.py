@@ -8,7 +8,7 @@ import types
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from fastapi import Depends, FastAPI, Query, Request, Response
@@ -185,6 +185,7 @@ def _add(routes: Routes, registry: Registry, resource: str, operation: Operation
     routes.add(method, path, role=operation.role, record=operation.hints["return"])(answer)
 
 
+@cache  # pydantic needs milliseconds for each
 def _model(resource: str, operation: Operation) -> type[BaseModel]:
     """Return the model of an operation's request."""
     fields: dict[str, Any] = {}

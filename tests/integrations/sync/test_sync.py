@@ -20,6 +20,8 @@ from .conftest import V1, V2, Somewhere, acts, running
 
 pytestmark = pytest.mark.timing
 folder_only = pytest.mark.parametrize("place", ["folder"], indirect=True)
+folder_and_server = pytest.mark.parametrize("place", ["folder", "vllm"], indirect=True)
+"""For what does not depend on the kind of a place."""
 
 
 def test_an_alias_moves(stocked: Registry, place: Somewhere) -> None:
@@ -57,6 +59,7 @@ def test_what_is_chosen_by_an_expression(stocked: Registry, place: Somewhere) ->
     assert place.names() == {V1, V2}
 
 
+@folder_and_server
 def test_what_is_yanked_goes_and_is_not_brought_again(stocked: Registry, place: Somewhere) -> None:
     stocked.aliases.set("prod", "course_rec@2")
     place.sync(stocked, "course_rec#prod", "course_rec@1")
@@ -135,6 +138,7 @@ def test_same_bytes_are_there_already(stocked: Registry, place: Somewhere) -> No
     assert place.names() == (set() if proven else {V1})
 
 
+@folder_and_server
 def test_several_at_once(stocked: Registry, place: Somewhere) -> None:
     wanted = (("course_rec@1",), ("course_rec@2",), ("course_rec@1", "course_rec@2"), ("course_rec@2",))
 
@@ -153,6 +157,7 @@ def _opened(registry: Registry) -> Registry:
     return Registry(Workspace(registry.workspace.settings))
 
 
+@folder_and_server
 def test_failure_takes_nothing(stocked: Registry, place: Somewhere, monkeypatch: pytest.MonkeyPatch) -> None:
     place.sync(stocked, "course_rec@1")
 
@@ -168,6 +173,7 @@ def test_failure_takes_nothing(stocked: Registry, place: Somewhere, monkeypatch:
     assert acts(place.sync(stocked, "course_rec@2")) == {"v2": "load", "v1": "unload"}
 
 
+@folder_and_server
 def test_watching(stocked: Registry, place: Somewhere) -> None:
     stocked.aliases.set("prod", "course_rec@1")
     told: list[dict[str, str]] = []
