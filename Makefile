@@ -93,7 +93,8 @@ soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a 
 build: $(VENV)/.dev  ## Build the source archive, the wheel for this platform and the one for any in dist/
 	rm -f $(DIST)/fusery-*
 	export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"; \
-	for none in '' 1; do FUSERY_NO_EXTENSION=$$none $(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir $(DIST) || exit 1; done
+	build="$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir $(DIST)"; $$build --sdist && \
+	for none in '' 1; do FUSERY_NO_EXTENSION=$$none $$build --wheel $(DIST)/fusery-*.tar.gz || exit 1; done
 	@# A compiler that fails leaves a wheel that says it is for this platform, and has nothing of it.
 	@for wheel in $$(ls $(DIST)/fusery-*.whl | grep -v -e '-any\.whl$$'); do \
 		$(BIN)/python -c 'import sys, zipfile; sys.exit(not any(name.endswith((".so", ".pyd")) for name in zipfile.ZipFile(sys.argv[1]).namelist()))' $$wheel || \

@@ -174,7 +174,7 @@ def test_no_variable_of_the_environment_is_repeated(
         monkeypatch.setenv(name, value)
     failed = 0
     for words in COMMANDS:
-        for how in HOW[1:3]:
+        for how in HOW[1:3] if words in COMMANDS[:3] else HOW[1:2]:
             ran = stocked(*spelled(words, how))
             failed += ran.code == 2
             assert told_nothing(ran.out + ran.err + caplog.text), ran.out + ran.err
