@@ -43,6 +43,8 @@ def test_the_document_is_one(document: Any) -> None:
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
     assert "$defs" not in str(document)
+    fields = document["components"]["schemas"]["EvaluationsRecord"]["properties"]
+    assert fields["seed"]["anyOf"][0]["maximum"] >= 2**62
 
 
 @pytest.mark.slow
