@@ -45,8 +45,8 @@ def folder(small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MLX_DISABLE_COMPILE", "1")
     (tmp_path / "tiny").symlink_to(small_base)
     (tmp_path / "data").mkdir()
-    for name, count in (("train", 24), ("valid", 4)):
-        lines = [json.dumps({"text": f"the cat number {number} sat on the mat"}) for number in range(count)]
+    for name, count in (("train", 24), ("valid", 4)):  # short: the trainer pads to a multiple of 32 tokens
+        lines = [json.dumps({"text": f"cat {number} sat on the mat"}) for number in range(count)]
         (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     return tmp_path
 
