@@ -77,7 +77,8 @@ def test_axe_finds_nothing(chromium: Any, shown: Registry, address: str, door: L
     for name, place in every(shown, address, team).items():
         page.goto(place)
         page.add_script_tag(path=browser.AXE)
-        for look, (size, scheme) in LOOKS.items():
+        for look in LOOKS if "/acts/" not in place else ("light",):  # forms have no colours of their own
+            size, scheme = LOOKS[look]
             page.set_viewport_size(size)
             page.emulate_media(color_scheme=scheme)
             page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
