@@ -12,3 +12,4 @@ _spec.loader.exec_module(_fixtures)
 
 make_adapter, tiny_base, templates = _fixtures.make_adapter, _fixtures.tiny_base, _fixtures.templates
 registry, sqlite_registry, stocked = _fixtures.registry, _fixtures.sqlite_registry, _fixtures.stocked
+kept = _fixtures.kept

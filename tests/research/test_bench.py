@@ -48,9 +48,9 @@ def test_every_form_is_measured_drawn_and_kept(
     monkeypatch.chdir(tmp_path / "theirs")
     assert quantized.evaluations.last_bench("course_rec@1") is None
     little = {"resident": 3, "tokens": 4, "prompt_tokens": 8, "runs": 1}
-    found = quantized.evaluations.bench("course_rec@1", precisions=["keep", "dequantize"], **little).to_dict()
+    found = quantized.evaluations.bench("course_rec@1", precisions=["dequantize"], **little).to_dict()
     labels = [row["label"] for row in found["rows"]]
-    assert labels == ["base", "base + adapter", "base + 3 adapters", "fused, keep", "fused, dequantize"]
+    assert labels == ["base", "base + adapter", "base + 3 adapters", "fused, dequantize"]
     for row in found["rows"]:
         assert row["error"] is None
         assert row["tokens_per_second"] > 0 and row["first_token_seconds"] > 0 and row["load_seconds"] > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import tiny_models
 from bad_adapters import both, even
 from broken_adapters import edit_config
+from kept_registries import KeptStates
 from safetensors.numpy import load_file, save_file
 from sqlalchemy import select
 
@@ -34,30 +36,40 @@ DITHER = FuseRequest("dither", accept_loss=True)
 
 
 @pytest.fixture
+def tmp_path(kept: KeptStates) -> Path:
+    return kept.empty_place()
+
+
+@pytest.fixture
 def texts(tmp_path: Path) -> Path:
     path = tmp_path / "texts.txt"
     line = "On day {} the ferry to the island leaves at {}, and it is full."
-    path.write_text("\n".join(line.format(number, number % 12) for number in range(40)), encoding="utf-8")
+    path.write_text("\n".join(line.format(number, number % 12) for number in range(20)), encoding="utf-8")
     return path
 
 
 @pytest.fixture
 def calibrated(
-    sqlite_registry: Registry, tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
-) -> Registry:
-    monkeypatch.setattr(learned_scales, "BATCH", 96)
+    kept: KeptStates, sqlite_url: str, tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Registry]:
+    """A registry with a calibrated base and two adapters."""
+    monkeypatch.setattr(learned_scales, "BATCH", 48)
     monkeypatch.setattr(learned_scales, "RATE", 3e-3)
-    base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
-    sqlite_registry.bases.add(base, name="four")
-    for number, task in enumerate(("lessons", "others")):
-        made = tiny_models.make_adapter(tmp_path / task, base, update=0.05, seed=number)
-        sqlite_registry.adapters.register(made, base="four", task=task)
-    sqlite_registry.bases.calibrate("four", prompts=texts)
-    return sqlite_registry
+
+    def fill(registry: Registry) -> None:
+        base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32, layers=1)
+        registry.bases.add(base, name="four")
+        for number, task in enumerate(("lessons", "others")):
+            made = tiny_models.make_adapter(tmp_path / task, base, update=0.05, seed=number)
+            registry.adapters.register(made, base="four", task=task)
+        registry.bases.calibrate("four", prompts=texts)
+
+    with kept.opened("calibrated", sqlite_url, fill) as (registry, _):
+        yield registry
 
 
 def learned(registry: Registry, texts: Path, adapter: str = "lessons@1", **more: Any) -> CalibrationReport:
-    return learn(registry.workspace, "four", adapter, prompts=texts, steps=12, **more)
+    return learn(registry.workspace, "four", adapter, prompts=texts, steps=8, **more)
 
 
 def rewritten(texts: Path, old: str, new: str) -> Path:
@@ -155,7 +167,7 @@ def test_what_cannot_be_learned(calibrated: Registry, texts: Path, tmp_path: Pat
         calibrated.adapters.register(folder, base=base, task=folder.name)
 
     for name, bits in (("dense", {}), ("eight", {"bits": 8, "group_size": 32})):
-        base = tiny_models.make_base(tmp_path / f"base-{name}", **bits)  # type: ignore[arg-type]
+        base = tiny_models.make_base(tmp_path / f"base-{name}", layers=1, **bits)  # type: ignore[arg-type]
         calibrated.bases.add(base, name=name)
         register(tiny_models.make_adapter(tmp_path / name, base, update=0.05), name)
     whole = peft_folders.make_peft(tmp_path / "whole", tmp_path / "base") or tmp_path / "whole"

@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import chat_templates
 import pytest
 import tiny_models
 from hypothesis import given
@@ -164,7 +163,6 @@ def test_a_model_without_a_chat_template(tmp_path: Path) -> None:
 
 TEMPLATES = {
     "refuses": "{{ raise_exception('roles must alternate') }}",
-    "never ends": chat_templates.ENDLESS,
     "is huge": "{{ 'a' * 10 ** 10 }}",
 }
 

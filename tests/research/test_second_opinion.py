@@ -148,38 +148,25 @@ def test_logged_answers_refuse_a_model_before_it_is_computed(
     assert line.rebuild.endswith("--accept-loss")
 
 
-@pytest.mark.parametrize(
-    "strange", ["[]", "not JSON", '{"answers": [1]}', '{"answers": {"verdict": "PASS"}}']
-)
-def test_an_edited_entry_of_the_log_is_no_answer(
-    registry: Registry, made: tuple[Path, Path], tmp_path: Path, strange: str
+def test_a_failure_or_an_edited_entry_of_the_log_is_no_answer(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered(registry, made, tmp_path, OF_TASK)
-    asked(registry)
-    with registry.workspace.database.write() as session:
-        answered = tables.EventRow.action == "fused.answered"
-        session.execute(update(tables.EventRow).where(answered).values(detail=strange))
-    assert {line.fidelity.verdict for line in registry.fused.list()} == {"UNSURE"}
+    for failure in (StoreUnavailableError("gone"), OSError(28, "no space left on device")):
 
+        def failing(*_: Any, failure: Exception = failure, **__: Any) -> None:
+            raise failure
 
-@pytest.mark.parametrize("failure", [StoreUnavailableError("gone"), OSError(28, "no space left on device")])
-def test_a_failure_of_this_machine_is_no_answer(
-    registry: Registry,
-    made: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    failure: Exception,
-) -> None:
-    registered(registry, made, tmp_path, OF_TASK)
-
-    def failing(*_: Any, **__: Any) -> None:
-        raise failure
-
-    with monkeypatch.context() as patch:
-        patch.setattr(models.FirstAnswers, "compare", failing)
-        assert asked(registry, FuseRequest("dither"))[0].fidelity.verdict == "UNSURE"
-    assert logged(registry) == []
+        with monkeypatch.context() as patch:
+            patch.setattr(models.FirstAnswers, "compare", failing)
+            assert asked(registry, FuseRequest("dither"))[0].fidelity.verdict == "UNSURE"
+        assert logged(registry) == []
     assert asked(registry, FuseRequest("dither"))[0].fidelity.verdict == "PASS"
+    for edited in ("[]", "not JSON", '{"answers": [1]}', '{"answers": {"verdict": "PASS"}}'):
+        with registry.workspace.database.write() as session:
+            answered = tables.EventRow.action == "fused.answered"
+            session.execute(update(tables.EventRow).where(answered).values(detail=edited))
+        assert {line.fidelity.verdict for line in registry.fused.list()} == {"UNSURE"}, edited
     with monkeypatch.context() as patch:
         patch.setattr(second_opinion, "find_spec", lambda _: None)
         assert second_opinion.held_out_data(registry.workspace, 1) is None
