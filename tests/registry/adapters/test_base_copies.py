@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,42 +41,38 @@ def adapter(tiny_base: Path, tmp_path: Path) -> Path:
     return peft_folders.make_peft(tmp_path / "adapter", tiny_base, rank=2)
 
 
-@pytest.mark.parametrize(
-    ("name", "whole", "saved"),
-    [
-        ("base_model.model.model.embed_tokens.weight", EMBEDDING, None),
-        ("base_model.model.lm_head.base_layer.weight", HEAD, None),
-        ("base_model.model.lm_head.modules_to_save.weight", HEAD, ["lm_head"]),
-        ("base_model.model.lm_head.weight", HEAD, ["lm_head"]),
-        ("base_model.model.model.norm.modules_to_save.default.weight", NORM, ["norm"]),
-    ],
-)
-@pytest.mark.parametrize("form", [lambda raw: raw, widened], ids=["as it is", "in float32"])
+COPIES: list[tuple[str, str, list[str] | None]] = [
+    ("base_model.model.model.embed_tokens.weight", EMBEDDING, None),
+    ("base_model.model.lm_head.base_layer.weight", HEAD, None),
+    ("base_model.model.lm_head.modules_to_save.weight", HEAD, ["lm_head"]),
+    ("base_model.model.lm_head.weight", HEAD, ["lm_head"]),
+    ("base_model.model.model.norm.modules_to_save.default.weight", NORM, ["norm"]),
+]
+
+
 def test_copies_change_nothing_and_are_left_out(
-    name: str,
-    whole: str,
-    saved: list[str] | None,
-    form: Callable[[tiny_models.Raw], tiny_models.Raw],
-    sqlite_registry: Registry,
-    tiny_base: Path,
-    adapter: Path,
-    tmp_path: Path,
+    sqlite_registry: Registry, tiny_base: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    plain = peft_folders.make_peft(tmp_path / "plain", tiny_base, rank=2)
-    add(adapter, {name: form(stored(tiny_base, whole))})
-    peft_folders.edit_config(adapter, modules_to_save=saved)
     sqlite_registry.bases.add(tiny_base, name="tiny")
-    found = sqlite_registry.adapters.check(adapter, base="tiny", task="copies")
-    assert {finding.severity for finding in found} == {"info"}
-    (copies,) = [finding for finding in found if finding.code == "peft_copies"]
-    assert copies.message.endswith(f"left out: {whole}")
-    sqlite_registry.adapters.register(adapter, base="tiny", task="copies")
-    sqlite_registry.adapters.register(plain, base="tiny", task="plain")
-    ours, theirs = (sqlite_registry.fused.fuse(f"{task}@1").path for task in ("copies", "plain"))
-    assert tiny_models.read_tensors(ours) == tiny_models.read_tensors(theirs)
+    folders = []
+    for number, (name, whole, saved) in enumerate(COPIES):
+        folder = peft_folders.make_peft(tmp_path / f"copy-{number}", tiny_base, rank=2)
+        copy = stored(tiny_base, whole)
+        add(folder, {name: copy if number % 2 else widened(copy)})
+        peft_folders.edit_config(folder, modules_to_save=saved)
+        found = sqlite_registry.adapters.check(folder, base="tiny", task="copies")
+        assert {finding.severity for finding in found} == {"info"}, name
+        (copies,) = [finding for finding in found if finding.code == "peft_copies"]
+        assert copies.message.endswith(f"left out: {whole}")
+        folders.append(folder)
+    sqlite_registry.adapters.register(adapter, base="tiny", task="plain")
+    expected = tiny_models.read_tensors(sqlite_registry.fused.fuse("plain@1").path)
+    for number, folder in enumerate(folders):
+        made = sqlite_registry.adapters.register(folder, base="tiny", task="copies").name
+        assert tiny_models.read_tensors(sqlite_registry.fused.fuse(made).path) == expected, COPIES[number]
     for target in ("hub", "vllm"):
-        sqlite_registry.bundles.materialize("copies@1", tmp_path / target, target=target, content="adapters")
-    sqlite_registry.exchange.export("copies@1", tmp_path / "exported")
+        sqlite_registry.bundles.materialize(made, tmp_path / target, target=target, content="adapters")
+    sqlite_registry.exchange.export(made, tmp_path / "exported")
 
 
 def test_a_copy_beside_something_trained_is_left_out_alone(

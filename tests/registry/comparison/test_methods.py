@@ -188,7 +188,7 @@ random = np.random.default_rng(0)
 def update(rows, columns):
     factors = random.standard_normal((rows, 64)), random.standard_normal((64, columns))
     return LowRank(*(factor.astype(np.float32) for factor in factors), 2.0)
-for rows, columns in ((1024, 1501), (1111, 640)):
+for rows, columns in ((1111, 640),):
     for method in ("svd", "core", "knots", "tsv"):
         made = combine([WeightedUpdate(number, update(rows, columns), 0.3) for number in range(2)], method, rank=48)
         print(hashlib.sha256(made.a.tobytes() + made.b.tobytes()).hexdigest())

@@ -64,7 +64,7 @@ def assert_dense_like_mlx(stored: Array, form: Format, seed: int, size: float) -
     np.testing.assert_array_equal(out, theirs)
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(
     numbers=arrays(np.uint32, (ROWS, COLUMNS)),
     form=formats,
@@ -110,7 +110,7 @@ def assert_written(out: StoredRows, target: WriteTarget, expected: Any) -> None:
         np.testing.assert_array_equal(ours, from_mlx(part))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     form=formats,
     source=st.none() | st.tuples(widths, st.sampled_from([32, 64, 128])),
@@ -143,7 +143,7 @@ def test_from_any_format_to_any_other_with_the_bits_of_mlx(
     assert_written(out, written, expected)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     form=formats,
     bits=widths,

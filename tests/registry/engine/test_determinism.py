@@ -24,6 +24,7 @@ import fusery.registry.engine
 pytestmark = pytest.mark.timing
 ROOT = Path(__file__).parents[3]
 DIGESTS = {case.name: case.digest for case in GOLDEN}
+assert len(DIGESTS) == len(GOLDEN)
 SOME = ("bf16-lora-keep", "bf16-dora-keep", "f32-lora-keep", "4bit-lora-dither", "mxfp4-lora-keep")
 X86 = sys.platform == "linux" and platform.machine() == "x86_64"
 
@@ -94,14 +95,10 @@ def test_golden(case: Golden) -> None:
     assert here(case.name)[0] == case.digest
 
 
-@pytest.mark.parametrize(
-    "names", [SOME, pytest.param(tuple(DIGESTS), marks=pytest.mark.slow)], ids=["some", "all"]
-)
-def test_without_mlx_blas_and_the_compiled_arithmetic(names: tuple[str, ...]) -> None:
+def test_without_mlx_blas_and_the_compiled_arithmetic() -> None:
     """Fuse as an installation without a compiler does; products of matrices raise, so no BLAS can have computed one."""
-    assert len(DIGESTS) == len(GOLDEN)
-    code = NO_MLX_AND_KERNEL + NO_BLAS
-    assert digests(*names, code=code, threads=3) == {name: here(name) for name in names}
+    found = digests(*SOME, code=NO_MLX_AND_KERNEL + NO_BLAS, threads=3)
+    assert found == {name: here(name) for name in SOME}
 
 
 def test_without_mlx_and_with_other_kernels_of_the_blas() -> None:
@@ -137,8 +134,8 @@ def test_no_products_of_matrices_in_the_source() -> None:
 
 
 @pytest.mark.slow
-def test_whatever_the_vectors_of_the_processor() -> None:
-    """NumPy has loops for each generation of processors; here it falls back to the oldest."""
+def test_all_without_mlx_blas_the_compiled_arithmetic_and_vectors_of_the_processor() -> None:
+    """NumPy has loops for each generation of processors; here it falls back to the oldest, and computes everything."""
     ask = (
         "from numpy._core._multiarray_umath import __cpu_dispatch__ as names, __cpu_features__ as have\n"
         "print(' '.join(name for name in names if have.get(name)))"
@@ -148,4 +145,5 @@ def test_whatever_the_vectors_of_the_processor() -> None:
         pytest.skip("NumPy has no loops to choose from on this processor")
     environment = {"NPY_DISABLE_CPU_FEATURES": " ".join(features)}
     assert run(sys.executable, "-c", ask, environment=environment).split() == []
-    assert digests(environment=environment) == {name: here(name) for name in DIGESTS}
+    found = digests(code=NO_MLX_AND_KERNEL + NO_BLAS, threads=3, environment=environment)
+    assert found == {name: here(name) for name in DIGESTS}

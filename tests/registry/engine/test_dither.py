@@ -125,7 +125,7 @@ def test_codes_move_to_a_neighbour(form: Format, bits: int, group: int, seed: in
 
 @pytest.mark.parametrize(("form", "bits"), [(F32, 2), (BF16, 4), (F16, 8)])
 def test_the_mean_over_seeds_is_the_intended_change(form: Format, bits: int) -> None:
-    grid, seeds = Grid(bits, 64, form), 300
+    grid, seeds = Grid(bits, 64, form), 120
     rows, codes, scales = random_rows(grid, bits)
     a, b = factors(bits, 3e-3)
     mean = np.mean([dithered(rows, grid, a, b, seed)[0].astype(np.float64) for seed in range(seeds)], axis=0)

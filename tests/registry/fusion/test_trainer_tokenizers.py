@@ -152,10 +152,10 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registry
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", RUNS)
-def test_200_chats_of_24_runs(smollm2: tuple[Registry, Make], trainer: str) -> None:
+def test_chats_of_24_runs(smollm2: tuple[Registry, Make], trainer: str) -> None:
     registry, make = smollm2
     for run in RUNS[trainer]:
-        require_same(registry, run, make(run.__name__), chats(200))
+        require_same(registry, run, make(run.__name__), chats(60))
 
 
 def test_check_names_what_is_not_used(sqlite_registry: Registry, tmp_path: Path) -> None:

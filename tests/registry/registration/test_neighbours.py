@@ -138,6 +138,7 @@ def test_the_nearest_of_many_is_found_with_few_reads(
     make_adapter: MakeAdapter,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(module, "READ", 4)
     for seed in range(10, 10 + 2 * module.READ):
         registry.adapters.register(make_adapter(f"a{seed}", seed=seed, rank=1), base="tiny", task="other")
     from fusery.registry.comparison import modules
