@@ -79,7 +79,7 @@ def test_a_shrunk_adapter_keeps_what_was_said_before(filled: Registry) -> None:
     assert whole_again.retained == 1.0
 
 
-@pytest.mark.parametrize("method", ["core", "knots", "tsv"])
+@pytest.mark.parametrize("method", ["core", "tsv"])
 def test_updates_of_other_ranks_are_merged_in_a_shared_basis(filled: Registry, method: str) -> None:
     """The default rank is the sum of the ranks, and the shares are those of the registered weights."""
     names = ["course_rec@1", "course_rec@2", "third@1"]

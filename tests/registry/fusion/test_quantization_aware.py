@@ -44,7 +44,7 @@ def describe(adapter: Path, entry: object) -> None:
 def trained(
     registry: Registry, folder: Path, name: str, *, bits: int | None, through: tuple[int, int], task: str
 ) -> tuple[str, np.ndarray[Any, Any]]:
-    base = tiny_models.make_base(folder / name, dtype="float32", bits=bits, group_size=through[1])
+    base = tiny_models.make_base(folder / name, dtype="float32", bits=bits, group_size=through[1], layers=2)
     registry.bases.add(base, name=name)
     expected = train_through(base, folder / task, TOKENS, bits=through[0], group_size=through[1])
     added = registry.adapters.register(folder / task, base=name, task=task, **SAID)
@@ -190,12 +190,12 @@ def test_auto_writes_the_format_whatever_the_base_has(
     precision: str,
 ) -> None:
     """The adapted modules may have another format than the configuration gives for the whole model."""
-    touched = [f"model.layers.{layer}.self_attn.{key}" for layer in range(4) for key in ("q_proj", "v_proj")]
+    touched = [f"model.layers.{layer}.self_attn.{key}" for layer in range(2) for key in ("q_proj", "v_proj")]
     overrides = (
         {path: {"bits": special[0], "group_size": special[1]} for path in touched} if special else None
     )
     base = tiny_models.make_base(
-        tmp_path / "base", dtype="float32", bits=own[0], group_size=own[1], overrides=overrides
+        tmp_path / "base", dtype="float32", bits=own[0], group_size=own[1], overrides=overrides, layers=2
     )
     sqlite_registry.bases.add(base, name="base")
     train_through(base, tmp_path / "qat", TOKENS, bits=4, group_size=64)
