@@ -109,12 +109,14 @@ def fuse_rows(
 
 
 def _multiply(rows: StoredRows, kind: RowsFormat, change: Change, first: int, block: _Block) -> None:
+    rank, height = change.update.left.shape
     left = change.update.left[:, first : first + len(rows.weight)]
     if kind.group is None:
         multiply_out(left[:, :, None], change.update.right[:, None, :], block.delta, block.scratch)
         return
     groups = block.base.shape[1]
-    tiles = change.tiles(kind.group, max(rows_per_block(kind.columns, len(left)), len(rows.weight)))
+    most = max(rows_per_block(kind.columns, rank), len(rows.weight))  # as many as any block has
+    tiles = change.tiles(kind.group, min(most, height))
     left = np.repeat(left, groups // len(rows.weight), axis=1)
     multiply_out(left, tiles[:, :, :groups], block.delta, block.scratch)
 
