@@ -197,9 +197,8 @@ def test_very_many_names_take_no_time_of_their_product(tmp_path: Path) -> None:
     assert calls(800) < 5 * calls(200)
 
 
-@pytest.mark.parametrize("precision", ["keep", "dequantize", "mixed"])
 def test_on_a_quantised_base_what_is_replaced_is_written_plain(
-    sqlite_registry: Registry, tmp_path: Path, precision: str
+    sqlite_registry: Registry, tmp_path: Path
 ) -> None:
     base = tiny_models.make_base(tmp_path / "b", bits=4)
     head, rows = f32(ROWS, COLUMNS), f32(2, COLUMNS, seed=3)
@@ -214,22 +213,23 @@ def test_on_a_quantised_base_what_is_replaced_is_written_plain(
     sqlite_registry.bases.add(base, name="b")
     for task, place in (("whole", folder), ("plain", plain)):
         sqlite_registry.adapters.register(place, base="b", task=task)
-    request = FuseRequest(precision=precision, accept_loss=True)
-    fused, other = (sqlite_registry.fused.fuse(f"{task}@1", request) for task in ("whole", "plain"))
     dense = sqlite_registry.fused.fuse("plain@1", FuseRequest(precision="dequantize")).path
-    ours, theirs = tiny_models.read_tensors(fused.path), tiny_models.read_tensors(other.path)
     expected = numbers(dense / "model.safetensors")[EMBEDDING]
     expected[[7, 2]] = rounded(rows[1])
-    found = numbers(fused.path / "model.safetensors") if precision == "dequantize" else floats(ours)
-    assert np.array_equal(found[EMBEDDING], expected)
-    assert np.array_equal(found[HEAD], rounded(head[1]))
-    ends = ("model.embed_tokens.", "lm_head.")
-    kept = [{n: t for n, t in each.items() if not n.startswith(ends)} for each in (ours, theirs)]
-    assert kept[0] == kept[1]
-    config = json.loads((fused.path / "config.json").read_text())
-    if precision != "dequantize":
-        assert config["quantization"]["lm_head"] is config["quantization"]["model.embed_tokens"] is False
-    assert by_mlx(fused.path, tmp_path).shape[-1] == ROWS
+    for precision in ("keep", "dequantize", "mixed"):
+        request = FuseRequest(precision=precision, accept_loss=True)
+        fused, other = (sqlite_registry.fused.fuse(f"{task}@1", request) for task in ("whole", "plain"))
+        ours, theirs = tiny_models.read_tensors(fused.path), tiny_models.read_tensors(other.path)
+        found = numbers(fused.path / "model.safetensors") if precision == "dequantize" else floats(ours)
+        assert np.array_equal(found[EMBEDDING], expected)
+        assert np.array_equal(found[HEAD], rounded(head[1]))
+        ends = ("model.embed_tokens.", "lm_head.")
+        kept = [{n: t for n, t in each.items() if not n.startswith(ends)} for each in (ours, theirs)]
+        assert kept[0] == kept[1]
+        config = json.loads((fused.path / "config.json").read_text())
+        if precision != "dequantize":
+            assert config["quantization"]["lm_head"] is config["quantization"]["model.embed_tokens"] is False
+        assert by_mlx(fused.path, tmp_path).shape[-1] == ROWS
 
 
 def rounded(values: np.ndarray) -> np.ndarray:

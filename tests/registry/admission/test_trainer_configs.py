@@ -89,6 +89,8 @@ def test_what_a_trainer_writes(
     refused = "error" in source.get("finds", {}).values()
     adapters = module_registry.adapters
     findings = adapters.check(folder, **given) if refused else adapters.register(folder, **given).findings
-    found = {each.code: each.severity for each in findings if each.severity != "info" or each.code in expected}
+    found = {
+        each.code: each.severity for each in findings if each.severity != "info" or each.code in expected
+    }
     assert found.keys() == expected
     assert ("error" in found.values()) == refused

@@ -77,7 +77,9 @@ def test_bytes_and_figures_do_not_depend_on_threads_or_shards(
     bits: int | None, kind: Literal["lora", "dora"], name: str, tmp_path: Path, our_fuse: OurFuse
 ) -> None:
     # Wide enough for several blocks to a module.
-    base = tiny_models.make_base(tmp_path / "wide", bits=bits, hidden=512, intermediate=2048, vocab=259, layers=1)
+    base = tiny_models.make_base(
+        tmp_path / "wide", bits=bits, hidden=512, intermediate=2048, vocab=259, layers=1
+    )
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, rank=3, fine_tune_type=kind)
     policy = POLICIES[name]
     first_folder, first = our_fuse(base, adapter, policy, threads=1, name="by-1")

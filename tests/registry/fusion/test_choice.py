@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_models
+from kept_registries import KeptStates
 from tiny_architectures import make_architecture
 
 from fusery.registry import FuseRequest, Registry, Reporter
@@ -23,13 +25,27 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def calibrated(registry: Registry, folders: tuple[Path, Path], tmp_path: Path) -> Registry:
+def tmp_path(kept: KeptStates) -> Path:
+    return kept.empty_place()
+
+
+@pytest.fixture
+def calibrated(
+    kept: KeptStates, sqlite_url: str, folders: tuple[Path, Path], tmp_path: Path
+) -> Iterator[Registry]:
+    def fill(registry: Registry) -> None:
+        add(registry, folders)
+        (tmp_path / "prompts.txt").write_text("the cat sat on the mat\nthe dog lay under it\n")
+        registry.bases.calibrate("tiny4", prompts=tmp_path / "prompts.txt")
+
+    with kept.opened("calibrated", sqlite_url, fill) as (registry, _):
+        yield registry
+
+
+def add(registry: Registry, folders: tuple[Path, Path]) -> None:
     base, adapter = folders
     registry.bases.add(base, name="tiny4")
     registry.adapters.register(adapter, base="tiny4", task="task")
-    (tmp_path / "prompts.txt").write_text("the cat sat on the mat\nthe dog lay under it\n")
-    registry.bases.calibrate("tiny4", prompts=tmp_path / "prompts.txt")
-    return registry
 
 
 def test_quiet_sample_is_shaped(calibrated: Registry, folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -137,9 +153,7 @@ def test_modules_with_more_bits_keep_them(sqlite_registry: Registry, tmp_path: P
 @pytest.fixture
 def tight(sqlite_registry: Registry, folders: tuple[Path, Path]) -> Registry:
     """A registry with `task@1`, which `dither` alone keeps at the size of its base, with more noise than `auto` likes."""
-    base, adapter = folders
-    sqlite_registry.bases.add(base, name="tiny4")
-    sqlite_registry.adapters.register(adapter, base="tiny4", task="task")
+    add(sqlite_registry, folders)
     return sqlite_registry
 
 

@@ -218,27 +218,27 @@ def test_harmful_files_are_refused(sqlite_registry: Registry, adapter: Path, tmp
         assert code in {finding.code for finding in refused.value.findings if finding.severity == "error"}
 
 
-@pytest.mark.parametrize("form", ["mlx", "peft"])
-def test_export_has_tokenizer(sqlite_registry: Registry, adapter: Path, tmp_path: Path, form: str) -> None:
-    added = register(sqlite_registry, adapter)
-    exported = sqlite_registry.exchange.export(added.name, tmp_path / "out", form=form)
-    assert ids(exported.path) == ids(adapter)
-    assert ids(sqlite_registry.adapters.folder(added.name, format=form)) == ids(adapter)
-    if form == "mlx":  # computed: it has another digest
-        with pytest.raises(BadInputError):
-            sqlite_registry.exchange.import_folder(exported.path)
-    else:
-        back = sqlite_registry.exchange.import_folder(exported.path)
-        assert (back.digest, back.created) == (added.digest, False)
-        with Registry.open(tmp_path / "other") as other:
-            other.init()
-            other.bases.add(tmp_path / "base", name="base")
-            arrived = other.exchange.import_folder(exported.path)
-            assert (arrived.digest, arrived.created) == (added.digest, True)
-            assert ids(other.fused.fuse(arrived.name).path) == ids(adapter)
-        (exported.path / "chat_template.jinja").write_text("{{ messages }}")
-        with pytest.raises(BadInputError, match=r"chat_template\.jinja"):
-            sqlite_registry.exchange.import_folder(exported.path)
+def test_export_has_tokenizer(sqlite_registry: Registry, adapter: Path, tmp_path: Path) -> None:
+    added, trained = register(sqlite_registry, adapter), ids(adapter)
+    mlx, peft = (
+        sqlite_registry.exchange.export(added.name, tmp_path / form, form=form).path
+        for form in ("mlx", "peft")
+    )
+    for form, exported in (("mlx", mlx), ("peft", peft)):
+        assert ids(exported) == ids(sqlite_registry.adapters.folder(added.name, format=form)) == trained
+    with pytest.raises(BadInputError):  # computed: it has another digest
+        sqlite_registry.exchange.import_folder(mlx)
+    back = sqlite_registry.exchange.import_folder(peft)
+    assert (back.digest, back.created) == (added.digest, False)
+    with Registry.open(tmp_path / "other") as other:
+        other.init()
+        other.bases.add(tmp_path / "base", name="base")
+        arrived = other.exchange.import_folder(peft)
+        assert (arrived.digest, arrived.created) == (added.digest, True)
+        assert ids(other.fused.fuse(arrived.name).path) == trained
+    (peft / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(BadInputError, match=r"chat_template\.jinja"):
+        sqlite_registry.exchange.import_folder(peft)
 
 
 def test_unfused_bundles(sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path) -> None:

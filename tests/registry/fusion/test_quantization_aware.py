@@ -105,6 +105,13 @@ def test_no_other_format_is_written(sqlite_registry: Registry, tmp_path: Path) -
                 sqlite_registry.fused.fuse(name, replace(request, accept_loss=accept_loss))
             assert refused.value.hint == f"fusery fuse {name}"
     assert sqlite_registry.fused.list() == []
+    # Nor is it used without being fused, or added to another.
+    with sqlite_registry.workspace.database.read() as session, pytest.raises(BadInputError) as unfused:
+        plan_serving(session, [name])
+    assert unfused.value.hint == f"fusery fuse {name}"
+    assert_not_unfused(sqlite_registry, name, tmp_path)
+    with pytest.raises(BadInputError):
+        sqlite_registry.fused.fuse(name, FuseRequest("keep", extras=((name, 0.5),), accept_loss=True))
 
 
 def test_probe_uses_the_rounded_model(sqlite_registry: Registry, tmp_path: Path) -> None:
@@ -124,16 +131,6 @@ def test_probe_uses_the_rounded_model(sqlite_registry: Registry, tmp_path: Path)
     assert (same.a, same.b, same.kl) == (found.a, found.b, found.kl)
     other = sqlite_registry.evaluations.probe("packed", against=name, limit=2)
     assert (other.a.kind, other.b) == ("base", found.a)
-
-
-def test_unfused_use_is_refused(sqlite_registry: Registry, tmp_path: Path) -> None:
-    name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
-    with sqlite_registry.workspace.database.read() as session, pytest.raises(BadInputError) as refused:
-        plan_serving(session, [name])
-    assert refused.value.hint == f"fusery fuse {name}"
-    assert_not_unfused(sqlite_registry, name, tmp_path)
-    with pytest.raises(BadInputError):
-        sqlite_registry.fused.fuse(name, FuseRequest("keep", extras=((name, 0.5),), accept_loss=True))
 
 
 def assert_not_unfused(registry: Registry, name: str, folder: Path) -> None:
