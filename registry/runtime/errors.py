@@ -54,7 +54,7 @@ def invalid(field: str, why: str, code: str | None = None) -> Refusal:
     return Refusal(400, f"{field}: {why}", param=field, code=code)
 
 
-def sentence(error: BaseException, limit: int = 300) -> str:
-    """Return the beginning of a library's error message, on one line."""
+def sentence(error: BaseException) -> str:
+    """Return at most 300 characters of the beginning of a library's error message, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:limit]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:300]
