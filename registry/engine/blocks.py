@@ -115,8 +115,7 @@ def _multiply(rows: StoredRows, kind: RowsFormat, change: Change, first: int, bl
         multiply_out(left[:, :, None], change.update.right[:, None, :], block.delta, block.scratch)
         return
     groups = block.base.shape[1]
-    most = max(rows_per_block(kind.columns, rank), len(rows.weight))  # as many as any block has
-    tiles = change.tiles(kind.group, min(most, height))
+    tiles = change.tiles(kind.group, min(max(rows_per_block(kind.columns, rank), len(rows.weight)), height))
     left = np.repeat(left, groups // len(rows.weight), axis=1)
     multiply_out(left, tiles[:, :, :groups], block.delta, block.scratch)
 

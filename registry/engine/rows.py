@@ -55,11 +55,10 @@ class Change:
     _tiles: dict[tuple[int, int], Array] = field(default_factory=dict)
 
     def tiles(self, group: int, rows: int) -> Array:
-        """Return the right factor as `layouts.tile` lays it out, made once."""
-        right_tiles = self._tiles.get((group, rows))
-        if right_tiles is None:
-            right_tiles = self._tiles[group, rows] = tile(self.update.right, group, rows)
-        return right_tiles
+        """Return the right factor as `tile` lays it out, made once."""
+        if (group, rows) not in self._tiles:
+            self._tiles[group, rows] = tile(self.update.right, group, rows)
+        return self._tiles[group, rows]
 
 
 def to_groups(rows: Array, out: Array) -> None:
