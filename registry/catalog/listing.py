@@ -241,15 +241,15 @@ def _adapters(session: Session, text: str, *, prefix: str | None) -> tuple[str, 
         reference = None
     if reference is not None:
         meant = named_by(reference, select(name))
-        names = _names(session, meant, most=MOST if reference.kind == "digest" else 1)
+        names = _names(session, meant)[: None if reference.kind == "digest" else 1]
     if not names and prefix is not None:
         # A range, which the index answers: names are small ASCII letters, digits and a few signs.
         names = _names(session, select(name).where(name >= prefix, name < f"{prefix}\x7f").order_by(name))
     return names
 
 
-def _names(session: Session, query: Select[Any], *, most: int = MOST) -> tuple[str, ...]:
-    names: Iterable[str] = session.scalars(query.limit(most))
+def _names(session: Session, query: Select[Any]) -> tuple[str, ...]:
+    names: Iterable[str] = session.scalars(query.limit(MOST))
     return tuple(dict.fromkeys(names))
 
 

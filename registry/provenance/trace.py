@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, and_, case, func, literal, literal_column, or_, select, union_all
+from sqlalchemy import (
+    BindParameter,
+    CompoundSelect,
+    Integer,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.orm import Session, aliased, defer, joinedload, lazyload, load_only, selectinload
 from sqlalchemy.orm.interfaces import ORMOption
 
@@ -226,32 +241,52 @@ def walk(
 
 def _next(session: Session, keys: Sequence[Key], up: bool, most: int | None) -> Iterator[Key]:
     numbers = _by_kind(keys)
-    ways: list[Select[int, int]] = []
+    query = _next_query(frozenset(numbers), up, cut=most is not None)
+    for way, number in session.execute(query, {**numbers, "most": most}) if query is not None else ():
+        yield RELATIONS[way].ends[up], number
+
+
+# Queries are made once: most of the time of a long walk went into that.
+@cache
+def _next_query(kinds: frozenset[str], up: bool, *, cut: bool) -> CompoundSelect[Any] | None:
+    """Return the query for where relations lead from records of some kinds; None without such relations."""
+    asked, ways = _parameters(kinds), list[Select[Any]]()
     for position, relation in enumerate(RELATIONS):
         (kind, column), (_, other) = relation.step(up)
-        if kind in numbers and (up or not relation.upwards):
+        if kind in kinds and (up or not relation.upwards):
             number: Any = literal_column(str(position)).label("way")
             query = relation.pairs.with_only_columns(number, other.label("id"))
-            newest = query.where(column.in_(numbers[kind])).distinct().order_by(other.desc())
+            newest = query.where(column.in_(asked[kind])).distinct().order_by(other.desc())
+            most: Any = bindparam("most", type_=Integer) if cut else None
             ways.append(select(*newest.limit(most).subquery().c))
-    for way, number in session.execute(union_all(*ways)) if ways else ():
-        yield RELATIONS[way].ends[up], number
+    return union_all(*ways) if ways else None
+
+
+def _parameters(kinds: Iterable[str]) -> Mapping[str, BindParameter[Sequence[int]]]:
+    return {kind: bindparam(kind, expanding=True) for kind in kinds}
 
 
 def links_of(session: Session, keys: Iterable[Key]) -> Iterator[Link]:
     """Yield what records were made from."""
     for chosen in batches(keys):
         numbers = _by_kind(chosen)
-        ways = [
-            relation.pairs.add_columns(literal_column(str(position))).where(column.in_(numbers[kind]))
-            for position, relation in enumerate(RELATIONS)
-            for (kind, column), _ in [relation.step(True)]
-            if kind in numbers
-        ]
-        rows = session.execute(union_all(*ways)).all() if ways else []
+        query = _links_query(frozenset(numbers))
+        rows = session.execute(query, numbers).all() if query is not None else []
         for made, source, name, way in sorted(rows, key=lambda row: (row[3], row[0], row[1])):
             kind, other = RELATIONS[way].ends
             yield (kind, made), (other, source), name
+
+
+@cache
+def _links_query(kinds: frozenset[str]) -> CompoundSelect[Any] | None:
+    asked = _parameters(kinds)
+    ways = [
+        relation.pairs.add_columns(literal_column(str(position))).where(column.in_(asked[kind]))
+        for position, relation in enumerate(RELATIONS)
+        for (kind, column), _ in [relation.step(True)]
+        if kind in kinds
+    ]
+    return union_all(*ways) if ways else None
 
 
 def _by_kind(keys: Iterable[Key]) -> dict[str, list[int]]:

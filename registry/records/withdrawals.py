@@ -66,8 +66,7 @@ def of_adapters(
     session: Session, ids: Collection[int], *, at: datetime | None = None
 ) -> dict[int, Withdrawals]:
     """Return the yanks that concern adapters, by the number of their row, their own first; those without are left out."""
-    number = tables.AdapterRow.id
-    return _affected(session, ids, lambda where: sa.select(number, number).where(where(number)), at=at)
+    return _affected(session, ids, _themselves, at=at)
 
 
 def of_fused(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]:
@@ -135,6 +134,11 @@ def usable_record(session: Session, adapter: tables.AdapterRow) -> tables.Adapte
 Where = Callable[[Any], sa.ColumnElement[bool]]  # from a number's column to whether it is asked about
 
 Pairs = sa.Select[*tuple[Any, ...]]  # of a thing and an adapter that it is or holds
+
+
+def _themselves(where: Where) -> Pairs:
+    number = tables.AdapterRow.id
+    return sa.select(number, number).where(where(number))
 
 
 def _parts(where: Where) -> Pairs:

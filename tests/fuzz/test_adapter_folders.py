@@ -96,10 +96,10 @@ def peft(base: Path) -> Path:
     return peft_adapter(base.parent / "peft")
 
 
-TIMES = 30 if os.environ.get("FUSERY_SOAK") else 1
+TIMES = 50 if os.environ.get("FUSERY_SOAK") else 1
 
 
-@pytest.mark.parametrize(("kind", "count"), [("mlx", 400 * TIMES), ("peft", 150 * TIMES)])
+@pytest.mark.parametrize(("kind", "count"), [("mlx", 200 * TIMES), ("peft", 100 * TIMES)])
 def test_folders(
     kind: str, count: int, facts: BaseFacts, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -24,7 +24,7 @@ from fusery.cli.main import run
 Ask = Callable[..., Any]
 
 
-@pytest.fixture(params=RELEASES)
+@pytest.fixture(scope="module", params=RELEASES)
 def release(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -45,6 +45,22 @@ def ask(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     monkeypatch.chdir(artifacts)
     monkeypatch.setenv("FUSERY_USER", "tester")
     return asking(artifacts / "home")
+
+
+@pytest.fixture(scope="module")
+def upgraded_home(release: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The release's home with the schema of this version; to be copied, not changed."""
+    home = tmp_path_factory.mktemp("upgraded") / "home"
+    shutil.copytree(unpacked(release, tmp_path_factory) / "home", home)
+    asking(home)("admin", "db", "upgrade")
+    return home
+
+
+@pytest.fixture
+def ask_upgraded(ask: Ask, artifacts: Path, upgraded_home: Path) -> Ask:
+    shutil.rmtree(artifacts / "home")
+    shutil.copytree(upgraded_home, artifacts / "home")
+    return ask
 
 
 def asking(home: Path) -> Ask:
@@ -86,13 +102,12 @@ def test_its_home_is_whole_and_answers_as_it_did(ask: Ask, said: dict[str, Any])
     assert ask("audit", "--chain", "--anchor", "anchor.json", "--key", "anna.pub")["problems"] == []
 
 
-def test_its_recipes_give_the_same_bits(ask: Ask, said: dict[str, Any]) -> None:
-    ask("admin", "db", "upgrade")
+def test_its_recipes_give_the_same_bits(ask_upgraded: Ask, said: dict[str, Any]) -> None:
     adapters = {"dora once": "dora@1", "dora as mlx-lm": "dora@1"}
     assert said["fused"]
     for name, made in said["fused"].items():
         adapter = adapters.get(name, "course_rec@1" if name.startswith("shaped") else REF)
-        fused = ask("fuse", adapter, "--recipe", made["key"], "--accept-loss")
+        fused = ask_upgraded("fuse", adapter, "--recipe", made["key"], "--accept-loss")
         assert (fused["key"], fused["digest"]) == (made["key"], made["digest"]), name
 
 
@@ -114,8 +129,9 @@ def test_its_backup_is_restored(
     assert restored("audit")["problems"] == []
 
 
-def test_another_home_pulls_from_it(artifacts: Path, said: dict[str, Any], ask: Ask, tmp_path: Path) -> None:
-    ask("admin", "db", "upgrade")  # both sides of a pull have the same schema
+def test_another_home_pulls_from_it(
+    artifacts: Path, said: dict[str, Any], ask_upgraded: Ask, tmp_path: Path
+) -> None:
     here = asking(tmp_path / "here")
     here("admin", "init")
     for reference in ("course_rec", "dora@1"):
@@ -131,18 +147,16 @@ def test_another_home_pulls_from_it(artifacts: Path, said: dict[str, Any], ask: 
     assert here("audit")["problems"] == []
 
 
-def test_its_bundles_are_read(ask: Ask) -> None:
-    ask("admin", "db", "upgrade")
+def test_its_bundles_are_read(ask_upgraded: Ask) -> None:
     for bundle in BUNDLES:
         place = Path("bundles", bundle)
         signed = Path("bundles", f"{bundle}.sig").exists()
-        checked = ask("identify", "--verify", place, "--key", "anna.pub", code=0 if signed else 1)
+        checked = ask_upgraded("identify", "--verify", place, "--key", "anna.pub", code=0 if signed else 1)
         assert checked["problems"] == [], bundle
-        assert ask("identify", place)["intact"], bundle
+        assert ask_upgraded("identify", place)["intact"], bundle
 
 
-def test_its_exports_are_taken_in(ask: Ask, said: dict[str, Any], tmp_path: Path) -> None:
-    ask("admin", "db", "upgrade")
+def test_its_exports_are_taken_in(ask_upgraded: Ask, said: dict[str, Any], tmp_path: Path) -> None:
     here = asking(tmp_path / "here")
     here("pull", "tiny", "--from", "home")
     folders = {form: next(Path("exports", form).glob("adapters_*[!g]")) for form in ("mlx", "peft")}
@@ -151,19 +165,21 @@ def test_its_exports_are_taken_in(ask: Ask, said: dict[str, Any], tmp_path: Path
     kept = ("digest", "val_loss", "rank", "examples", "tags")
     assert {key: taken[key] for key in kept} == {key: then[key] for key in kept}
     assert here("identify", "--verify", folders["mlx"], "--key", "anna.pub")["problems"] == []
-    assert ask("identify", folders["peft"])["verdict"] == "known"
+    assert ask_upgraded("identify", folders["peft"])["verdict"] == "known"
 
 
-def test_its_attestation_is_signed_and_says_the_same(ask: Ask, said: dict[str, Any]) -> None:
+def test_its_attestation_is_signed_and_says_the_same(ask_upgraded: Ask, said: dict[str, Any]) -> None:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
     from securesystemslib.dsse import Envelope
     from securesystemslib.signer import SSlibKey
 
     envelope = Envelope.from_dict(json.loads(Path("attestation.json").read_text(encoding="utf-8")))
-    ask("admin", "db", "upgrade")
-    (key,) = ask("admin", "trust", "list")
+    (key,) = ask_upgraded("admin", "trust", "list")
     public = SSlibKey.from_crypto(load_pem_public_key(Path("anna.pub").read_bytes()), keyid=key["key_id"])
     assert list(envelope.verify([public], 1)) == [key["key_id"]]
     assert (
-        list(holding.unanswered(json.loads(envelope.payload), ask("lineage", "--format", "slsa", REF))) == []
+        list(
+            holding.unanswered(json.loads(envelope.payload), ask_upgraded("lineage", "--format", "slsa", REF))
+        )
+        == []
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,13 +19,22 @@ def other_home(tmp_path: Path) -> Path:
     return tmp_path / "elsewhere"
 
 
+@pytest.fixture(scope="session")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home folder of an initialised, empty registry; to be copied, not changed."""
+    home = tmp_path_factory.mktemp("empty") / "home"
+    with Registry.open(home) as opened:
+        opened.init()
+    return home
+
+
 @pytest.fixture
-def other(other_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+def other(other_home: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     """The other registry, opened as its owner would."""
     for name in ("FUSERY_REGISTRY", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
         monkeypatch.delenv(name, raising=False)
+    shutil.copytree(empty_home, other_home)
     with Registry.open(other_home) as opened:
-        opened.init()
         yield opened
 
 

@@ -264,8 +264,14 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("change", [truncate, edit, flip, Path.unlink])
-@pytest.mark.parametrize("name", ["rows/adapter.ndjson", "rows/event.ndjson", "package.json", "blob"])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *(("rows/adapter.ndjson", change) for change in (truncate, edit, flip, Path.unlink)),
+        *(("package.json", change) for change in (truncate, edit, Path.unlink)),
+        *(("blob", change) for change in (truncate, flip, Path.unlink)),
+    ],
+)
 def test_a_changed_file_is_named_and_nothing_is_restored(
     saved: Registry, tmp_path: Path, name: str, change: Change
 ) -> None:
@@ -276,8 +282,6 @@ def test_a_changed_file_is_named_and_nothing_is_restored(
     change(path)
     if change is edit and name == "package.json":
         path.write_bytes(path.read_bytes().replace(b'"tester"', b'"someone"'))
-    elif change is edit and name == "blob":
-        truncate(path)  # it has no such text
     with open_registry(tmp_path / "restored") as restored:
         with pytest.raises(
             BackupError, match="backup" if name == "package.json" else digest if name == "blob" else name

@@ -136,7 +136,7 @@ def account(name: str) -> Account:
 
 
 @given(st.sampled_from(["adapter", "sum", "bundle"]), TEXTS, st.none() | TEXTS, st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_any_names_give_a_valid_statement_and_a_valid_bill(
     kind: str, name: str, licence: str | None, known: bool
 ) -> None:

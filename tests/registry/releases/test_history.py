@@ -23,8 +23,8 @@ def year(registry: Registry, tiny_base: Path, tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_short_year(registry: Registry, year: Year) -> None:
-    year.live(150)
-    for alias, moment in year.questions(100, 50):
+    year.live(80)
+    for alias, moment in year.questions(30, 25):
         expected, found = year.answer(alias, moment), registry.aliases.show(alias, at=moment.isoformat())
         assert {key: found[key] for key in expected} == expected
     for alias in year.aliases:

@@ -13,6 +13,9 @@ from fusery.registry.database import events
 from fusery.registry.upkeep.history import check_alias_moves
 from fusery.registry.upkeep.records import SealLog
 
+# What depends on PostgreSQL itself is tested in `registry/database`.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
 PROD = "course_rec#prod"
 ADDED = (
@@ -48,6 +51,7 @@ def test_honest_moves_agree(moved: Registry) -> None:
     assert moved.upkeep.audit().ok
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
@@ -67,6 +71,7 @@ def test_an_edit_is_named(moved: Registry, statement: str, said: str) -> None:
     assert {problem.code for problem in moved.upkeep.audit().problems} >= {"alias_unexplained"}
 
 
+@on_sqlite
 def test_an_entry_without_a_move_is_named(moved: Registry) -> None:
     with moved.workspace.database.write() as session:
         detail = {"from": {"name": FIRST}, "to": {"name": SECOND}, "reason": ""}
@@ -91,6 +96,7 @@ ENDINGS: dict[str, tuple[str, Callable[[Registry], Any]]] = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize("kind", ENDINGS)
 def test_an_edit_that_a_later_write_sealed_is_named(stocked: Registry, kind: str) -> None:
     stocked.adapters.yank("course_rec@1", reason="leaks names")

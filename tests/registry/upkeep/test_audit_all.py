@@ -13,6 +13,9 @@ from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError
 from fusery.storage.digest import Digest
 
+# What depends on PostgreSQL itself is tested in `registry/database`.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 def damage(registry: Registry, *, delete: bool = False) -> str:
     """Flip a bit of the first adapter's weights, or delete them; return their digest."""
@@ -32,6 +35,7 @@ def damage(registry: Registry, *, delete: bool = False) -> str:
     return str(digest)
 
 
+@on_sqlite
 def test_what_something_came_from_is_checked_too(
     stocked: Registry, make_adapter: Callable[..., Path]
 ) -> None:
@@ -66,6 +70,7 @@ def test_what_has_more_to_say_than_a_statement_has_conditions(stocked: Registry)
     }
 
 
+@on_sqlite
 def test_it_finds_what_one_hand_finds(stocked: Registry, tmp_path: Path) -> None:
     stocked.bundles.materialize("course_rec@1", tmp_path / "bundle")
     (tmp_path / "bundle" / "config.json").chmod(0o644)
@@ -92,6 +97,7 @@ def test_a_folder_that_cannot_be_looked_at_is_named_and_not_passed_over(
     assert many.notes == one.notes
 
 
+@on_sqlite
 def test_it_repairs(stocked: Registry, tmp_path: Path) -> None:
     damage(stocked, delete=True)
     report = stocked.upkeep.audit(repair=True, copies=[tmp_path])

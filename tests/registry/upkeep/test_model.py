@@ -138,7 +138,7 @@ class Collecting(RuleBasedStateMachine):
 COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 TestCollecting = Collecting.TestCase
-TestCollecting.settings = settings(COMMON, max_examples=12, stateful_step_count=15)
+TestCollecting.settings = settings(COMMON, max_examples=8, stateful_step_count=12)
 
 
 class _Longer(Collecting):

@@ -259,10 +259,10 @@ def test_two_deliverers_at_once_keep_the_order_and_send_nothing_twice(
     registry: Registry, receiver: Receiver, happen: Happen
 ) -> None:
     add(registry, receiver)
-    happen(30)
+    happen(12)
     with running(registry, count=3):
-        happen(10)
-        wait_until(lambda: len(receiver.taken) >= 40)
+        happen(6)
+        wait_until(lambda: len(receiver.taken) >= 18)
     assert receiver.taken == registered(registry)
 
 

@@ -55,7 +55,7 @@ class Receiver:
         return TAKEN
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.lists(HAPPENING | ANSWERING | PASSING, max_size=25),
     st.sampled_from(["alias.*", "alias.moved"]),
