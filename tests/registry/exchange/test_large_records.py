@@ -79,12 +79,7 @@ NUMBERS = [1e16, 1.5e19, 1e23, 2.0**70, 3.4e38, 1e300, -1e300, 1.5e-320, -0.0, 2
 """PostgreSQL returns 1e300 as an integer of 301 digits, which a backup file must not contain."""
 
 
-@pytest.fixture(params=["sqlite_url", "postgres_url"])
-def database_url(request: pytest.FixtureRequest) -> str:
-    """The URL of a database of each kind."""
-    return str(request.getfixturevalue(request.param))
-
-
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 def test_large_configurations_are_restored_as_they_are(
     stocked: Registry, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:

@@ -19,9 +19,12 @@ from fusery.registry.errors import AmbiguousReferenceError, UnknownReferenceErro
 from fusery.registry.records.graph import Edge, Graph, Node
 
 
-@pytest.fixture
-def filled(registry: Registry, tmp_path: Path) -> tuple[Registry, dict[str, str]]:
-    return registry, lineage_registry.fill(registry, tmp_path)
+@pytest.fixture(scope="module")
+def filled(
+    module_registry: Registry, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Registry, dict[str, str]]:
+    """A registry and its records by what they are called; only to be read."""
+    return module_registry, lineage_registry.fill(module_registry, tmp_path_factory.mktemp("filled"))
 
 
 def relations(graph: Graph) -> set[tuple[str, str, str]]:
@@ -33,7 +36,7 @@ def names(graph: Graph, kind: str) -> set[str]:
     return {node.name for node in graph.nodes if node.kind == kind}
 
 
-def test_everything_from_everywhere(filled: tuple[Registry, dict[str, str]], tmp_path: Path) -> None:
+def test_everything_from_everywhere(filled: tuple[Registry, dict[str, str]]) -> None:
     registry, found = filled
     whole = registry.provenance.lineage("tiny", up=False)
     assert relations(whole) == {
@@ -54,7 +57,7 @@ def test_everything_from_everywhere(filled: tuple[Registry, dict[str, str]], tmp
     by_place = registry.provenance.lineage(found["bundle"])
     digest = next(node.digest for node in by_place.nodes if node.kind == "bundle")
     assert registry.provenance.lineage(digest[:12]).to_dict() == by_place.to_dict()
-    assert registry.provenance.lineage(f"bundle:{tmp_path / 'out'}").root == by_place.root
+    assert registry.provenance.lineage(f"bundle:{found['bundle']}").root == by_place.root
     assert relations(by_place) == {
         ("bundle", "packed-from", "fused"),
         ("fused", "fused-from-adapter", "adapter"),
@@ -122,10 +125,12 @@ def test_a_prefix_of_several_things(filled: tuple[Registry, dict[str, str]]) -> 
     registry, _ = filled
     with registry.workspace.database.write() as session:
         first, second = session.scalars(select(tables.BundleRow).order_by(tables.BundleRow.id).limit(2))
-        first.digest = second.digest[:12] + "0" * 52
+        own, first.digest = first.digest, second.digest[:12] + "0" * 52
         prefix = second.digest[:10]
     with pytest.raises(AmbiguousReferenceError):
         registry.provenance.lineage(prefix)
+    with registry.workspace.database.write() as session:
+        session.get_one(tables.BundleRow, first.id).digest = own
 
 
 @pytest.fixture
