@@ -46,8 +46,5 @@ def require_count(name: str, what: str, limit: int, count: int) -> None:
 
 
 def _text_bytes(row: Mapping[str, Any] | tables.TableRow) -> int:
-    if isinstance(row, Mapping):
-        values: Sequence[Any] = list(row.values())
-    else:
-        values = [getattr(row, column.key) for column in row.__table__.columns]
-    return sum(len(json.dumps(value)) for value in values if isinstance(value, str))
+    fields = row if isinstance(row, Mapping) else {c.key: getattr(row, c.key) for c in row.__table__.columns}
+    return sum(len(json.dumps(value)) for value in fields.values() if isinstance(value, str))

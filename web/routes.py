@@ -143,10 +143,6 @@ def _require_rate(limit: RateLimit, client: str) -> None:
         raise TooOftenError("too many requests in too short a time", hint=f"wait {math.ceil(seconds)} s")
 
 
-# No `from __future__ import annotations`: the handlers' annotations are types made at run time, which FastAPI
-# could not resolve from strings.
-
-
 LONGEST = 10_000  # the maximum length of a string
 MOST = 1_000  # the maximum number of entries of a list or mapping
 LARGEST, LARGEST_SEED = 2**31 - 1, 2**63 - 1  # whole numbers begin at 0
@@ -288,8 +284,11 @@ def document(app: FastAPI, routes: Sequence[Route]) -> dict[str, Any]:
     parts = made.setdefault("components", {})
     parts["schemas"] = parts.get("schemas", {}) | shared
     parts["securitySchemes"] = {"token": _TOKEN}
-    version = API.rpartition("/v")[2]
-    made["info"] = {"title": "fusery", "version": version, "description": "An adapter registry."}
+    made["info"] = {
+        "title": "fusery",
+        "version": API.rpartition("/v")[2],
+        "description": "An adapter registry.",
+    }
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -234,12 +234,11 @@ def search(workspace: Workspace, text: str) -> SearchResults:
 
 def _adapters(session: Session, text: str, *, prefix: str | None) -> tuple[str, ...]:
     name = tables.AdapterRow.name
-    names: tuple[str, ...] = ()
     try:
         reference = Reference.parse(text)
     except BadInputError:
-        reference = None
-    if reference is not None:
+        names: tuple[str, ...] = ()
+    else:
         meant = named_by(reference, select(name))
         names = _names(session, meant)[: None if reference.kind == "digest" else 1]
     if not names and prefix is not None:
@@ -249,8 +248,7 @@ def _adapters(session: Session, text: str, *, prefix: str | None) -> tuple[str, 
 
 
 def _names(session: Session, query: Select[Any]) -> tuple[str, ...]:
-    names: Iterable[str] = session.scalars(query.limit(MOST))
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(session.scalars(query.limit(MOST))))
 
 
 def list_bases(workspace: Workspace) -> list[Base]:

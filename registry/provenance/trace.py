@@ -8,21 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import (
-    BindParameter,
-    CompoundSelect,
-    Integer,
-    Select,
-    and_,
-    bindparam,
-    case,
-    func,
-    literal,
-    literal_column,
-    or_,
-    select,
-    union_all,
-)
+from sqlalchemy import Select, and_, bindparam, case, func, literal, literal_column, or_, select, union_all
 from sqlalchemy.orm import Session, aliased, defer, joinedload, lazyload, load_only, selectinload
 from sqlalchemy.orm.interfaces import ORMOption
 
@@ -56,13 +42,13 @@ def key_of(thing: Made) -> Key:
 _BASE, _DATASET, _ADAPTER = tables.BaseModelRow, tables.DatasetRow, tables.AdapterRow
 _FUSED, _EXTRA, _BUNDLE = tables.FusedRow, tables.FusedExtraRow, tables.BundleRow
 _ALIAS, _DEPLOYMENT = tables.AliasRow, tables.DeploymentRow
-_OPTIONS: Mapping[Any, Sequence[ORMOption]] = {
+_OPTIONS: Mapping[Any, Sequence[ORMOption]] = {  # for the related rows that are loaded with records, by kind
+    _BASE: (joinedload(_BASE.names), defer(_BASE.weights), defer(_BASE.config)),
+    _DATASET: (),
     _ADAPTER: (
         load_only(_ADAPTER.name, _ADAPTER.digest, _ADAPTER.created_at, _ADAPTER.created_by),
         lazyload("*"),
     ),
-    _BASE: (joinedload(_BASE.names), defer(_BASE.weights), defer(_BASE.config)),
-    _DATASET: (),
     _FUSED: (
         joinedload(_FUSED.adapter).load_only(_ADAPTER.name),
         selectinload(_FUSED.extras).joinedload(_EXTRA.adapter).load_only(_ADAPTER.name),
@@ -75,10 +61,7 @@ _OPTIONS: Mapping[Any, Sequence[ORMOption]] = {
         joinedload(_DEPLOYMENT.bundle).load_only(_BUNDLE.digest),
     ),
 }
-"""The related rows that are loaded with records, by kind."""
-
-_KINDS = (_BASE, _DATASET, _ADAPTER, _FUSED, _BUNDLE, _ALIAS, _DEPLOYMENT)
-DOWN = tuple(kind.__tablename__ for kind in _KINDS)  # kinds, each after those that it is made from
+DOWN = tuple(kind.__tablename__ for kind in _OPTIONS)  # kinds, each after those that it is made from
 
 
 def nodes_of(session: Session, keys: Iterable[Key]) -> dict[Key, Node]:
@@ -107,13 +90,11 @@ def _held(row: Made) -> Made | None:
 
 
 def _withdrawals(session: Session, rows: Sequence[Made]) -> dict[Key, Withdrawals]:
-    held = [key_of(thing) for row in rows if (thing := _held(row)) is not None]
+    held = _by_kind(key_of(thing) for row in rows if (thing := _held(row)) is not None)
     return {
         (table.__tablename__, number): withdrawals
         for table, find in ((_ADAPTER, of_adapters), (_FUSED, of_fused), (_BUNDLE, of_bundles))
-        for number, withdrawals in find(
-            session, [key[1] for key in held if key[0] == table.__tablename__]
-        ).items()
+        for number, withdrawals in find(session, held[table.__tablename__]).items()
     }
 
 
@@ -170,9 +151,7 @@ def _relations() -> Iterator[Relation]:
     packed, sources = tables.BundleAdapterRow, tables.AdapterSourceRow
     alias, runs = tables.AliasRow, tables.DeploymentRow
 
-    def relation(
-        pairs: Select[*tuple[Any, ...]], made: Any, source: Any, *, upwards: bool = False
-    ) -> Relation:
+    def relation(pairs: Any, made: Any, source: Any, *, upwards: bool = False) -> Relation:
         return Relation(pairs, (made.__tablename__, source.__tablename__), upwards)
 
     def plain(made_id: Any, source_id: Any, name: str, made: Any, source: Any) -> Relation:
@@ -219,7 +198,6 @@ def walk(
 ) -> tuple[dict[Key, None], bool]:
     """Return what was made from records, or with `up` what they were made from, nearest first, and whether that was cut."""
     reached, left, cut = dict.fromkeys(starts), dict[str, int](), False
-    adapters = tables.AdapterRow.__tablename__
     near = list(reached)
     while near:
         further: dict[str, set[int]] = defaultdict(set)
@@ -229,7 +207,7 @@ def walk(
                 if (kind, number) not in reached:
                     further[kind].add(number)
         near = []
-        for kind in (adapters, *(kind for kind in DOWN if kind != adapters)):
+        for kind in sorted(DOWN, key=lambda kind: kind != _ADAPTER.__tablename__):
             kind_numbers = further[kind]
             room = len(kind_numbers) if limit is None else left.setdefault(kind, limit)
             near += [(kind, number) for number in sorted(kind_numbers, reverse=True)[:room]]
@@ -246,47 +224,35 @@ def _next(session: Session, keys: Sequence[Key], up: bool, most: int | None) -> 
         yield RELATIONS[way].ends[up], number
 
 
-# Queries are made once: most of the time of a long walk went into that.
-@cache
-def _next_query(kinds: frozenset[str], up: bool, *, cut: bool) -> CompoundSelect[Any] | None:
+@cache  # most of the time of a long walk went into making queries
+def _next_query(kinds: frozenset[str], up: bool, *, cut: bool) -> Any:
     """Return the query for where relations lead from records of some kinds; None without such relations."""
-    asked, ways = _parameters(kinds), list[Select[Any]]()
+    ways: list[Select[Any]] = []
     for position, relation in enumerate(RELATIONS):
         (kind, column), (_, other) = relation.step(up)
         if kind in kinds and (up or not relation.upwards):
             number: Any = literal_column(str(position)).label("way")
             query = relation.pairs.with_only_columns(number, other.label("id"))
-            newest = query.where(column.in_(asked[kind])).distinct().order_by(other.desc())
-            most: Any = bindparam("most", type_=Integer) if cut else None
-            ways.append(select(*newest.limit(most).subquery().c))
+            asked = query.where(column.in_(bindparam(kind, expanding=True)))
+            newest = asked.distinct().order_by(other.desc()).limit(bindparam("most") if cut else None)
+            ways.append(select(*newest.subquery().c))
     return union_all(*ways) if ways else None
-
-
-def _parameters(kinds: Iterable[str]) -> Mapping[str, BindParameter[Sequence[int]]]:
-    return {kind: bindparam(kind, expanding=True) for kind in kinds}
 
 
 def links_of(session: Session, keys: Iterable[Key]) -> Iterator[Link]:
     """Yield what records were made from."""
     for chosen in batches(keys):
         numbers = _by_kind(chosen)
-        query = _links_query(frozenset(numbers))
-        rows = session.execute(query, numbers).all() if query is not None else []
+        ways = [
+            relation.pairs.add_columns(literal_column(str(position))).where(column.in_(numbers[kind]))
+            for position, relation in enumerate(RELATIONS)
+            for (kind, column), _ in [relation.step(True)]
+            if kind in numbers
+        ]
+        rows = session.execute(union_all(*ways)).all() if ways else []
         for made, source, name, way in sorted(rows, key=lambda row: (row[3], row[0], row[1])):
             kind, other = RELATIONS[way].ends
             yield (kind, made), (other, source), name
-
-
-@cache
-def _links_query(kinds: frozenset[str]) -> CompoundSelect[Any] | None:
-    asked = _parameters(kinds)
-    ways = [
-        relation.pairs.add_columns(literal_column(str(position))).where(column.in_(asked[kind]))
-        for position, relation in enumerate(RELATIONS)
-        for (kind, column), _ in [relation.step(True)]
-        if kind in kinds
-    ]
-    return union_all(*ways) if ways else None
 
 
 def _by_kind(keys: Iterable[Key]) -> dict[str, list[int]]:

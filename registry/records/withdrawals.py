@@ -137,8 +137,7 @@ Pairs = sa.Select[*tuple[Any, ...]]  # of a thing and an adapter that it is or h
 
 
 def _themselves(where: Where) -> Pairs:
-    number = tables.AdapterRow.id
-    return sa.select(number, number).where(where(number))
+    return sa.select(tables.AdapterRow.id, tables.AdapterRow.id).where(where(tables.AdapterRow.id))
 
 
 def _parts(where: Where) -> Pairs:
