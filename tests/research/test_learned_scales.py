@@ -13,10 +13,22 @@ import tiny_models
 pytest.importorskip("mlx_lm")
 
 import mlx.core as mx
+from mlx import nn
+from mlx.optimizers import Adam
 
 from fusery.registry.errors import ModelUnusableError
 from fusery.research import learned_scales
-from fusery.research.learned_scales import BATCH, LONGEST, _batches, _parted, learn_scales
+from fusery.research.learned_scales import (
+    _FIRST,
+    _SECOND,
+    _SMALL,
+    BATCH,
+    LONGEST,
+    _batches,
+    _Layer,
+    _parted,
+    learn_scales,
+)
 from fusery.research.models import LoadedModel
 from fusery.research.prompts import Sample
 
@@ -71,6 +83,34 @@ def test_what_was_off_comes_nearer(folders: tuple[Path, Path, Path], monkeypatch
     again = learn_scales(*loaded(*folders), texts, steps=8)
     for path in PATHS:
         assert np.array_equal(again.layers[path].scales, found.layers[path].scales)
+
+
+def test_a_layer_has_the_gradient_of_mlx_and_takes_steps_of_adam() -> None:
+    mx.random.seed(3)
+    module = nn.QuantizedLinear(64, 8, bias=False, group_size=32, bits=4)
+    layer, random = _Layer.of(module), np.random.default_rng(4)
+    start = {part: module[part].astype(mx.float32) for part in ("scales", "biases")}
+    inputs, by_output = (random.standard_normal((5, n)).astype(np.float32) for n in (64, 8))
+
+    def loss(moved: Any) -> Any:
+        scales = start["scales"] * (1 + moved[0])
+        biases = start["biases"] + start["scales"] * moved[1]
+        weight = mx.dequantize(module["weight"], scales, biases, group_size=32, bits=4)
+        return (mx.array(inputs) @ weight.T * mx.array(by_output)).sum()
+
+    optimizer = Adam(1e-3, betas=[_FIRST, _SECOND], eps=_SMALL, bias_correction=True)
+    known = {"moved": mx.zeros((2, 8, 2))}
+    for number in (1, 2, 3):
+        gradient = mx.grad(loss)(known["moved"])
+        layer.add(inputs, by_output)
+        np.testing.assert_allclose(layer.gradient, np.asarray(gradient), rtol=1e-4, atol=1e-5)
+        known = optimizer.apply_gradients({"moved": gradient / 5 * number}, known)
+        layer.gradient *= number
+        layer.step(number, 1e-3, tokens=5)
+        np.testing.assert_allclose(layer.moved, np.asarray(known["moved"]), rtol=1e-3, atol=1e-7)
+        assert not layer.gradient.any()
+        expected = np.asarray(start["scales"]) * (1 + layer.moved[0])
+        np.testing.assert_allclose(np.asarray(module["scales"]), expected, rtol=1e-6)
 
 
 def test_a_model_with_the_bases_own_scales_has_nothing_to_learn(folders: tuple[Path, Path, Path]) -> None:
