@@ -12,8 +12,10 @@ CHOSEN := $(if $(ROOM),-m "not slow" tests/$(ROOM)) $(if $(FAILED),--last-failed
 DIST ?= dist
 # Each new process of a test would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
-# Workers whose BLAS has several threads each slow each other down.
+# Workers whose libraries have several threads each slow each other down.
 test test-fast mutants shuffled soak: export OPENBLAS_NUM_THREADS = 1
+test test-fast mutants shuffled soak: export OMP_NUM_THREADS = 1
+test test-fast mutants shuffled soak: export LLAMA_ARG_THREADS = 1
 
 .PHONY: help demo test test-fast mutants shuffled check check-fast format docs site bench bench-compare soak build sdist wheels sbom release-check lock clean
 .DEFAULT_GOAL := help

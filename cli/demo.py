@@ -293,7 +293,7 @@ def _fresh(folder: Path) -> None:
     marker.write_text("`fusery demo` made this folder, and removes it when it runs again.\n")
 
 
-def answer(model: Path, question: str, *, adapter: Path | None = None, limit: int = 40) -> str:
+def answer(model: Path, question: str, *, adapter: Path | None = None, limit: int = 24) -> str:
     """Return a model's answer to a question, decoded greedily."""
     try:
         import mlx_lm
