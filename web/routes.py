@@ -284,11 +284,8 @@ def document(app: FastAPI, routes: Sequence[Route]) -> dict[str, Any]:
     parts = made.setdefault("components", {})
     parts["schemas"] = parts.get("schemas", {}) | shared
     parts["securitySchemes"] = {"token": _TOKEN}
-    made["info"] = {
-        "title": "fusery",
-        "version": API.rpartition("/v")[2],
-        "description": "An adapter registry.",
-    }
+    version = API.rpartition("/v")[2]
+    made["info"] = {"title": "fusery", "version": version, "description": "An adapter registry."}
     return made
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Select, and_, bindparam, case, func, literal, literal_column, or_, select, union_all
 from sqlalchemy.orm import Session, aliased, defer, joinedload, lazyload, load_only, selectinload
 from sqlalchemy.orm.interfaces import ORMOption
+from sqlalchemy.sql.selectable import CompoundSelect
 
 from fusery.storage.digest import digest_bytes, digest_json
 
@@ -151,7 +152,9 @@ def _relations() -> Iterator[Relation]:
     packed, sources = tables.BundleAdapterRow, tables.AdapterSourceRow
     alias, runs = tables.AliasRow, tables.DeploymentRow
 
-    def relation(pairs: Any, made: Any, source: Any, *, upwards: bool = False) -> Relation:
+    def relation(
+        pairs: Select[*tuple[Any, ...]], made: Any, source: Any, *, upwards: bool = False
+    ) -> Relation:
         return Relation(pairs, (made.__tablename__, source.__tablename__), upwards)
 
     def plain(made_id: Any, source_id: Any, name: str, made: Any, source: Any) -> Relation:
@@ -225,7 +228,7 @@ def _next(session: Session, keys: Sequence[Key], up: bool, most: int | None) -> 
 
 
 @cache  # most of the time of a long walk went into making queries
-def _next_query(kinds: frozenset[str], up: bool, *, cut: bool) -> Any:
+def _next_query(kinds: frozenset[str], up: bool, *, cut: bool) -> CompoundSelect[Any] | None:
     """Return the query for where relations lead from records of some kinds; None without such relations."""
     ways: list[Select[Any]] = []
     for position, relation in enumerate(RELATIONS):

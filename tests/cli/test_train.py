@@ -266,7 +266,7 @@ def test_a_run_that_is_interrupted_can_be_registered(ready: Fusery, folder: Path
 @pytest.mark.slow
 @pytest.mark.timing
 def test_a_run_in_the_background_survives_ctrl_c_and_ends_at_sigterm(ready: Fusery, folder: Path) -> None:
-    """What it has written at some moment is what SIGKILL leaves, and can be registered too."""
+    """A copy of its folder, made while it is stopped, is as SIGKILL would leave it, and can be registered."""
     with started(folder, deaf=True) as process:
         wait_for_checkpoint(folder, process, 4)
         process.send_signal(signal.SIGINT)

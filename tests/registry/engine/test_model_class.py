@@ -30,9 +30,10 @@ from .conftest import OurFuse
 mx = pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_lm")
 
+NAMES = sorted(ARCHITECTURES.keys() - {"afm7"})
 FEW = ("baichuan_m1", "deepseek_v3", "gemma3", "gpt2", "gpt_oss", "llama", "llama4", "mixtral", "qwen3_next")
 names = pytest.mark.parametrize(
-    "name", sorted(ARCHITECTURES.keys() - {"afm7"}) if "FUSERY_SOAK" in os.environ else FEW
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
 Stored = dict[str, tuple[str, tuple[int, ...], bytes]]
 Load = Callable[..., Base]
