@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusery.registry.engine.verdict import DEGRADED, LOST, PASS, UNSURE, Verdict
+from fusery.registry.adapters.files import CONFIG, WEIGHTS
+from fusery.registry.comparison.combine import mlx_document
+from fusery.registry.comparison.modules import open_registered
+from fusery.registry.comparison.plan import CombineOptions, plan, write
+from fusery.registry.documents import write_document
+from fusery.registry.engine.verdict import DEGRADED, LOST, PASS, UNSURE, VERDICTS, Verdict
 from fusery.registry.errors import ModelUnusableError
 from fusery.registry.records.fused import FusedAnswers
-from fusery.storage.digest import Digest
+from fusery.registry.records.references import resolve_adapter
 from fusery.storage.errors import FuseryError
 from fusery.storage.progress import Reporter, tally
 
@@ -24,9 +30,10 @@ from .probe import source_of, subject_of
 from .prompts import built_in, held_out, read_prompts, tokenise
 
 if TYPE_CHECKING:
+    from fusery.registry.fusion.fuse_inputs import FuseInputs
     from fusery.registry.workspace.workspace import Workspace
 
-    from .models import FirstAnswers, ModelScores
+    from .models import FirstAnswers, ModelScores, ModelSource
 
 # A model passes by its loss if it has this share of what the adapter gained, or is off by so many nats; it is lost below half.
 KEPT, NEAR, HALF = 0.95, 0.02, 0.5
@@ -81,12 +88,11 @@ def held_out_data(workspace: Workspace, adapter: int) -> Path | None:
 
 @dataclass
 class Questions:
-    """The questions to fused models of one adapter; base and adapter answer them once, in a temporary file that `files` closes."""
+    """The questions to fused models of an adapter or a sum; base and adapters answer them once, in a temporary file that `files` closes."""
 
-    workspace: Workspace
-    adapter: str
-    base: str
-    data: Path
+    inputs: FuseInputs
+    scale: float | None  # instead of the first adapter's own
+    data: Sequence[Path]  # of each adapter
     files: ExitStack
     first: FirstAnswers | None = None
 
@@ -106,12 +112,13 @@ class Questions:
     def _asked(self, folder: Path, reporter: Reporter) -> FusedAnswers:
         from .models import FirstAnswers, ModelSource, load_tokenizer
 
-        subject = replace(subject_of(self.workspace, self.adapter), base=Digest(self.base))
-        prompts, texts = read_prompts(self.data, PROMPTS), built_in()[:TEXTS]
-        with source_of(self.workspace, subject) as trained:
+        workspace, most = self.inputs.workspace, max(LEAST_PROMPTS, PROMPTS // len(self.data))
+        subject = replace(subject_of(workspace, self.inputs.adapter.name), base=self.inputs.base_digest)
+        with source_of(workspace, subject) as first, self._trained(first) as trained:
             tokenizer = load_tokenizer(trained.model)
-            own = tokenise(prompts, tokenizer, strict=False)
-            samples = [*own, *tokenise(texts, tokenizer, strict=False)]
+            tasks = [tokenise(read_prompts(data, most), tokenizer, strict=False) for data in self.data]
+            own = [sample for task in tasks for sample in task]
+            samples = [*own, *tokenise(built_in()[:TEXTS], tokenizer, strict=False)]
             runs = samples if self.first is not None else [*own, *samples, *samples]
             count = tally(reporter.progress, sum(len(sample.tokens) for sample in runs))
             reporter.begin("tokens")
@@ -127,16 +134,44 @@ class Questions:
                 )
             fused = ModelSource(folder, name="the fused model")
             measured = self.first.compare(fused, samples, reporter=reporter, count=count)
-        return judge_answers(measured, len(own))
+        return judge_answers(measured, [len(task) for task in tasks])
+
+    @contextmanager
+    def _trained(self, first: ModelSource) -> Iterator[ModelSource]:
+        """Yield the base with the sum of the adapters, unrounded, at the scale that the fuse has."""
+        parts, workspace = self.inputs.parts, self.inputs.workspace
+        if len(parts) == 1 and self.scale is None:
+            yield first
+            return
+        with workspace.database.read() as session:
+            rows = [resolve_adapter(session, part.name) for part in parts]
+            assert all(row.manifest.files is not None for row in rows)  # loaded, for use after the session
+        if any(part.method != "lora" for part in parts):
+            raise ModelUnusableError("only LoRA can be asked at another scale or in a sum")
+        with open_registered(workspace, rows) as opened, workspace.scratch() as folder:
+            adapters = [replace(one, digest=part.digest) for one, part in zip(opened, parts, strict=True)]
+            if self.scale is not None:
+                adapters[0] = replace(adapters[0], scale=self.scale)
+            made = plan(adapters, CombineOptions("cat", tuple(part.weight for part in parts)))
+            write(adapters, made, folder / WEIGHTS)
+            write_document(folder / CONFIG, mlx_document(made))
+            yield replace(first, adapter=folder, name="base + adapters" if len(parts) > 1 else first.name)
 
 
-def judge_answers(measured: ModelScores, prompts: int) -> FusedAnswers:
-    """Return the verdict of answers: the first scores are those of the run's prompts, the others those of general texts."""
-    own, general = measured.scores[:prompts], measured.scores[prompts:]
-    loss_base = _mean(measured.base_losses)
+def judge_answers(measured: ModelScores, tasks: Sequence[int]) -> FusedAnswers:
+    """Return the verdict of answers, the worst of the tasks': `tasks` is how many of the first scores are of each, the others are of general texts."""
+    general_kl = _mean([one.kl for one in measured.scores[sum(tasks) :]])
+    starts = [0, *accumulate(tasks)]
+    judged = [_judged(measured, start, end, general_kl) for start, end in pairwise(starts)]
+    return min(judged, key=lambda answers: (VERDICTS.index(answers.verdict), -answers.lost))
+
+
+def _judged(measured: ModelScores, start: int, end: int, general_kl: float) -> FusedAnswers:
+    own, prompts = measured.scores[start:end], end - start
+    loss_base = _mean(measured.base_losses[start:end])
     loss_trained, loss_fused = (_mean([getattr(one, name) for one in own]) for name in ("loss_a", "loss_b"))
     gained, lost = loss_base - loss_trained, loss_fused - loss_trained
-    agreement, general_kl = _mean([one.same for one in own]), _mean([one.kl for one in general])
+    agreement = _mean([one.same for one in own])
     verdict: Verdict = UNSURE
     if gained < LEAST_GAIN or prompts < LEAST_PROMPTS:
         pass  # the prompts decide nothing

@@ -34,7 +34,7 @@ _OF_BASE = re.compile(
     r"|(added_tokens|special_tokens_map|chat_template)\.json|additional_chat_templates/.+"
 )
 _OTHER_FORMS = re.compile(r"(tokenizer|spiece)\.model|vocab\.[\w-]+|merges\.txt|[\w.-]+\.tiktoken")
-_OTHER_TEMPLATES = re.compile(r"additional_chat_templates/(?!tool_use\.)[\w.-]+\.jinja")
+_OTHER_TEMPLATES = re.compile(r"chat_template\.json|additional_chat_templates/(?!tool_use\.)[\w.-]+\.jinja")
 _OF_TEMPLATES = re.compile(r"[\w.-]+\.jinja|chat_template\.json|additional_chat_templates/.+")
 _ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
 DEFAULT, TOOLS = "default", "tool_use"

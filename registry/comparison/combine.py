@@ -168,7 +168,7 @@ def _compute(
         folder = scratch / "new"
         folder.mkdir()
         figures = write(adapters, made, folder / WEIGHTS, reporter.progress)
-        write_document(folder / CONFIG, _config(made, recipe))
+        write_document(folder / CONFIG, {**mlx_document(made), RECIPE: recipe.to_dict()})
         fetch_originals(workspace, sources[0], folder, only=is_tokenizer_file)
         if len({tokenizer_entries(file.entry for file in source.manifest.files) for source in sources}) > 1:
             reporter.say(f"the tokenizer files differ: the new adapter has those of {names[0]}")
@@ -176,10 +176,10 @@ def _compute(
     return _result(made, recipe, names, figures, done)
 
 
-def _config(made: CombinePlan, recipe: CombinationRecipe) -> dict[str, object]:
+def mlx_document(made: CombinePlan) -> dict[str, object]:
+    """Return the `adapter_config.json` of a new adapter, as mlx-lm reads it."""
     return {
         "fine_tune_type": "lora",
-        RECIPE: recipe.to_dict(),
         "lora_parameters": {
             "dropout": 0.0,
             "keys": sorted(module.path for module in made.modules),

@@ -66,8 +66,8 @@ def fuse(
             times = times_faster_here(fuse_inputs)
             reporter.say(f"16 bits: {times:g} times as fast as the base's format on this machine")
         opinion = _second_opinion(fuse_inputs, request, files)
-        if request.probe and (opinion is None or opinion.data is None):
-            needs = "the run's recorded data on this machine, mlx-lm, and one adapter at its own scale"
+        if request.probe and (opinion is None or not opinion.data):
+            needs = "the recorded data of each adapter's run on this machine, and mlx-lm"
             reporter.say(f"no model is asked: that needs {needs}")
         template = FuseCandidate(inputs, recipes[0], request, wanted, reporter, opinion=opinion)
         for job in worth_computing(template, recipes):
@@ -78,10 +78,10 @@ def fuse(
 
 def _second_opinion(inputs: FuseInputs, request: FuseRequest, files: ExitStack) -> SecondOpinion | None:
     # Answers are held against base + adapter unrounded, which is not what was trained through a quantiser (decision 37).
-    alone = not request.extras and request.scale is None and inputs.aware is None
-    if request.probe == 0 or not alone or not has_part("research"):
+    if request.probe == 0 or inputs.aware is not None or not has_part("research"):
         return None
-    return SecondOpinion(inputs, request.probe or ASKED_FOR, request.probe is not None, files)
+    again = request.probe is not None
+    return SecondOpinion(inputs, request.scale, request.probe or ASKED_FOR, again, files)
 
 
 def _of_fused(workspace: Workspace, reference: str, request: FuseRequest) -> tuple[str, FuseRequest]:

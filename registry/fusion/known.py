@@ -136,32 +136,32 @@ class SecondOpinion:
     """Asks UNSURE models, within one time limit for the fuse."""
 
     inputs: FuseInputs
+    scale: float | None  # instead of the first adapter's own
     left: float  # seconds
     again: bool  # also those that could not be asked, or whose prompts did not decide
     files: ExitStack  # closes what the questions keep
 
     @cached_property
-    def data(self) -> Path | None:
-        """Held-out data of the run, if models can be asked here, and answers logged."""
+    def data(self) -> list[Path]:
+        """Held-out data of each adapter's run; none unless all have some, models can be asked here, and answers logged."""
         workspace = self.inputs.workspace
         look = part("research.second_opinion:held_out_data")
-        data: Path | None = look(workspace, self.inputs.adapter.id)
+        data = [look(workspace, adapter.id) for adapter in self.inputs.parts]
         try:
             with workspace.database.write():
-                return data
+                return [] if None in data else data
         except DatabaseReadOnlyError:
-            return None
+            return []
 
     @cached_property
     def _questions(self) -> Any:
-        inputs, made = self.inputs, part("research.second_opinion:Questions")
-        return made(inputs.workspace, inputs.adapter.name, inputs.base_digest, self.data, self.files)
+        return part("research.second_opinion:Questions")(self.inputs, self.scale, self.data, self.files)
 
     def asks(self, record: KeyRecord) -> bool:
         """Tell whether the model of a key is to be asked."""
         unsure = record.measured is not None and record.measured.verdict == UNSURE
         wanted = unsure and (self.again or record.answers is None) and self.left > 0
-        return wanted and self.data is not None
+        return wanted and bool(self.data)
 
     def ask(self, folder: Path, key: str, reporter: Reporter) -> FusedAnswers | None:
         """Return what the model in a folder answers, and log it; None if it could not be asked."""

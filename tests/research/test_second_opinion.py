@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def registered(registry: Registry, made: tuple[Path, Path], folder: Path, texts: list[str] | None) -> None:
     base, adapter = made
-    run, data = shutil.copytree(adapter, folder / "run"), folder / "data"
-    data.mkdir()
-    if texts is not None:
-        for name in ("train", "valid"):
-            (data / f"{name}.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts))
-        with RecordRun(run, arguments={"data": str(data)}):
-            pass
+    run = adapter if texts is None else with_data(adapter, folder, texts)
     registry.bases.add(base, name="letters")
     registry.adapters.register(run, base="letters", task="caesar", date="20260101")
+
+
+def with_data(adapter: Path, folder: Path, texts: list[str]) -> Path:
+    """Return a copy of an adapter, as a run that recorded its data."""
+    run, data = shutil.copytree(adapter, folder / "run"), folder / "data"
+    data.mkdir()
+    for name in ("train", "valid"):
+        (data / f"{name}.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts))
+    with RecordRun(run, arguments={"data": str(data)}):
+        pass
+    return run
 
 
 def asked(registry: Registry, request: FuseRequest | None = None) -> tuple[Fused, list[str]]:
@@ -178,15 +184,51 @@ def test_answers_to_the_prompts_of_another_record_are_no_evidence(
     registered(registry, made, tmp_path, None)
     assert asked(registry, FuseRequest("dither"))[0].fidelity.verdict == "UNSURE"
     registry.aliases.set_rules("prod", {"fidelity": "PASS"})
-    twin, data = shutil.copytree(made[1], tmp_path / "twin"), tmp_path / "data"
-    for name in ("train", "valid"):
-        (data / f"{name}.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in OF_TASK))
-    with RecordRun(twin, arguments={"data": str(data)}):
-        pass
-    registry.adapters.register(twin, base="letters", task="twin")
+    registry.adapters.register(with_data(made[1], tmp_path, OF_TASK), base="letters", task="twin")
     assert registry.fused.fuse("twin@1", FuseRequest("dither")).fidelity.verdict == "PASS"
     assert registry.aliases.promote("caesar@1", "prod").exit_code == 3
     assert registry.aliases.promote("twin@1", "prod").exit_code == 0
+
+
+def test_a_sum_is_asked_the_prompts_of_each_adapter(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    registered(registry, made, tmp_path, OF_TASK)
+    (tmp_path / "more").mkdir()
+    twin = with_data(made[1], tmp_path / "more", OF_TASK[:5])
+    registry.adapters.register(twin, base="letters", task="twin")
+    other = shift_cipher_adapters.make_adapter(tmp_path / "other", made[0], 1, seed=1)
+    registry.adapters.register(other, base="letters", task="unrecorded")
+    own = registry.adapters.show("caesar@1").scale
+    assert own is not None
+    half = FuseRequest("dither", scale=own / 2, extras=[("twin@1", 0.5)])
+    taken, said = asked(registry, half)
+    assert [line for line in said if line == "base + adapters answers 23 prompts"], said
+    answers = taken.fidelity.answers
+    assert (taken.fidelity.verdict, answers and answers.prompts) in {("PASS", 5), ("PASS", 6)}
+    # The reference is the sum as the fuse has it: at its whole size the adapter itself.
+    alone = asked(registry, FuseRequest("dither"))[0].fidelity.answers
+    assert answers is not None
+    assert alone is not None
+    assert answers.gained == pytest.approx(alone.gained, rel=0.2)
+    unasked, said = asked(registry, replace(half, extras=[("unrecorded@1", 0.5)], probe=600))
+    assert (unasked.fidelity.verdict, unasked.fidelity.answers) == ("UNSURE", None)
+    assert [line for line in said if line.startswith("no model is asked")]
+
+
+def test_another_scale_is_asked_at_that_scale(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    registered(registry, made, tmp_path, OF_TASK)
+    own = registry.adapters.show("caesar@1").scale
+    assert own is not None
+    gained = []
+    for scale in (None, own, own / 2):
+        answers = asked(registry, FuseRequest("dither", scale=scale))[0].fidelity.answers
+        assert answers is not None
+        gained.append(answers.gained)
+    assert gained[1] == pytest.approx(gained[0], rel=1e-3)
+    assert gained[2] != pytest.approx(gained[0], rel=0.1)
 
 
 def test_a_registry_that_can_only_be_read_asks_nothing(
@@ -277,10 +319,18 @@ def test_what_answers_mean(
     base: float, trained: float, fused: float, agreement: float, general: float, verdict: str
 ) -> None:
     measured = scores(base, trained, fused, agreement, general)
-    answers = judge_answers(measured, PROMPTS)
+    answers = judge_answers(measured, [PROMPTS])
     assert (answers.verdict, answers.prompts) == (verdict, PROMPTS)
-    assert judge_answers(measured, PROMPTS - 1).verdict == "UNSURE", "too few prompts"
+    assert judge_answers(measured, [PROMPTS - 1]).verdict == "UNSURE", "too few prompts"
     assert (answers.agreement, answers.general_kl) == (agreement, general)
+
+
+def test_the_worst_task_of_a_sum_counts() -> None:
+    sound, lost = (scores(3.0, 1.0, fused, 0.95, 0.05) for fused in (1.1, 2.5))
+    both = ModelScores((*sound.scores[:PROMPTS], *lost.scores), sound.base_losses + lost.base_losses)
+    for measured in (both, ModelScores((*lost.scores[:PROMPTS], *sound.scores), both.base_losses)):
+        answers = judge_answers(measured, [PROMPTS, PROMPTS])
+        assert (answers.verdict, answers.lost, answers.general_kl) == ("LOST", 1.5, 0.05)
 
 
 def test_what_was_trained_through_a_quantiser_is_written_as_it_was_trained(

@@ -232,6 +232,10 @@ CASES: dict[str, Case] = {
     "tokenizer_not_kept": Case(
         write("vocab.json", '{"a": 0}'), both(write("vocab.json", '{"a": 0}'), tokenizer(c=2))
     ),
+    "tokenizer_not_kept/template": Case(
+        write("chat_template.json", '{"chat_template": "{{ messages }}"}'),
+        write("chat_template.jinja", CHATML),
+    ),
     "tokenizer_not_kept/tiktoken": Case(write("qwen.tiktoken", "IQ== 0"), write("notes.txt", "vocab.json")),
     "tokenizer_unreadable": Case(write("tokenizer.json", "{}"), tokenizer(c=2)),
     "tokenizer_unreadable/text": Case(write("chat_template.jinja", b"\xff"), write("notes.jinja", b"\xff")),
