@@ -186,6 +186,10 @@ def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Ca
                 bundles.append(bundle)
             elif row.subject_kind in _MADE and not row.action.endswith(_FROM_SERVER):
                 subjects[row.subject] = row.subject_kind
+        fused = tables.FusedRow.key  # a format that was refused is only in the log
+        keys = [subject for subject, kind in subjects.items() if kind == "fused"]
+        for key in set(keys).difference(session.scalars(select(fused).where(fused.in_(keys)))):
+            del subjects[key]
     refused: FuseryError | None = None
 
     def send(kind: str, work: Callable[[], object]) -> None:

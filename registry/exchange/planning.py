@@ -20,7 +20,7 @@ from ..records.transfer import Moved, State
 from ..records.withdrawals import stands_at
 from ..remote.documents import AdapterDocument, BaseDocument, CalibrationDocument, FusedDocument, Item
 from ..workspace.workspace import Workspace
-from .updates import Updates, find_updates, missing_signatures, require_allowed
+from .updates import Updates, find_updates, is_own, missing_answers, missing_signatures, require_allowed
 
 RECOGNISED = "base.recognised"  # the action of entries about bases here with the same content in other files
 
@@ -43,7 +43,7 @@ def plan(destination: Workspace, documents: Sequence[Item], origin: str) -> list
             ready |= set(session.scalars(query))
 
         def planned(document: Item) -> Moved:
-            row, name, kept = find(session, document, origin), document.name, None
+            row, name, kept = find(destination, session, document, origin), document.name, None
             if row is None:
                 if isinstance(document, BaseDocument):
                     free_names(session, document, document.content)
@@ -58,7 +58,8 @@ def plan(destination: Workspace, documents: Sequence[Item], origin: str) -> list
                 updates = find_updates(session, row, document)
                 kept = f"keeps its own {', '.join(updates.kept)}" if updates.kept else None
             kept = "; ".join(filter(None, (kept, unsigned))) or None
-            if is_complete(row, document) and not signatures and not updates.any:
+            answers = missing_answers(destination, origin, document, row)
+            if is_complete(row, document) and not signatures and not updates.any and answers is None:
                 return moved_as(document, name, "present", 0, kept)
             if isinstance(row, tables.AdapterRow):
                 require_allowed(destination, session, row, updates)
@@ -82,7 +83,7 @@ def _obstacle(destination: Workspace, session: Session, document: Item, origin: 
     base = find_base(session, document.base_digest)
     if base is not None and base.digest != document.base_digest:
         return "the destination has the base model in other files, so cache keys differ"
-    for row in recorded_fused(session, document, origin):
+    for row in recorded_fused(destination, session, document, origin):
         if row.origin is None:
             return "the destination fused it with different bytes: the claim is false"
         return "an earlier claim has other bytes"
@@ -103,7 +104,7 @@ def _missing_bytes(ready: Collection[str], document: Item, counted: set[str]) ->
     return sum(size for digest, size in sizes.items() if digest not in ready)
 
 
-def find(session: Session, document: Item, origin: str) -> Row | None:
+def find(destination: Workspace, session: Session, document: Item, origin: str) -> Row | None:
     """Return the record of the same thing, or None if it is missing."""
     if isinstance(document, BaseDocument):
         return find_base(session, document.digest)
@@ -114,7 +115,7 @@ def find(session: Session, document: Item, origin: str) -> Row | None:
         return session.scalar(select(made).where(made.base_id == base.id, made.digest == document.digest))
     if isinstance(document, AdapterDocument):
         return find_adapter(session, document)
-    fused = recorded_fused(session, document, origin)
+    fused = recorded_fused(destination, session, document, origin)
     return next((row for row in fused if row.digest == document.digest), None)
 
 
@@ -147,10 +148,12 @@ def free_names(session: Session, document: BaseDocument, content: str | None) ->
     return list(folded.values())
 
 
-def recorded_fused(session: Session, document: FusedDocument, origin: str) -> list[tables.FusedRow]:
-    """Return what is here under a fused model's key: made here, or claimed by the registry it comes from."""
+def recorded_fused(
+    destination: Workspace, session: Session, document: FusedDocument, origin: str
+) -> list[tables.FusedRow]:
+    """Return what is here under a fused model's key: made here, or claimed by the registry it comes from, unless this is no claim."""
     fused = tables.FusedRow
-    keys = (document.key, foreign_key(origin, document.key))
+    keys = [document.key] + [foreign_key(origin, document.key)] * (not is_own(destination, origin))
     return list(session.scalars(select(fused).where(fused.key.in_(keys)).order_by(fused.id)))
 
 

@@ -89,7 +89,7 @@ class Receiver:
 
     def _is_complete(self, document: Item) -> bool:
         with self.destination.database.read() as session:
-            row = find(session, document, self.origin)
+            row = find(self.destination, session, document, self.origin)
             return row is None or is_complete(row, document)
 
     def _take(self, pairs: Sequence[tuple[Item, Moved]]) -> list[Moved]:
@@ -158,7 +158,7 @@ class Receiver:
             return ()
         with self.here.cache.scratch() as scratch:
             with self.destination.database.read() as session:
-                row = find(session, document, self.origin)
+                row = find(self.destination, session, document, self.origin)
                 if not isinstance(row, tables.AdapterRow) or is_complete(row, document):
                     return ()
                 base = recorded_architecture(row.base)

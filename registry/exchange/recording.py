@@ -21,14 +21,15 @@ from ..admission.rules import took_part
 from ..database import Database, events
 from ..engine.recipe import Recipe
 from ..errors import BadInputError
+from ..fusion.records import compare_claims
 from ..fusion.views import foreign_key
 from ..limits import CALIBRATIONS, CLAIMS, require_count
 from ..record import column_values
 from ..records.amendments import amend_row
 from ..records.deposit import Deposit, record_manifest
+from ..records.fused_rows import ANSWERED
 from ..records.references import require_version
 from ..records.renderings import record_rendering
-from ..records.tokens import is_trusted
 from ..records.transfer import Moved
 from ..registration.add_base import base_row
 from ..registration.new_adapter import Examined, add_adapter
@@ -38,6 +39,8 @@ from ..workspace.workspace import Workspace
 from . import planning
 from .updates import (
     find_updates,
+    is_own,
+    missing_answers,
     missing_signatures,
     record_signatures,
     record_updates,
@@ -77,7 +80,7 @@ class Recorder:
                     deposit.settle(session)
                 now, done = Database.utcnow(session), list[Moved]()
                 for one in arrived:
-                    row = planning.find(session, one.document, self.origin)
+                    row = planning.find(self.destination, session, one.document, self.origin)
                     try:
                         done.append(self._recorded(session, one, row, deposit, now))
                     except IntegrityError as error:
@@ -178,7 +181,9 @@ class Recorder:
         fused, module_row, extra_row = tables.FusedRow, tables.ModuleFidelityRow, tables.FusedExtraRow
         adapter = planning.required_adapter(session, document.adapter.name, document.adapter.digest)
         values = column_values(document, fused.__table__)
-        if self.origin != self.destination.identity or not is_trusted(self.destination):
+        if is_own(self.destination, self.origin):
+            compare_claims(session, document.key, document.manifest)
+        else:
             counted = select(func.count()).where(fused.adapter_id == adapter.id, fused.origin.is_not(None))
             require_count(adapter.name, "claims of fused models", CLAIMS, (session.scalar(counted) or 0) + 1)
             values |= {"key": foreign_key(self.origin, document.key), "origin": self.origin}
@@ -222,6 +227,11 @@ class Recorder:
         signatures, _ = missing_signatures(self.destination, session, document, None if new else row)
         record_signatures(session, document, signatures)
         session.flush()
+        answers = missing_answers(self.destination, self.origin, document, row)
+        if answers is not None and isinstance(row, tables.FusedRow):
+            detail = {"adapter": row.adapter.name, "answers": answers.to_dict()}
+            events.record(session, ANSWERED, "fused", row.key, detail, at=now)
+            added.append("answers")
         return added + ["signature"] * len(signatures)
 
     def _log(

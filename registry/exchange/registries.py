@@ -133,7 +133,7 @@ def withdrawals_of(workspace: Workspace, package: Package) -> list[Withdrawals]:
     """Return the yanks in a registry that concern each document of a package."""
     adapter, fused = tables.AdapterRow, tables.FusedRow
     with workspace.database.read() as session:
-        rows = [find(session, document, package.registry) for document in package.documents]
+        rows = [find(workspace, session, document, package.registry) for document in package.documents]
         by_kind: dict[type[Any], Mapping[int, Withdrawals]] = {
             adapter: of_adapters(session, [row.id for row in rows if isinstance(row, adapter)]),
             fused: of_fused(session, [row.id for row in rows if isinstance(row, fused)]),

@@ -24,7 +24,9 @@ from ..limits import EVALUATIONS, SIGNATURES, TAGS, YANKS, require_count, requir
 from ..record import column_values
 from ..records.amendments import DATASET, amend_row, is_free, require_few_amendments, state_of
 from ..records.evaluation import key_of
-from ..records.tokens import PARTS, Thing, allows, may_change, owner_of, parse_role
+from ..records.fused import FusedAnswers
+from ..records.fused_rows import answers_in
+from ..records.tokens import PARTS, Thing, allows, is_trusted, may_change, owner_of, parse_role
 from ..records.views import SCHEME, is_good, manifest_of, stands
 from ..registration.recorded import amendment_rows
 from ..remote import documents
@@ -224,6 +226,25 @@ def missing_signatures(
     if len(allowed) == len(missing):
         return allowed, None
     return allowed, "signatures by untrusted keys are left out; an approver may push them"
+
+
+def is_own(workspace: Workspace, origin: str) -> bool:
+    """Return whether what a package says is no claim: it was made for this registry, by somebody who may decide for it."""
+    return origin == workspace.identity and is_trusted(workspace)
+
+
+def missing_answers(
+    workspace: Workspace, origin: str, document: documents.Item, row: Thing | tables.BaseModelRow | None
+) -> FusedAnswers | None:
+    """Return a fused model's answers that are to be recorded: of this registry, for a model recorded as made here."""
+    # A claim's signature does not cover them.
+    if not isinstance(document, documents.FusedDocument) or not is_own(workspace, origin):
+        return None
+    if isinstance(row, tables.FusedRow) and (
+        row.origin is not None or answers_in(row.answered, row.adapter) == document.answers
+    ):
+        return None
+    return document.answers
 
 
 def record_signatures(

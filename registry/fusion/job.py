@@ -303,7 +303,7 @@ class FuseCandidate:
                 row = record_fused(
                     session, self.fuse_inputs, self.recipe, self.key, manifest, fidelity, seconds
                 )
-                claims = compare_claims(self.workspace, session, self.key, manifest)
+                claims = compare_claims(session, self.key, manifest)
             if deposit:
                 deposit.commit(session)
                 record_published(self.workspace, session, self.key, manifest)

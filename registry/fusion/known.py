@@ -37,7 +37,7 @@ from ..engine.verdict import (
 from ..errors import DatabaseReadOnlyError
 from ..parts import part
 from ..records.fused import FusedAnswers, FusedRecord
-from ..records.fused_rows import answers_in
+from ..records.fused_rows import ANSWERED, answers_in
 from .records import counting
 from .request import FuseRequest
 
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
     from .fuse_inputs import FuseInputs
 
-ANSWERED = "fused.answered"
 REFUSED = "fuse.refused"
 TRIED = "fuse.tried"  # `auto` measured a format and went on to the next
 

@@ -218,7 +218,7 @@ def counting(session: Session, key: Digest, *, accept: bool) -> tables.FusedRow 
     return next((row for row in published_claims if accept or counts(session, row)), None)
 
 
-def compare_claims(workspace: Workspace, session: Session, key: Digest, manifest: Manifest) -> list[str]:
+def compare_claims(session: Session, key: Digest, manifest: Manifest) -> list[str]:
     """Log which claims about an artifact turned out to be true when it was made here, and return that in words."""
     sentences = []
     for row in claims(session, key):

@@ -18,6 +18,7 @@ from ..engine.verdict import UNSURE, recorded_verdict
 from ..wire import decode
 from .fused import FusedAnswers, FusedLabel
 
+ANSWERED = "fused.answered"
 _DIGITS = 8  # of a digest: enough to distinguish the calibrations of a base, or choices of bits
 
 

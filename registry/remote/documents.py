@@ -20,7 +20,7 @@ from ..record import LARGE, LINE, LONG, Record, described
 from ..records.adapter import Adapter, Withdrawal
 from ..records.adapter_details import CurvePoint, Rendering, TrainingRun
 from ..records.evaluation import Evaluation
-from ..records.fused import ModuleFidelity, Source
+from ..records.fused import FusedAnswers, ModuleFidelity, Source
 from ..wire import decode
 
 FORMAT = "fusery.package.v2"  # name and version of the format of a package
@@ -194,6 +194,7 @@ class FusedDocument(Record, Document):
     relative_error: float | None = None
     noise: float | None = None
     modules: tuple[ModuleFidelity, ...] = ()
+    answers: FusedAnswers | None = None
     created_at: datetime
     created_by: str = described("who made it", most=200)
     used_at: datetime

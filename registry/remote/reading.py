@@ -21,7 +21,7 @@ from ..records.adapter_details import CurvePoint, Rendering, TrainingRun
 from ..records.bases import all_names
 from ..records.calibrations import current_calibration
 from ..records.fused import ModuleFidelity, Source
-from ..records.fused_rows import fused_by_adapter
+from ..records.fused_rows import answers_in, fused_by_adapter
 from ..records.references import load_adapters, resolve_any
 from ..records.views import adapter_records, entries
 from ..records.withdrawals import of_fused
@@ -215,6 +215,7 @@ def fused_documents(session: Session, rows: Iterable[tables.FusedRow]) -> Iterat
             withdrawals=of_fused(session, [row.id]).get(row.id, ()),
             signatures=_signatures(session.scalars(signed)),
             **_files(row.manifest),
+            answers=answers_in(row.answered, row.adapter),
             log=_logs(session, "fused", [row.key])[row.key],
         )
 

@@ -97,7 +97,7 @@ def _rebuilt(workspace: Workspace, row: tables.FusedRow) -> Rebuilt:
                 with workspace.database.write() as session:
                     if find_fused(session, made_as) is None:
                         record_fused(session, fuse_inputs, recipe, made_as, made, fidelity, seconds)
-                        compare_claims(workspace, session, made_as, made)
+                        compare_claims(session, made_as, made)
             if not inputs and fidelity.verdict != (on_record := verdict_of(row, None)):
                 why = f"its fidelity is {fidelity.verdict} (recorded: {on_record})"
                 return answer("different", why, made)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import shift_cipher_adapters
 from broken_adapters import edit_config
+from page_server import pages_of
 from sqlalchemy import update
 
 from fusery.registry import RecordRun, Registry, Reporter, tables
@@ -19,10 +20,12 @@ from fusery.registry.database import events
 from fusery.registry.errors import BadInputError, DatabaseReadOnlyError, FidelityError
 from fusery.registry.fusion.request import FuseRequest
 from fusery.registry.records.fused import Fused
+from fusery.registry.records.trust import Role
 from fusery.research import models, second_opinion
 from fusery.research.models import ModelScores, TokenScores
 from fusery.research.second_opinion import judge_answers
 from fusery.storage.errors import StoreUnavailableError
+from fusery.web.auth import Proxies, TokenAuth
 
 PROMPTS = second_opinion.LEAST_PROMPTS
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -229,6 +232,42 @@ def test_another_scale_is_asked_at_that_scale(
         gained.append(answers.gained)
     assert gained[1] == pytest.approx(gained[0], rel=1e-3)
     assert gained[2] != pytest.approx(gained[0], rel=0.1)
+
+
+@pytest.mark.timing
+def test_a_server_learns_what_the_model_answered_at_a_trusted_client(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered(registry, made, tmp_path, OF_TASK)
+    registry.aliases.set_rules("prod", {"fidelity": "PASS"})
+
+    def fused_by(name: Role, *requests: FuseRequest) -> tuple[list[str], list[str]]:
+        monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(tmp_path / f"cache-{name}"))
+        lines = list[str]()
+        with Registry.open(url, token=registry.tokens.create(name, name).secret) as client:
+            made_there = [
+                client.fused.fuse("caesar@1", one, reporter=Reporter(lines.append)) for one in requests
+            ]
+        assert [line for line in lines if line.startswith("not recorded")] == []
+        return [one.fidelity.verdict for one in made_there], lines
+
+    with pages_of(registry, TokenAuth(registry, Proxies())) as url:
+        verdicts, lines = fused_by("publisher", FuseRequest())
+        assert verdicts == ["PASS"]
+        assert any("trying the next format" in line for line in lines), "a refused format is only in the log"
+        (claim,) = registry.fused.list()
+        assert (claim.foreign is None, claim.fidelity.verdict) == (False, "UNSURE"), (
+            "anybody could claim that"
+        )
+        assert registry.aliases.promote("caesar@1", "prod").exit_code == 3
+        verdicts, _ = fused_by("approver", FuseRequest("dither", probe=0), FuseRequest(), FuseRequest())
+        assert verdicts == ["UNSURE", "PASS", "PASS"]
+    (own,) = [line for line in registry.fused.list() if line.foreign is None]
+    assert own.fidelity.verdict == "PASS"
+    assert logged(registry) == [("PASS", 6)], "sent once"
+    (confirmed,) = registry.upkeep.log(action="fused.confirmed")
+    assert (confirmed.subject, confirmed.actor) == (claim.key, "approver")
+    assert registry.aliases.promote("caesar@1", "prod").exit_code == 0
 
 
 def test_a_registry_that_can_only_be_read_asks_nothing(
