@@ -126,6 +126,9 @@ _SENT = "sent"  # file with the number of the last log entry that was sent
 
 _FROM_SERVER = (".received", ".recognised", ".unyanked")  # of actions for records from the server
 
+_NEW = frozenset(
+    {"adapter.registered", "base.added"}
+)  # actions whose command failed if the server refuses the record
 _MADE = frozenset({"adapter", "base", "calibration", "fused"})  # kinds of records that packages contain
 
 
@@ -177,7 +180,7 @@ def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
 def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Callable[[str], None]) -> None:
     """Send the records of the log entries that were not sent yet."""
     event = tables.EventRow
-    subjects, bundles = dict[str, str](), list[SentBundle]()
+    subjects, bundles, new = dict[str, str](), list[SentBundle](), set[str]()
     with workspace.database.read() as session:
         newest = Position.newest(session).seq
         query = select(event).where(event.seq > _sent_up_to(workspace), event.seq <= newest)
@@ -186,26 +189,28 @@ def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Ca
                 bundles.append(bundle)
             elif row.subject_kind in _MADE and not row.action.endswith(_FROM_SERVER):
                 subjects[row.subject] = row.subject_kind
+                if row.action in _NEW:
+                    new.add(row.subject)
         fused = tables.FusedRow.key  # a format that was refused is only in the log
         keys = [subject for subject, kind in subjects.items() if kind == "fused"]
         for key in set(keys).difference(session.scalars(select(fused).where(fused.in_(keys)))):
             del subjects[key]
     refused: FuseryError | None = None
 
-    def send(kind: str, work: Callable[[], object]) -> None:
+    def send(work: Callable[[], object], *, required: bool = False) -> None:
         nonlocal refused
         try:
             work()
         except ServerUnavailableError:
             raise
         except FuseryError as error:
-            refused = refused or (error if kind in ("adapter", "base") else None)
+            refused = refused or (error if required else None)
             say(f"not recorded at {server.url}: {error.message}")
 
-    for subject, kind in subjects.items():
-        send(kind, partial(push, workspace, subject, reached(server), reporter=reporter))
+    for subject in subjects:
+        send(partial(push, workspace, subject, reached(server), reporter=reporter), required=subject in new)
     for bundle in bundles:
-        send("bundle", partial(server.ask, "bundles/record", {"bundle": bundle}, bool, writes=True))
+        send(partial(server.ask, "bundles/record", {"bundle": bundle}, bool, writes=True))
     _note_sent(workspace, newest)
     if refused is not None:
         raise refused

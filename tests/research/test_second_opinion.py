@@ -260,6 +260,13 @@ def test_a_server_learns_what_the_model_answered_at_a_trusted_client(
             "anybody could claim that"
         )
         assert registry.aliases.promote("caesar@1", "prod").exit_code == 3
+        with Registry.open(url, token=registry.tokens.create("rita", "reader").secret) as client:
+            report = client.evaluations.probe(
+                "caesar@1", against="base", limit=1, reporter=Reporter(lines.append)
+            )
+        assert report.tokens > 0, "measured, though a reader records nothing"
+        assert lines[-1].startswith("not recorded")
+        assert registry.evaluations.list("caesar@1") == []
         verdicts, _ = fused_by("approver", FuseRequest("dither", probe=0), FuseRequest(), FuseRequest())
         assert verdicts == ["UNSURE", "PASS", "PASS"]
     (own,) = [line for line in registry.fused.list() if line.foreign is None]
