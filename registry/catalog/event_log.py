@@ -294,7 +294,8 @@ def _sent(detail: Detail) -> str:
 
 def _received(detail: Detail) -> str:
     origin = detail.get("origin") or {}
-    return f"{', '.join(detail.get('added') or ()) or 'whole'} from {origin.get('registry')}"
+    sender = "a client" if origin.get("client") else origin.get("registry")
+    return f"{', '.join(detail.get('added') or ()) or 'whole'} from {sender}"
 
 
 _TELLS: Mapping[str, str | Callable[[Detail], str]] = {

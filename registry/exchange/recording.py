@@ -101,12 +101,10 @@ class Recorder:
         deposit: Deposit | None,
         now: datetime,
     ) -> Moved:
-        workspace, document = self.destination, with_sender(self.destination, one.document)
-        if workspace.authenticated and self.origin == workspace.identity and row is None:
-            # A client of this registry made it: the token names the author, not the package.
-            document = replace(document, created_by=workspace.actor)
-            if not isinstance(document, AdapterDocument):  # amendments are later than that
-                document = replace(document, created_at=now)
+        workspace, document = self.destination, with_sender(self.destination, one.document, self.origin)
+        is_of_client = workspace.authenticated and self.origin == workspace.identity
+        if is_of_client and row is None and not isinstance(document, AdapterDocument):
+            document = replace(document, created_at=now)  # amendments of an adapter are later than it
         if isinstance(document, BaseDocument) and row is None and one.values is not None:
             content = one.values["content"]
             if (row := planning.with_content(session, content)) is not None:
@@ -266,6 +264,7 @@ class Recorder:
             **({"plugins": others} if others else {}),
             "origin": {
                 "registry": self.origin,
+                **({"client": True} if is_of_client else {}),
                 "name": document.name,
                 "event": hashes[-1] if hashes else None,
                 "events": [event_hash for event_hash in hashes if event_hash not in recorded_hashes],

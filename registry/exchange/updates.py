@@ -184,16 +184,21 @@ def require_allowed(workspace: Workspace, session: Session, row: tables.AdapterR
             raise RoleError(problem, hint=f"ask a user with the role {needed} to push it")
 
 
-def with_sender(workspace: Workspace, document: documents.Item) -> documents.Item:
+def with_sender(workspace: Workspace, document: documents.Item, origin: str) -> documents.Item:
     """Return a document with its authenticated sender as the author of the record and of all updates."""
     if not workspace.authenticated:
         return document
-    document = replace(document, created_by=name_sender(workspace.actor, document.created_by))
+
+    def author(claimed: str) -> str:
+        # Of a client of this registry the token says who it is.
+        return workspace.actor if origin == workspace.identity else name_sender(workspace.actor, claimed)
+
+    document = replace(document, created_by=author(document.created_by))
 
     def sent(row: Any) -> Any:
         authors = {name: getattr(row, name, None) for name in ("by", "lifted_by", "withdrawn_by")}
         given = {name: by for name, by in authors.items() if by is not None}
-        return replace(row, **{name: name_sender(workspace.actor, by) for name, by in given.items()})
+        return replace(row, **{name: author(by) for name, by in given.items()})
 
     parts = ("signatures", "yanks", "amendments", "evaluations")
     changed: Any = {name: tuple(map(sent, getattr(document, name, ()))) for name in parts}

@@ -260,13 +260,17 @@ def test_a_server_learns_what_the_model_answered_at_a_trusted_client(
             "anybody could claim that"
         )
         assert registry.aliases.promote("caesar@1", "prod").exit_code == 3
-        with Registry.open(url, token=registry.tokens.create("rita", "reader").secret) as client:
-            report = client.evaluations.probe(
-                "caesar@1", against="base", limit=1, reporter=Reporter(lines.append)
+        for name, role in (("rita", "reader"), ("anna", "approver")):
+            monkeypatch.setattr(
+                "platformdirs.user_cache_dir", lambda *_, name=name, **__: str(tmp_path / name)
             )
-        assert report.tokens > 0, "measured, though a reader records nothing"
-        assert lines[-1].startswith("not recorded")
-        assert registry.evaluations.list("caesar@1") == []
+            with Registry.open(url, token=registry.tokens.create(name, role).secret) as client:
+                probed = client.evaluations.probe(
+                    "caesar@1", against="base", limit=1, reporter=Reporter(lines.append)
+                )
+            assert probed.tokens > 0, "measured, though a reader records nothing"
+            assert lines[-1].startswith("not recorded") == (name == "rita")
+        assert {evaluation.by for evaluation in registry.evaluations.list("caesar@1")} == {"anna"}
         verdicts, _ = fused_by("approver", FuseRequest("dither", probe=0), FuseRequest(), FuseRequest())
         assert verdicts == ["UNSURE", "PASS", "PASS"]
     (own,) = [line for line in registry.fused.list() if line.foreign is None]
@@ -274,6 +278,9 @@ def test_a_server_learns_what_the_model_answered_at_a_trusted_client(
     assert logged(registry) == [("PASS", 6)], "sent once"
     (confirmed,) = registry.upkeep.log(action="fused.confirmed")
     assert (confirmed.subject, confirmed.actor) == (claim.key, "approver")
+    assert {
+        entry.detail["origin"].get("client") for entry in registry.upkeep.log(action="fused.received")
+    } == {True}
     assert registry.aliases.promote("caesar@1", "prod").exit_code == 0
 
 

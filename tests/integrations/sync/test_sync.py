@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from peft_folders import make_peft
 
 from fusery.integrations.sync import folders
 from fusery.integrations.sync import sync as module
@@ -57,6 +58,19 @@ def test_what_is_chosen_by_an_expression(stocked: Registry, place: Somewhere) ->
         with pytest.raises(UnknownReferenceError):
             place.sync(stocked, *references, **words)
     assert place.names() == {V1, V2}
+
+
+@folder_only
+def test_an_alora_is_not_loaded_where_it_would_always_be_active(
+    stocked: Registry, place: Somewhere, tiny_base: Path, tmp_path: Path
+) -> None:
+    folder = make_peft(tmp_path / "alora", tiny_base, alora_invocation_tokens=[7, 8])
+    stocked.adapters.register(folder, base="tiny", task="invoked")
+    synced = place.sync(stocked, "invoked@1", "course_rec@1")
+    (undone,) = synced.undone
+    assert undone.adapter.startswith("invoked_v1")
+    assert "is an aLoRA" in str(undone.reason)
+    assert place.names() == {V1}
 
 
 @folder_and_server
