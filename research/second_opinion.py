@@ -114,7 +114,7 @@ class Questions:
 
         workspace, most = self.inputs.workspace, max(LEAST_PROMPTS, PROMPTS // len(self.data))
         subject = replace(subject_of(workspace, self.inputs.adapter.name), base=self.inputs.base_digest)
-        with source_of(workspace, subject) as first, self._trained(first) as trained:
+        with source_of(workspace, subject) as first, self._reference(first) as trained:
             tokenizer = load_tokenizer(trained.model)
             tasks = [tokenise(read_prompts(data, most), tokenizer, strict=False) for data in self.data]
             own = [sample for task in tasks for sample in task]
@@ -137,7 +137,7 @@ class Questions:
         return judge_answers(measured, [len(task) for task in tasks])
 
     @contextmanager
-    def _trained(self, first: ModelSource) -> Iterator[ModelSource]:
+    def _reference(self, first: ModelSource) -> Iterator[ModelSource]:
         """Yield the base with the sum of the adapters, unrounded, at the scale that the fuse has."""
         parts, workspace = self.inputs.parts, self.inputs.workspace
         if len(parts) == 1 and self.scale is None:
@@ -155,18 +155,18 @@ class Questions:
             made = plan(adapters, CombineOptions("cat", tuple(part.weight for part in parts)))
             write(adapters, made, folder / WEIGHTS)
             write_document(folder / CONFIG, mlx_document(made))
-            yield replace(first, adapter=folder, name="base + adapters" if len(parts) > 1 else first.name)
+            yield replace(first, adapter=folder, name="the unrounded sum" if len(parts) > 1 else first.name)
 
 
 def judge_answers(measured: ModelScores, tasks: Sequence[int]) -> FusedAnswers:
     """Return the verdict of answers, the worst of the tasks': `tasks` is how many of the first scores are of each, the others are of general texts."""
     general_kl = _mean([one.kl for one in measured.scores[sum(tasks) :]])
     starts = [0, *accumulate(tasks)]
-    judged = [_judged(measured, start, end, general_kl) for start, end in pairwise(starts)]
+    judged = [_verdict_of_task(measured, *ends, general_kl) for ends in pairwise(starts)]
     return min(judged, key=lambda answers: (VERDICTS.index(answers.verdict), -answers.lost))
 
 
-def _judged(measured: ModelScores, start: int, end: int, general_kl: float) -> FusedAnswers:
+def _verdict_of_task(measured: ModelScores, start: int, end: int, general_kl: float) -> FusedAnswers:
     own, prompts = measured.scores[start:end], end - start
     loss_base = _mean(measured.base_losses[start:end])
     loss_trained, loss_fused = (_mean([getattr(one, name) for one in own]) for name in ("loss_a", "loss_b"))

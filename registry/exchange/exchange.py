@@ -21,6 +21,7 @@ from fusery.storage.publishing import write_atomically
 
 from .. import tables
 from ..catalog.yanks import lift
+from ..database.engine import batches
 from ..errors import SchemaError, ServerRefusedError, ServerUnavailableError
 from ..record import Record, described
 from ..records.bundles import written_bundle
@@ -126,9 +127,8 @@ _SENT = "sent"  # file with the number of the last log entry that was sent
 
 _FROM_SERVER = (".received", ".recognised", ".unyanked")  # of actions for records from the server
 
-_NEW = frozenset(
-    {"adapter.registered", "base.added"}
-)  # actions whose command failed if the server refuses the record
+# Actions whose command fails if the server refuses the record.
+_REQUIRED = frozenset({"adapter.registered", "base.added"})
 _MADE = frozenset({"adapter", "base", "calibration", "fused"})  # kinds of records that packages contain
 
 
@@ -179,8 +179,8 @@ def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
 
 def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Callable[[str], None]) -> None:
     """Send the records of the log entries that were not sent yet."""
-    event = tables.EventRow
-    subjects, bundles, new = dict[str, str](), list[SentBundle](), set[str]()
+    event, key = tables.EventRow, tables.FusedRow.key
+    subjects, bundles, fused = dict[str, bool](), list[SentBundle](), set[str]()
     with workspace.database.read() as session:
         newest = Position.newest(session).seq
         query = select(event).where(event.seq > _sent_up_to(workspace), event.seq <= newest)
@@ -188,13 +188,12 @@ def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Ca
             if bundle := written_bundle(session, row):
                 bundles.append(bundle)
             elif row.subject_kind in _MADE and not row.action.endswith(_FROM_SERVER):
-                subjects[row.subject] = row.subject_kind
-                if row.action in _NEW:
-                    new.add(row.subject)
-        fused = tables.FusedRow.key  # a format that was refused is only in the log
-        keys = [subject for subject, kind in subjects.items() if kind == "fused"]
-        for key in set(keys).difference(session.scalars(select(fused).where(fused.in_(keys)))):
-            del subjects[key]
+                subjects[row.subject] = subjects.get(row.subject, False) or row.action in _REQUIRED
+                fused |= {row.subject} if row.subject_kind == "fused" else set()
+        for some in batches(sorted(fused)):
+            fused -= set(session.scalars(select(key).where(key.in_(some))))
+    for passed_over in fused:  # such a format is only in the log
+        del subjects[passed_over]
     refused: FuseryError | None = None
 
     def send(work: Callable[[], object], *, required: bool = False) -> None:
@@ -207,8 +206,8 @@ def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Ca
             refused = refused or (error if required else None)
             say(f"not recorded at {server.url}: {error.message}")
 
-    for subject in subjects:
-        send(partial(push, workspace, subject, reached(server), reporter=reporter), required=subject in new)
+    for subject, required in subjects.items():
+        send(partial(push, workspace, subject, reached(server), reporter=reporter), required=required)
     for bundle in bundles:
         send(partial(server.ask, "bundles/record", {"bundle": bundle}, bool, writes=True))
     _note_sent(workspace, newest)

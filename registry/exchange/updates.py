@@ -234,7 +234,7 @@ def missing_signatures(
 
 
 def is_own(workspace: Workspace, origin: str) -> bool:
-    """Return whether what a package says is no claim: it was made for this registry, by somebody who may decide for it."""
+    """Return whether a package comes from this registry's operator or an approver's client; all else is a claim."""
     return origin == workspace.identity and is_trusted(workspace)
 
 

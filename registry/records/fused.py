@@ -87,7 +87,7 @@ class FusedAnswers(Record):
 
     verdict: Verdict = described("`UNSURE` if the prompts do not decide")
     prompts: int = described(
-        "number of held-out prompts of the run; 0 if it could not be asked in time. Of a sum, the figures are of the adapter with the worst verdict"
+        "number of held-out prompts of the run; 0 if it could not be asked in time. For a sum, all figures are those of the adapter with the worst verdict"
     )
     gained: float = described("nats by which base + adapter is better at them than the base")
     lost: float = described("nats of `gained` that the fused model loses; negative: it is better")

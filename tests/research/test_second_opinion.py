@@ -206,7 +206,7 @@ def test_a_sum_is_asked_the_prompts_of_each_adapter(
     assert own is not None
     half = FuseRequest("dither", scale=own / 2, extras=[("twin@1", 0.5)])
     taken, said = asked(registry, half)
-    assert [line for line in said if line == "base + adapters answers 23 prompts"], said
+    assert [line for line in said if line == "the unrounded sum answers 23 prompts"], said
     answers = taken.fidelity.answers
     assert (taken.fidelity.verdict, answers and answers.prompts) in {("PASS", 5), ("PASS", 6)}
     # The reference is the sum as the fuse has it: at its whole size the adapter itself.
