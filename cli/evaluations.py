@@ -236,7 +236,7 @@ def bench(session: Session, reference: str, *, last: bool = False, **options: An
         session.say(f"Nothing was measured of {reference} yet: fusery eval bench {reference}")
         session.emit(None, names=[], human=lambda: None)
         return 3
-    session.emit(report, names=[report.choice or ""], human=lambda: print_bench(session, report))
+    session.emit(report, names=[*filter(None, [report.choice])], human=lambda: print_bench(session, report))
     return 0
 
 

@@ -6,15 +6,18 @@ unreferenced blobs; the next push copies the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
+from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FuseryError
+from fusery.storage.jsonfile import read_object
 from fusery.storage.locate import open_store
 from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.publishing import write_atomically
@@ -123,7 +126,8 @@ def pull(
         return copy(other, LocalRegistry(workspace, workspace, own), reference, **options)
 
 
-_SENT = "sent"  # file with the number of the last log entry that was sent
+_SENT = "sent"  # file with the number of the last log entry that was sent, and what the server refused
+_MOST_REFUSED = 1_000
 
 _FROM_SERVER = (".received", ".recognised", ".unyanked")  # of actions for records from the server
 
@@ -156,7 +160,10 @@ def fetched(
         _send_made(workspace, server, reporter, say)
     else:
         with workspace.database.read() as session:
-            _note_sent(workspace, Position.newest(session).seq)
+            newest = Position.newest(session).seq
+        sent = _sent(workspace)
+        if newest > sent["entry"]:
+            _note_sent(workspace, {**sent, "entry": newest})
 
 
 def reached(server: Server) -> Opened:
@@ -178,48 +185,54 @@ def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
 
 
 def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Callable[[str], None]) -> None:
-    """Send the records of the log entries that were not sent yet."""
-    event, key = tables.EventRow, tables.FusedRow.key
-    subjects, bundles, fused = dict[str, bool](), list[SentBundle](), set[str]()
+    """Send the records of the log entries that were not sent yet, and with another token those that the server refused."""
+    event, key, sent = tables.EventRow, tables.FusedRow.key, _sent(workspace)
+    token = digest_bytes((server.token or "").encode())
+    again = sent["refused"] if sent["token"] != token else []
+    subjects, bundles, fused = dict[str, tuple[int, bool]](), list[tuple[int, SentBundle]](), set[str]()
     with workspace.database.read() as session:
         newest = Position.newest(session).seq
-        query = select(event).where(event.seq > _sent_up_to(workspace), event.seq <= newest)
+        query = select(event).where(or_(event.seq > sent["entry"], event.seq.in_(again)), event.seq <= newest)
         for row in session.scalars(query.order_by(event.seq)):
             if bundle := written_bundle(session, row):
-                bundles.append(bundle)
+                bundles.append((row.seq, bundle))
             elif row.subject_kind in _MADE and not row.action.endswith(_FROM_SERVER):
-                subjects[row.subject] = subjects.get(row.subject, False) or row.action in _REQUIRED
+                required = row.action in _REQUIRED and row.seq > sent["entry"]
+                subjects[row.subject] = row.seq, required or subjects.get(row.subject, (0, False))[1]
                 fused |= {row.subject} if row.subject_kind == "fused" else set()
         for some in batches(sorted(fused)):
             fused -= set(session.scalars(select(key).where(key.in_(some))))
     for passed_over in fused:  # such a format is only in the log
         del subjects[passed_over]
-    refused: FuseryError | None = None
+    error: FuseryError | None = None
+    refused: list[int] = [] if again else sent["refused"]
 
-    def send(work: Callable[[], object], *, required: bool = False) -> None:
-        nonlocal refused
+    def send(entry: int, work: Callable[[], object], *, required: bool = False) -> None:
+        nonlocal error
         try:
             work()
         except ServerUnavailableError:
             raise
-        except FuseryError as error:
-            refused = refused or (error if required else None)
-            say(f"not recorded at {server.url}: {error.message}")
+        except FuseryError as refusal:
+            error = error or (refusal if required else None)
+            refused.append(entry)
+            say(f"not recorded at {server.url}: {refusal.message}")
 
-    for subject, required in subjects.items():
-        send(partial(push, workspace, subject, reached(server), reporter=reporter), required=required)
-    for bundle in bundles:
-        send(partial(server.ask, "bundles/record", {"bundle": bundle}, bool, writes=True))
-    _note_sent(workspace, newest)
-    if refused is not None:
-        raise refused
+    for subject, (entry, required) in subjects.items():
+        send(entry, partial(push, workspace, subject, reached(server), reporter=reporter), required=required)
+    for entry, bundle in bundles:
+        send(entry, partial(server.ask, "bundles/record", {"bundle": bundle}, bool, writes=True))
+    if again or newest > sent["entry"]:
+        _note_sent(workspace, {"entry": newest, "refused": refused[-_MOST_REFUSED:], "token": token})
+    if error is not None:
+        raise error
 
 
-def _sent_up_to(workspace: Workspace) -> int:
+def _sent(workspace: Workspace) -> Mapping[str, Any]:
+    """Return the last log entry that was sent, the entries that the server refused, and the digest of the token then."""
     noted = workspace.settings.home / _SENT
-    return int(noted.read_text()) if noted.exists() else 0
+    return read_object(noted) if noted.exists() else {"entry": 0, "refused": [], "token": ""}
 
 
-def _note_sent(workspace: Workspace, seq: int) -> None:
-    if seq > _sent_up_to(workspace):
-        write_atomically(workspace.settings.home / _SENT, str(seq).encode())
+def _note_sent(workspace: Workspace, sent: Mapping[str, object]) -> None:
+    write_atomically(workspace.settings.home / _SENT, json.dumps(sent).encode())

@@ -63,8 +63,25 @@ def test_a_reader_computes_and_records_nothing(stocked: Registry, team: str) -> 
         with pytest.raises(RoleError):
             remote.bases.add(make_base(team_folder(made.path) / "other", layers=1, seed=5), name="other")
         assert remote.adapters.folder("course_rec@1").is_dir()
+        assert sum("not recorded" in each for each in heard) == 1
     assert stocked.fused.list() == []
     assert [base.name for base in stocked.bases.list()] == ["tiny"]
+
+
+def test_what_was_refused_is_sent_with_another_token(stocked: Registry, team: str) -> None:
+    refused: list[str] = []
+    for name in ("rita", "rob"):
+        with client(stocked, team, name, "reader") as remote:
+            made = remote.fused.fuse("course_rec@1", KEEP, reporter=Reporter(refused.append))
+        assert stocked.fused.list() == []
+    assert sum("not recorded" in each for each in refused) == 2
+    with client(stocked, team, "anna", "approver") as remote:
+        assert remote.fused.fuse("course_rec@1", KEEP).digest == made.digest
+    with client(stocked, team, "amir", "approver") as remote:
+        remote.adapters.folder("course_rec@1")
+    made_of = [entry for entry in stocked.upkeep.log() if entry.action.startswith("fused.")]
+    assert [(entry.actor, entry.action) for entry in made_of] == [("anna", "fused.received")]
+    assert [each.digest for each in stocked.fused.list()] == [made.digest]
 
 
 def team_folder(path: Path) -> Path:
