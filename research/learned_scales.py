@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from fusery.registry.errors import ModelUnusableError
 
-from .layers import LINEAR, attention_in_numpy, differentiable, matrix
-from .models import LoadedModel, reported, uncompiled
+from .layers import LINEAR, differentiable, functions_in_numpy, matrix
+from .models import LoadedModel, batches, reported, uncompiled
 from .prompts import Sample
 
 Matrix = NDArray[np.float32]
@@ -117,8 +117,8 @@ def learn_scales(
     total = 0
     for number, batch in enumerate(_batches(learned_from, steps), start=1):
         tokens = sum(len(sample.tokens) for sample in batch)
-        for sample in batch:
-            _go_back(fused, sample, _answers(adapted, sample), layers)
+        for part, rows in _texts(batch):
+            _go_back(fused, part, rows, _answers(adapted, part, rows), layers)
         rate = RATE * min(1.0, number / _WARM) * (1 - (1 - _LAST) * (number - 1) / steps)
         for layer in layers.values():
             layer.step(number, rate, tokens)
@@ -164,37 +164,56 @@ def _batches(samples: Sequence[Sample], steps: int) -> Iterator[list[Sample]]:
         yield batch
 
 
-def _answers(model: LoadedModel, sample: Sample) -> Matrix:
+def _texts(samples: Sequence[Sample]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
+    """Yield ids (texts, tokens) of several texts, each cut after `LONGEST` tokens, and where their tokens are."""
+    cut = [Sample(sample.label, sample.tokens[:LONGEST], 1) for sample in samples]
+    for positions, tokens in batches(cut):
+        lengths = [len(cut[position].tokens) for position in positions]
+        yield tokens, np.arange(tokens.shape[1]) < np.array(lengths)[:, None]
+
+
+def _answers(model: LoadedModel, tokens: NDArray[np.int32], rows: NDArray[np.bool_]) -> Matrix:
     """Return the logarithms (tokens, vocabulary) of how likely a model holds each word after each token."""
-    logits = model.run(np.array([sample.tokens[:LONGEST]], np.int32))
+    return _log_softmax(model.run(tokens, rows))
+
+
+def _log_softmax(logits: Matrix) -> Matrix:
     below: Matrix = logits - logits.max(axis=1, keepdims=True)
     below -= np.log(np.exp(below).sum(axis=1, keepdims=True))
     return below
 
 
 def _divergence(fused: LoadedModel, adapted: LoadedModel, samples: Sequence[Sample]) -> float:
-    total = tokens = 0.0
-    for sample in samples:
-        wanted, fused_answers = _answers(adapted, sample), _answers(fused, sample)
+    total = count = 0.0
+    for tokens, rows in _texts(samples):
+        wanted, fused_answers = _answers(adapted, tokens, rows), _answers(fused, tokens, rows)
         total += float((np.exp(wanted) * (wanted - fused_answers)).sum(dtype=np.float64))
-        tokens += len(wanted)
+        count += len(wanted)
     if not np.isfinite(total):
         raise ModelUnusableError("the answers of the fused model differ by what is not finite")
-    return total / tokens
+    return total / count
 
 
-def _go_back(fused: LoadedModel, sample: Sample, wanted: Matrix, layers: Mapping[str, _Layer]) -> None:
-    reference = mx.array(wanted)
+def _go_back(
+    fused: LoadedModel,
+    tokens: NDArray[np.int32],
+    rows: NDArray[np.bool_],
+    wanted: Matrix,
+    layers: Mapping[str, _Layer],
+) -> None:
+    @mx.custom_function
+    def loss(logits: Any) -> Any:
+        return mx.zeros(())  # only its gradient is asked for
 
-    def on_gradient(path: str, inputs: Matrix, gradient: Matrix) -> None:
-        if path in layers:
-            layers[path].add(inputs, gradient)
+    @loss.vjp
+    def by_logits(logits: Any, *_: Any) -> Any:
+        gradient = np.zeros(logits.shape, np.float32)
+        gradient[rows] = np.exp(_log_softmax(matrix(logits)[rows])) - np.exp(wanted)
+        return mx.array(gradient).astype(logits.dtype)
 
-    def loss(moved: Any) -> Any:
-        with differentiable(fused.network, on_gradient, moved):
-            logits = fused.network(mx.array([sample.tokens])).astype(mx.float32)[0]
-        log_probabilities = logits - mx.logsumexp(logits, axis=1, keepdims=True)
-        return (mx.exp(reference) * (reference - log_probabilities)).sum()
+    def moved_loss(moved: Any) -> Any:
+        with differentiable(fused.network, {path: layer.add for path, layer in layers.items()}, moved):
+            return loss(fused.network(mx.array(tokens)))
 
-    with uncompiled(mx), attention_in_numpy(), reported("the model cannot be gone back through"):
-        mx.eval(mx.grad(loss)(mx.zeros(())))
+    with uncompiled(mx), functions_in_numpy(), reported("the model cannot be gone back through"):
+        mx.eval(mx.grad(moved_loss)(mx.zeros(())))

@@ -77,12 +77,12 @@ class LoadedModel:
 
     @contextmanager
     def _computing(self, rows: NDArray[np.intp]) -> Iterator[None]:
-        from .layers import attention_in_numpy, head_limited_to
+        from .layers import functions_in_numpy, head_limited_to
 
         if not self.numpy:
             yield
             return
-        with uncompiled(_mlx()), attention_in_numpy(), head_limited_to(self.network, rows):
+        with uncompiled(_mlx()), functions_in_numpy(), head_limited_to(self.network, rows):
             yield
 
     def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Logits]]:

@@ -24,9 +24,12 @@ from fusery.research.learned_scales import (
     _SMALL,
     BATCH,
     LONGEST,
+    _answers,
     _batches,
+    _go_back,
     _Layer,
     _parted,
+    _texts,
     learn_scales,
 )
 from fusery.research.models import LoadedModel
@@ -111,6 +114,44 @@ def test_a_layer_has_the_gradient_of_mlx_and_takes_steps_of_adam() -> None:
         assert not layer.gradient.any()
         expected = np.asarray(start["scales"]) * (1 + layer.moved[0])
         np.testing.assert_allclose(np.asarray(module["scales"]), expected, rtol=1e-6)
+
+
+def test_texts_of_several_lengths_have_the_gradient_of_each_alone(folders: tuple[Path, Path, Path]) -> None:
+    model, adapted = loaded(*folders)
+    path, texts = PATHS[1], [*samples(2, 20), *samples(1, 13, seed=1)]
+    modules = dict(model.network.named_modules())
+    layer, module = _Layer.of(modules[path]), modules[path]
+    parts = list(_texts(texts))
+    assert len(parts) == 1 and parts[0][1].sum() == 53
+    for part, rows in parts:
+        _go_back(model, part, rows, _answers(adapted, part, rows), {path: layer})
+
+    class Moved(nn.Module):
+        def __call__(self, x: Any) -> Any:
+            scales = start["scales"] * (1 + moved_by[0][0])
+            biases = start["biases"] + start["scales"] * moved_by[0][1]
+            form = {"group_size": module.group_size, "bits": module.bits}
+            return x @ mx.dequantize(module["weight"], scales, biases, **form).T
+
+    start = {part: module[part].astype(mx.float32) for part in ("scales", "biases")}
+    moved_by: list[Any] = []
+    plain = LoadedModel.load(folders[2], numpy=False)
+    plain.network.model.layers[1].self_attn.q_proj = Moved()
+
+    def loss(moved: Any) -> Any:
+        moved_by[:] = [moved]
+        total = mx.zeros(())
+        for text in texts:
+            tokens = np.array([text.tokens], np.int32)
+            wanted = mx.array(_answers(adapted, tokens, np.ones(tokens.shape, bool)))
+            logits = plain.network(mx.array(tokens))[0]
+            logs = logits - mx.logsumexp(logits, axis=1, keepdims=True)
+            total = total + (mx.exp(wanted) * (wanted - logs)).sum()
+        return total
+
+    expected = np.asarray(mx.grad(loss)(mx.zeros(layer.gradient.shape)))
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(layer.gradient, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_model_with_the_bases_own_scales_has_nothing_to_learn(folders: tuple[Path, Path, Path]) -> None:

@@ -16,13 +16,14 @@ from adapters_by_class import make_adapter
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from mlx import nn
 from mlx_lm.utils import load_adapters, load_model
 from tensor_files import rewrite
 
 from fusery.registry.errors import ModelUnusableError
 from fusery.research import models as module
 from fusery.research.calibrate import Inputs, inputs_of
-from fusery.research.layers import attention_in_numpy
+from fusery.research.layers import functions_in_numpy
 from fusery.research.models import (
     BATCH_TOKENS,
     LoadedModel,
@@ -120,6 +121,36 @@ def test_blocks_of_a_weight_make_the_whole(tmp_path: Path, monkeypatch: pytest.M
     check(base, make_adapter(tmp_path / "adapter", base))
     dense = tiny_models.make_base(tmp_path / "dense", layers=2, dtype="float32")
     check(dense, make_adapter(tmp_path / "dora", dense, kind="dora"))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+def test_codes_are_the_numbers_that_mlx_makes_of_them(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fusery.research import layers
+
+    monkeypatch.setattr(layers, "_PART", 3 * 128)
+    mx.random.seed(bits)
+    module = nn.QuantizedLinear(128, 17, bias=False, group_size=32, bits=bits)
+    module.set_dtype(mx.bfloat16)
+    [(part, numbers)] = layers.blocks(module)
+    assert part == slice(0, 17)
+    np.testing.assert_array_equal(numbers, np.asarray(layers.widened(module, slice(None))))
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_functions_of_each_number_give_and_go_back_as_mlx_does(name: str) -> None:
+    x = mx.array([-200.0, -3.0, -0.5, 0.0, 0.25, 4.0, 200.0])
+
+    def both() -> list[Any]:
+        function = getattr(mx, name)
+        gradient = mx.grad(lambda given: (function(given) * mx.arange(1.0, 8.0)).sum())(x)
+        return [np.array(part) for part in (function(x), gradient, function(x.astype(mx.float16)))]
+
+    expected = both()
+    with functions_in_numpy():
+        got = both()
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=5e-6)
 
 
 def test_a_head_answers_only_where_it_is_asked(tmp_path: Path) -> None:
@@ -345,7 +376,7 @@ def test_it_gives_and_goes_back_as_mlx_does(name: str, groups: int) -> None:
         return [np.array(part) for part in (answer(*parts), *gradient(*parts))]
 
     expected = both()
-    with attention_in_numpy():
+    with functions_in_numpy():
         got = both()
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=5e-6)
@@ -358,15 +389,15 @@ def test_what_it_does_not_know_is_left_to_mlx() -> None:
     ]
     for parts, options in cases:
         expected = mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask="causal", **options)
-        with attention_in_numpy():
+        with functions_in_numpy():
             got = mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask="causal", **options)
         assert got.dtype == expected.dtype
         assert mx.array_equal(got, expected)
 
 
 def test_it_is_taken_away_again_also_after_a_failure() -> None:
-    before = mx.fast.scaled_dot_product_attention
-    with pytest.raises(ZeroDivisionError), attention_in_numpy():
-        assert mx.fast.scaled_dot_product_attention is not before
+    before = mx.fast.scaled_dot_product_attention, mx.sigmoid, mx.tanh
+    with pytest.raises(ZeroDivisionError), functions_in_numpy():
+        assert mx.fast.scaled_dot_product_attention is not before[0]
         raise ZeroDivisionError
-    assert mx.fast.scaled_dot_product_attention is before
+    assert (mx.fast.scaled_dot_product_attention, mx.sigmoid, mx.tanh) == before
