@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import tiny_models
 from tensor_files import Change, load_raw, rewrite
 
-from fusery.registry.engine.adapter import TrainedAdapter, read_adapter
+from fusery.registry.engine.adapter import TrainedAdapter, read_adapter, require_linear
 from fusery.registry.errors import FusionUnsupportedError
 
 from .conftest import Planner
@@ -89,6 +90,21 @@ def test_a_full_fine_tune(tmp_path: Path, base: Path, adapter: Path) -> None:
     assert found.tensors.keys() == tiny_models.read_tensors(base).keys()
     with pytest.raises(FusionUnsupportedError):
         read(adapter, {"fine_tune_type": "full"}, scale=2.0)
+
+
+def test_only_lora_can_be_weighted(adapter: Path) -> None:
+    lora = read(adapter)
+    require_linear([(lora, 0.5), (lora, 1.0)], whole=False, scaled=True)
+    require_linear([(lora, 1.0)], whole=True, scaled=False)
+    for weight, scaled in ((0.5, False), (1.0, True)):
+        with pytest.raises(FusionUnsupportedError):
+            require_linear([(lora, weight)], whole=True, scaled=scaled)
+    for kind, name in (("dora", "DoRA"), ("full", "full fine-tuning")):
+        other = replace(lora, kind=kind)
+        require_linear([(other, 1.0)], whole=False, scaled=True)
+        for adapters in ([(other, 0.5)], [(other, 1.0)] * 2):
+            with pytest.raises(FusionUnsupportedError, match=name):
+                require_linear(adapters, whole=False, scaled=False)
 
 
 def experts(tensors: dict[str, tiny_models.Raw]) -> None:

@@ -246,6 +246,23 @@ def test_numbers_that_are_none_are_neither_written_nor_given(tmp_path: Path) -> 
         read_calibration(path).scales_of("model.layers.0.q_proj", F32, (4, 2))
 
 
+BOTH = ("of-0.scales", "of-0.biases")
+
+
+@pytest.mark.parametrize(
+    ("names", "dtype", "shape"),
+    [(BOTH[:1], "F16", (4, 2)), (BOTH[1:], "BF16", (2, 4)), (BOTH, "U16", (4, 2)), (BOTH, "BF16", (8,))],
+)
+def test_learned_scales_and_biases_have_to_fit(
+    tmp_path: Path, names: tuple[str, ...], dtype: str, shape: tuple[int, ...]
+) -> None:
+    path = write(tmp_path / "c.safetensors", learned=(ABOUT, {"m": stored(BF16)}))
+    changed = dict.fromkeys(names, (dtype, np.zeros(shape, np.uint16)))
+    tiny_models.write_tensors(path, load_raw(path) | changed, read_header(path).metadata)
+    with pytest.raises(FormatError):
+        read_calibration(path)
+
+
 LEARNED: dict[str, dict[str, Any] | None] = {
     "no adapter": {"adapter": None},
     "a number for a digest": {"adapter": 7},

@@ -108,9 +108,12 @@ def test_several_lists_of_blocks(tmp_path: Path, dense: Path, adapter: Path, pla
 
 def test_an_adapter_of_root_modules_alone(tmp_path: Path, dense: Path, planned: Planner) -> None:
     rewrite(dense, lambda t: t.update({"vision_tower.blocks.0.proj.weight": t[f"{_W}.weight"]}))
-    adapter = tiny_models.make_adapter(tmp_path / "roots", dense, keys=["lm_head", "model.embed_tokens"])
-    found = {module.path: module.embedding for module in planned(dense, adapter).modules}
-    assert found == {"model.embed_tokens": True, "lm_head": False}
+    square = tiny_models.make_base(tmp_path / "square", layers=1, hidden=320, vocab=320)
+    for base in (dense, square):
+        keys = ["lm_head", "model.embed_tokens"]
+        adapter = tiny_models.make_adapter(tmp_path / f"roots of {base.name}", base, keys=keys)
+        found = {module.path: module.embedding for module in planned(base, adapter).modules}
+        assert found == {"model.embed_tokens": True, "lm_head": False}
 
 
 def test_experts_are_rows_one_behind_the_other(dense: Path, adapter: Path, planned: Planner) -> None:

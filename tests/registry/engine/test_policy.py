@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fusery.registry.engine.affine import Grid
+from fusery.registry.engine.architectures import TENSOR_SCALED
 from fusery.registry.engine.arithmetic import BF16, F32
 from fusery.registry.engine.grids import AnyGrid
 from fusery.registry.engine.microscaling import MODES
@@ -90,6 +91,15 @@ def test_formats_that_mlx_does_not_have() -> None:
         for mapping in ({"": bits}, {"": 6, "up_proj": bits}):
             with pytest.raises(FusionUnsupportedError):
                 WritePolicy(MIXED, mapping)
+    with pytest.raises(FusionUnsupportedError):
+        Quantize(4, 16, TENSOR_SCALED).grid(BF16)
+
+
+def test_only_mixed_with_a_calibration_is_allowed_more_noise() -> None:
+    file: Any = object()
+    asked = ((MIXED, file), (MIXED, None), (KEEP, file))
+    allowed = [WritePolicy(kind, calibration=read).is_mixed_and_shaped for kind, read in asked]
+    assert allowed == [True, False, False]
 
 
 @pytest.mark.parametrize("grid", [FOUR, MX4], ids=["affine", "mxfp4"])

@@ -108,6 +108,7 @@ def test_the_base_is_hashed_near_to_where_it_is_read(monkeypatch: pytest.MonkeyP
     chain = Chain(1, 100 * CHUNK)
     block = Schedule(copies([100 * CHUNK]), [], {"base": chain}, 1).take(0)
     assert isinstance(block, Block) and chain.reach == block.count + CHUNK
+    assert Block(CopyStep("base", 5, 20, OutputPlace(0, 8)), 7, 2, 0.0).source_end == 14
     assert [Chain(0, 2 * CHUNK, reach).ready for reach in (CHUNK - 1, CHUNK, 2 * CHUNK)] == [
         False,
         True,

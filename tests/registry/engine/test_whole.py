@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from fusery.registry.engine.arithmetic import BF16, Array, encode
 from fusery.registry.engine.base import Base, read_base
 from fusery.registry.engine.whole import REPLACED, ReplacedTensors
 from fusery.registry.errors import FusionUnsupportedError
+from fusery.storage.errors import OutOfSpaceError
 from fusery.storage.safetensors import read_header
 
 _UP, _EMBEDDING, _HEAD = "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight", "lm_head.weight"
@@ -78,6 +82,26 @@ def test_a_head_of_its_own_and_another_vocabulary(trained: Path, tmp_path: Path)
     base, _ = changes.put_on(opened(tied))
     assert (base.config["tie_word_embeddings"], base.config["vocab_size"]) == (False, 320)
     assert base.tensors[_HEAD].file == REPLACED != base.tensors[_EMBEDDING].file
+    own = opened(tied)
+    same = replace(changes, vocabulary=None).put_on(own)[0].config
+    assert same["vocab_size"] == own.config["vocab_size"]
+    for text, expected in (({"vocab_size": 9}, {"vocab_size": 320}), ({"dtype": "x"}, {"dtype": "x"})):
+        config = {**own.config, "text_config": text, "quantization": {"model.embed_tokens": {"bits": 4}}}
+        del config["vocab_size"]
+        nested = changes.put_on(replace(own, config=config))[0].config
+        assert nested["text_config"] == expected and "vocab_size" not in nested
+        assert nested["quantization"]["lm_head"] == {"bits": 4}
+        both = changes.put_on(replace(own, config={**config, "vocab_size": 9}))[0].config
+        assert both["vocab_size"] == 320
+
+
+def test_a_full_disk_is_noticed_before_tensors_are_written(
+    trained: Path, dense: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
+    with pytest.raises(OutOfSpaceError):
+        whole(trained, {_UP: "up"}).put_on(opened(dense))
+    assert list(trained.parent.iterdir()) == [trained]
 
 
 def test_numbers_that_are_not_finite_and_other_tensors_are_refused(trained: Path, dense: Path) -> None:
