@@ -281,7 +281,9 @@ def _s3(options: Mapping[str, Any]) -> CloudFileSystem:
     given = {**options, **options.get("client_kwargs", {})}
     given.pop("client_kwargs", None)
     profile = given.pop("profile", None)
-    verify = given.pop("verify", os.environ.get("AWS_CA_BUNDLE") or True)
+    verify = given.pop("verify", None)  # None is the default, as in boto3
+    if verify is None:
+        verify = os.environ.get("AWS_CA_BUNDLE") or True
     client: dict[str, object] = {} if verify else {"allow_invalid_certificates": True}
     if isinstance(verify, str):
         client = {"root_certificate": Path(verify).read_bytes()}

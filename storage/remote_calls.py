@@ -193,7 +193,6 @@ class RemoteError(Exception):
 
     def __init__(self, kind: FailureKind) -> None:
         """Carry the kind."""
-        super().__init__(kind.value)
         self.kind = kind
 
 

@@ -261,14 +261,13 @@ def digest_tensors(path: Path, header: Header, *, progress: Progress = None) -> 
     from concurrent.futures import Future, ThreadPoolExecutor
 
     whole, position, digests = hashlib.sha256(), 0, dict[str, Digest]()
-    hashing: Future[None] | None = None
     ends = [("", header.data_start), *((name, tensor.end) for name, tensor in header.tensors.items())]
     with reading(path) as source, os_failures(f"read {path}", near=path), ThreadPoolExecutor(1) as pool:
+        hashing: Future[None] = pool.submit(whole.update, b"")
         for name, end in ends:
             running = hashlib.sha256()
             while chunk := os.read(source.fd, min(CHUNK, end - position)):
-                if hashing is not None:
-                    hashing.result()
+                hashing.result()
                 hashing = pool.submit(whole.update, chunk)
                 running.update(chunk)
                 position += len(chunk)
@@ -276,8 +275,6 @@ def digest_tensors(path: Path, header: Header, *, progress: Progress = None) -> 
                     progress(len(chunk))
             digests[name] = Digest(running.hexdigest())
         position += len(os.read(source.fd, 1))  # a file that has grown is not the header's any more
-        if hashing is not None:
-            hashing.result()
         source.require_unchanged()
     if position != header.size:
         raise FormatError(f"{path.name} has {position} bytes now, and had {header.size}")

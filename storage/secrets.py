@@ -147,7 +147,7 @@ def _of_url(text: str) -> list[str]:
     if colon:
         # What follows an @ in it is shown by drivers as a part of the host.
         secrets += [password, *password.split("@")]
-    elif not colon and before.casefold() in ("http", "https"):
+    elif before.casefold() in ("http", "https"):
         secrets.append(name)
     return secrets
 

@@ -11,7 +11,7 @@ from certificates import certificate
 from s3_server import S3Backend
 
 from fusery.storage.errors import StorageError, StoreDeniedError
-from fusery.storage.locate import open_store
+from fusery.storage.locate import StoreUrlError, open_store
 from fusery.testing.stores import HELLO
 
 pytest.importorskip("obstore")
@@ -50,13 +50,25 @@ def test_s3_options(options: dict[str, Any], config: dict[str, str]) -> None:
     assert SECRET not in repr(found.config)
 
 
-@pytest.mark.parametrize("verify", [True, False, "bundle"])
-def test_s3_certificates(verify: bool | str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verify", [True, False, "bundle", "variable", None])
+def test_s3_certificates(verify: bool | str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, _ = certificate(tmp_path)
-    options = {"verify": str(bundle) if verify == "bundle" else verify}
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    if verify == "variable":
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
+    options = {"verify": {"bundle": str(bundle), "variable": None}.get(str(verify), verify)}
     found = client_of("s3://bucket/x", key="k", secret=SECRET, client_kwargs=options).client_options
-    assert ("root_certificate" in found) == (verify == "bundle")
+    assert ("root_certificate" in found) == (verify in ("bundle", "variable"))
     assert ("allow_invalid_certificates" in found) == (verify is False)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["h:1", "ftp://h", "http://", "http://h:0", "http://h:99999", "http://[", 7]
+)
+def test_an_endpoint_is_a_url(endpoint: object) -> None:
+    for options in ({"endpoint_url": endpoint}, {"client_kwargs": {"endpoint_url": endpoint}}):
+        with pytest.raises(StoreUrlError):
+            open_store("s3://bucket/x", options={"key": "k", "secret": SECRET, **options})
 
 
 def test_a_profile_of_a_shared_file_is_used(

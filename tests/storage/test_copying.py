@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +52,16 @@ def test_pump_copies_hashes_and_counts(tmp_path: Path, size: int) -> None:
         assert pump(source.fd, None) == (digest_bytes(data), size)
     assert (tmp_path / "target").read_bytes() == data
     assert sum(steps) == size
+
+
+def test_only_a_whole_file_is_cloned_and_on_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f").write_bytes(b"data")
+    monkeypatch.setattr(fcntl, "ioctl", lambda *_: 0)
+    with (tmp_path / "f").open("rb", buffering=0) as source:
+        for system, position, cloned in (("linux", 0, True), ("linux", 1, False), ("darwin", 0, False)):
+            monkeypatch.setattr(sys, "platform", system)
+            source.seek(position)
+            assert copying.clone(source.fileno(), -1) is cloned
 
 
 def test_a_clone_is_hashed_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

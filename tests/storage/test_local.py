@@ -19,8 +19,10 @@ from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FormatError, StorageError, StoreUnavailableError
 from fusery.storage.failures import AbsentBlobError, DigestMismatchError, opened
 from fusery.storage.interface import Blob
+from fusery.storage.layout import document_name
 from fusery.storage.local import LocalStore
 from fusery.storage.locate import open_store
+from fusery.storage.manifest import FileEntry
 from fusery.storage.safetensors import build_header, digest_tensors, read_header
 from fusery.storage.verified_files import VerifiedFiles, Watch
 from fusery.testing.stores import HELLO, LARGE, StoreContract, file_with, name_of
@@ -150,6 +152,31 @@ def test_digests_of_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chu
     path.write_bytes(start + DATA[:-1])
     with pytest.raises(FormatError):
         digest_tensors(path, header)
+
+
+def test_files_that_are_written_or_are_other_ones(backend: LocalBackend, tmp_path: Path) -> None:
+    other, blob = HELLO[::-1], backend.store.put_bytes(HELLO)
+    backend.store.put_bytes(other)
+    with pytest.raises(DigestMismatchError):
+        backend.store.put_file(file_with(tmp_path, other), expected=FileEntry("", blob.size, blob.digest))
+    with file_with(tmp_path, LARGE).open("r+b", buffering=0) as file:
+        file.seek(3)
+        backend.store.pour_into(blob, file.fileno())
+    assert Path(file.name).read_bytes() == HELLO
+    backend.store.initialise("registry-one")
+    backend.root.chmod(0o750)
+    backend.store.write_document("audit.json", b"{}")
+    assert backend.root.joinpath(document_name("audit.json")).stat().st_mode & 0o777 == 0o640
+
+
+def test_damage_is_replaced_without_a_moment_in_which_the_name_is_free(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalStore, "quarantine", lambda *_, **__: pytest.fail("the name was free"))
+    blob = backend.store.put_bytes(HELLO)
+    backend.write(name_of(blob.digest), b"damaged")
+    assert backend.store.put_bytes(HELLO) == blob
+    assert backend.read(name_of(blob.digest)) == HELLO
 
 
 def test_pieces_of_a_blob(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,3 +141,20 @@ def test_a_folder_that_is_replaced_is_always_there(tmp_path: Path) -> None:
     watcher.join()
     assert missing == []
     assert (out / "f").read_text() == "29"
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_name_that_is_taken_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: bool) -> None:
+    temp, real = folder_with(tmp_path / "temp", f="new"), os.rename
+
+    def rename(source: Path, target: Path) -> None:
+        folder_with(target, f="other")
+        if not taken:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(StorageError) as caught:
+        publish_folder(temp, tmp_path / "out")
+    assert ("--force" in str(caught.value.hint)) == taken
+    assert (temp / "f").read_text() == "new"

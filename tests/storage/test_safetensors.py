@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import os
 import unicodedata
@@ -7,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hostile.headers import BEYOND, FORBIDDEN, SOUND, two
+from hostile.headers import BEYOND, FORBIDDEN, SOUND, packed, two
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -38,6 +39,25 @@ def test_tensor_that_does_not_follow_the_one_before_is_named(begin: int, fault: 
         FormatError, match=rf"{fault} .*: it begins at byte \d+, and the data .* ends at byte"
     ):
         read_header(path)
+
+
+@pytest.mark.parametrize("offsets", [[0], [0, 4, 4], ["0", 4], [0, 4.0], [-4, 0], 4, None, {"0": 0, "4": 4}])
+def test_offsets_are_two_numbers(offsets: object, tmp_path: Path) -> None:
+    path = tmp_path / "evil.safetensors"
+    path.write_bytes(
+        packed(json.dumps({"a": {"dtype": "U8", "shape": [4], "data_offsets": offsets}}), b"abcd")
+    )
+    with pytest.raises(FormatError, match="data_offsets of 'a' are not"):
+        read_header(path)
+
+
+@pytest.mark.parametrize(("data", "cut"), [(b"abcdefg", True), (b"abcdefghi", False)])
+def test_a_file_that_was_cut_short_is_told_from_a_longer_one(data: bytes, cut: bool, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(two((0, 4), (4, 8), data))
+    with pytest.raises(FormatError) as caught:
+        read_header(path)
+    assert ("cut short" in caught.value.message) == cut
 
 
 @pytest.mark.parametrize(("data", "shapes"), SOUND.values(), ids=SOUND.keys())

@@ -17,7 +17,7 @@ from fusery.storage.interface import BlobStore
 from fusery.storage.locate import open_store
 from fusery.storage.remote import FsspecStore
 from fusery.storage.remote_calls import RemoteCalls
-from fusery.storage.secrets import redact, remember, without_secrets
+from fusery.storage.secrets import redact, remember, remember_given, without_credentials, without_secrets
 
 pytestmark = pytest.mark.timing
 
@@ -158,3 +158,17 @@ def test_parts_of_a_connection_string_are_secrets_too() -> None:
     remember({"sas_token": "sv=1&sig=abcdefghij%2Bk"})
     assert redact("key 0123456789abcdef== of team") == "key *** of team"
     assert redact("sig abcdefghij+k abcdefghij%2Bk") == "sig *** ***"
+
+
+def test_credentials_are_taken_out_of_a_document() -> None:
+    url = f"https://{CANARY}@host/x?token={CANARY}&size=1"
+    found = without_credentials({"urls": [url, (url,)], "text": "a@b", "size": 1, "none": None})
+    assert CANARY not in str(found)
+    assert found["urls"][0] == found["urls"][1][0] == "https://host/x?token=***&size=1"
+    assert (found["text"], found["size"], found["none"]) == ("a@b", 1, None)
+
+
+def test_a_user_of_the_web_without_a_password_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", "cl13nt-s3cr3t")
+    remember_given(["https://w3b-us3r@host/x", "sftp://sftp-us3r@host/x"], {}, {})
+    assert redact("w3b-us3r sftp-us3r cl13nt-s3cr3t") == "*** sftp-us3r ***"
