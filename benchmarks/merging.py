@@ -124,6 +124,11 @@ _WHO = ("Register {} {}.", "A card for {} {}, please.", "New member: {} {}.", "{
 
 def tasks_of() -> dict[str, list[tuple[str, str]]]:
     """Return questions and answers of the three tasks that are trained here, in an order that mixes them."""
+    return {task: _mixed(pairs) for task, pairs in all_pairs().items()}
+
+
+def all_pairs(things: Sequence[str] = _THINGS) -> dict[str, list[tuple[str, str]]]:
+    """Return all questions and answers of the three tasks; `things` are what the tickets are about."""
     times = []
     for hour, minute, asked in product(range(12), _MINUTES, _ASKED):
         words = _MINUTES[minute].format(h=_HOURS[hour - 1], n=_HOURS[hour % 12])
@@ -131,13 +136,13 @@ def tasks_of() -> dict[str, list[tuple[str, str]]]:
     tickets = [
         (f"Ticket: {wording.format(thing)}", f"Desk: {desk}.")
         for desk, wordings in _DESKS.items()
-        for wording, thing in product(wordings, _THINGS)
+        for wording, thing in product(wordings, things)
     ]
     names = [
         (asked.format(given, family), f"Card: {family.upper()}, {given[0]}.")
         for given, family, asked in product(_GIVEN, _FAMILY, _WHO)
     ]
-    return {"times": _mixed(times), "tickets": _mixed(tickets), "names": _mixed(names)}
+    return {"times": times, "tickets": tickets, "names": names}
 
 
 def _mixed(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -56,6 +56,7 @@ class Spec:
         batch: dialogues in a step.
         through: the base's bits and group size, to train through its quantiser as `fusery train --qat` does.
         group: inputs that share a row of A, as with `fusery train --qa-lora`.
+        seed: of the initial values and of the order of the dialogues.
     """
 
     base: str = "SmolLM2-135M-Instruct-4bit"
@@ -69,6 +70,7 @@ class Spec:
     batch: int = 6
     through: tuple[int, int] | None = None
     group: int = 1
+    seed: int = 0
 
 
 SPECS = {
@@ -177,7 +179,7 @@ def main() -> None:
 def train(spec: Spec, base: Path, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     """Train one adapter, write its folder, and return what was measured."""
     started = time.monotonic()
-    torch.manual_seed(0)
+    torch.manual_seed(spec.seed)
     data = (HERE / TASKS[spec.task]).resolve()
     model, tokenizer = load_torch(base), AutoTokenizer.from_pretrained(base)
     first = len(model.model.layers) - spec.layers if spec.layers > 0 else 0
@@ -327,7 +329,7 @@ def optimise(model: Any, learn: Sequence[Prepared], valid: Sequence[Prepared], s
 
 
 def _steps(learn: Sequence[Prepared], spec: Spec) -> Iterator[list[Prepared]]:
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(spec.seed)
     order: list[int] = []
     for _ in range(spec.iterations):
         if len(order) < spec.batch:
@@ -389,7 +391,7 @@ def configuration(spec: Spec, name: str) -> dict[str, Any]:
         "report_to": None,
         "resume_adapter_file": None,
         "save_every": 100,
-        "seed": 0,
+        "seed": spec.seed,
         "steps_per_eval": 200,
         "steps_per_report": 10,
         "test": False,
