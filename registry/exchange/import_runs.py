@@ -202,7 +202,6 @@ def _register(
         # Messages show the folder's name; lessons_v3_20260201 gives version and date.
         name = tracked_adapter.path.rpartition("/")[2]
         folder = scratch / (name if _FOLDER.fullmatch(name) else "run")
-        folder.mkdir()
         sizes = {name: run.files[path] for name, path in tracked_adapter.files.items()}
         for name in wanted(sizes, tracked_adapter.path or f"run {run.id}", scratch):
             place = folder / name

@@ -82,6 +82,27 @@ def test_two_adapters_fit_on_a_screen(stocked: Fusery) -> None:
     assert "have little in common" in modules.out and "cosine" not in modules.out
 
 
+def test_weights_in_full(stocked: Fusery) -> None:
+    answer, overall, modules = stocked("diff", *BOTH, "--weights", "-v").out.split("\n\n")
+    assert answer.startswith("course_rec@2 is better") and overall.startswith("The updates")
+    assert "\ncosine " in overall and modules.startswith("module ") and "norm a" in modules
+
+
+def test_adapters_that_are_similar(stocked: Fusery) -> None:
+    stocked("register", "first", "--base", "tiny", "--task", "same", "--date", "20260301")
+    Path("course_rec@1").mkdir()  # a reference has precedence over a folder
+    shown = stocked("list", "--similar-to", "course_rec@1")
+    assert ("same_v1_20260301" in shown.out, FIRST in shown.out, shown.err) == (True, False, "")
+    assert stocked("list", "--similar-to", "first", "-q").out.split() == [FIRST, "same_v1_20260301"]
+    assert stocked("list", "--similar-to", "first", "-q", "--limit", "1").out.split() == [FIRST]
+    [row] = stocked("list", "--similar-to", "course_rec@1", "--json").json
+    assert (row["name"], row["exact"]) == ("same_v1_20260301", True)
+    alone = stocked("list", "--similar-to", "course_rec@2")
+    assert (alone.code, alone.out, bool(alone.err)) == (0, "", True)
+    for more in ("--columns name", "--sort rank", "--task x"):
+        require_refusals(stocked, (f"list --similar-to first {more}", "--similar-to goes with --limit"))
+
+
 def test_yank_lists_and_asks_first(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     for version in (1, 2):
         stocked("alias", "set", f"course_rec@{version}", "prod")

@@ -28,7 +28,9 @@ def litter(tmp_path: Path, data: bytes = b"garbage") -> None:
     workspace.close()
 
 
-def test_gc_removes_unreferenced_blobs(stocked: Fusery, tmp_path: Path) -> None:
+def test_gc_removes_unreferenced_blobs(
+    stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cases = (
         ("--registry none admin gc", "no registry"),
         ("admin gc --grace soon", "soon"),
@@ -47,6 +49,13 @@ def test_gc_removes_unreferenced_blobs(stocked: Fusery, tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in files if path.name != "format.json"]
     assert (len(sizes), sum(sizes)) == (done["live"], done["live_bytes"])
     litter(tmp_path)
+    asked: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("fusery.cli.collect.is_interactive", lambda: True)
+        patch.setattr("click.confirm", lambda text, **_: asked.append(text))
+        refused = stocked("admin", "gc", "--grace", "0")
+    assert refused.code == 1
+    assert "1 from the store, 7 B" in asked[0]
     [line] = stocked("admin", "gc", "-q", "--grace", "0").out.splitlines()
     assert len(line) == 64
     assert stocked("audit").code == 0
@@ -73,6 +82,12 @@ def test_prune_takes_the_oldest_first(fused: Fusery, monkeypatch: pytest.MonkeyP
     assert (done["removed"], done["freed_bytes"], done["kept"]) == (1, first["bytes"], 1)
     assert done["items"][0]["key"] == first["key"]
     assert fused("audit").code == 0
+    asked: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("fusery.cli.collect.is_interactive", lambda: True)
+        patch.setattr("click.confirm", lambda text, **_: asked.append(text))
+        assert fused("admin", "cache", "prune", "0").code == 1
+    assert "1 from the cache" in asked[0]
     monkeypatch.setenv("FUSERY_CACHE_LIMIT", "0")
     assert fused("admin", "cache", "prune", "--json").json["removed"] == 1, "the setting is the limit"
 

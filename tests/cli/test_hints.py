@@ -12,7 +12,7 @@ import pytest
 from fixture_types import Fusery
 from installation import PROGRAM
 
-from fusery.cli.hints import Hints
+from fusery.cli.hints import Hints, program
 
 
 def hint_of(said: str) -> str:
@@ -52,6 +52,17 @@ def test_a_hint_about_another_registry_does_not_name_this_home() -> None:
     assert hints.spelled("--debug shows where: fusery --debug train ...") == (
         "--debug shows where: fusery --registry here --debug train ..."
     )
+
+
+def test_a_program_is_named_as_the_shell_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "fusery").touch(0o755)
+    started = str(tmp_path / "here" / "fusery")
+    monkeypatch.setattr(sys, "argv", [started])
+    for path, typed in (("here", "fusery"), ("other", started), ("none", started)):
+        monkeypatch.setenv("PATH", str(tmp_path / path))
+        assert program() == typed
 
 
 @pytest.mark.timing

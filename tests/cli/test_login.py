@@ -63,6 +63,10 @@ def test_a_token_is_stored_for_its_user_alone(
 ) -> None:
     url, registry = team
     secret = registry.tokens.create("ann", "publisher").secret
+    shown = log_in(stocked, monkeypatch, url, secret)
+    assert "as ann, publisher, valid until 2" in shown.out
+    assert str(tokens_file()) in shown.err and f"fusery --registry {url} list" in shown.err
+    assert [stocked("login", url, "--remove").out[:7] for _ in range(2)] == ["Removed", "Token n"]
     without = stocked("--registry", url, "list", "--json")
     assert (without.code, without.json["error"]["code"]) == (2, "bad_input")
     done = log_in(stocked, monkeypatch, url, secret, "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ def test_a_locked_key(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.Monke
     assert stocked("sign", "course_rec@1", "--key", "locked.pem", *given).code == 0
     monkeypatch.setenv("FUSERY_KEY_PASSPHRASE", "correct horse")
     assert stocked("sign", "--log", "--key", "locked.pem", "-o", "head.json").code == 0
+    signed = stocked("sign", "--log", "--key", "locked.pem")
+    assert signed.json.keys() == json.loads((tmp_path / "head.json").read_bytes()).keys()
     monkeypatch.delenv("FUSERY_KEY_PASSPHRASE")
     (tmp_path / "pass.txt").write_text("guessed")
     words = "sign course_rec@2 --key locked.pem"

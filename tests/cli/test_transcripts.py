@@ -59,6 +59,9 @@ ELSEWHERE: dict[str, str] = {
     "audit --chain --anchor log.anchor --key ann.pub": "files of this machine are no part of the server's audit",
     "ui --save page.html": "the server does not tell how far it is",
     "admin gc --grace 0s --dry-run": "the server does not tell how far it is",
+    "get same@1 copied": "the copy here lacks the yanked record with the same bytes",
+    "get same@1": "the copy here lacks the yanked record with the same bytes",
+    "materialize same@1 packed": "the copy here lacks the yanked record with the same bytes",
     "show course_rec@2": "another form of an adapter that an export made here stays here",
 }
 """Commands that cannot print the same on a server's registry, each with a reason."""
@@ -137,7 +140,7 @@ class Story:
         text = text.replace(str(self._folder), "~")
         for pattern, name in VARIABLE:
             text = re.sub(pattern, name, text, flags=re.MULTILINE | re.DOTALL)
-        yield from (line.rstrip() for line in text.splitlines() if line.strip(" !─"))
+        yield from (line.rstrip() for line in text.splitlines() if line.strip(" !─") or not line)
         if ran.code:
             yield f"[{ran.code}]"
 

@@ -15,16 +15,19 @@ from typing import Any
 
 import pytest
 
-from fusery.cli import adapters, audit, evaluations
+from fusery.cli import adapters, audit
 from fusery.cli.base import _facts, _quantization
 from fusery.cli.hints import Hints
 from fusery.cli.session import Session
 from fusery.registry.api.evaluations import Evaluations
 from fusery.registry.api.exchange import Exchange
 from fusery.registry.api.fused import Bases
+from fusery.registry.api.upkeep import Upkeep, Webhooks
 from fusery.registry.comparison.reports import (
     BenchReport,
     FormCost,
+    Held,
+    Machine,
     ProbedModel,
     ProbePrompts,
     ProbeReport,
@@ -33,7 +36,8 @@ from fusery.registry.comparison.reports import (
 from fusery.registry.exchange.import_runs import ImportedRun
 from fusery.registry.records.adapter_details import Commit, CurvePoint, Measured, TrainingRun
 from fusery.registry.records.calibrations import CalibrationReport
-from fusery.registry.upkeep.report import Problem, Repair, Report
+from fusery.registry.records.event import WebhookDeliveries
+from fusery.registry.upkeep.report import Collection, Problem, Removed, Repair, Report
 
 from .conftest import Fusery
 
@@ -65,10 +69,10 @@ def benches() -> Iterator[BenchReport]:
         kind="fused", label="fused (keep)", precision="keep", fidelity=None, adapters=1, bytes=2048, error=None,
         load_seconds=0.5, first_token_seconds=0.25, tokens_per_second=12.0, peak_bytes=4096.0,
     )  # fmt: skip
-    held: Any = SimpleNamespace(retained=0.5)
+    held = Held(verdict="LOST", retained=0.5)
     rows = (replace(form, label="base", error="no room"), form, replace(form, label="other", fidelity=held))
     for cores, choice in ((None, "fused (keep)"), (1, None)):
-        machine: Any = SimpleNamespace(cores=cores, processor="M4", mlx="0.31")
+        machine = Machine(system="Darwin", processor="M4", cores=cores, mlx="0.31", mlx_lm="0.32")
         yield BenchReport(
             adapter="course_v1", base="tiny", machine=machine, prompt_tokens=64, tokens=1, runs=3, rows=rows,
             choice=choice, reasons=("it is small",), at=AT,
@@ -126,6 +130,17 @@ def audits() -> Iterator[tuple[Report, bool]]:
     yield Report(problems=[one], repaired=mended, quarantined=["q"]), False
 
 
+def deliveries() -> Iterator[tuple[WebhookDeliveries, ...]]:
+    failed = WebhookDeliveries(name="ci", delivered=(7,), error="no answer", next_attempt=AT, disabled=False)
+    yield failed, replace(failed, delivered=(), next_attempt=None, disabled=True)
+    yield (replace(failed, delivered=(1, 2), error=None, next_attempt=None),)
+
+
+def collections() -> Iterator[Collection]:
+    items = [Removed("blob", "0" * 64, 1024)] * 21
+    yield Collection(True, items, quarantined=1, quarantined_bytes=5, notes=["a note"])
+
+
 def test_what_is_printed(
     fusery: Fusery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,10 +150,10 @@ def test_what_is_printed(
         list[dict[str, Any]](),
     )
     assert fusery("admin", "init").code == 0
-    assert fusery("register", "--help").code == 0, "its options are made before the method is replaced"
+    for words in (["register"], ["admin", "webhook", "deliver"]):
+        assert fusery(*words, "--help").code == 0, "its options are made before the method is replaced"
     for title, records, view in (
         ("a training run", runs(), lambda view: adapters.print_training(session, view)),
-        ("a bench", benches(), lambda found: evaluations.print_bench(session, found)),
         ("a base", bases(), lambda view: _facts(session, view)),
         ("an audit", audits(), lambda found: audit._tell(session, found[0], hint=found[1])),
     ):
@@ -146,17 +161,20 @@ def test_what_is_printed(
             view(record)
             out, err = capsys.readouterr()
             printed.append(f"## {title}\n{out}{err}")
-    for resource, name, results, words in (
+    for resource, name, results, command in (
         (Evaluations, "probe", probes(), ("eval", "probe", "a@1")),
+        (Evaluations, "bench", benches(), ("eval", "bench", "a@1")),
+        (Upkeep, "gc", collections(), ("admin", "gc")),
+        (Webhooks, "deliver", deliveries(), ("admin", "webhook", "deliver")),
         (Bases, "calibrate", calibrations(), ("base", "calibrate", "tiny")),
         (Exchange, "import_runs", imports(), ("register", "mlflow+x")),
     ):
         for result in results:  # type: ignore[attr-defined]
             monkeypatch.setattr(resource, name, lambda *_, result=result, **how: asked.append(how) or result)
-            assert fusery(*words, "--json").json
-            for more in ((), ("-q",), *([("-v",)] if words[0] != "register" else [])):
-                ran = fusery(*words, *more)
-                printed.append(f"## {' '.join((*words, *more))}: {ran.code}\n{ran.out}{ran.err}")
+            assert fusery(*command, "--json").json
+            for more in ((), ("-q",), *([("-v",)] if name in ("probe", "calibrate") else [])):
+                ran = fusery(*command, *more)
+                printed.append(f"## {' '.join((*command, *more))}: {ran.code}\n{ran.out}{ran.err}")
     affine: dict[str, Any] = {"bits": 4, "group_size": 64}
     printed += [_quantization(affine | {f"m{at}": {} for at in range(own)}) for own in (1, 2)]
     text = "".join(f"{line.rstrip()}\n" for part in printed for line in part.splitlines())

@@ -285,3 +285,11 @@ def test_kubernetes_takes_each_name(text: str, limit: int) -> None:
     name = object_name(text, limit)
     assert LABEL.fullmatch(name)
     assert len(name) <= limit
+
+
+def test_names_of_objects_that_are_too_long_are_marked() -> None:
+    assert object_name("Course Rec/1") == "course-rec-1"
+    assert object_name("1a") == "x-1a" and object_name("?") == "x"
+    assert object_name("a" * 20, 20) == "a" * 20
+    for text, head in (("a" * 21, "a" * 11), ("a" * 10 + "-" + "b" * 10, "a" * 10)):
+        assert re.fullmatch(rf"{head}-[0-9a-f]{{8}}", object_name(text, 20))

@@ -75,3 +75,34 @@ def test_whatever_is_asked_is_answered_as_the_document_says(own: Registry) -> No
         ask_it()
     assert asked >= REQUESTS * 0.9
     assert own.upkeep.audit().problems == []
+
+
+def test_what_the_document_says_of_operations(document: Any) -> None:
+    paths = document["paths"]
+    blob, binary = paths["/api/v1/blobs/{digest}"], {"type": "string", "format": "binary"}
+    stored = {"application/octet-stream": {"schema": binary}}
+    assert [parameter["name"] for parameter in blob["get"]["parameters"]] == ["digest", "Range"]
+    names = ["digest", "Upload-Offset", "Upload-Length"]
+    assert [parameter["name"] for parameter in blob["put"]["parameters"]] == names
+    done, error = blob["get"]["responses"]["200"], blob["get"]["responses"]["4XX"]
+    assert done["content"] == stored == blob["put"]["requestBody"]["content"]
+    assert (done["description"], error["description"]) == ("Done.", "Refused.")
+    arrived = blob["put"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert set(arrived["properties"]) == {"digest", "complete", "bytes"}
+    assert blob["put"]["description"] == "Needs the role of publisher."
+    answers = {
+        path: {code for one in entry.values() for code in one["responses"]} for path, entry in paths.items()
+    }
+    several = [path for path, codes in answers.items() if {"409", "206"} & codes]
+    assert several == ["/api/v1/aliases/promote", "/api/v1/blobs/{digest}"]
+    listed = {each["name"]: each for each in paths["/api/v1/adapters/list"]["get"]["parameters"]}
+    assert not any(each["required"] for each in listed.values())
+    limits = ("limit", 0, 1000, 1000), ("offset", 0, 2**31 - 1, 0)
+    for name, least, most, default in limits:
+        schema = listed[name]["schema"]
+        assert (schema["minimum"], schema["maximum"], schema["default"]) == (least, most, default)
+    assert listed["sort"]["schema"]["default"] == "created_at" and listed["sort"]["description"]
+    [references] = paths["/api/v1/adapters/compare"]["get"]["parameters"]
+    assert (references["required"], references["schema"]["default"]) == (False, [])
+    needed = {each["name"]: each["required"] for each in paths["/api/v1/adapters/show"]["get"]["parameters"]}
+    assert needed["reference"] is True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import select
 import socket
 from collections.abc import Callable
@@ -13,10 +14,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from page_server import ask
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from fusery.web import limits
+from fusery.web.answers import refusal
+from fusery.web.auth import UnexpectedError
 from fusery.web.limits import Slots
 
 pytestmark = pytest.mark.timing
@@ -94,6 +98,47 @@ def test_so_many_are_worked_on_at_a_time_and_all_get_their_turn() -> None:
 
     assert asyncio.run(tried()) == [200] * (5 * AT_ONCE)
     assert most == AT_ONCE
+
+
+def test_a_rate_limit_remembers_the_last_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_REMEMBERED", 2)
+    now = [0.0]
+    limit = limits.RateLimit(0.5, 1, lambda: now[0])
+    assert [limit.wait(client) for client in ("a", "a", "b")] == [0.0, 2.0, 0.0]
+    now[0] = 1.0
+    assert (limit.wait("a"), limit.wait("c"), limit.wait("b")) == (1.0, 0.0, 0.0), "b was forgotten"
+    now[0] = 3.0
+    assert limit.wait("c") == 0.0
+
+
+def test_a_slot_of_a_request_that_was_cancelled_is_free_again() -> None:
+    async def tried() -> list[bool]:
+        queue = limits.FairQueue(1, 1)
+        await queue.take("a")
+        first, second = (asyncio.create_task(queue.take("b")) for _ in range(2))
+        await turns_of_the_loop()
+        first.cancel()
+        await turns_of_the_loop()
+        waiting = [first.cancelled(), second.done()]
+        queue.release("a")
+        await turns_of_the_loop()
+        return [*waiting, second.done()]
+
+    assert asyncio.run(tried()) == [True, False, True]
+
+
+def test_failures_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def gone(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ClientDisconnect
+
+    caplog.set_level(logging.INFO)
+    asyncio.run(Slots(gone, askers())(SCOPE, receive, never))
+    request = Request({**SCOPE, "headers": [(b"accept", b"application/json")], "request_id": "1"})
+    answer = refusal(request, UnexpectedError("the store /secret is away"), 503)
+    messages = [record.getMessage() for record in caplog.records]
+    assert any("client disconnected" in message for message in messages)
+    assert any("the store /secret is away" in message for message in messages)
+    assert (answer.status_code, b"/secret" in answer.body) == (503, False)
 
 
 def test_who_asks_for_much_waits_behind_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,14 @@ import tiny_models
 
 from fusery.registry.adapters import reading, tensors, tokenizer_files, trained_through
 from fusery.registry.adapters.folder import read_adapter_folder, with_weights
-from fusery.registry.adapters.mlx_config import AdapterMetadata, lora_modules, todays_config
+from fusery.registry.adapters.mlx_config import (
+    AdapterMetadata,
+    FileProblem,
+    lora_modules,
+    read_json,
+    todays_config,
+    weights_header,
+)
 from fusery.registry.adapters.patterns import full_match
 from fusery.registry.adapters.peft_config import PeftConfig, refusal_of_method, targets
 from fusery.registry.adapters.peft_folder import PeftModule, sort_tensors
@@ -79,11 +86,13 @@ def test_tokenizers_that_differ(ours: Any, theirs: Any, differing: list[str], ev
 
 
 def test_tokenizer_files_that_replace_those_of_the_base(tmp_path: Path) -> None:
-    names = ("tokenizer.json", SETTINGS, JINJA, "vocab.txt", "config.json")
+    special = "special_tokens_map.json"
+    names = (special, "tokenizer.json", SETTINGS, JINJA, "vocab.txt", "config.json")
     base = {name: tmp_path / name for name in names}
     for texts, expected in (
         (("tokenizer.json", SETTINGS), {"config.json"}),
         ((JINJA,), {*names} - {JINJA}),
+        ((SETTINGS,), {*names} - {SETTINGS, special}),
         ((GENERATION,), {*names}),
     ):
         own = {text: tmp_path / text for text in texts}
@@ -98,8 +107,72 @@ def test_tokenizer_files_that_replace_those_of_the_base(tmp_path: Path) -> None:
             tokenizer_files.require_readable(name, data)
     tokenizer_files.require_readable(JINJA, b"text")
     assert tokenizer_files.refusal(JINJA, 1 << 20) is None and tokenizer_files.refusal(JINJA, (1 << 20) + 1)
-    assert [tokenizer_files.is_tokenizer_of_base(name) for name in names] == [True] * 4 + [False]
+    assert [tokenizer_files.is_tokenizer_of_base(name) for name in names] == [True] * 5 + [False]
     assert tokenizer_files.is_tokenizer_of_base(GENERATION)
+
+
+def test_the_end_token_of_an_adapter(tmp_path: Path) -> None:
+    vocabulary = {"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "<end>", "id": 7}]}
+
+    def files(folder: str, **contents: Any) -> dict[str, Path]:
+        (tmp_path / folder).mkdir()
+        paths = {f"{name}.json": tmp_path / folder / name for name in contents}
+        for name, content in contents.items():
+            (tmp_path / folder / name).write_text(json.dumps(content))
+        return paths
+
+    own = files("own", tokenizer=vocabulary, tokenizer_config={"eos_token": "<end>"})
+    settings = {"bos_token_id": 1, "vocab_size": 9}
+    for ends, generation, expected in (
+        (None, None, {"bos_token_id": 1, "eos_token_id": [7]}),
+        (2, None, {"bos_token_id": 1, "eos_token_id": [7, 2]}),
+        ([2, 7], None, None),
+        (2, {"top_k": 5}, {"top_k": 5, "eos_token_id": [7, 2]}),
+        (2, {"eos_token_id": 3}, {"eos_token_id": [7, 3]}),
+        (2, {"eos_token_id": 7}, None),
+    ):
+        config = settings | ({} if ends is None else {"eos_token_id": ends})
+        own_settings = {} if generation is None else {"generation_config": generation}
+        base = files(name := f"{ends} {generation}", tokenizer={}, config=config, **own_settings)
+        whole = {**base, **own}
+        assert tokenizer_files.with_own_end(whole, whole) is None, "it is the base's"
+        assert tokenizer_files.with_own_end(base, whole) == expected, name
+        unlike = {**own, "tokenizer_config.json": base["config.json"]}
+        assert tokenizer_files.with_own_end(base, {**base, **unlike}) is None, "without an end token"
+
+
+def test_ids_of_tokens() -> None:
+    added = {"added_tokens_decoder": {"3": {"content": "x"}}}
+    for name, document, ids in (
+        (SETTINGS, added, {"x": 3}),
+        (SETTINGS, {"added_tokens_decoder": None}, {}),
+        ("added_tokens.json", {"x": 3}, {"x": 3}),
+        ("tokenizer.json", {"model": {"vocab": [["a", -1.5], ["b", -2]]}, "added_tokens": None}, {"a": 0, "b": 1}),
+        ("tokenizer.json", {"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "x", "id": 3}]}, {"a": 0, "x": 3}),
+        ("added_tokens.json", {"x": -1}, None),
+        ("added_tokens.json", {"x": True}, None),
+        *((name, ["a"], None) for name in (SETTINGS, "added_tokens.json", "tokenizer.json")),
+        *(("tokenizer.json", wrong, None) for wrong in ({}, {"model": {"vocab": 5}})),
+    ):  # fmt: skip
+        assert tokenizer_files.token_ids(json.dumps(document).encode(), name) == ids, document
+    assert tokenizer_files.token_ids(b"{", "tokenizer.json") is None
+
+
+def test_files_that_cannot_be_used_are_problems(tmp_path: Path) -> None:
+    place = tmp_path / "a"
+    for content, kept, absent in (
+        ('{"a": 1}', {"a": 1}, None), (None, None, True), ("[", None, False), ('{"a": "\\u0000"}', None, False),
+        ('{"a": "\\ud800"}', None, False),
+    ):  # fmt: skip
+        place.write_text(content or "")
+        problems: list[FileProblem] = []
+        files = {} if content is None else {"x.json": place}
+        assert read_json(files, "x.json", problems) == kept, content
+        assert [problem.absent for problem in problems] == ([] if absent is None else [absent])
+        assert all(problem.file == "x.json" and "x.json" in problem.message for problem in problems)
+    problems = []
+    assert weights_header({}, "x", problems) is weights_header({"x": place}, "x", problems) is None
+    assert [problem.absent for problem in problems] == [True, False]
 
 
 def test_merge_aware_entries() -> None:

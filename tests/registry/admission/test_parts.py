@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,29 +137,24 @@ def test_bases_that_mlx_cannot_load_and_the_fields_of_its_classes() -> None:
     read = base_rules._fields({"model_type": "llama"})
     assert read is not None and read["rope_traditional"] is False and "rope_scaling" in read
     assert base_rules._fields({"model_type": "nothing"}) is None
+    declared = base_rules._fields({"model_type": "glm4_moe"})
+    assert declared is not None and "rope_theta" in declared and "rope_scaling" not in declared
     seeing = base_rules._fields({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}})
     assert seeing is not None and {"text_config", "text_config.rope_theta"} <= seeing.keys()
     assert base_rules._fields({"model_type": "nothing", "text_config": {"model_type": "llama"}}) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "document", "ids"),
-    [
-        ("added_tokens.json", {"a": 5}, {"a": 5}),
-        ("added_tokens.json", {"a": "5"}, None),
-        ("added_tokens.json", ["a"], None),
-        ("tokenizer_config.json", {"added_tokens_decoder": {"7": {"content": "x"}}}, {"x": 7}),
-        ("tokenizer_config.json", {}, {}),
-        ("tokenizer_config.json", [], None),
-        ("tokenizer.json", {"model": {"vocab": [["a", 0.0], ["b", -1.0]]}}, {"a": 0, "b": 1}),
-        ("tokenizer.json", {"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "b", "id": 9}]}, {"a": 0, "b": 9}),
-        ("tokenizer.json", {"model": {"vocab": 5}}, None),
-        ("tokenizer.json", {}, None),
-    ],
-)  # fmt: skip
-def test_token_ids(name: str, document: Any, ids: Any) -> None:
-    assert tokenizer_rules.token_ids(json.dumps(document).encode(), name) == ids
-    assert tokenizer_rules.token_ids(b"{", name) is None
+def test_rows_of_an_embedding() -> None:
+    def rows(size: object, **weights: Any) -> int | None:
+        base = SimpleNamespace(architecture=SimpleNamespace(config={"vocab_size": size}))
+        candidate: Any = SimpleNamespace(weights=weights, base=base)
+        return tokenizer_rules.embedding_rows(candidate)
+
+    embedding = {"model.embed_tokens": Weight("x", (7, 4), "BF16", None)}
+    assert [rows(size) for size in (5, 0, -1, "5", None, True)] == [5, *[None] * 5]
+    assert rows(5, **embedding) == 7
+    assert rows(5, **{"model.embed_tokens": Weight("x", (7,), "BF16", None)}) == 5
+    assert rows(5, **{"model.norm": Weight("x", (7, 4), "BF16", None)}) == 5
 
 
 def test_shapes_that_fit(tiny_base: Path) -> None:

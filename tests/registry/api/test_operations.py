@@ -444,6 +444,7 @@ def test_upkeep_is_done_there_or_refused(
     assert next(iter(remote.upkeep.doctor())).name == "server"
     assert remote.webhooks.deliver() == stocked.webhooks.deliver() == []
     assert not remote.init()
+    assert remote.place[0] == remote.place[1] == remote.server.url
     for call in (
         ("upkeep", "backup", (tmp_path / "kept",), {}),
         ("upkeep", "restore", (tmp_path / "kept",), {}),

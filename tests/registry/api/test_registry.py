@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,13 @@ import pytest
 import fusery.registry
 from fusery.registry import BadInputError, Finding, FuseRequest, Registry
 from fusery.registry.api.resource import Resource
+from fusery.registry.api.schema import schema_of
 from fusery.registry.database import events
 from fusery.registry.errors import UnknownReferenceError
-from fusery.registry.record import Record
+from fusery.registry.record import Record, described
+from fusery.storage.digest import Digest
+from fusery.storage.errors import FuseryError
+from fusery.storage.locate import display_url
 
 
 def methods() -> Iterator[tuple[str, str, inspect.Signature]]:
@@ -53,6 +58,64 @@ def test_short_forms_of_arguments(stocked: Registry) -> None:
     assert made["precision"] == "dequantize"
     with pytest.raises(BadInputError):
         stocked.fused.fuse("course_rec@1", FuseRequest("keep"), precision="auto")
+
+
+def test_errors_come_before_the_work(stocked: Registry, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="x.gif"):
+        stocked.fused.fidelity("course_rec@1", plot="x.gif")
+    for call in (stocked.bases.calibrate, stocked.evaluations.probe):
+        with pytest.raises(FuseryError, match=r"nothing\.txt"):
+            call("tiny" if call == stocked.bases.calibrate else "course_rec@1", prompts="nothing.txt")
+    with pytest.raises(UnknownReferenceError):
+        stocked.bases.calibrate("tiny", adapter="nothing@1")
+    with pytest.raises(UnknownReferenceError):
+        stocked.evaluations.probe("course_rec@1", against="nothing@1")
+    settings = stocked.workspace.settings
+    assert stocked.place == (str(settings.home), display_url(settings.store))
+    assert stocked.adapters.similar("course_rec@1") == []
+
+
+class Part(Record):
+    """A part: its
+    place.
+
+    More about it.
+    """
+
+    place: Path = described("where it lies")
+
+
+class Whole(Record, kw_only=False):
+    """A whole."""
+
+    parts: tuple[Part, ...] = described("its parts")
+    first: Part | None = described("the first one")
+    by_name: Mapping[str, Part] = described("each")
+    counts: Counter[str]
+    digest: Digest
+    extra: int = described("omitted", optional=True, default=0)
+    from_: str = described("a keyword", default="")
+    KEYS = ("parts", "first", "by_name", "counts", "digest", "extra", "from_", "size")
+
+    @property
+    def size(self) -> int:
+        """How large it is."""
+        return 1
+
+
+def test_schemas_of_records() -> None:
+    document = schema_of(Whole)
+    parts = document["$defs"]
+    [name] = parts
+    assert parts[name]["description"] == "A part: its place."
+    assert parts[name]["properties"] == {"place": {"type": "string", "description": "where it lies."}}
+    part, kinds = {"$ref": f"#/$defs/{name}"}, document["properties"]
+    assert kinds["parts"] == {"type": "array", "items": part, "description": "its parts."}
+    assert kinds["first"]["anyOf"] == [part, {"type": "null"}]
+    assert kinds["by_name"]["additionalProperties"] == part
+    assert kinds["counts"] == {"type": "object", "additionalProperties": {"type": "integer"}}
+    assert (kinds["digest"]["type"], kinds["size"]["description"]) == ("string", "How large it is.")
+    assert set(document["required"]) == {*kinds} - {"extra"} == {*Whole.KEYS, "from"} - {"from_", "extra"}
 
 
 def test_records_and_moments_are_references(

@@ -22,7 +22,13 @@ from markdown_it.token import Token
 
 from fusery.registry import Registry
 from fusery.registry.bundles import BundleSource
-from fusery.registry.bundles.card import EVAL_RESULTS, card_values, eval_results, measured_rows
+from fusery.registry.bundles.card import (
+    EVAL_RESULTS,
+    card_values,
+    computed_rows,
+    eval_results,
+    measured_rows,
+)
 from fusery.registry.bundles.rendering import CARD_LIMIT, markdown_text, render_card, yaml_string
 from fusery.registry.bundles.writing import bundle_record
 from fusery.registry.charts.curves import curve_svg
@@ -381,6 +387,17 @@ def test_markdown_shows_the_text_in_its_own_cell(evil_texts: list[str]) -> None:
         assert [cell.content for cell in cells[:3]] == ["a", "b", "c"]
         assert len(cells) == 7
         assert [shown(cell) for cell in cells[4:]] == [visible(evil), "end", "after"]
+
+
+def test_what_was_computed_from_others_names_them() -> None:
+    parts = [{"name": "a", "digest": "0" * 64, "weight": 0.5}, {"digest": "1" * 64, "weight": True}]
+    facts = {"computed": {"method": "ties", "density": 0.2, "seed": None, "from": parts}}
+    assert list(computed_rows(facts)) == [
+        ("computed by", "ties, density 0.2"),
+        ("computed from", "0.5 x a (000000000000)"),
+        ("computed from", "not on record (111111111111)"),
+    ]
+    assert list(computed_rows({})) == []
 
 
 def test_markdown_of_other_values() -> None:

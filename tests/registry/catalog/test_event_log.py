@@ -36,6 +36,7 @@ def test_all_of_it_in_order_and_filtered(stocked: Registry) -> None:
     assert stocked.upkeep.log(before=4) == told[:-1]
     assert stocked.upkeep.log(before=4, limit=1) == told[-2:-1]
     assert stocked.upkeep.log(before=1) == []
+    assert stocked.upkeep.log(after=2) == told[2:]
     assert stocked.upkeep.log(since="2100-01-01") == []
     assert len(stocked.upkeep.log(since="2020-01-01T00:00+02:00")) == 4
     for reference in ("nothing@1", "course_rec#prod", "abcdef0123", "no place"):

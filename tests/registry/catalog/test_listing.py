@@ -19,7 +19,7 @@ from fusery.registry.catalog import listing
 from fusery.registry.errors import BadInputError, SchemaError, UnknownReferenceError
 
 
-def test_filters(stocked: Registry) -> None:
+def test_filters(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [view["version"] for view in stocked.adapters.list(task="course_rec")] == [1, 2]
     assert [view["version"] for view in stocked.adapters.list(base="tiny", tags={"team": "search"})] == [2]
     assert [view["version"] for view in stocked.adapters.list(sort="val_loss")] == [2, 1]
@@ -29,6 +29,25 @@ def test_filters(stocked: Registry) -> None:
     with pytest.raises(UnknownReferenceError) as caught:
         stocked.adapters.list(task="course_rek")
     assert caught.value.hint == "did you mean course_rec?"
+    monkeypatch.setattr(listing, "FEW", -1)
+    for tags, versions in (({"team": "search"}, [2]), ({"team": "x"}, []), ({"group": "search"}, [])):
+        assert [view.version for view in stocked.adapters.list(tags=tags)] == versions
+    assert [view.version for view in stocked.adapters.list(where="date >= 0d")] == []
+    assert [view.version for view in stocked.adapters.list(where="date < 0d")] == [1, 2]
+
+
+def test_adapters_of_a_base_come_in_pages(stocked: Registry, tmp_path: Path) -> None:
+    other = tiny_models.make_base(tmp_path / "other", layers=1)
+    stocked.bases.add(other, name="other")
+    folder = tiny_models.make_adapter(tmp_path / "of_other", other, num_layers=1)
+    stocked.adapters.register(folder, base="other", task="other")
+    names = tuple(view.name for view in stocked.adapters.list(base="tiny"))
+    assert len(names) == 2
+    for limit, offset, adapters, following in (
+        (None, 0, names, None), (2, 0, names, None), (1, 0, names[1:], 1), (1, 1, names[:1], None), (0, 0, (), 0),
+    ):  # fmt: skip
+        page = listing.show_base(stocked.workspace, "tiny", limit=limit, offset=offset)
+        assert (page.adapters, page.next) == (adapters, following), (limit, offset)
 
 
 @pytest.mark.parametrize("sort", ["name; DROP TABLE adapter", "name:up", "", "name,", ",".join(["name"] * 9)])

@@ -90,6 +90,15 @@ def test_a_single_version_stands_in_the_middle() -> None:
     assert made is not None and 'transform="translate(377.0 ' in made  # between the margins
 
 
+@pytest.mark.parametrize(("count", "shown"), [(1, 1), (8, 8), (13, 7), (40, 7)])
+def test_of_many_versions_the_last_has_a_label(count: int, shown: int) -> None:
+    versions = [version(number, 0.5) for number in range(1, count + 1)]
+    made = versions_chart("k", {"task": "a", "versions": versions})
+    labels = [int(label) for label in re.findall(r">v(\d+)<", made or "")]
+    assert (labels[-1], len(labels)) == (count, shown)
+    assert len({b - a for a, b in itertools.pairwise(labels)}) <= 1
+
+
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 10**9), st.none() | NUMBERS, st.none() | NUMBERS), max_size=6),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.comparison.modules import open_adapter
-from fusery.registry.comparison.sketches import SIZE, sketch, sketch_of
+from fusery.registry.comparison.sketches import SIZE, is_sketch, sketch, sketch_of
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 
@@ -65,6 +65,11 @@ def test_their_cosine_estimates_that_of_the_updates(
     exact = cosine(dense(*ours), dense(*theirs))
     estimated = cosine(sketched(folder, *ours), sketched(folder, *theirs))
     assert abs(estimated - exact) < 5 * (1 - exact**2) / 16 + 0.01
+
+
+def test_what_is_a_sketch() -> None:
+    texts = ("01" * SIZE, "01" * SIZE + "0", "0x" * SIZE, "00" * SIZE, "")
+    assert [is_sketch(text) for text in texts] == [True, False, False, False, False]
 
 
 def test_factors_and_scale_do_not_change_it(tmp_path: Path) -> None:

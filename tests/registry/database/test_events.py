@@ -160,3 +160,15 @@ def test_only_declared_actions_are_recorded_and_told_in_words(database: Database
     assert set(_TELLS) <= set(ACTIONS)
     with pytest.raises(ValueError, match="adapter.vanished"), database.write() as session:
         events.record(session, action="adapter.vanished", kind="adapter", subject="x", detail={}, actor="ann")
+
+
+def test_entry_that_travelled_is_about_its_record_and_unchanged(database: Database) -> None:
+    fill(database, 1)
+    with database.read() as session:
+        [entry] = events.history(session)
+    values, subject = events.entry_values(entry), entry.subject
+    assert events.is_entry_of(values, "adapter", subject)
+    assert not events.is_entry_of(values, "base", subject)
+    assert not events.is_entry_of(values, "adapter", "other")
+    for changed in ({**values, "actor": "eve"}, {**values, "more": 1}, {**values, "hash": "0" * 64}, {}):
+        assert not events.is_entry_of(changed, "adapter", subject)

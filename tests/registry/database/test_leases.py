@@ -18,6 +18,7 @@ from fusery.registry import tables
 from fusery.registry.database import Database, leases
 from fusery.registry.database.leases import Busy, Lease, LeaseOwner
 from fusery.registry.errors import LeaseLostError
+from fusery.storage.digest import digest_bytes
 
 pytestmark = pytest.mark.timing
 
@@ -208,3 +209,29 @@ class TestOwner:
         unknown = [dataclasses.replace(gone, boot=""), dataclasses.replace(me, started="")]
         first = dataclasses.replace(me, pid=1, started="")  # somebody else's, and alive
         assert not any(owner.is_dead() for owner in (me, first, *elsewhere, *unknown))
+
+
+def intents(database: Database) -> dict[tuple[str, str], float]:
+    with database.read() as session:
+        return {(row.digest, row.owner): row.expires for row in session.scalars(select(tables.IntentRow))}
+
+
+def test_blobs_are_claimed_while_they_are_read(database: Database) -> None:
+    one, two, owner = digest_bytes(b"1"), digest_bytes(b"2"), LeaseOwner.current()
+    other = leases.Intents(database, owner)
+    with database.write() as session:
+        other.claim(session, [one, two])
+        leases.release(session, [two], other.owner)
+    with leases.reading(database, iter([one, two]), owner, ttl=60):
+        held = intents(database)
+        assert sorted(digest for digest, name in held if name != other.owner) == sorted([one, two])
+        with database.read() as session:
+            now = session.scalar(select(Database.clock())) or 0.0
+            assert other.are_alive(session, [one, one]) and not other.are_alive(session, [one, two])
+        assert all(now + (30 if name != other.owner else 600) < end for (_, name), end in held.items())
+    assert list(intents(database)) == [(one, other.owner)]
+    with database.write() as session:
+        session.execute(update(tables.IntentRow).values(expires=Database.clock() - 1))
+        assert not other.are_alive(session, [one])
+        other.drop(session)
+    assert intents(database) == {}

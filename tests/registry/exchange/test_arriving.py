@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny_models
 from run_folders import make_run, plain_log
+from sqlalchemy import select
+from store_shelf import open_workspace
 
-from fusery.registry import Registry
+from fusery.registry import Registry, tables
 from fusery.registry.errors import (
     BadInputError,
     UnknownReferenceError,
@@ -19,7 +24,7 @@ from fusery.registry.errors import (
     UploadOffsetError,
     UploadTooLargeError,
 )
-from fusery.registry.exchange.uploads import UploadLimits, Uploads
+from fusery.registry.exchange.uploads import HELD, UploadLimits, Uploads
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import BlobCorruptError
 
@@ -82,6 +87,44 @@ def test_an_upload_in_pieces(sqlite_registry: Registry) -> None:
     assert len(os.listdir("/dev/fd")) == len(limits)
 
 
+def claimed(registry: Registry) -> set[str]:
+    with registry.workspace.database.read() as session:
+        return set(session.scalars(select(tables.IntentRow.digest)))
+
+
+def test_oldest_unfinished_uploads_give_way(sqlite_registry: Registry) -> None:
+    uploads = Uploads(sqlite_registry.workspace, LIMITS)
+    first, second = left(uploads, b"aaaa", 2), left(uploads, b"bbbb", 2)
+    now = time.time()
+    os.utime(first, (now - 100, now - 100))
+    third = left(uploads, b"c" * 47, 1)  # with it and the second one, there are 49 of 50 bytes
+    assert parts(uploads) == sorted([second, third])
+    assert claimed(sqlite_registry) == {digest_bytes(data) for data in (b"bbbb", b"c" * 47)}
+    assert left(uploads, b"c" * 47 + b"d", 1).exists()
+    os.utime(third, (now - HELD - 60, now - HELD - 60))
+    held = uploads.begin(digest_bytes(b"e"), 1, 0)
+    assert held is not None and not third.exists()
+    more = replace(LIMITS, parts=9)
+    total = sum(path.stat().st_size for path in parts(uploads))
+    for size, refused in ((51 - total, True), (50 - total, False)):
+        with pytest.raises(BadInputError) if refused else nullcontext():
+            upload = Uploads(sqlite_registry.workspace, more).begin(digest_bytes(b"f"), size, 0)
+            assert upload is not None
+            upload.close()
+    # One that is being sent stays, and so do the limits.
+    with pytest.raises(BadInputError):
+        Uploads(sqlite_registry.workspace, replace(LIMITS, parts=0)).begin(digest_bytes(b"g"), 1, 0)
+    held.close()
+
+
+def test_uploads_to_a_store_elsewhere_are_in_the_cache(tmp_path: Path) -> None:
+    workspace = open_workspace(tmp_path / "home", store_url=f"memory://{tmp_path.name}")
+    workspace.ensure()
+    path = left(Uploads(workspace, LIMITS), b"abc", 2)
+    assert path.parent == workspace.settings.cache / "uploads"
+    workspace.close()
+
+
 def test_a_training_run_and_forms_come_along(
     stocked: Registry, other: Registry, other_home: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -117,6 +160,17 @@ def test_an_exported_folder_with_invalid_text_is_refused(stocked: Registry, tmp_
         assert "\x1b" not in str(caught.value)
 
 
+def test_metadata_of_an_adapter_comes_back(
+    stocked: Registry, other: Registry, tiny_base: Path, tmp_path: Path, make_adapter: Callable[..., Path]
+) -> None:
+    folder = make_adapter("own", seed=9, metadata={"adapter_name": "own", "version": 1})
+    registered = stocked.adapters.register(folder, base="tiny", task="own")
+    other.bases.add(tiny_base, name="tiny")
+    taken = other.exchange.import_folder(stocked.exchange.export("own@1", tmp_path).path)
+    assert taken.digest == registered.digest
+    assert "adapter_metadata.json" in {file.path for file in other.adapters.show("own@1").files}
+
+
 def test_an_exported_folder_is_imported_as_it_was(
     stocked: Registry, other: Registry, tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -129,6 +183,10 @@ def test_an_exported_folder_is_imported_as_it_was(
     alone, day = other.exchange.import_folder(second), stocked.adapters.show("course_rec@2").date
     assert (alone.base, alone.parent, alone.date) == ("renamed", None, day)
     assert [each.metric for each in other.evaluations.list("course_rec@2")] == ["acc"]
+    stocked.adapters.yank("course_rec@2", reason="leaked")
+    with pytest.raises(BadInputError):
+        stocked.exchange.export("course_rec@2", tmp_path / "yanked")
+    assert not (tmp_path / "yanked").exists()
     peft = stocked.exchange.export("course_rec@1", tmp_path / "peft", form="peft").path
     assert [other.exchange.import_folder(first).created for _ in range(2)] == [True, False]
     with pytest.raises(BadInputError):

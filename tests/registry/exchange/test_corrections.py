@@ -17,6 +17,7 @@ from sqlalchemy import select, text
 from fusery.registry import Registry, tables
 from fusery.registry.database import events
 from fusery.registry.errors import BadInputError
+from fusery.registry.exchange import updates
 from fusery.registry.fusion.fuse import FuseRequest
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
@@ -203,8 +204,9 @@ def key(stocked: Registry, other: Registry, other_home: Path) -> str:
 
 @pytest.mark.parametrize("kind", ["adapter", "fused"])
 def test_a_later_signature_comes_later(
-    stocked: Registry, other: Registry, other_home: Path, tmp_path: Path, key: str, kind: str
-) -> None:
+    stocked: Registry, other: Registry, other_home: Path, tmp_path: Path, key: str, kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     subject = {"adapter": ONE, "fused": key}[kind]
     number = stocked.trust.sign(subject, write_pair(tmp_path, "ann").signing()).key_id
     for dry_run in (True, False):
@@ -218,6 +220,10 @@ def test_a_later_signature_comes_later(
     again = stocked.exchange.push(ONE, other_home, fused=True)
     assert {item.state for item in again.items_} == {"present"}
     assert other.upkeep.audit().ok
+    monkeypatch.setattr(updates, "SIGNATURES", 1)
+    stocked.trust.sign(subject, write_pair(tmp_path, "bob").signing())
+    with pytest.raises(BadInputError):
+        stocked.exchange.push(ONE, other_home, fused=True)
 
 
 def test_a_signature_that_cannot_be_one_is_not_missing(
@@ -225,11 +231,47 @@ def test_a_signature_that_cannot_be_one_is_not_missing(
 ) -> None:
     ann, eve = write_pair(tmp_path, "ann"), write_pair(tmp_path, "eve")
     trusted = other.trust.add_key("ann", ann.public, ["*#prod"])
+    made = stocked.trust.sign(ONE, eve.signing())
+    for values in ({"key_id": trusted["key_id"]}, {"key_id": "0" * 64}, {"scheme": "other"}):
+        with stocked.workspace.database.write() as session:
+            row = session.scalars(select(tables.SignatureRow)).one()
+            row.key_id, row.scheme = made.key_id, made.scheme
+            for name, value in values.items():
+                setattr(row, name, value)
+        assert {item.state for item in stocked.exchange.push(ONE, other_home).items_} == {"present"}
+    assert other.trust.signatures(ONE)["signatures"] == []
+
+
+def test_signature_of_a_trusted_key_replaces_one_that_only_names_it(
+    stocked: Registry, other: Registry, other_home: Path, tmp_path: Path
+) -> None:
+    ceo, eve = write_pair(tmp_path, "ceo"), write_pair(tmp_path, "eve")
+    named, row = stocked.trust.sign(TWO, ceo.signing()).key_id, tables.SignatureRow
     stocked.trust.sign(ONE, eve.signing())
     with stocked.workspace.database.write() as session:
-        session.scalars(select(tables.SignatureRow)).one().key_id = trusted["key_id"]
-    assert {item.state for item in stocked.exchange.push(ONE, other_home).items_} == {"present"}
-    assert other.trust.signatures(ONE)["signatures"] == []
+        forged = session.scalars(select(row).where(row.key_id != named)).one()
+        forged.envelope, forged.key_id = forged.envelope.replace(forged.key_id, named), named
+    stocked.exchange.push(ONE, other_home)
+    other.trust.add_key("ceo", ceo.public, ["*#prod"])
+    assert [each.signer for each in other.trust.signatures(ONE).signatures] == [None]
+    with stocked.workspace.database.write() as session:
+        session.delete(session.scalars(select(row).where(row.envelope == forged.envelope)).one())
+    stocked.trust.sign(ONE, ceo.signing())
+    assert states(stocked.exchange.push(ONE, other_home)) == [("completed", None)]
+    assert [each.signer for each in other.trust.signatures(ONE).signatures] == ["ceo"]
+    assert states(stocked.exchange.push(ONE, other_home)) == [("present", None)]
+
+
+def test_facts_of_a_dataset_do_not_come_without_it(
+    stocked: Registry, sound: Registry, other_home: Path
+) -> None:
+    stocked.exchange.push(ONE, other_home)
+    sound.adapters.amend(ONE, clear=["dataset"], reason="unknown")
+    stocked.adapters.amend(ONE, dataset_revision="v2", note="new", reason="sheet")
+    assert states(stocked.exchange.push(ONE, other_home)) == [("completed", "keeps its own dataset_revision")]
+    shown = sound.adapters.show(ONE)
+    assert (shown.dataset, shown.dataset_revision, shown.note) == (None, None, "new")
+    assert states(stocked.exchange.push(ONE, other_home)) == [("present", "keeps its own dataset_revision")]
 
 
 def test_a_withdrawal_goes_along_and_nothing_comes_back(

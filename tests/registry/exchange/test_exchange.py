@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,11 @@ from sqlalchemy import func, select
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
+from fusery.registry.exchange import recording
+from fusery.registry.exchange.filling import needed_blobs
+from fusery.registry.fusion.fuse import FuseRequest
 from fusery.storage.errors import MissingFileError
+from fusery.storage.progress import Reporter
 
 FACTS = (
     "name", "task", "version", "date", "base", "digest", "method", "rank", "alpha", "scale", "layers", "target_modules",
@@ -156,7 +162,7 @@ def test_withdrawn_is_withdrawn_there_too_even_later(
 
 
 def test_fused_artifacts_go_with_their_files_if_they_are_published(
-    stocked: Registry, other: Registry, other_home: Path
+    stocked: Registry, other: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = stocked.fused.fuse("course_rec@1")
     assert states(stocked.exchange.push("course_rec@1", other_home, fused=True))[-1] == ("fused", "copied")
@@ -168,6 +174,31 @@ def test_fused_artifacts_go_with_their_files_if_they_are_published(
     shutil.rmtree(other_home / "cache" / "fused")
     assert other.fused.fuse("course_rec@1").source == "store"
     assert other.upkeep.audit().ok
+    monkeypatch.setattr(recording, "CLAIMS", 2)
+    for scale, refused in ((0.5, nullcontext()), (0.25, pytest.raises(BadInputError))):
+        stocked.fused.fuse("course_rec@1", FuseRequest(scale=scale, accept_loss=True))
+        with refused:
+            stocked.exchange.push("course_rec@1", other_home, fused=True)
+
+
+def test_copying_says_what_it_copies(stocked: Registry, other_home: Path) -> None:
+    said = list[str]()
+    reporter = Reporter(said.append)
+    stocked.exchange.push("course_rec@1", other_home, reporter=reporter)
+    assert said == ["copying base tiny", "copying adapter course_rec_v1_20260115"]
+    stocked.adapters.amend("course_rec@1", note="new")
+    stocked.exchange.push("course_rec@1", other_home, reporter=reporter)
+    assert said[2:] == ["copying adapter course_rec_v1_20260115"]
+
+
+def test_blobs_that_no_file_has_are_not_in_a_backup(stocked: Registry) -> None:
+    with stocked.workspace.database.write() as session:
+        session.add(
+            tables.BlobRow(digest="0" * 64, size=6, generation=0, state="ready", created_at=datetime.now(UTC))
+        )
+    with stocked.workspace.database.read() as session:
+        files = set(session.scalars(select(tables.ManifestFileRow.blob)))
+        assert [blob.digest for blob in needed_blobs(session)] == sorted(files)
 
 
 def test_settings_of_the_other_home_count_and_stay_inside(

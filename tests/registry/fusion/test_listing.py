@@ -10,7 +10,9 @@ import tiny_models
 
 from fusery.registry import FuseRequest, Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.fusion.fuse import fuse_to_read, remake
 from fusery.storage.digest import Digest
+from fusery.storage.failures import DigestMismatchError
 
 
 @pytest.fixture
@@ -104,6 +106,17 @@ def test_what_is_pruned_and_why_it_is_a_miss_then(known: Registry) -> None:
     plan = known.cache.prune(0, dry_run=True)
     assert (plan.removed, plan.freed_bytes, plan.kept, plan.kept_bytes) == (1, second.bytes, 1, first.bytes)
     assert (plan.fits, plan.limit_bytes, second.path.exists()) == (False, 0, True)
+    [here] = known.fused.explain(first.key).models
+    with (
+        pytest.raises(DigestMismatchError) as caught,
+        fuse_to_read(known.workspace, "mail@1", FuseRequest()) as model,
+    ):
+        raise DigestMismatchError("f", first.digest, "a", "b")
+    assert model.key == first.key and "run the command again" in str(caught.value.hint)
+    [doubted] = known.fused.explain(first.key).models
+    assert here.reason != doubted.reason
+    with pytest.raises(UnknownReferenceError):
+        remake(known.workspace, Digest("f" * 64))
     full = known.cache.prune(first.bytes + second.bytes)
     assert (full.removed, full.kept, full.fits) == (0, 2, True)
     done = known.cache.prune(first.bytes)

@@ -16,8 +16,8 @@ from store_shelf import open_workspace
 from fusery.registry import Registry, tables
 from fusery.registry.database import events
 from fusery.registry.dsse import BadSignatureError
-from fusery.registry.errors import CheckFailedError
-from fusery.registry.provenance.anchor import read_anchor
+from fusery.registry.errors import AlreadyExistsError, CheckFailedError
+from fusery.registry.provenance.anchor import Anchor, read_anchor, write_anchor
 from fusery.registry.provenance.sign import no_passphrase
 from fusery.registry.upkeep.report import Report
 
@@ -80,6 +80,17 @@ def test_an_honest_log_passes(registry: Registry, key: Pair, tmp_path: Path) -> 
         assert report.ok and report.anchored is True and report.notes == []
         assert report.checked["anchor"] == 1
     assert any("was not verified" in note for note in audit(registry, anchor).notes)
+
+
+def test_anchor_is_written_once(tmp_path: Path) -> None:
+    anchor = Anchor("registry", 3, "0" * 64, "2026-01-05", "2026-01-06")
+    path = tmp_path / "head.json"
+    written = write_anchor(anchor, b"one", path)
+    assert (written.path, written.seq, path.read_bytes()) == (path, 3, b"one")
+    with pytest.raises(AlreadyExistsError):
+        write_anchor(anchor, b"two", path)
+    write_anchor(anchor, b"two", path, force=True)
+    assert path.read_bytes() == b"two"
 
 
 def test_a_log_that_was_cut_off_is_found(registry: Registry, key: Pair, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from securesystemslib.signer import SSlibKey
 from fusery.registry import Registry, tables
 from fusery.registry.dsse import Pair, make_pair
 from fusery.registry.errors import BadInputError, MissingExtraError
-from fusery.registry.provenance.account import Account, Data, account_of
+from fusery.registry.provenance.account import Account, AccountPart, Data, account_of
 from fusery.registry.provenance.attest import BUILD_TYPES, Attested, bill, statement
+from fusery.registry.records.adapter import Withdrawal
 from fusery.registry.records.references import find_things, shippable
 from fusery.storage.digest import digest_bytes
 from fusery.storage.manifest import FileEntry
@@ -201,6 +202,140 @@ def test_the_extra_is_named(withdrawn: Everything, monkeypatch: pytest.MonkeyPat
     with pytest.raises(MissingExtraError) as raised:
         withdrawn[0].provenance.attest("course_rec@1", form="cyclonedx")
     assert "fusery[bom]" in (raised.value.hint or "")
+
+
+DIGEST, RECORDED = "cd" * 32, datetime(2026, 1, 5, 12, tzinfo=timezone(timedelta(hours=2)))
+BASE_FACTS = {"architecture": "LlamaForCausalLM", "model_type": "llama"}
+
+
+def made(**values: Any) -> Account:
+    """Return the account of a trained adapter with one file, whose base is from the hub."""
+
+    def file(path: str) -> tuple[FileEntry, ...]:
+        return (FileEntry(path, 3, digest_bytes(path.encode())),)
+
+    base = AccountPart(
+        "base", "tiny", "ab" * 32, (*file("config.json"), *file("chat_template.jinja"), *file("vocab.txt")),
+        licence="mit", hub=("team/tiny", "v 1"), facts=BASE_FACTS,
+    )  # fmt: skip
+    parts: dict[str, Any] = {"base": base, "adapters": (), "recorded": RECORDED, "by": "ann"}
+    return replace(Account("adapter", "ads_v1", DIGEST, file("adapters.safetensors"), **parts), **values)
+
+
+def facts_of(node: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in node["properties"]}
+
+
+def test_statement_names_the_builder_and_the_moments() -> None:
+    run = statement(made(entry="ef" * 32, began=RECORDED))["predicate"]["runDetails"]
+    assert run == {
+        "builder": {"id": "urn:fusery:builder:trainer"},
+        "metadata": {"invocationId": f"sha256:{'ef' * 32}", "startedOn": "2026-01-05T10:00:00Z"},
+    }
+    versions = {"mlx": "0.30", "numpy": 2}
+    for account, builder in (
+        (made(facts={"versions": versions}, tool="x 1"), {"id": "urn:fusery:builder:trainer",
+                                                        "version": {"mlx": "0.30", "numpy": "2"}}),
+        (made(asked={"combination": {}}), {"id": "urn:fusery:builder:unrecorded"}),
+        (made(asked={"combination": {}}, tool="fusery 0.1+a"),
+         {"id": "urn:fusery:builder:fusery:0.1+a", "version": {"fusery": "0.1+a"}}),
+        (made(kind="fused", tool="fusery 1", facts={"engine": "canonical"}),
+         {"id": "urn:fusery:builder:fusery:1", "version": {"fusery": "1", "engine": "canonical"}}),
+        (made(kind="bundle", tool="fusery 1", facts={"fuse": {"engine": "canonical"}}),
+         {"id": "urn:fusery:builder:fusery:1", "version": {"fusery": "1", "engine": "canonical"}}),
+    ):  # fmt: skip
+        document = statement(account)["predicate"]
+        assert document["runDetails"]["builder"] == builder
+        assert document["runDetails"]["metadata"] == {"invocationId": f"sha256:{DIGEST}"}
+        kind = "combination" if "combination" in account.asked else account.kind
+        assert document["buildDefinition"]["buildType"] == BUILD_TYPES[kind]
+    own = statement(made(facts={"a": 1}, fidelity={"retained": 1.0}))["predicate"]["buildDefinition"]
+    assert own["internalParameters"] == {
+        "name": "ads_v1", "digest": f"sha256:{DIGEST}", "by": "ann", "a": 1, "fidelity": {"retained": 1.0},
+    }  # fmt: skip
+    assert "fidelity" not in statement(made())["predicate"]["buildDefinition"]["internalParameters"]
+
+
+def test_statement_lists_all_that_went_in() -> None:
+    data = Data("d 1", "", "", None)
+    parent = replace(
+        made().base, kind="adapter", name="p", files=made().files, hub=None, data=Data("e", "r", "ab" * 32, 0)
+    )
+    parent = replace(parent, facts={"trained_on": "other"})
+    account = made(data=data, adapters=(parent,), facts={"recipe": {"calibration": "12" * 32}})
+    listed = statement(account)["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert [(each["name"], each["annotations"]) for each in listed] == [
+        ("base/tiny/config.json", {"of": "tiny", "role": "configuration", "size": 3}),
+        ("base/tiny/chat_template.jinja", {"of": "tiny", "role": "chat template", "size": 3}),
+        ("base/tiny/vocab.txt", {"of": "tiny", "role": "base file", "size": 3}),
+        ("adapter/p/adapters.safetensors",
+         {"of": "p", "role": "adapter weights", "size": 3, "trained_on": "other"}),
+        ("dataset/d 1", {"role": "dataset"}),
+        ("dataset/e", {"role": "dataset", "revision": "r", "examples": 0}),
+        ("calibration", {"of": "tiny", "role": "calibration"}),
+    ]  # fmt: skip
+    assert [each.get("uri") for each in listed] == [
+        *(f"pkg:huggingface/team/tiny@v%201#{name}" for name in ("config.json", "chat_template.jinja", "vocab.txt")),
+        None, "urn:fusery:dataset:d%201", "urn:fusery:dataset:e", None,
+    ]  # fmt: skip
+    assert [each.get("digest", {}).get("sha256") for each in listed[4:]] == [None, "ab" * 32, "12" * 32]
+
+
+def test_bill_of_an_adapter_and_of_a_sum() -> None:
+    yank = Withdrawal("ads_v1", "itself", "leaked", RECORDED, "ann")
+    other = replace(yank, relation="contains", adapter="p")
+    data = Data("d", "r", "ab" * 32, 0)
+    document = bill(
+        made(data=data, facts={"val_loss": 0.5, "task": "ads", "empty": {}}, withdrawals=(yank, other))
+    )
+    main = document["metadata"]["component"]
+    card = main["modelCard"]
+    assert document["metadata"]["timestamp"] == "2026-01-05T10:00:00Z"
+    assert facts_of(main) == {
+        "fusery:by": "ann", "fusery:digest": f"sha256:{DIGEST}", "fusery:kind": "adapter",
+        "fusery:yanked": "leaked", "fusery:withdrawals": json.dumps([other.summary]),
+    }  # fmt: skip
+    assert card["considerations"]["technicalLimitations"] == [yank.summary, other.summary]
+    assert card["quantitativeAnalysis"]["performanceMetrics"] == [{"type": "validation loss", "value": "0.5"}]
+    assert facts_of(card) == {"fusery:val_loss": "0.5", "fusery:task": "ads"}
+    parameters = card["modelParameters"]
+    assert (parameters["task"], parameters["approach"]) == ("ads", {"type": "supervised"})
+    [dataset] = document["components"]
+    assert (dataset["version"], dataset["hashes"][0]["content"]) == ("r", "ab" * 32)
+    assert facts_of(dataset) == {"fusery:examples": "0"}
+    assert document["dependencies"][1:] == [{"ref": dataset["bom-ref"]}] == [parameters["datasets"][0]]
+    [ancestor] = main["pedigree"]["ancestors"]
+    assert (ancestor["purl"], ancestor["licenses"]) == (
+        "pkg:huggingface/team/tiny@v%201", [{"license": {"id": "MIT"}}],
+    )  # fmt: skip
+    assert "modelCard" not in ancestor
+
+    part = AccountPart("adapter", "p", "ab" * 32, (), weight=1.0, facts={"task": "ads", "val_loss": 0.4})
+    trained = replace(part, name="q", weight=None, data=Data("e", "", "", None))
+    account = made(
+        kind="fused", adapters=(part, replace(part, weight=0.5), trained),
+        fidelity={"retained": 0.9, "noise": None, "verdict": "UNSURE"},
+    )  # fmt: skip
+    document = bill(account)
+    main = document["metadata"]["component"]
+    [_, first, second] = main["pedigree"]["ancestors"]
+    assert (facts_of(first)["fusery:weight"], "fusery:weight" in facts_of(second)) == ("1.0, 0.5", False)
+    assert first["modelCard"]["modelParameters"] == {"task": "ads"}
+    assert second["modelCard"]["modelParameters"]["datasets"] == [
+        {"ref": document["components"][0]["bom-ref"]}
+    ]
+    assert document["components"] == [
+        {"type": "data", "name": "e", "bom-ref": document["components"][0]["bom-ref"]}
+    ]
+    loss = {"type": "validation loss of the adapter", "value": "0.4"}
+    assert main["modelCard"]["quantitativeAnalysis"]["performanceMetrics"] == [
+        *({**loss, "slice": name} for name in ("p", "p", "q")),
+        {"type": "fidelity of the fuse: retained", "value": "0.9"},
+    ]
+    assert main["modelCard"]["considerations"] == {"technicalLimitations": ["fidelity of the fuse: UNSURE"]}
+    bare = bill(made())["metadata"]["component"]["modelCard"]
+    assert bare.keys() == {"modelParameters", "properties"}
+    assert bare["modelParameters"].keys() == {"architectureFamily", "modelArchitecture", "datasets"}
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,14 @@ from signing_keys import FORMS, Pair
 
 from fusery.registry import Registry
 from fusery.registry.bundles import own_targets
+from fusery.registry.documents import BUNDLE_FORMAT
 from fusery.registry.errors import BadInputError
 from fusery.registry.provenance.sign import SigningKey
-from fusery.registry.provenance.verify import KeyChecker, Verification, signature_path, verify
+from fusery.registry.provenance.signed_claim import FileProblem, HashedFiles, SignedClaim, read_record
+from fusery.registry.provenance.verify import KeyChecker, Verification, judge, signature_path, verify
+from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import MissingFileError
+from fusery.storage.manifest import FileEntry, Manifest
 
 Copy = Callable[[str], Path]
 Check = Callable[..., Verification]
@@ -194,6 +198,40 @@ def test_invalid_signatures_and_records_are_named(bundle: Copy, check: Check) ->
     for data in (outside, b"", b"{", b"null", b"[]", bare, b"\xff\xfe", b"[" * 100_000, b"9" * 5000):
         record.write_bytes(data)
         assert named(verify(place)) == {"fusery.json"}, data[:20]
+
+
+def entry(path: str, text: str = "") -> FileEntry:
+    return FileEntry(path, len(text), digest_bytes(text.encode()))
+
+
+def test_list_of_files_is_compared_as_far_as_it_goes(tmp_path: Path) -> None:
+    here = {path: entry(path) for path in ("a", "fusery.json", *"bcdefg")}
+    for count, words in ((7, "b, c, d, e, f"), (8, "b, c, d, e, f and 1 more")):
+        files = HashedFiles(tmp_path, False, dict(list(here.items())[:count]))
+        claim = SignedClaim("bundle", "fusery.json", files={"a": entry("a")})
+        result = Verification(files, claim)
+        judge(result, None, "x", [])
+        assert (result.verdict, result.notes[0].partition(" list ")[2]) == ("unproven", words)
+    hashed = HashedFiles(tmp_path, False, {"b": entry("b", "x"), "c": entry("c")})
+    hashed.problems.append(FileProblem("link", "d", ""))
+    listed = {path: entry(path) for path in "abd"}
+    result = Verification(hashed, SignedClaim("bundle", "fusery.json", files=listed, complete=True))
+    judge(result, None, "x", [])
+    assert found(result) == {("missing", "a"), ("changed", "b"), ("added", "c")}
+
+
+def test_digest_of_a_record_is_that_of_its_list() -> None:
+    files = [entry("weights")]
+    rows = [file.to_dict() for file in files]
+    for digest, problems in ((Manifest.of(files).digest, []), ("0" * 64, ["fusery.json"])):
+        document = {
+            "format": BUNDLE_FORMAT, "name": "n", "target": "t", "model": "model", "digest": digest,
+            "files": rows, "adapters": [{"path": ".", "files": [entry("a").to_dict()]}],
+        }  # fmt: skip
+        claim = SignedClaim("bundle", "fusery.json")
+        read_record(json.dumps(document).encode(), claim)
+        assert [problem.path for problem in claim.problems] == problems
+        assert (set(claim.files), claim.complete) == ({"model/weights", "a"}, False)
 
 
 def test_a_file_may_have_another_name(

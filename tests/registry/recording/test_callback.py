@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from run_folders import make_run, plain_log
 
 from fusery.registry import RecordRun, Registry
-from fusery.registry.adapters.files import RUN_RECORD
+from fusery.registry.adapters.files import RUN_RECORD, STATE
 from fusery.registry.recording import trainer
 from fusery.registry.registration.training_record import begin_record, read_record
 from fusery.storage.errors import FormatError
@@ -147,6 +147,58 @@ def test_the_format_of_an_earlier_run_is_no_argument() -> None:
         lora.run(arguments)
     assert received == [{"iters": 1, "data": "x"}] * 2
     assert lora.run is run
+
+
+class Examples(types.SimpleNamespace):
+    """A data set of two examples."""
+
+    def __len__(self) -> int:
+        return 2
+
+
+@pytest.mark.parametrize(("step", "state"), [(4, "finished"), (3, "stopped")])
+def test_a_run_of_transformers_is_recorded(tmp_path: Path, step: int, state: str) -> None:
+    callback = pytest.importorskip("fusery.registry.recording.trainer_callback").FuseryCallback(task="cats")
+    from transformers import TrainerState
+
+    args: Any = types.SimpleNamespace(output_dir=str(tmp_path), to_dict=lambda: {"max_steps": 4})
+    now = TrainerState(is_world_process_zero=False, max_steps=4, global_step=step)
+    model = types.SimpleNamespace(save_pretrained=lambda place: Path(place).mkdir())
+
+    def begin(**facts: Any) -> None:
+        data = types.SimpleNamespace(dataset=Examples(**facts))
+        callback.on_train_begin(args, now, None, train_dataloader=data)
+
+    def dataset() -> tuple[str | None, str | None]:
+        callback.on_save(args, now, None)
+        record = read_record(tmp_path / RUN_RECORD)
+        assert (record.state, record.arguments) == ("running", {"max_steps": 4})
+        assert record.dataset is not None and record.dataset.examples == 2
+        return record.dataset.name, record.dataset.fingerprint
+
+    begin()
+    callback.on_train_end(args, now, None, model=model)
+    assert list(tmp_path.iterdir()) == []  # another process records
+    now.is_world_process_zero = True
+    easy = types.SimpleNamespace(dataset_name=None, config_name="easy")
+    named = types.SimpleNamespace(dataset_name="questions", config_name="default")
+    begin(info=easy, split="train")
+    with pytest.warns(UserWarning, match="registered nothing of this run"):  # there are no weights
+        callback.on_train_end(args, now, None, model=model)
+    place = tmp_path / f"checkpoint-{step}"
+    assert {path.name for path in place.iterdir()} == {STATE, RUN_RECORD}
+    assert (read_record(place / RUN_RECORD).state, callback.adapter) == (state, None)
+    assert callback.error is not None
+    for facts, expected in (
+        ({"info": named, "split": "train", "_fingerprint": "0a"}, ("questions:train", "0a")),
+        ({"info": easy}, ("easy", None)),
+        ({"split": "train", "_fingerprint": 7}, (None, None)),
+    ):  # fmt: skip
+        begin(**facts)
+        assert dataset() == expected
+    args.to_dict = None
+    with pytest.warns(UserWarning, match="does not record this run"):
+        callback.on_train_begin(args, now, None)
 
 
 def test_another_callback_hears_everything(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from fusery.registry import Registry, tables
@@ -12,6 +14,7 @@ from fusery.registry.records.amendments import (
     misfits,
     put,
     state_of,
+    state_then,
     text_of,
     undone,
 )
@@ -49,6 +52,19 @@ def test_amendments_that_do_not_fit_are_told() -> None:
         ({"val_loss": 0.3}, [*rows, unreadable]),
     ):
         assert len(misfits(state, wrong)) == 1
+
+
+@SQLITE
+def test_a_state_at_a_moment(stocked: Registry) -> None:
+    losses = []
+    for loss in (0.3, 0.2):
+        stocked.adapters.amend("course_rec@2", val_loss=loss, reason="measured")
+    with stocked.workspace.database.read() as session:
+        adapter = resolve_adapter(session, "course_rec@2")
+        since = [row.since for row in adapter.amendments]
+        for moment in (since[0] - timedelta(days=1), *since):
+            losses.append(state_then(adapter, moment)["val_loss"])
+    assert losses == [0.42, 0.3, 0.2]
 
 
 @SQLITE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from fusery.registry import tables
 from fusery.registry.database import Database, leases
 from fusery.registry.database.leases import LeaseOwner
 from fusery.registry.errors import DepositLostError
+from fusery.registry.records import deposit as deposits
 from fusery.registry.records.deposit import Deposit, record_manifest
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import MissingFileError, UnsafePathError
@@ -195,6 +197,54 @@ class TestCollector:
             commit(database, deposit)
         assert caught.value.hint
         assert files(database) == {}
+
+    def test_a_deposit_waits_for_a_collector_that_deletes(
+        self, database: Database, make: Callable[[], Deposit], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        commit_one(database, make)
+        pauses: list[float] = []
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            set_blob(database, state="absent", generation=1, tomb_expires=None)
+
+        monkeypatch.setattr(deposits, "time", SimpleNamespace(sleep=pause))
+        for expires, waits, generation in ((60, 1, 1), (-60, 1, 2), (None, 1, 3)):
+            now = Database.clock()
+            set_blob(database, state="deleting", tomb_expires=None if expires is None else now + expires)
+            commit_one(database, make)
+            row = blob(database)
+            assert (row.state, row.generation, row.tomb_expires) == ("ready", generation, None)
+            assert len(pauses) == waits
+
+    def test_what_is_settled_at_once_is_protected_too(
+        self, database: Database, make: Callable[[], Deposit]
+    ) -> None:
+        deposit = make()
+        manifest = deposit.put({"a": DATA})
+        set_blob(database, state="ready", generation=1)
+        with pytest.raises(DepositLostError), database.write() as session:
+            deposit.settle(session)
+        set_blob(database, state="pending", generation=0)
+        with database.write() as session:
+            deposit.settle(session)
+            row = deposit.record(session, manifest)
+            assert deposit.record(session, manifest) is row
+            assert session.get_one(tables.BlobRow, DIGEST).state == "ready"
+        assert files(database) == {"a": DIGEST}
+        with database.write() as session:
+            session.execute(update(tables.IntentRow).values(expires=Database.clock() - 1))
+        with pytest.raises(DepositLostError), database.write() as session:
+            deposit.settle(session)
+
+    def test_a_failure_while_recording_ends_the_claims(
+        self, database: Database, make: Callable[[], Deposit]
+    ) -> None:
+        deposit = make()
+        deposit.put({"a": DATA})
+        with pytest.raises(RuntimeError), deposit.recording():
+            raise RuntimeError
+        assert alive(database) == 0
 
     def test_the_intent_is_first_and_is_renewed(self, database: Database, store: WatchedStore) -> None:
         ends: list[float] = []

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_models
 
 from fusery.registry import BadInputError, FuseRequest, Registry, UnknownReferenceError
+from fusery.registry.records.bases import base_folder
+from fusery.storage.errors import OutOfSpaceError
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -21,7 +25,11 @@ def test_adapters_and_bases_have_folders_that_stay(stocked: Registry, tiny_base:
     assert stocked.adapters.folder("course_rec@1") == folder
     assert not (folder / "adapters.safetensors").stat().st_mode & 0o222
     other = stocked.adapters.folder("course_rec@1", format="peft")
+    given = stocked.folder("course_rec@1")
+    assert (given.kind, given.path, given.format) == ("adapter", folder, "mlx")
     assert names(other) == ["adapter_config.json", "adapter_model.safetensors"]
+    with base_folder(stocked.workspace, "tiny") as links:
+        assert (links / "config.json").is_symlink() and names(links) == names(tiny_base)
     base = stocked.bases.folder("tiny")
     assert (base / "model.safetensors").read_bytes() == (tiny_base / "model.safetensors").read_bytes()
     assert {entry.path for entry in stocked.cache.contents().entries} == {folder, other, base}
@@ -55,10 +63,13 @@ def test_a_fused_model_is_found_by_its_key_while_it_is_here(stocked: Registry) -
     assert refused.value.hint == f"fusery fuse {made.adapter} --recipe {made.key}"
 
 
-def test_what_has_no_folder_is_an_error(stocked: Registry) -> None:
+def test_what_has_no_folder_is_an_error(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     for reference, form in (("tiny", "mlx"), ("course_rec@1", "gguf"), ("nothing@1", None)):
         with pytest.raises((BadInputError, UnknownReferenceError)):
             stocked.folder(reference, format=form)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
+    with pytest.raises(OutOfSpaceError):
+        stocked.adapters.folder("course_rec@1")
 
 
 def test_what_lies_beside_a_referenced_base_is_not_loaded_with_it(registry: Registry, tmp_path: Path) -> None:

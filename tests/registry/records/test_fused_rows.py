@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny_models
 
 from fusery.cli import graphs
-from fusery.registry import Registry
+from fusery.registry import Registry, tables
 from fusery.registry.engine.recipe import ENGINE, Recipe, artifact_key
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.records.fused_rows import combined, describe, names
+from fusery.registry.records.fused_rows import answers_in, combined, describe, names
 from fusery.storage.digest import digest_json
 
 ADAPTERS = {f"{number:02x}" * 32: f"task{number}_v1_20260101" for number in range(4)}
@@ -63,6 +65,22 @@ def test_in_words(recipe: Recipe, words: str) -> None:
 def test_the_sum() -> None:
     assert combined("a", 10.0, [("b", 0.5), ("c", -1.0)]) == "a (scale 10) + 0.5 x b + -1 x c"
     assert names("a", Recipe("keep", scale=0.1), [])["label"] == "a (scale 0.1) (keep)"
+
+
+def test_the_last_answers_of_an_adapter() -> None:
+    right = {"verdict": "PASS", "prompts": 2, "gained": 1.0, "lost": 0.5, "agreement": 1.0, "general_kl": 0.0}
+
+    def asked(adapter: str, **changes: object) -> tables.EventRow:
+        return tables.EventRow(detail=json.dumps({"adapter": adapter, "answers": {**right, **changes}}))
+
+    entries = [asked("a_v1_20260101"), asked("b_v1_20260101", prompts=0, agreement=0.0)]
+    for name, prompts in ((None, 0), ("a", 2), ("b", 0), ("c", None)):
+        adapter: Any = name and SimpleNamespace(name=f"{name}_v1_20260101")
+        answers = answers_in(entries, adapter)
+        assert (answers and answers.prompts) == prompts, name
+    for wrong in ({"prompts": -1}, {"agreement": -0.5}, {"agreement": 1.5}, {"agreement": "x"}):
+        assert answers_in([*entries, asked("a_v1_20260101", **wrong)]) is None
+    assert answers_in([*entries, tables.EventRow(detail="{")]) is answers_in([]) is None
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fusery.registry.records.references import (
     resolve_any,
     shippable,
 )
-from fusery.registry.records.withdrawals import recipe_in
+from fusery.registry.records.withdrawals import recipe_in, recorded_sources
 
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -75,6 +76,16 @@ def test_references_to_any_record(stocked: Registry) -> None:
         with pytest.raises(UnknownReferenceError) as refused:
             resolve_adapter(session, fused.key[:8])
         assert refused.value.hint == f"give {fused.adapter}, or: fusery show {fused.key[:8]} --fidelity"
+    with stocked.workspace.database.write() as session:
+        own = session.scalars(select(tables.FusedRow)).one()
+        values = {column.key: getattr(own, column.key) for column in tables.FusedRow.__table__.columns}
+        for number in "01":
+            session.add(tables.FusedRow(**values | {"id": None, "key": number * 64, "origin": number}))
+        session.flush()
+        assert resolve_any(session, fused.digest) is own
+        own.origin = "2"
+        session.flush()
+        assert resolve_any(session, fused.digest) is own
 
 
 @SQLITE
@@ -102,6 +113,17 @@ def test_what_else_may_be_meant(stocked: Registry) -> None:
 def test_latest_at_a_moment_skips_computed_adapters_without_a_loss(stocked: Registry) -> None:
     stocked.adapters.combine(["course_rec@1", "course_rec@2"])
     before = stocked.adapters.show("course_rec@3").created_at
+    with stocked.workspace.database.read() as session:
+        adapter = resolve_adapter(session, "course_rec@3")
+        recipe = recipe_in(adapter.training)
+        assert recipe is not None
+        without = replace(recipe, sources=("f" * 64, recipe.sources[1]))
+        found = [recorded_sources(session, each, adapter.base_id) for each in (recipe, without)]
+        assert [[(row.position, row.source_id) for row in rows] for rows in found] == [
+            [(0, 1), (1, 2)],
+            [(1, 2)],
+        ]
+        assert recorded_sources(session, recipe, adapter.base_id + 1) == []
     stocked.adapters.amend("course_rec@3", val_loss=0.1, reason="measured")
     with stocked.workspace.database.read() as session:
         task, since = tables.TaskRow, stocked.adapters.show("course_rec@3").amendments[0].since

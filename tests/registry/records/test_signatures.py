@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from fusery.registry import Registry, tables
 from fusery.registry.errors import AlreadyExistsError, BadInputError, CheckFailedError, UnknownReferenceError
 from fusery.registry.provenance.sign import SigningKey
-from fusery.registry.records.views import trusted_signers
+from fusery.registry.records.views import signatures_of, trusted_signers
 
 pytest.importorskip("model_signing")
 REFERENCE, ALIAS = "course_rec@1", "course_rec#prod"
@@ -39,6 +39,9 @@ def counted(registry: Registry, alias: str = ALIAS, reference: str = REFERENCE) 
 
 def test_a_signature_counts_for_what_its_key_may(stocked: Registry, anna: Pair, bert: Pair) -> None:
     stocked.trust.sign(REFERENCE, anna.signing())
+    with stocked.workspace.database.read() as session:
+        digests = [stocked.adapters.show(reference).digest for reference in (REFERENCE, "course_rec@2")]
+        assert [len(signatures_of(session, digest)) for digest in digests] == [1, 0]
     assert counted(stocked) == [], "a signature is worth nothing while nobody trusts its key"
     stocked.trust.add_key("Anna", anna.public, ["course_rec#prod", "other#*"])
     assert counted(stocked) == ["anna"]

@@ -52,6 +52,7 @@ def test_a_token_lets_its_bearer_in_until_it_is_revoked(registry: Registry) -> N
     assert (known.name, known.role, known.expires_at) == ("anna", "approver", made.expires_at)
     [listed] = registry.tokens.list()
     assert dict(listed) == {key: value for key, value in made.items() if key != "secret"}
+    assert registry.acting("anna", role="approver").tokens.own().expires_at == made.expires_at
     gone = registry.tokens.revoke("ANNA", reason="left")
     assert (gone.state, gone.revoked_by) == ("revoked", "tester")
     assert refused(registry, made.secret) == ("revoked", "anna")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 
-from fusery.registry import Registry
+from fusery.registry import Registry, Reporter
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.storage.errors import FuseryError, MissingFileError
 
@@ -68,8 +68,10 @@ def test_other_paths_are_refused(registry: Registry, tmp_path: Path, monkeypatch
         registry.bases.add(tmp_path / "model.gguf")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    messages: list[str] = []
     with pytest.raises(BadInputError) as refused:
-        registry.bases.add("team/no-such-model")
+        registry.bases.add("team/no-such-model", reporter=Reporter(messages.append))
+    assert messages == ["fetching team/no-such-model"]
     assert "team/no-such-model" in refused.value.message
 
 

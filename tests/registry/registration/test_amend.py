@@ -16,8 +16,10 @@ from fusery.cli.command import MADE
 from fusery.cli.main import cli
 from fusery.registry import Registry, tables
 from fusery.registry.admission.submission import Corrections
-from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
+from fusery.registry.errors import AlreadyExistsError, BadInputError, RoleError, UnknownReferenceError
+from fusery.registry.records import amendments
 from fusery.registry.records.amendments import FIELDS
+from fusery.registry.registration import amend
 from fusery.web.sheets import saved
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
@@ -41,6 +43,12 @@ def test_an_amendment_is_shown_and_logged(stocked: Registry) -> None:
     assert (event["action"], event["subject"], event["actor"]) == ("adapter.amended", ONE, "tester")
     assert event["detail"]["changes"] == [{"field": "val_loss", "from": 0.61, "to": 0.061}]
     assert {record["kind"] for record in event["records"]} == {"adapter", "amendment"}
+
+
+def test_a_role_amends_what_it_may(stocked: Registry) -> None:
+    with pytest.raises(RoleError):
+        stocked.acting("ann", role="publisher").adapters.amend(ONE, val_loss=0.5, reason="measured")
+    assert stocked.acting("bob", role="approver").adapters.amend(ONE, val_loss=0.5, reason="x").changed
 
 
 def test_only_the_amended_fields_change(stocked: Registry) -> None:
@@ -94,6 +102,7 @@ def test_all_but_tags_and_notes_need_a_reason(stocked: Registry) -> None:
 
 BAD: list[dict[str, Any]] = [
     {},
+    {"rank": 4},
     *({"val_loss": value} for value in (float("nan"), "0.3", -0.1)),
     *({"examples": value} for value in (-1, 2**31)),
     *({"date": value} for value in ("29990101", "yesterday", "")),
@@ -119,6 +128,20 @@ def test_invalid_amendments_change_nothing(stocked: Registry) -> None:
     stocked.adapters.amend(ONE, clear=["dataset"], reason="none")
     with pytest.raises(BadInputError):  # a revision of no dataset
         stocked.adapters.amend(ONE, dataset_revision="v2", reason="forgotten")
+
+
+def test_the_number_of_amendments_and_tags_is_limited(
+    stocked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = {"AMENDMENTS": {"val_loss": 0.5}, "REMARKS": {"note": "x"}}
+    for limit, values in limited.items():
+        with monkeypatch.context() as patch, pytest.raises(BadInputError):
+            patch.setattr(amendments, limit, 0)
+            stocked.adapters.amend(ONE, **values, reason="measured")
+    monkeypatch.setattr(amend, "TAGS", 1)
+    stocked.adapters.amend(ONE, tags={"a": "1"})
+    with pytest.raises(BadInputError):
+        stocked.adapters.amend(ONE, tags={"b": "1"})
 
 
 def test_a_dataset_that_others_have_stays_theirs(stocked: Registry) -> None:

@@ -198,6 +198,7 @@ def test_several_logs_in_the_folder_are_ambiguous(with_base: Registry, run: Make
     with pytest.raises(BadInputError) as caught:
         register(with_base, folder)
     assert f"--log {folder / 'again.txt'}" in str(caught.value.hint)
+    assert caught.value.message.startswith(f"{folder.name} holds 2 training logs")
     assert register(with_base, folder, log=str(folder / "train.log"))["iterations"] == 600
 
 
@@ -214,6 +215,11 @@ def test_contradictions_of_the_hand_written_file(with_base: Registry, run: MakeR
     for agreeing in (1.8, 1.2):  # the last, the best
         path.write_text(json.dumps({"final_val_loss": agreeing}))
         assert conflicts(register(with_base, folder)) == set()
+    chosen = run(saved=(400, 600, 1000), log=plain_log(VAL))
+    for loss, checkpoint, agrees in ((1.2, "last", True), (VAL[400], 400, True), (VAL[400], "last", False)):
+        (chosen / "adapter_metadata.json").write_text(json.dumps({"final_val_loss": loss}))
+        found = with_base.adapters.check(chosen, base="tiny", task="t", checkpoint=checkpoint)
+        assert ("final_val_loss" in {finding.subject for finding in found}) != agrees, (loss, checkpoint)
 
 
 def test_the_flag_wins(with_base: Registry, run: MakeRun) -> None:

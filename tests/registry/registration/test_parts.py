@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny_models
 from run_folders import make_run, plain_log
 from store_shelf import open_workspace
 
 from fusery.registry import Registry
+from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.admission.submission import Submission
 from fusery.registry.errors import BadInputError, BlobsMissingError
 from fusery.registry.names import AdapterName
-from fusery.registry.records.adapter_details import CurvePoint
-from fusery.registry.registration import sources, training_record
+from fusery.registry.records.adapter_details import CurvePoint, Measured
+from fusery.registry.records.references import resolve_adapter
+from fusery.registry.registration import recorded, sources, training_record
 from fusery.registry.registration.register import data_source, require_data, require_registrable
 from fusery.registry.registration.training_curve import curve_line, draw_curves
 from fusery.registry.registration.training_record import RecordedStart, begin_record, read_data, read_record
 from fusery.storage.digest import digest_file
-from fusery.storage.errors import FormatError, FuseryError, MissingFileError
+from fusery.storage.errors import FormatError, FuseryError, MissingFileError, OutOfSpaceError
 
 MakeAdapter = Callable[..., Path]
 
@@ -53,6 +58,13 @@ def test_files_that_a_client_has_uploaded(
     missing = sources.uploaded(with_base.workspace, "run", {"adapters.safetensors": "0" * 64})
     with pytest.raises(BlobsMissingError), missing:
         pass
+    for name in ("notes.md", "log/a/b"):
+        with pytest.raises(BadInputError), sources.uploaded(with_base.workspace, "run", {name: weights}):
+            pass
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
+        with pytest.raises(OutOfSpaceError), sources.uploaded(with_base.workspace, "run", stored):
+            pass
     monkeypatch.setattr(sources, "_MOST_SENT", 2)
     monkeypatch.setattr(sources, "_MOST_SENT_BYTES", 10)
     for name, wrong in (
@@ -88,6 +100,41 @@ def test_what_a_run_records_of_itself(tmp_path: Path) -> None:
         (tmp_path / "fusery_run.json").write_text(json.dumps(document))
         with pytest.raises(FormatError, match="fusery_run.json"):
             read_record(tmp_path / "fusery_run.json")
+
+
+def test_findings_about_a_run_of_another_registry(base: Path, tmp_path: Path) -> None:
+    folder = read_adapter_folder(make_run(tmp_path / "run", base))
+
+    def codes(best: float | None, last: float | None, checkpoint: int, chosen: str) -> set[str]:
+        training: Any = SimpleNamespace(
+            best=Measured(iteration=100, val_loss=best), last=Measured(iteration=200, val_loss=last),
+            checkpoint=checkpoint, source="record", state="finished", chosen=chosen,
+        )  # fmt: skip
+        document: Any = SimpleNamespace(name="a_v1", training_run=training, curve=(), findings=())
+        submission = Submission(base="tiny", task="t")
+        return {finding.code for finding in recorded.training_findings(document, folder, submission)}
+
+    assert "best_not_last" in codes(1.0, 2.0, 100, "best")
+    assert codes(None, None, 200, "last") == codes(1.0, None, 100, "best") == set()
+
+
+def test_a_moment_without_a_time_zone_is_in_utc() -> None:
+    for text, hour in (("12:00:00", 12), ("12:00:00+02:00", 10), ("12:00:00+00:00", 12)):
+        record = training_record.RunRecord.model_validate(
+            {"started_at": f"2026-01-15T{text}", "state": "finished"}
+        )
+        assert record.started() == datetime(2026, 1, 15, hour, tzinfo=UTC)
+
+
+def test_the_adapter_with_these_weights(with_base: Registry, base: Path, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        folder = tiny_models.make_adapter(tmp_path / str(seed), base, seed=seed)
+        with_base.adapters.register(folder, base="tiny", task="t", date="20260101")
+    with with_base.workspace.database.read() as session:
+        files = {file.path: file.sha256 for file in resolve_adapter(session, "t@2").manifest.files}
+        row = recorded.adapter_with_weights(session, files["adapters.safetensors"])
+        assert row is not None and row.id == 2
+        assert recorded.adapter_with_weights(session, files["adapter_config.json"]) is None
 
 
 def test_data_to_train_on(tmp_path: Path) -> None:
@@ -179,6 +226,8 @@ def test_bases_that_cannot_be_named(
     refused("give --base", trained_on="tiny")
     (folder / "adapter_config.json").write_text("{")
     refused("lists all that is wrong")
+    with pytest.raises(BadInputError, match="the base of copy is unknown"):
+        with_base.adapters.check(folder, task="t")
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
     (folder / "adapters.safetensors").rename(folder / "adapter_model.safetensors")
     refused("save_as_lora")

@@ -207,8 +207,9 @@ def test_a_log_that_cannot_be_read_is_the_user_s(with_base: Registry, runs: Path
     for log in (nowhere, tmp_path / "pipe.log", Path("/dev/zero")):
         with pytest.raises(MissingFileError):
             with_base.adapters.check(checkpoint, base="tiny", task="t", log=log)
-    for given in (nowhere, "a\0b"):  # the checkpoints of an output folder have their curve
-        with pytest.raises(BadInputError):
+    # The checkpoints of an output folder have their curve.
+    for given, message in ((nowhere, "^bare is the output folder"), ("a\0b", "not plain text")):
+        with pytest.raises(BadInputError, match=message):
             with_base.adapters.check(runs / "bare", base="tiny", task="t", log=given)
 
 

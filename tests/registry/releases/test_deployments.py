@@ -122,3 +122,41 @@ def test_a_past_deployment_runs_from_its_begin_to_before_its_end(stocked: Regist
     both, last = [("a", FIRST), ("b", SECOND)], [("b", SECOND)]
     for at, expected in ((-1, []), (0, both), (59, both), (60, last), (10**7, last)):
         assert sorted(running(stocked, at=(begin + at * second).isoformat())) == expected, at
+
+
+def test_deployments_of_a_program_are_told_apart(stocked: Registry) -> None:
+    registry = stocked.deployments
+    assert registry.record("course_rec@1", "eu", via="vllm").via == "vllm"
+    registry.record("course_rec@1", "us")
+    assert running(stocked, via="vllm") == [("eu", FIRST)]
+    assert not registry.record("course_rec@1", "eu").changed
+    taken = registry.record("course_rec@1", "eu", via="k8s")
+    assert taken.changed and [row.via for row in taken.ended] == ["vllm"]
+    assert stocked.upkeep.log()[-2].detail["reason"] == "from now on by k8s"
+    registry.record("course_rec@2", "eu", via="k8s")
+    assert registry.end(["eu"], via="vllm") == []
+    assert [row.name for row in registry.end(["eu"], reference="course_rec@1", via="k8s")] == [FIRST]
+    assert running(stocked) == [("eu", SECOND), ("us", FIRST)]
+    with pytest.raises(UnknownReferenceError):
+        registry.end(["us"], reference="course_rec@2")
+    adapters = {name: stocked.adapters.show(name) for name in ("course_rec@1", "course_rec@2")}
+    assert [row.place for row in adapters["course_rec@1"].deployments] == ["us"]
+    assert [row.place for row in adapters["course_rec@2"].deployments] == ["eu"]
+
+
+def test_deployment_that_is_restarted_ends_and_begins(stocked: Registry) -> None:
+    workspace = stocked.workspace
+    stocked.deployments.record("course_rec@1", "eu", via="vllm")
+    again = deployments.record_deployment(workspace, FIRST, "eu", via="vllm", restart_reason="crashed")
+    assert again.changed and [row.via for row in again.ended] == ["vllm"]
+    [recorded, ended] = stocked.upkeep.log()[-1:-3:-1]
+    assert (recorded.action, ended.detail["reason"]) == ("deployment.recorded", "crashed")
+    stocked.deployments.record("course_rec@2", "eu", via="vllm", replace=True)
+    assert stocked.upkeep.log()[-2].detail["reason"] == f"replaced by {SECOND}"
+
+
+def test_yanked_adapters_are_named_with_their_reasons(stocked: Registry) -> None:
+    names = (FIRST, SECOND, "other")
+    assert deployments.yanked_among(stocked.workspace, names) == {}
+    stocked.adapters.yank("course_rec@1", reason="leaked")
+    assert deployments.yanked_among(stocked.workspace, names) == {FIRST: "leaked"}

@@ -10,7 +10,7 @@ import pytest
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
-from fusery.registry.releases.rules import Rules, make_rules, read_rules
+from fusery.registry.releases.rules import Rules, make_rules, read_rules, rule_words
 from fusery.storage.errors import FuseryError
 
 ALL = {
@@ -134,3 +134,16 @@ def test_a_dry_run_and_the_aliases_that_rules_apply_to(stocked: Registry) -> Non
     assert stocked.aliases.set_rules("prod", {"approvals": 2})["applies_to"] == ["course_rec#prod"]
     assert stocked.aliases.set_rules("course_rec#prod", {"approvals": 2})["applies_to"] == ["course_rec#prod"]
     assert stocked.aliases.set_rules("prod", {"approvals": 3})["applies_to"] == []
+
+
+def test_rules_in_words() -> None:
+    bounds = {"at_least": 0.5, "at_most": 1, "dataset": "d", "split": "test"}
+    metrics = {"acc": bounds, "f1": {"at_most": "x", "split": "dev"}, "loss": {"at_least": 0.25}, "odd": 5}
+    assert rule_words("metrics", metrics) == (
+        "acc at least 0.5 and at most 1 on d/test; f1 at most x on dev; loss at least 0.25; odd 5"
+    )
+    for name, wanted, words in (
+        ("metrics", ["a", 1], "a, 1"), ("signed", True, "yes"), ("signed", False, "no"), ("approvals", 2, "2"),
+        ("other", {"a": 1}, "{'a': 1}"), ("licences", ("mit", "apache-2.0"), "mit, apache-2.0"),
+    ):  # fmt: skip
+        assert rule_words(name, wanted) == words

@@ -52,6 +52,22 @@ NESTED = {"full_attention": {**FLAT, "partial_rotary_factor": 0.5}, "sliding_att
             {"rope_theta": 5e5, "head_dim": 16, "num_experts": 4},
         ),
         (
+            {"model_type": "gemma3_text", "rope_parameters": {**FLAT, "mrope_section": [8]}, "layer_types": [*["sliding_attention"] * 2, "full_attention"] * 2},
+            {"rope_theta": 5e5, "rope_scaling": {**FLAT, "mrope_section": [8], "type": "default"}, "sliding_window_pattern": 3},
+        ),
+        (
+            {"model_type": "cohere2", "rope_parameters": FLAT, "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"]},
+            {"rope_theta": 5e5},
+        ),
+        (
+            {"model_type": "exaone4", "head_dim": 8, "transformers_version": "5.0", "layer_types": ["sliding_attention", "full_attention"]},
+            {"sliding_window_pattern": "LG", "rope_scaling": None},
+        ),
+        (
+            {"model_type": "exaone_moe", "head_dim": 8, "transformers_version": "5.0", "mlp_layer_types": ["dense", "sparse"]},
+            {"is_moe_layer": [False, True]},
+        ),
+        (
             {"model_type": "llava", "text_config": {"model_type": "llama", "rope_parameters": FLAT}, "tie_word_embeddings": False},
             {"text_config.rope_theta": 5e5, "text_config.tie_word_embeddings": False},
         ),

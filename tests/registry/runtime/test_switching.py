@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from fusery.registry.runtime import switching
 from fusery.registry.runtime.errors import AdapterError
-from fusery.registry.runtime.switching import Switchboard
+from fusery.registry.runtime.switching import Resident, Switchboard
 
 BASES: dict[str, dict[str, Any]] = {"dense": {}, "quantised": {"bits": 4}, "tied": {"tied": True}}
 Spoil = Callable[[Path], object]
@@ -39,6 +40,15 @@ TOKENS = [[5, 6, 7, 8, 250]]
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "model"
     return tiny_models.make_base(folder, dtype="float32", **BASES[request.param])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "first"), [([7, 8, 7, 8, 9], 2), ([7, 8], 0), ([8, 7, 9], None), ([7], None), ([], None)]
+)
+def test_an_alora_is_active_from_its_last_invocation(tokens: list[int], first: int | None) -> None:
+    resident = Resident("a", None, 1, 1, (), 0, invocation=(7, 8))
+    assert resident.active_from(tokens) == first
+    assert replace(resident, invocation=()).active_from(tokens) == 0
 
 
 def test_the_logits_are_those_of_mlx_lm(base: Path, tmp_path: Path) -> None:

@@ -75,11 +75,17 @@ def test_it_finds_what_one_hand_finds(stocked: Registry, tmp_path: Path) -> None
     stocked.bundles.materialize("course_rec@1", tmp_path / "bundle")
     (tmp_path / "bundle" / "config.json").chmod(0o644)
     (tmp_path / "bundle" / "config.json").write_text("{}")
+    (tmp_path / "bundle" / "tokenizer.json").unlink()
+    for name in ("added.txt", ".hidden"):
+        (tmp_path / "bundle" / name).touch()
     damage(stocked)
 
     many, one = stocked.upkeep.audit(jobs=3).to_dict(), stocked.upkeep.audit().to_dict()
 
-    assert {problem["code"] for problem in many["problems"]} == {"blob_corrupt", "bundle_changed"}
+    assert {(problem["code"], problem["subject"].rpartition(": ")[2]) for problem in many["problems"]} == {
+        ("blob_corrupt", "adapters.safetensors"), ("bundle_added", "added.txt"), ("bundle_changed", "config.json"),
+        ("bundle_missing", "tokenizer.json"),
+    }  # fmt: skip
     assert not many["ok"]
     assert many == one
 

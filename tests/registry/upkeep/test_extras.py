@@ -1,16 +1,20 @@
-"""The extras of an installation, by its own metadata."""
+"""What `doctor` finds: extras of an installation, the parts of a registry, and a server."""
 
 from __future__ import annotations
 
 import sys
 import tomllib
+from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 
 from fusery.registry import Registry
-from fusery.registry.upkeep.doctor import USES, packages_of
+from fusery.registry.errors import BadInputError
+from fusery.registry.records.trust import OwnIdentity
+from fusery.registry.upkeep.doctor import USES, Health, examine, examine_remote, packages_of
 
 DECLARED = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))[
     "project"
@@ -64,3 +68,35 @@ def test_doctor_has_every_extra_of_the_project(tmp_path: Path) -> None:
         assert check.status in ("ok", "note")
         if check.hint:
             assert check.hint == f"pip install 'fusery[{name}]'"
+
+
+def test_doctor_of_a_server_leaves_its_parts_to_it(sqlite_registry: Registry) -> None:
+    workspace, url = sqlite_registry.workspace, "https://models.example.org"
+    own = OwnIdentity(
+        registry="r", name="ann", role="admin", version="1.5", expires_at=datetime(2027, 1, 5, tzinfo=UTC)
+    )
+    for identity, detail in (
+        (own, f"{url}: fusery 1.5; ann, admin, until 2027-01-05"),
+        (replace(own, version="", expires_at=None), f"{url}: ann, admin"),
+    ):
+        [server, *local] = examine_remote(workspace, url, lambda identity=identity: identity)
+        assert (server.name, server.status, server.detail) == ("server", "ok", detail)
+        names = {check.name for check in local}
+        assert {"setting.user", "cache", "engine"} <= names
+        assert names.isdisjoint({"database", "store", "setting.home", "setting.store_url"})
+        assert Health((server, *local)).ok
+
+    def refuse() -> OwnIdentity:
+        raise BadInputError("no", hint="ask")
+
+    [server, *_] = examine_remote(workspace, url, refuse)
+    assert (server.status, server.detail, server.hint) == ("problem", "no", "ask")
+    assert not Health((server,)).ok
+
+
+def test_doctor_counts_records(sqlite_registry: Registry, tiny_base: Path) -> None:
+    sqlite_registry.bases.add(tiny_base, name="tiny")
+    checks = {check.name: check for check in examine(sqlite_registry.workspace)}
+    assert checks["database"].detail == "1 base model, 0 adapters, 0 fused models"
+    assert (checks["store"].status, checks["cache"].status) == ("ok", "ok")
+    assert checks["cache"].detail.startswith("0 fused models, ")

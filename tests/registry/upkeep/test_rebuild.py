@@ -102,6 +102,23 @@ class TestProven:
         found = answer(stocked)
         assert (found.verdict, found.inputs) == ("bit-identical", ("engine canonical-1 (was canonical-0)",))
 
+    def test_claim_of_another_registry_is_made_here_once(self, stocked: Registry, tmp_path: Path) -> None:
+        made = stocked.fused.fuse("course_rec@1", KEEP)
+        with Registry.open(tmp_path / "other") as other:
+            other.init()
+            stocked.exchange.push("course_rec@1", tmp_path / "other", fused=True)
+            [note] = [note for note in other.upkeep.audit().notes if "foreign" in note]
+            assert stocked.workspace.identity[:8] in note
+            for count in (1, 2):
+                report = other.upkeep.audit_rebuild()
+                assert [one.verdict for one in report.rebuilt] == ["bit-identical"] * count
+                actions = [entry.action for entry in other.upkeep.log()]
+                assert (actions.count("fused.made"), actions.count("fused.confirmed")) == (1, 1)
+            with other.workspace.database.read() as session:
+                own = find_fused(session, Digest(made["key"]))
+                assert own is not None and own.origin is None and 0 <= own.seconds < 3600
+            assert [note for note in other.upkeep.audit().notes if "made again here" in note]
+
 
 class TestDifferent:
     def test_the_first_tensor_is_named(self, stocked: Registry) -> None:

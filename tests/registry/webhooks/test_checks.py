@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from database_facts import forced
 from sqlalchemy import delete, update
 from webhook_receiver import Receiver
 
@@ -52,7 +53,8 @@ POSITION = tables.WebhookDeliveryRow.position
         {"position": POSITION - 4},
         {"attempts": 3},
         {"error": "it answered 500"},
-        {"next_at": datetime.now(UTC) + timedelta(days=2)},
+        {"next_at": datetime.now(UTC) + timedelta(days=2), "attempts": 1, "error": "it answered 500"},
+        {"next_at": datetime.now(UTC)},
         {"delivered_at": None},
         {"delivered_at": datetime(2020, 1, 1, tzinfo=UTC)},
         {"disabled_at": datetime.now(UTC)},
@@ -73,3 +75,21 @@ def test_position_before_a_skipped_event_is_reported(delivered: Registry) -> Non
     assert subjects(delivered) == []
     edit(delivered, position=POSITION - 1)
     assert subjects(delivered) == ["webhook ci"]
+
+
+def test_state_in_the_log_is_that_of_the_row(delivered: Registry, happen: Happen) -> None:
+    happen(action="webhook.disabled", kind="webhook", subject="ci")
+    assert subjects(delivered) == ["webhook ci"]
+    edit(delivered, disabled_at=datetime(2026, 1, 5, tzinfo=UTC))
+    assert subjects(delivered) == []
+    happen(action="webhook.enabled", kind="webhook", subject="ci")
+    assert subjects(delivered) == ["webhook ci"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_row_without_a_webhook_is_reported(delivered: Registry) -> None:
+    path = delivered.workspace.embedded_path
+    assert path is not None
+    with forced(path) as connection:
+        connection.execute("DELETE FROM webhook")
+    assert subjects(delivered) == ["webhook_delivery 1"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from distributed import LocalCluster
 
+from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
 from fusery.registry.workspace import executor as module
 
@@ -47,3 +48,22 @@ def test_a_cluster_that_cannot_be_used_is_an_error(monkeypatch: pytest.MonkeyPat
     for wrong_jobs in (0, module.MOST_JOBS + 1):
         with pytest.raises(BadInputError):
             module.check_jobs(wrong_jobs)
+
+
+def test_work_is_for_one_registry(sqlite_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = sqlite_registry.workspace
+    monkeypatch.delenv("FUSERY_CLUSTER", raising=False)
+    kinds = [(jobs, type(module.workers_of(workspace, jobs)[0])) for jobs in (1, 2)]
+    assert kinds == [(1, module.Serial), (2, module.ProcessPool)]
+    _, site = module.workers_of(workspace, 1)
+    assert site == module.Site(workspace.identity, workspace.settings)
+    with site.opened() as opened:
+        assert (opened.identity, opened.settings) == (workspace.identity, workspace.settings)
+        database = opened.database
+    with pytest.raises(BadInputError), module.Site("other", workspace.settings).opened():
+        pass
+    assert "database" not in vars(opened) and database is not opened.database
+    opened.close()
+    monkeypatch.setenv("FUSERY_CLUSTER", "tcp://127.0.0.1:9")
+    cluster, site = module.workers_of(workspace, 1)
+    assert isinstance(cluster, module.Cluster) and site == module.Site(workspace.identity)

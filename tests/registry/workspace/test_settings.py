@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusery.registry.errors import BadInputError
+from fusery.registry.workspace.homes import settings_in_file
 from fusery.registry.workspace.settings import Settings
 
 
@@ -176,3 +177,38 @@ def test_other_kinds_of_files_are_refused(tmp_path: Path, make: Callable[[Path],
     make(tmp_path / "config.toml")
     with pytest.raises(BadInputError, match=r"config\.toml"):
         Settings.load(tmp_path)
+
+
+def test_choices_and_tables_have_known_values_only(tmp_path: Path) -> None:
+    def load(text: str) -> Settings:
+        (tmp_path / "config.toml").write_text(text, encoding="utf-8")
+        return Settings.load(tmp_path)
+
+    assert [load(f'publish = "{value}"').publish for value in ("full", "recipe")] == ["full", "recipe"]
+    assert load("[admission]").admission == {}
+    assert load(f'user = "{"u" * 200}"').actor == "u" * 200
+    for text in (
+        'publish = "some"', '[admission]\nother = "x"', "[admission.severity]\na = 5", f'user = "{"u" * 201}"',
+        "user = 5", 'store_url = "a\\u0000"', "admission = 5",
+    ):  # fmt: skip
+        with pytest.raises(BadInputError):
+            load(text)
+
+
+def test_settings_of_a_file_are_listed_without_being_checked(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    assert settings_in_file(str(tmp_path)) == {}
+    path.write_text('unknown = "x"', encoding="utf-8")
+    assert settings_in_file(str(tmp_path)) == {"unknown": "x"}
+    path.write_text('= "canary"', encoding="utf-8")
+    assert settings_in_file(str(tmp_path)) == {"store_options": ["canary"]}
+    assert settings_in_file("https://models.example.org") == {}
+    with pytest.raises(BadInputError):
+        Settings.load(path)
+
+
+def test_options_of_the_store_are_for_its_own_server(tmp_path: Path) -> None:
+    options: dict[str, object] = {"profile": "team"}
+    settings = Settings(home=tmp_path, store_url="s3://bucket/x", store_options=options)
+    assert settings.options_at("s3://bucket/y") == options
+    assert settings.options_at(str(tmp_path)) == {}
