@@ -1,4 +1,4 @@
-"""A model's large layers, attention, sigmoid and tanh, computed by NumPy in float32: mlx's BLAS on a processor is fifty times slower.
+"""Compute large layers, attention, sigmoid and tanh with NumPy in float32: on a CPU, mlx's BLAS is fifty times slower.
 
 Only a layer's call changes.  Weights are widened or dequantised a block of rows at a time.  An adapter is applied as
 `x W + scale (x A) B`, without the rounding of a fused weight.  Import this module where mlx is known to be there.
@@ -23,7 +23,7 @@ Matrix = NDArray[np.float32]
 # An update `scale * left @ right` of a weight (out, in): left (out, rank), right (rank, in), scale
 Factors = tuple[Matrix, Matrix, float]
 BLOCK_BYTES = 64 << 20  # how much of a weight is held in float32 at a time
-_PART = 1 << 16  # numbers that are unpacked at a time, in the processor's cache
+_PART = 1 << 16  # numbers that are dequantised at a time: they fit into the CPU's cache
 
 
 def matrix(array: Any) -> Matrix:
@@ -60,13 +60,13 @@ def blocks(module: Any) -> Iterator[tuple[slice, Matrix]]:
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
         if "scales" in module and module.mode == "affine" and 8 % module.bits == 0:
-            yield part, _unpacked(module, part, width)
+            yield part, _dequantise(module, part, width)
         else:
             yield part, matrix(widened(module, part))
 
 
-def _unpacked(module: Any, part: slice, width: int) -> Matrix:
-    """Return rows of affine codes of 2, 4 or 8 bits as numbers, the same as `widened` in a third of its time."""
+def _dequantise(module: Any, part: slice, width: int) -> Matrix:
+    """Return rows of an affine weight of 2, 4 or 8 bits in float32: the same bits as `widened`, in a third of the time."""
     codes = np.asarray(module["weight"])[part].view(np.uint8)
     scales, biases = (matrix(module[name][part])[..., None] for name in ("scales", "biases"))
     bits, step = module.bits, max(1, _PART // width)
@@ -216,9 +216,9 @@ def watch(module: Any, on_input: Callable[[Matrix], None] | None) -> None:
 def differentiable(
     model: Any, on_gradient: Mapping[str, Callable[[Matrix, Matrix], None]], moved: Any
 ) -> Iterator[None]:
-    """Make a model differentiable by a number added to the inputs of layers; those, by path, get inputs and outputs' gradient.
+    """Make a model differentiable by a number `moved` that is added to the inputs of some layers.
 
-    The gradient goes back to the first of these layers, and no further.
+    `on_gradient`, by a layer's path, gets its inputs and its outputs' gradient.  The backward pass ends at the first layer.
     """
     changed: list[tuple[Any, str]] = []
 
@@ -264,11 +264,11 @@ _ONE_AT_A_TIME = threading.RLock()
 
 @contextmanager
 def functions_in_numpy() -> Iterator[None]:
-    """Replace mlx's attention, sigmoid and tanh, which models of mlx-lm call; all threads get the same numbers."""
+    """Replace mlx's attention, sigmoid and tanh with NumPy's, for all threads."""
     replacements: list[tuple[Any, str, Callable[..., Any]]] = [
         (mx.fast, "scaled_dot_product_attention", _attend),
-        (mx, "sigmoid", partial(_per_number, value=_sigmoid, slope=lambda result: result * (1 - result))),
-        (mx, "tanh", partial(_per_number, value=np.tanh, slope=lambda result: 1 - result * result)),
+        (mx, "sigmoid", partial(_elementwise, value=_sigmoid, slope=lambda result: result * (1 - result))),
+        (mx, "tanh", partial(_elementwise, value=np.tanh, slope=lambda result: 1 - result * result)),
     ]
     with _ONE_AT_A_TIME:
         originals = [getattr(module, name) for module, name, _ in replacements]
@@ -282,12 +282,12 @@ def functions_in_numpy() -> Iterator[None]:
 
 
 def _sigmoid(x: Matrix) -> Matrix:
-    with np.errstate(over="ignore"):  # of a large -x, whose result is 0
+    with np.errstate(over="ignore"):  # exp(-x) is infinite for a large -x, and the result 0
         result: Matrix = np.reciprocal(1 + np.exp(-x))
     return result
 
 
-def _per_number(
+def _elementwise(
     original: Callable[..., Any],
     x: Any,
     *,
@@ -295,7 +295,7 @@ def _per_number(
     slope: Callable[[Any], Any],
     **others: Any,
 ) -> Any:
-    """Return a function of each number, to be gone back through: a tenth of mlx's time on a processor."""
+    """Return a function of each number, differentiable: NumPy takes a tenth of mlx's time on a CPU."""
     if others or getattr(x, "dtype", None) != mx.float32:
         return original(x, **others)
 

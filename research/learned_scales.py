@@ -117,8 +117,8 @@ def learn_scales(
     total = 0
     for number, batch in enumerate(_batches(learned_from, steps), start=1):
         tokens = sum(len(sample.tokens) for sample in batch)
-        for part, rows in _texts(batch):
-            _go_back(fused, part, rows, _answers(adapted, part, rows), layers)
+        for ids, rows in _padded(batch):
+            _go_back(fused, ids, rows, np.exp(_answers(adapted, ids, rows)), layers)
         rate = RATE * min(1.0, number / _WARM) * (1 - (1 - _LAST) * (number - 1) / steps)
         for layer in layers.values():
             layer.step(number, rate, tokens)
@@ -164,8 +164,8 @@ def _batches(samples: Sequence[Sample], steps: int) -> Iterator[list[Sample]]:
         yield batch
 
 
-def _texts(samples: Sequence[Sample]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
-    """Yield ids (texts, tokens) of several texts, each cut after `LONGEST` tokens, and where their tokens are."""
+def _padded(samples: Sequence[Sample]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
+    """Yield batches of texts, cut after `LONGEST` tokens: token ids (texts, tokens), and a mask without the padding."""
     cut = [Sample(sample.label, sample.tokens[:LONGEST], 1) for sample in samples]
     for positions, tokens in batches(cut):
         lengths = [len(cut[position].tokens) for position in positions]
@@ -173,11 +173,8 @@ def _texts(samples: Sequence[Sample]) -> Iterator[tuple[NDArray[np.int32], NDArr
 
 
 def _answers(model: LoadedModel, tokens: NDArray[np.int32], rows: NDArray[np.bool_]) -> Matrix:
-    """Return the logarithms (tokens, vocabulary) of how likely a model holds each word after each token."""
-    return _log_softmax(model.run(tokens, rows))
-
-
-def _log_softmax(logits: Matrix) -> Matrix:
+    """Return the log-probabilities (tokens, vocabulary) of the next token, after each token in the mask `rows`."""
+    logits = model.run(tokens, rows)
     below: Matrix = logits - logits.max(axis=1, keepdims=True)
     below -= np.log(np.exp(below).sum(axis=1, keepdims=True))
     return below
@@ -185,7 +182,7 @@ def _log_softmax(logits: Matrix) -> Matrix:
 
 def _divergence(fused: LoadedModel, adapted: LoadedModel, samples: Sequence[Sample]) -> float:
     total = count = 0.0
-    for tokens, rows in _texts(samples):
+    for tokens, rows in _padded(samples):
         wanted, fused_answers = _answers(adapted, tokens, rows), _answers(fused, tokens, rows)
         total += float((np.exp(wanted) * (wanted - fused_answers)).sum(dtype=np.float64))
         count += len(wanted)
@@ -198,17 +195,19 @@ def _go_back(
     fused: LoadedModel,
     tokens: NDArray[np.int32],
     rows: NDArray[np.bool_],
-    wanted: Matrix,
+    wanted: Matrix,  # probabilities, as `_answers`
     layers: Mapping[str, _Layer],
 ) -> None:
     @mx.custom_function
     def loss(logits: Any) -> Any:
-        return mx.zeros(())  # only its gradient is asked for
+        return mx.zeros(())  # only the gradient of the KL divergence is used
 
     @loss.vjp
     def by_logits(logits: Any, *_: Any) -> Any:
-        gradient = np.zeros(logits.shape, np.float32)
-        gradient[rows] = np.exp(_log_softmax(matrix(logits)[rows])) - np.exp(wanted)
+        gradient, slopes = np.zeros(logits.shape, np.float32), matrix(logits)[rows]
+        np.exp(slopes - slopes.max(axis=1, keepdims=True), out=slopes)
+        slopes /= slopes.sum(axis=1, keepdims=True)
+        gradient[rows] = slopes - wanted
         return mx.array(gradient).astype(logits.dtype)
 
     def moved_loss(moved: Any) -> Any:

@@ -126,7 +126,7 @@ def pull(
         return copy(other, LocalRegistry(workspace, workspace, own), reference, **options)
 
 
-_SENT = "sent"  # file with the number of the last log entry that was sent, and what the server refused
+_SENT = "sent"  # file with the number of the last log entry that was sent, and the entries that the server refused
 _MOST_REFUSED = 1_000
 
 _FROM_SERVER = (".received", ".recognised", ".unyanked")  # of actions for records from the server
@@ -185,15 +185,15 @@ def _require_same(workspace: Workspace, server: Server, registry: str) -> None:
 
 
 def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Callable[[str], None]) -> None:
-    """Send the records of the log entries that were not sent yet, and with another token those that the server refused."""
+    """Send the records of new log entries; with another token than before, also those that the server refused."""
     event, key, sent = tables.EventRow, tables.FusedRow.key, _sent(workspace)
     token = digest_bytes((server.token or "").encode())
-    again = sent["refused"] if sent["token"] != token else []
+    retried = sent["refused"] if sent["token"] != token else []
     subjects, bundles, fused = dict[str, tuple[int, bool]](), list[tuple[int, SentBundle]](), set[str]()
     with workspace.database.read() as session:
         newest = Position.newest(session).seq
-        query = select(event).where(or_(event.seq > sent["entry"], event.seq.in_(again)), event.seq <= newest)
-        for row in session.scalars(query.order_by(event.seq)):
+        new = or_(event.seq > sent["entry"], event.seq.in_(retried))
+        for row in session.scalars(select(event).where(new, event.seq <= newest).order_by(event.seq)):
             if bundle := written_bundle(session, row):
                 bundles.append((row.seq, bundle))
             elif row.subject_kind in _MADE and not row.action.endswith(_FROM_SERVER):
@@ -205,7 +205,7 @@ def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Ca
     for passed_over in fused:  # such a format is only in the log
         del subjects[passed_over]
     error: FuseryError | None = None
-    refused: list[int] = [] if again else sent["refused"]
+    refused: list[int] = [] if retried else sent["refused"]
 
     def send(entry: int, work: Callable[[], object], *, required: bool = False) -> None:
         nonlocal error
@@ -222,14 +222,14 @@ def _send_made(workspace: Workspace, server: Server, reporter: Reporter, say: Ca
         send(entry, partial(push, workspace, subject, reached(server), reporter=reporter), required=required)
     for entry, bundle in bundles:
         send(entry, partial(server.ask, "bundles/record", {"bundle": bundle}, bool, writes=True))
-    if again or newest > sent["entry"]:
+    if retried or newest > sent["entry"]:
         _note_sent(workspace, {"entry": newest, "refused": refused[-_MOST_REFUSED:], "token": token})
     if error is not None:
         raise error
 
 
 def _sent(workspace: Workspace) -> Mapping[str, Any]:
-    """Return the last log entry that was sent, the entries that the server refused, and the digest of the token then."""
+    """Return the number of the last entry that was sent, the refused entries, and the digest of the token that they were sent with."""
     noted = workspace.settings.home / _SENT
     return read_object(noted) if noted.exists() else {"entry": 0, "refused": [], "token": ""}
 

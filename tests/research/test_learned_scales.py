@@ -28,8 +28,8 @@ from fusery.research.learned_scales import (
     _batches,
     _go_back,
     _Layer,
+    _padded,
     _parted,
-    _texts,
     learn_scales,
 )
 from fusery.research.models import LoadedModel
@@ -116,15 +116,15 @@ def test_a_layer_has_the_gradient_of_mlx_and_takes_steps_of_adam() -> None:
         np.testing.assert_allclose(np.asarray(module["scales"]), expected, rtol=1e-6)
 
 
-def test_texts_of_several_lengths_have_the_gradient_of_each_alone(folders: tuple[Path, Path, Path]) -> None:
+def test_gradient_of_padded_texts_equals_the_sum_of_single_texts(folders: tuple[Path, Path, Path]) -> None:
     model, adapted = loaded(*folders)
     path, texts = PATHS[1], [*samples(2, 20), *samples(1, 13, seed=1)]
     modules = dict(model.network.named_modules())
     layer, module = _Layer.of(modules[path]), modules[path]
-    parts = list(_texts(texts))
+    parts = list(_padded(texts))
     assert len(parts) == 1 and parts[0][1].sum() == 53
     for part, rows in parts:
-        _go_back(model, part, rows, _answers(adapted, part, rows), {path: layer})
+        _go_back(model, part, rows, np.exp(_answers(adapted, part, rows)), {path: layer})
 
     class Moved(nn.Module):
         def __call__(self, x: Any) -> Any:

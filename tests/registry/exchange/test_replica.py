@@ -68,7 +68,7 @@ def test_a_reader_computes_and_records_nothing(stocked: Registry, team: str) -> 
     assert [base.name for base in stocked.bases.list()] == ["tiny"]
 
 
-def test_what_was_refused_is_sent_with_another_token(stocked: Registry, team: str) -> None:
+def test_refused_records_are_sent_with_another_token(stocked: Registry, team: str) -> None:
     refused: list[str] = []
     for name in ("rita", "rob"):
         with client(stocked, team, name, "reader") as remote:
