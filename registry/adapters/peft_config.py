@@ -13,8 +13,7 @@ from ..models.libraries import PROJECTIONS
 from .files import CONFIG
 from .finding import Finding
 from .patterns import Budget, PatternError, full_match
-from .tensors import group_of
-from .trained_through import ALORA, INVOCATION, MERGE_AWARE, MOST_INVOCATION
+from .trained_through import ALORA, INVOCATION, MERGE_AWARE, MOST_INVOCATION, group_of
 
 MERGE = "merge it with PEFT's merge_and_unload, save it, and run: fusery base add FOLDER"
 TRAIN = "serve it with PEFT itself, or train a LoRA"

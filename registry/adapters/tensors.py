@@ -116,15 +116,6 @@ def write_stored(
             file.write(np.ascontiguousarray(tensor.bits).data)
 
 
-_MOST = 65_536
-
-
-def group_of(config: Mapping[str, Any]) -> int | None:
-    """Return how many neighbouring inputs share a column of A; None of any other adapter, and where that is no number."""
-    size = config.get("qalora_group_size", 16) if config.get("use_qalora") else None
-    return size if type(size) is int and 1 < size <= _MOST else None
-
-
 # Multiplications in a product of matrices up to which OpenBLAS uses one thread (its interface/gemm.c).
 _ALONE = 1 << 18
 

@@ -28,6 +28,13 @@ MERGE_AWARE = (QUANTIZATION_AWARE, NVFP4_MERGE_AWARE)
 # The entry with SHA-256 digests of the weights that were trained so: mlx-lm takes the entries of a configuration over into
 # that of the next run (`mlx_lm.lora -c`), which is trained as usual.
 ITS_WEIGHTS = "quantization_aware_weights"
+_MOST_IN_GROUP = 65_536  # inputs of a group of QA-LoRA
+
+
+def group_of(config: Mapping[str, Any]) -> int | None:
+    """Return how many neighbouring inputs share a column of A; None of any other adapter, and where that is no number."""
+    size = config.get("qalora_group_size", 16) if config.get("use_qalora") else None
+    return size if type(size) is int and 1 < size <= _MOST_IN_GROUP else None
 
 
 def trained_through(config: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -17,7 +17,7 @@ from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
 from ..adapters.peft_form import is_tied
-from ..adapters.tensors import group_of
+from ..adapters.trained_through import group_of
 from ..adapters.whole import WholeTensors
 from ..adapters.whole_fit import FittedWhole
 from ..models.architecture import Architecture, Weight

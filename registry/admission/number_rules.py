@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ..adapters.files import CONFIG, WEIGHTS
 from ..adapters.finding import Finding
-from ..adapters.tensors import group_of
+from ..adapters.trained_through import group_of
 from .candidate import Candidate
 from .code import error, rule, warning
 

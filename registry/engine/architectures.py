@@ -180,3 +180,10 @@ def fingerprint() -> str:
     except PackageNotFoundError:
         raise MissingExtraError("a base whose tensors mlx-lm rearranges", "mlx") from None
     return ", ".join([*versions, f"{platform.system()}-{platform.machine()}"])
+
+
+def within_layer(path: str) -> str:
+    """Return a module's path within its layer; the whole path outside of layers."""
+    parts = path.split(".")
+    index = next((i for i, part in enumerate(parts) if part.isdigit()), -1)
+    return ".".join(parts[index + 1 :])

@@ -13,12 +13,11 @@ from fusery.storage.manifest import FileEntry
 
 from .. import tables
 from ..adapters.files import CONFIG, PEFT_WEIGHTS
-from ..adapters.tensors import group_of
-from ..adapters.trained_through import aware_of
+from ..adapters.trained_through import aware_of, group_of
+from ..engine.architectures import within_layer
 from ..engine.recipe import DITHER, USUAL_SEED, Recipe
 from ..errors import FusionUnsupportedError
 from ..records.calibrations import fetch_calibration
-from ..records.derived import within_layer
 from ..records.renderings import recorded_digest
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import Header
 
 from ..adapters.folder import AdapterFolder
-from ..engine.architectures import taken_by_name
+from ..engine.architectures import taken_by_name, within_layer
 from ..engine.config import absurdity
 from ..errors import BadInputError, FusionUnsupportedError, MissingExtraError
 from ..models.architecture import Architecture, architecture_of, read_architecture
@@ -109,10 +109,3 @@ def differing(recorded_values: Mapping[str, Any], derived: Mapping[str, Any]) ->
         for name, value in derived_values.items()
         if to_json("document", recorded_values[name]) != to_json("document", value)
     )
-
-
-def within_layer(path: str) -> str:
-    """Return a module's path within its layer; the whole path outside of layers."""
-    parts = path.split(".")
-    index = next((i for i, part in enumerate(parts) if part.isdigit()), -1)
-    return ".".join(parts[index + 1 :])

@@ -70,6 +70,12 @@ def test_listing_imports_no_model_library(stocked: Fusery) -> None:
     assert imported.isdisjoint({*HEAVY, *UNASKED} - {"sqlalchemy"})
 
 
+@pytest.mark.timing
+def test_a_fuse_from_the_cache_imports_no_numbers(stocked: Fusery) -> None:
+    stocked("fuse", "course_rec@2")
+    assert imported_by("fuse", "course_rec@2").isdisjoint({*HEAVY} - {"sqlalchemy", "rich", "safetensors"})
+
+
 def test_every_command_has_help_and_both_ways_of_printing() -> None:
     for name, (_, line) in COMMANDS.items():
         command = cli.get_command(click.Context(cli), name)
