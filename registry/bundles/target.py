@@ -119,10 +119,6 @@ class Target:
                 raise self.plugin.wrong("returns no Layout from check(folder)")
         return layout
 
-    def accepts(self, source: BundleSource) -> bool:
-        """Return whether the target supports a fused model."""
-        return bool(getattr(self.require(), "accepts", lambda _: True)(source))
-
     def unfound_base(self, source: BundleSource, given: str | None) -> str | None:
         """Return the base model's name if the target's server needs its location at start; else None."""
         return cast("str | None", self.require().unfound_base(source, given)) if self.names_base else None

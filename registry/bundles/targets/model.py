@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def own_files(source: BundleSource, choices: Choices, *, target: str = "model") 
         record,
         base_name=choices.base_name,
         transformers=transformers_class(model),
-        targets={name for name in SHIPS if (ship := own_targets().get(name)) and ship.accepts(source)},
+        targets=_accepting(source),
     )
     card = render_card(values, choices.card)
     own = {"README.md": card}
@@ -50,6 +50,15 @@ def own_files(source: BundleSource, choices: Choices, *, target: str = "model") 
         own[EVAL_RESULTS] = results
     made = [FileEntry(name, len(content), digest_bytes(content)) for name, content in own.items()]
     return {"fusery.json": sealed_bytes(record, [*source.fused.manifest, *made]), **own}
+
+
+def _accepting(source: BundleSource) -> set[str]:
+    """Return the targets of `SHIPS` that accept a fused model; GGUF's rule, which two share, reads a tokenizer once."""
+    rules: dict[Callable[[BundleSource], bool] | None, list[str]] = {}
+    for name in SHIPS:
+        if target := own_targets().get(name):
+            rules.setdefault(getattr(target.require(), "accepts", None), []).append(name)
+    return {name for rule, names in rules.items() if rule is None or rule(source) for name in names}
 
 
 def _eval_results(provenance: Mapping[str, Any]) -> bytes | None:

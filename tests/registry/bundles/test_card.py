@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from fusery.integrations.gguf.model import Model, read_model
 from fusery.registry import Registry
 from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.card import (
@@ -30,6 +32,8 @@ from fusery.registry.bundles.card import (
     measured_rows,
 )
 from fusery.registry.bundles.rendering import CARD_LIMIT, markdown_text, render_card, yaml_string
+from fusery.registry.bundles.source import Choices
+from fusery.registry.bundles.targets.model import own_files
 from fusery.registry.bundles.writing import bundle_record
 from fusery.registry.charts.curves import curve_svg
 from fusery.registry.errors import BadInputError
@@ -95,6 +99,18 @@ def test_description_training_and_curve_are_shown(told: BundleSource, tmp_path: 
     assert "3 at iteration 1 and 0.75 at iteration 400; the lowest is 0.5, at iteration 200." in text
     assert "curve.svg" in {entry.path for entry in written.manifest}
     assert (tmp_path / "curve.svg").read_bytes() == curve_svg(CURVE)
+
+
+def test_a_rule_of_two_targets_is_asked_once(source: BundleSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Mapping[str, Path]] = []
+
+    def counted(files: Mapping[str, Path]) -> Model:
+        read.append(files)
+        return read_model(files)
+
+    monkeypatch.setattr("fusery.integrations.gguf.bundles.read_model", counted)
+    own_files(source, Choices())
+    assert len(read) == 1
 
 
 def test_what_is_a_curve() -> None:
