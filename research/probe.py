@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusery.registry import tables
 from fusery.registry.adapters.files import WEIGHTS
-from fusery.registry.adapters.render import render_mlx
+from fusery.registry.adapters.render import render
 from fusery.registry.adapters.tokenizer_files import own_tokenizer, with_tokenizer
 from fusery.registry.adapters.trained_through import format_in_words, require_plain
 from fusery.registry.comparison.harness_results import MetricValue
@@ -262,7 +262,7 @@ def source_of(workspace: Workspace, subject: ProbeSubject) -> Iterator[ModelSour
             base = recorded_architecture(row.base)
             assert row.manifest.files is not None  # loaded, for use after the session
         own = fetch_originals(workspace, row, folder.parent / "adapter")
-        adapter = render_mlx(own, base, folder.parent / "rendered-adapter")
+        adapter = render("mlx", own, base, folder.parent / "rendered-adapter")
         yield ModelSource(_with_tokenizer(folder, adapter), adapter[WEIGHTS].parent, subject.side.name)
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from fusery.registry.adapters.files import CONFIG, WEIGHTS
 from fusery.registry.adapters.folder import read_adapter_folder
-from fusery.registry.adapters.render import Form, render_peft
+from fusery.registry.adapters.render import Form, render
 from fusery.registry.admission.candidate import BaseFacts, Candidate, look_around
 from fusery.registry.admission.submission import Submission
 from fusery.registry.bundles import BundledAdapter, BundleSource, Files
@@ -124,7 +124,8 @@ def adapter_source(folder: Path, form: Form, *, base: bool = True) -> BundleSour
     architecture = read_architecture(model)
     made = make_adapter(folder / "adapter")
     if form == "peft":
-        render_peft({name: made / name for name in (WEIGHTS, CONFIG)}, architecture, folder / "peft")
+        own = {name: made / name for name in (WEIGHTS, CONFIG)}
+        render("peft", own, architecture, folder / "peft")
         made = folder / "peft"
     adapter = BundledAdapter(NAME, (), _files(made), _ADAPTER)
     files = _files(model) if base else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusery.registry.adapters.finding import WHOLE
-from fusery.registry.adapters.render import FORM_FILES, render_peft
+from fusery.registry.adapters.render import FORM_FILES, render
 from fusery.registry.adapters.trained_through import require_usable_unfused
 from fusery.registry.bundles.source import BundledAdapter, BundleSource, Files
 from fusery.registry.bundles.sources import adapters_source
@@ -90,7 +90,7 @@ class AdapterSource:
             paths = {entry.path: folder / entry.sha256 for entry in adapter.files}
             for entry in adapter.files:
                 download(server, entry, paths[entry.path], folder, None)
-            files = render_peft(paths, base, folder / "peft", expected=expected)
+            files = render("peft", paths, base, folder / "peft", expected=expected)
             kept = Files({name: files[name] for name in FORM_FILES["peft"]}, rendering_of(files, "peft"))
             facts = without_places({"name": sourced.name, "digest": sourced.digest})
             bundled = BundledAdapter(adapter.name, (), kept, facts)

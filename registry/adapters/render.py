@@ -19,6 +19,7 @@ Form = Literal["mlx", "peft"]  # A form of an adapter
 FORMS: tuple[Form, ...] = get_args(Form)
 # The files of each form, besides what people write by hand.
 FORM_FILES: Mapping[Form, tuple[str, str]] = {"mlx": (WEIGHTS, CONFIG), "peft": (PEFT_WEIGHTS, CONFIG)}
+_WEIGHTS = (WEIGHTS, PEFT_WEIGHTS)
 
 
 def form_of(names: Iterable[str]) -> Form:
@@ -27,16 +28,32 @@ def form_of(names: Iterable[str]) -> Form:
     return "peft" if PEFT_WEIGHTS in file_names and WEIGHTS not in file_names else "mlx"
 
 
-def render_mlx(
-    files: Mapping[str, Path], base: Architecture, folder: Path, *, expected: Digest | None = None
+def render(
+    form: Form, files: Mapping[str, Path], base: Architecture, folder: Path, *, expected: Digest | None = None
 ) -> dict[str, Path]:
-    """Return the files of an adapter in mlx-lm's form, as today's mlx-lm reads it."""
-    # They are the adapter's own, or computed into a folder: from PEFT's form, or where only the configuration is of
-    # other years.
-    if form_of(files) == "mlx":
+    """Return the files of an adapter in a form; those that are not its own are computed into a folder."""
+    if form_of(files) == form:
+        if form == "peft":
+            return dict(files)
         from .mlx_config import for_todays_mlx
 
         return for_todays_mlx(files, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if form == "peft":
+        from .peft_form import write_peft
+
+        write_peft(files, base, folder)
+    else:
+        _write_mlx(files, base, folder)
+    rendered = {name: folder / name for name in FORM_FILES[form]}
+    if expected is not None and manifest_of(rendered).digest != expected:
+        # The same adapter must be the same bytes for ever.
+        hint = "use the version of fusery that recorded it, and report this"
+        raise FormatError("the adapter's other form came out differently from what is recorded", hint=hint)
+    return {**{name: path for name, path in files.items() if name not in _WEIGHTS}, **rendered}
+
+
+def _write_mlx(files: Mapping[str, Path], base: Architecture, folder: Path) -> None:
     from .mlx_form import plan_mlx, write_mlx
     from .patterns import PatternError
     from .reading import put_on_base, read_peft
@@ -44,37 +61,11 @@ def render_mlx(
     peft = read_peft(files)
     if peft.config is None or peft.header is None:
         raise FormatError(f"{PEFT_WEIGHTS} is not an adapter that can be read")
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         placed = put_on_base(peft.config, peft.modules, peft.experts, base)
         write_mlx(files[PEFT_WEIGHTS], plan_mlx(peft.config, placed.modules, placed.switches), folder)
     except PatternError as error:
         raise FormatError(f"{CONFIG} holds {error}") from error
-    rendered = {name: folder / name for name in FORM_FILES["mlx"]}
-    require_digest(rendered, expected)
-    return {**{name: path for name, path in files.items() if name != PEFT_WEIGHTS}, **rendered}
-
-
-def render_peft(
-    files: Mapping[str, Path], base: Architecture, folder: Path, *, expected: Digest | None = None
-) -> dict[str, Path]:
-    """Return the files of an adapter in PEFT's form: as they are, or computed from mlx-lm's into a folder."""
-    if form_of(files) == "peft":
-        return dict(files)
-    from .peft_form import write_peft
-
-    folder.mkdir(parents=True, exist_ok=True)
-    write_peft(files, base, folder)
-    rendered = {name: folder / name for name in FORM_FILES["peft"]}
-    require_digest(rendered, expected)
-    return {**{name: path for name, path in files.items() if name != WEIGHTS}, **rendered}
-
-
-def require_digest(files: Mapping[str, Path], expected: Digest | None) -> None:
-    """Refuse a rendering that is not the recorded one: the same adapter must be the same bytes for ever."""
-    if expected is not None and manifest_of(files).digest != expected:
-        hint = "use the version of fusery that recorded it, and report this"
-        raise FormatError("the adapter's other form came out differently from what is recorded", hint=hint)
 
 
 def other_forms(
@@ -85,9 +76,8 @@ def other_forms(
     for form in FORMS:
         if form == own or form not in wanted:
             continue
-        render = render_mlx if form == "mlx" else render_peft
         try:
-            rendered = render(files, base, scratch / form)
+            rendered = render(form, files, base, scratch / form)
         except FuseryError:
             continue  # it has no such form, whatever is claimed
         yield form, manifest_of({name: rendered[name] for name in FORM_FILES[form]})

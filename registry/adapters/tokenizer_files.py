@@ -205,13 +205,12 @@ def templates_of(read: Read) -> dict[str, tuple[str, str]]:
     if templates or not listed:
         return templates
     if isinstance(listed, list):
-        listed = {item.get("name"): item.get("template") for item in listed if _is_named(item)}
+        named_items = (
+            item for item in listed if isinstance(item, dict) and isinstance(item.get("name"), str)
+        )
+        listed = {item["name"]: item.get("template") for item in named_items}
     named = listed if isinstance(listed, dict) else {DEFAULT: listed}
     return {name: (SETTINGS, named[name]) for name in (DEFAULT, TOOLS) if isinstance(named.get(name), str)}
-
-
-def _is_named(item: object) -> bool:
-    return isinstance(item, dict) and isinstance(item.get("name"), str)
 
 
 def special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -21,7 +21,7 @@ from fusery.storage.verified_files import require_digests, watched
 
 from .. import tables
 from ..adapters.files import CONFIG, WEIGHTS
-from ..adapters.render import form_of, render_mlx
+from ..adapters.render import form_of, render
 from ..adapters.tokenizer_files import GENERATION, SETTINGS, TOKENIZER, with_own_end, with_tokenizer
 from ..adapters.trained_through import aware_of, require_fusable, require_usable_unfused
 from ..documents import write_document
@@ -292,7 +292,8 @@ class InputFiles:
                 self._workspace.store.fetch(entry.sha256, fetched_files[entry.path], generation=generation)
         expected = part.rendering if self._verify else None
         base = recorded_architecture(self.fuse_inputs.base)
-        return render_mlx(fetched_files, base, self._scratch / f"rendered-{number}", expected=expected)
+        scratch = self._scratch / f"rendered-{number}"
+        return render("mlx", fetched_files, base, scratch, expected=expected)
 
 
 def gather(

@@ -18,7 +18,7 @@ from fusery.storage.transfer import Need, require_rooms
 
 from .. import tables
 from ..adapters.finding import WHOLE
-from ..adapters.render import FORM_FILES, FORMS, Form, form_of, render_mlx, render_peft
+from ..adapters.render import FORM_FILES, FORMS, Form, form_of, render
 from ..adapters.tokenizer_files import (
     differences,
     is_tokenizer_file,
@@ -109,9 +109,7 @@ def fetch_form(
                 require_plain(row.name, row.training, "run by mlx-lm")
         expected, base = recorded_digest(row, form), recorded_architecture(row.base)
     originals = fetch_originals(workspace, adapter, folder / "original")
-    if form == "mlx":
-        return render_mlx(originals, base, folder / "mlx", expected=expected)
-    return render_peft(originals, base, folder / "peft", expected=expected)
+    return render(form, originals, base, folder / form, expected=expected)
 
 
 CONFIG = "config.json"  # names a tokenizer's class; its end token counts if `generation_config.json` has none

@@ -19,7 +19,7 @@ from peft_folders import PREFIX, make_peft
 from fusery.registry import Registry
 from fusery.registry.adapters.folder import AdapterFolder, read_adapter_folder
 from fusery.registry.adapters.mlx_config import lora_modules, todays_config
-from fusery.registry.adapters.render import render_mlx
+from fusery.registry.adapters.render import render
 from fusery.registry.adapters.tensors import StoredTensor, repeated
 from fusery.registry.models.architecture import read_architecture
 from fusery.storage.digest import digest_file
@@ -60,7 +60,7 @@ def test_what_mlx_lm_reads_stays_as_it_is(
     raw = put(adapter, changes, parameters)
     assert todays(adapter, raw) == raw
     files = read_adapter_folder(adapter).files
-    assert render_mlx(files, read_architecture(tiny_base), tmp_path / "new") == files
+    assert render("mlx", files, read_architecture(tiny_base), tmp_path / "new") == files
     assert not (tmp_path / "new").exists()
 
 
@@ -92,7 +92,7 @@ def test_the_tensors_say_which_layers(
 ) -> None:
     put(adapter, changes, {"keys": None})
     files = read_adapter_folder(adapter).files
-    rendered = render_mlx(files, read_architecture(tiny_base), tmp_path / "new")
+    rendered = render("mlx", files, read_architecture(tiny_base), tmp_path / "new")
     config = json.loads(rendered["adapter_config.json"].read_text())
     assert (config["num_layers"], config["lora_parameters"]["keys"]) == (
         -1,

@@ -19,7 +19,7 @@ from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.adapters.mlx_form import PlainAdapter, matched_modules, read_plain
 from fusery.registry.adapters.peft_config import PeftConfig, targets
 from fusery.registry.adapters.peft_form import alpha_of
-from fusery.registry.adapters.render import render_peft
+from fusery.registry.adapters.render import render
 from fusery.registry.adapters.tensors import write_stored
 from fusery.registry.documents import write_document
 from fusery.registry.errors import BadInputError
@@ -136,7 +136,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def there(adapter: Path, base: Path, place: Path) -> Path:
     files = {path.name: path for path in adapter.iterdir()}
-    render_peft(files, read_architecture(base), place)
+    render("peft", files, read_architecture(base), place)
     return place
 
 

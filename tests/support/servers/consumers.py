@@ -13,7 +13,7 @@ import json_peers
 import numpy as np
 from peft_folders import peers_python, real_peft
 
-from fusery.registry.adapters.render import render_peft
+from fusery.registry.adapters.render import render
 from fusery.registry.bundles import BundledAdapter, BundleSource, Files
 from fusery.registry.models.architecture import read_architecture
 from fusery.registry.records.renderings import rendering_of
@@ -28,7 +28,7 @@ def adapters_source(base: Path, adapters: Path, *folders: Path, **facts: Any) ->
     found = []
     for folder in folders:
         files = {path.name: path for path in folder.iterdir()}
-        files = render_peft(files, architecture, adapters / folder.name)
+        files = render("peft", files, architecture, adapters / folder.name)
         known = {
             "name": folder.name,
             "digest": "c" * 64,
