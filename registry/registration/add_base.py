@@ -220,17 +220,12 @@ def look_at_base(
 ) -> tuple[Finding, ...]:
     """Return the findings about a base; its chat templates are rendered once."""
     from ..adapters.finding import verdict
+    from ..adapters.tokenizer_files import reader
     from ..admission.base_rules import key_findings
     from ..admission.code import AdmissionError
     from ..admission.rules import SeverityPolicy
     from ..admission.tokenizer_rules import template_findings
     from ..engine.model_class import describe_by_class
-
-    def read(file: str) -> bytes | None:
-        if file not in files:
-            return None
-        with os_failures(f"read {file}", near=files[file].parent):
-            return files[file].read_bytes()
 
     failure = next(iter(failures), None)
     if failure is None and mlx_keys(config):
@@ -240,7 +235,9 @@ def look_at_base(
             failure = error.message
         except MissingExtraError:
             pass
-    raw_findings = [*key_findings(config, failure), *template_findings(read)]
+    with os_failures(f"read {name}", near=files["config.json"].parent):
+        of_templates = list(template_findings(reader(files)))
+    raw_findings = [*key_findings(config, failure), *of_templates]
     findings = SeverityPolicy.configured(workspace.settings.severities).apply(raw_findings)
     if verdict(findings) == "fail":
         raise AdmissionError.of(name, findings)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +45,14 @@ def neighbours(
     digest: str | None = None,
 ) -> list[Neighbour]:
     """Return the registered adapters that have the same weights, then those with nearly the same update."""
+    from ..comparison.modules import open_adapter
+
     file = folder.files.get(WEIGHTS)
     if file is None or folder.header is None:
         return []
     digest = digest or digest_file(file)[0]
     originals = (folder.originals or {}).get(PEFT_WEIGHTS) if folder.whole else None
     peft = digest_file(originals)[0] if originals is not None else ""
-    compared = folder.modules and folder.scale is not None and folder.config.method != "full"
     with workspace.database.read() as session:
         rows = session.execute(_same_weights(digest, peft, task or "")).all()
         yanks = of_adapters(session, [row.id for row in rows])
@@ -70,28 +70,21 @@ def neighbours(
             )
             for row in rows
         ]
-    if not compared or folder.scale is None:
+    if not folder.modules or folder.scale is None or folder.config.method == "full":
         return []
     own_sketch = sketch()  # reads the weights, so not within a transaction
     with workspace.database.read() as session:
-        near = _nearby(session, base, task or "", digest, own_sketch)
-    registered = list[_Registered]()
-    for row in near:
-        # Weights that would have to be fetched first are left out.
-        path = workspace.store.local_path(Digest(row.sha256), generation=row.generation)
-        if path is not None and row.digest != parent and row.scale:
-            registered.append(_Registered(row.name, row.task, base.name, row.method, row.scale, path))
-    return _nearest(file, folder.scale, folder.config.method, registered)
-
-
-@dataclass(frozen=True, slots=True)
-class _Registered:
-    name: str
-    task: str
-    base: str
-    method: str
-    scale: float
-    path: Path
+        others = _nearby(session, base, task or "", digest, own_sketch)
+    near, method = list[Neighbour](), folder.config.method
+    with suppress(FusionUnsupportedError), open_adapter(file, folder.scale, method=method) as opened:
+        for other in others:
+            # Weights that would have to be fetched first are left out.
+            path = workspace.store.local_path(Digest(other.sha256), generation=other.generation)
+            if path is None or other.digest == parent or not other.scale:
+                continue
+            if (cosine := _cosine(opened, other, path)) is not None:
+                near.append(Neighbour(other.name, other.task, base.name, False, cosine))
+    return sorted(near, key=lambda neighbour: -neighbour.similarity)[:NEAREST]
 
 
 def _same_weights(weights: str, peft: str, task: str) -> Any:
@@ -154,26 +147,12 @@ def _nearby(session: Session, base: tables.BaseModelRow, task: str, weights: str
     return rows[:READ]
 
 
-def _nearest(file: Path, scale: float, method: str, candidates: Sequence[_Registered]) -> list[Neighbour]:
-    from ..comparison.modules import open_adapter
-
-    near: list[Neighbour] = []
-    with (
-        suppress(FusionUnsupportedError),
-        open_adapter(file, scale, method=method) as ours,
-    ):  # other rules say why
-        for other in candidates:
-            if (cosine := _cosine(ours, other)) is not None:
-                near.append(Neighbour(other.name, other.task, other.base, False, cosine))
-    return sorted(near, key=lambda neighbour: -neighbour.similarity)[:NEAREST]
-
-
-def _cosine(ours: OpenAdapter, other: _Registered) -> float | None:
+def _cosine(ours: OpenAdapter, other: Any, path: Path) -> float | None:
     """Return the cosine between two updates over some of their modules; None where they have too little in common."""
     from ..comparison.modules import cosine, open_adapter, shared_modules
 
     try:
-        with open_adapter(other.path, other.scale, method=other.method) as theirs:
+        with open_adapter(path, other.scale, method=other.method) as theirs:
             shared = shared_modules(ours, theirs)
             step = max(1, len(shared) // COMPARED)
             return cosine(ours, theirs, shared[step // 2 :: step][:COMPARED])

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusery.storage.errors import FormatError, MissingFileError
+from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import read_object
 
 from ..adapters.files import STATE
-from ..adapters.finding import Finding
-from ..admission.code import RECORD_UNUSABLE
 from .training_curve import Curve, Point
 
 MAX_STATE_BYTES = 64 << 20
@@ -59,16 +57,6 @@ def read_trainer_state(path: Path) -> TrainerState:
         best = _step(int(match[1])) if match else None
     curve = Curve.of(_points([entry for entry in history if isinstance(entry, dict)], best or None), start=0)
     return TrainerState(step, _step(document.get("max_steps")) or None, best or None, curve)
-
-
-def state_in(folder: Path, remarks: list[Finding]) -> TrainerState | None:
-    """Return the trainer's state in a folder; None, with a remark, if it cannot be used."""
-    path = folder / STATE
-    try:
-        return read_trainer_state(path) if path.is_file() else None
-    except (FormatError, MissingFileError) as error:
-        remarks.append(RECORD_UNUSABLE.finding(STATE, f"{error.message}; it is not used"))
-        return None
 
 
 def _points(entries: list[Mapping[str, Any]], best: int | None) -> Iterator[Point]:
