@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from fusery.registry.adapters.files import CONFIG, WEIGHTS
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.adapters.render import Form, render
-from fusery.registry.admission.candidate import BaseFacts, Candidate, look_around
+from fusery.registry.admission.candidate import BaseFacts, Candidate
 from fusery.registry.admission.submission import Submission
 from fusery.registry.bundles import BundledAdapter, BundleSource, Files
 from fusery.registry.models.architecture import read_architecture
@@ -109,7 +109,7 @@ def candidate(adapter: Path, base: Path, declared: Submission | None = None) -> 
     """Return what the rules of admission look at, of an adapter and the base it is to stand on."""
     facts = BaseFacts(base.name, read_architecture(base), frozenset({base.name}))
     submission = declared or Submission(task="sample")
-    return Candidate(read_adapter_folder(adapter), facts, submission, look_around(adapter))
+    return Candidate(read_adapter_folder(adapter), facts, submission)
 
 
 def fused_source(folder: Path) -> BundleSource:

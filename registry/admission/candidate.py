@@ -21,7 +21,7 @@ from ..adapters.trained_through import group_of
 from ..adapters.whole import WholeTensors
 from ..adapters.whole_fit import FittedWhole
 from ..models.architecture import Architecture, Weight
-from .measuring import TensorValues, Values
+from .measuring import TensorValues, Values, measure, measure_tensors
 from .submission import Submission, TrainedOn
 
 DEPTH = 4  # Folders inside each other that are looked into
@@ -53,18 +53,13 @@ class Entry:
 class Surroundings:
     """The files of the folder and of its subfolders."""
 
-    root: Path = field(default_factory=Path)
-    entries: tuple[Entry, ...] = ()
-
-    def named(self, *names: str) -> Iterator[Entry]:
-        """Yield the entries at the top of the folder that are called one of these."""
-        return (entry for entry in self.entries if entry.path in names)
+    entries: tuple[Entry, ...]
 
 
 def look_around(root: Path) -> Surroundings:
     """Inspect the files of a folder; those that cannot be read are skipped, since they are not stored either."""
     entries = islice(_walk(root, "", DEPTH), LIMIT)
-    return Surroundings(root, tuple(sorted(entries, key=lambda entry: entry.path)))
+    return Surroundings(tuple(sorted(entries, key=lambda entry: entry.path)))
 
 
 def _walk(folder: Path, prefix: str, depth: int, *, hidden: bool = False) -> Iterator[Entry]:
@@ -140,7 +135,6 @@ class Candidate:
     folder: AdapterFolder
     base: BaseFacts
     declared: Submission
-    surroundings: Surroundings = field(default_factory=Surroundings)
     neighbours: Callable[[], Sequence[Neighbour]] = tuple
     today: date | None = None
     training: tuple[Finding, ...] = ()
@@ -149,10 +143,13 @@ class Candidate:
     sketch: Callable[[], str] = str  # of its update, in hex
 
     @cached_property
+    def surroundings(self) -> Surroundings:
+        """The files in its folder and in the folders below; looked for once."""
+        return look_around(self.folder.path)
+
+    @cached_property
     def values(self) -> Values:
         """Statistics of its tensors; read once."""
-        from .measuring import measure
-
         folder = self.folder
         if folder.header is None or WEIGHTS not in folder.files:
             return Values()
@@ -169,8 +166,6 @@ class Candidate:
     @cached_property
     def whole_values(self) -> Mapping[str, TensorValues]:
         """Statistics of what replaces the base's numbers, by the base's names, rows of trained tokens apart; read once."""
-        from .measuring import measure_tensors
-
         if not self.whole or self.folder.originals is None:
             return {}
         rows = {f"rows of {name}": row.tensor for name, row in self.whole.rows.items()}

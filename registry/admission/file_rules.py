@@ -75,7 +75,9 @@ def readable_files(candidate: Candidate) -> Iterator[Finding]:
         if problem.absent:
             yield FILE_MISSING.finding(problem.file, problem.message)
         elif problem.file.endswith(".safetensors"):
-            head = next((entry.head for entry in candidate.surroundings.named(problem.file)), b"")
+            head = next(
+                (entry.head for entry in candidate.surroundings.entries if entry.path == problem.file), b""
+            )
             starts = (start for start in _OTHER_STARTS if head.startswith(start))
             what, hint = _OTHER_STARTS.get(next(starts, b""), ("", None))
             yield NOT_SAFETENSORS.finding(problem.file, problem.message + what, hint)
@@ -164,7 +166,7 @@ def _full_weights(candidate: Candidate) -> Finding | None:
 def _by_tensors(candidate: Candidate, top: Collection[str]) -> Finding | None:
     for file in sorted(name for name in top if name.endswith(".safetensors"))[:_MOST_HEADERS]:
         try:
-            names = list(read_header(candidate.surroundings.root / file, limit=BASE_HEADER_LIMIT).tensors)
+            names = list(read_header(candidate.folder.path / file, limit=BASE_HEADER_LIMIT).tensors)
         except FuseryError:
             continue  # whether it can be read is for another rule to say
         for pattern, form in ((_KOHYA, "kohya's"), (_DIFFUSERS, "diffusers'")):
@@ -214,7 +216,7 @@ def _by_names(candidate: Candidate, top: Collection[str]) -> Finding | None:
     entries = candidate.surroundings.entries
     below = sorted({entry.path.rpartition("/")[0] for entry in entries if _FACTORS.fullmatch(entry.path)})
     if below:
-        hint = f"give one of them: {Path(candidate.surroundings.root.name, below[-1])}"
+        hint = f"give one of them: {Path(candidate.folder.path.name, below[-1])}"
         return _kind(".", f"a folder of adapters: {some(below)}", hint)
     models = sorted(filter(_MODEL.fullmatch, top))
     if models and (CONFIG not in top or "config.json" in top):

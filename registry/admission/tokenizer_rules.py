@@ -107,7 +107,7 @@ def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
 def tokenizer_is_kept(candidate: Candidate) -> Iterator[Finding]:
     """Each tokenizer file is kept, equals the base's, or comes with a tokenizer.json; none is only in the run's folder."""
     base, own = candidate.base, own_tokenizer(candidate.folder.kept)
-    root = candidate.surroundings.root.resolve()
+    root = candidate.folder.path.resolve()
     entries = [entry.path for entry in candidate.surroundings.entries]
     names = [name for name in entries if is_other_form(name, whole=TOKENIZER in own)]
     if other := [name for name in names if _read(root / name) != base.tokenizer(name)]:

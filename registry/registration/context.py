@@ -22,7 +22,7 @@ from ..adapters.files import CONFIG, METADATA
 from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
 from ..adapters.tokenizer_files import is_tokenizer_file
-from ..admission.candidate import BaseFacts, Candidate, Neighbour, look_around, tail
+from ..admission.candidate import BaseFacts, Candidate, Neighbour, tail
 from ..admission.rules import SeverityPolicy
 from ..admission.submission import Submission, TrainedOn
 from ..errors import AmbiguousReferenceError, BadInputError
@@ -257,9 +257,8 @@ def candidate_for(
 
     today = dt.datetime.now(dt.UTC).date()
     trained = None if other is None else replace(other, all_names=other.all_names | {other.name})
-    around = look_around(folder.path)
     about = (registered, today, tuple(training), trained, task, sketch)
-    return Candidate(folder, facts, submission, around, *about)
+    return Candidate(folder, facts, submission, *about)
 
 
 def policy_of(workspace: Workspace, *, strict: bool = False) -> SeverityPolicy:

@@ -18,7 +18,7 @@ from hostile.arena import Arena, peft_adapter, require_plain
 
 from fusery.registry.adapters.finding import verdict
 from fusery.registry.adapters.folder import read_adapter_folder
-from fusery.registry.admission.candidate import BaseFacts, Candidate, look_around
+from fusery.registry.admission.candidate import BaseFacts, Candidate
 from fusery.registry.admission.rules import CODES, examine
 from fusery.registry.admission.submission import Submission
 from fusery.registry.models.architecture import read_architecture
@@ -57,7 +57,7 @@ def hold(folder: Path, base: BaseFacts) -> str:
     except StorageError as error:
         _require_sentence(error.message)
         return "unreadable"
-    findings = examine(Candidate(found, base, Submission(task="course_rec"), look_around(folder)))
+    findings = examine(Candidate(found, base, Submission(task="course_rec")))
     assert len(findings) < 200, len(findings)
     for finding in findings:
         assert finding.code in CODES, finding

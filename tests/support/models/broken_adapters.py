@@ -14,7 +14,7 @@ import tensor_files
 
 from fusery.registry.adapters.finding import Finding
 from fusery.registry.adapters.folder import read_adapter_folder
-from fusery.registry.admission.candidate import BaseFacts, Candidate, Neighbour, look_around
+from fusery.registry.admission.candidate import BaseFacts, Candidate, Neighbour
 from fusery.registry.admission.rules import examine
 from fusery.registry.admission.submission import Submission
 from fusery.registry.models.architecture import read_architecture
@@ -42,7 +42,6 @@ def look(
         read_adapter_folder(folder),
         known,
         Submission(**declared),
-        look_around(folder),
         lambda: neighbours,
         today,
     )
