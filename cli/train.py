@@ -84,16 +84,16 @@ def train(
 
     with contextlib.redirect_stdout(sys.stderr if session.json or session.quiet else sys.stdout):
         try:
-            trained = trained_by(arguments, ready=ready, base=model, way=way)
+            code, run = trained_by(arguments, ready=ready, base=model, way=way)
         except KeyboardInterrupt:
             for folder in (
                 candidate for candidate in folders if any(Path(candidate).glob("*adapters.safetensors"))
             ):
                 session.say(f"Next: fusery register {typed(folder)} --base NAME --task T")
             raise
-    if trained.code == 0 and trained.run is not None and trained.run.is_recorded:
-        _finish(session, trained.run, base, strict=strict, **facts)
-    return trained.code
+    if code == 0 and run is not None and run.is_recorded:
+        _finish(session, run, base, strict=strict, **facts)
+    return code
 
 
 def _finish(session: Session, run: RecordRun, base: str | None, **facts: Any) -> None:

@@ -19,7 +19,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import StorageError
@@ -46,16 +46,6 @@ MAX_POINTS = 50_000  # a record with more is thinned out, so that it can still b
 _NUMBERS = ("train_loss", "val_loss", "learning_rate", "trained_tokens")
 
 
-class Callback(Protocol):
-    """A callback of mlx-lm's trainer (`mlx_lm.tuner.callbacks.TrainingCallback`)."""
-
-    def on_train_loss_report(self, train_info: dict[str, object], /) -> None:
-        """Receive a report of the last steps."""
-
-    def on_val_loss_report(self, val_info: dict[str, object], /) -> None:
-        """Receive a validation loss."""
-
-
 class RecordRun:
     """A training callback for mlx-lm (`mlx_lm.tuner.callbacks.TrainingCallback`) that keeps `fusery_run.json` up to date.
 
@@ -67,7 +57,7 @@ class RecordRun:
         arguments: of the run: a mapping, a namespace or a dataclass, such as `mlx_lm.lora`'s `args`.
         data: the data folder, or the hub's name of a dataset; default: `data` of the arguments.
         examples: number of training examples, if the data are not a local folder.
-        wrapped: another callback that receives everything too.
+        wrapped: another callback of mlx-lm's trainer that receives everything too.
         working_folder: whose git commit is recorded.
     """
 
@@ -78,7 +68,7 @@ class RecordRun:
         arguments: object = None,
         data: str | Path | None = None,
         examples: int | None = None,
-        wrapped: Callback | None = None,
+        wrapped: Any = None,
         working_folder: str | Path = ".",
     ) -> None:
         self.folder = Path(folder).expanduser().absolute()

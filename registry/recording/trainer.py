@@ -10,7 +10,6 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,22 +33,17 @@ Way = Literal["qat", "qa-lora"]
 GROUPED = "use_qalora", "qalora_group_size"  # PEFT's entries of the configuration for such an update
 
 
-@dataclass(frozen=True, slots=True)
-class TrainerOutcome:
-    """How the trainer ended."""
-
-    code: int
-    run: RecordRun | None
-
-
 def train(
     words: Sequence[str],
     *,
     ready: Callable[[Any], None],
     base: KnownBase | None = None,
     way: Way | None = None,
-) -> TrainerOutcome:
-    """Run the trainer, on `base` unless the arguments name another; `ready` gets the complete arguments before anything is loaded."""
+) -> tuple[int, RecordRun | None]:
+    """Run the trainer, on `base` unless the arguments name another, and return its exit code and its run.
+
+    `ready` gets the complete arguments before anything is loaded.
+    """
     try:
         from mlx_lm import lora
     except ImportError as error:
@@ -67,12 +61,12 @@ def train(
         except SystemExit as stop:
             # argparse exits after --help and unknown options; it has printed why.
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-            return TrainerOutcome(code, None)
+            return code, None
         except FuseryError:
             raise
         except Exception as error:
             raise _failed(error, runs) from error
-    return TrainerOutcome(0, runs[-1] if runs else None)
+    return 0, runs[-1] if runs else None
 
 
 @contextlib.contextmanager
@@ -117,6 +111,12 @@ def _recorded(
         if way:
             make_layers = part("research.quantized_training:make_layers")
             layers = make_layers(args, model, lora.linear_to_lora_layers, way)
+
+        def unfreeze(*_: Any, **__: Any) -> None:
+            """Find the layers that are in the model already, when the trainer has frozen that."""
+            for layer in layers:
+                layer.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
+
         record = RecordRun(
             args.adapter_path,
             arguments=args,
@@ -128,7 +128,7 @@ def _recorded(
         with contextlib.ExitStack() as stack:
             stack.enter_context(record)
             if way:
-                stack.enter_context(_made(lora, layers))
+                stack.enter_context(_replaced(lora, linear_to_lora_layers=unfreeze))
             if way == "qat":
                 bound_to_weights = part("research.quantized_training:bound_to_weights")
                 stack.enter_context(bound_to_weights(Path(args.adapter_path)))
@@ -148,16 +148,6 @@ def without_format(args: Any) -> None:
     for name in (QUANTIZATION_AWARE, ITS_WEIGHTS, *GROUPED):
         if hasattr(args, name):
             delattr(args, name)
-
-
-def _made(lora: Any, layers: Sequence[Any]) -> AbstractContextManager[None]:
-    """Let the trainer find the layers that are in the model already, when it has frozen that."""
-
-    def unfreeze(*_: Any, **__: Any) -> None:
-        for layer in layers:
-            layer.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
-
-    return _replaced(lora, linear_to_lora_layers=unfreeze)
 
 
 def _based(lora: Any, base: KnownBase | None) -> AbstractContextManager[None]:
