@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -86,7 +86,7 @@ def add_base(
         architecture = describe_base(files, failures.append)
         require_recordable(architecture)
         _refuse_taken(workspace, called, architecture)
-        findings = look_at_base(workspace, called, files, architecture.config, failures)
+        findings = look_at_base(workspace, called, files, architecture.config, next(iter(failures), None))
         reporter.say("hashing and copying" if not reference else "hashing")
         size = sum(file.stat().st_size for file in files.values())
         byte_tally = tally(reporter.progress, size if reference else 2 * size)
@@ -101,12 +101,11 @@ def _refuse_taken(workspace: Workspace, name: str, architecture: Architecture) -
     """Say that a name is taken before gigabytes are read, where configuration and shapes can tell."""
     with workspace.database.read() as session:
         row = session.scalar(select(tables.BaseNameRow).where(tables.BaseNameRow.folded == name.casefold()))
-        if row is None:
-            return
-        alike = row.base.parameters == architecture.parameters
-        alike = alike and lasting(row.base.config) == lasting(architecture.config)
-    if not alike:
-        raise _taken(name)
+        if row is not None and (
+            row.base.parameters != architecture.parameters
+            or lasting(row.base.config) != lasting(architecture.config)
+        ):
+            raise _taken(name)
 
 
 def _taken(name: str) -> AlreadyExistsError:
@@ -216,7 +215,7 @@ def look_at_base(
     name: str,
     files: Mapping[str, Path],
     config: Mapping[str, Any],
-    failures: Sequence[str] = (),
+    failure: str | None,
 ) -> tuple[Finding, ...]:
     """Return the findings about a base; its chat templates are rendered once."""
     from ..adapters.finding import verdict
@@ -227,7 +226,6 @@ def look_at_base(
     from ..admission.tokenizer_rules import template_findings
     from ..engine.model_class import describe_by_class
 
-    failure = next(iter(failures), None)
     if failure is None and mlx_keys(config):
         try:
             describe_by_class(files, config)
