@@ -66,7 +66,7 @@ def select_run(folder: AdapterFolder, submission: Submission) -> Training:
     """Return the run of an adapter's own folder with the chosen checkpoint."""
     log = Path(submission.log).expanduser() if submission.log is not None else None
     remarks = list[Finding]()
-    own = _left_by_run(read_trainer_state, folder.path / STATE, remarks)
+    own = _read_run_file(read_trainer_state, folder.path / STATE, remarks)
     state = own if log is None else _read_given(log) if log.suffix == ".json" else None
     if state is None:
         run = _read_mlx_run(folder, log)
@@ -78,7 +78,7 @@ def select_run(folder: AdapterFolder, submission: Submission) -> Training:
         checkpoints.append(Checkpoint(step, weights))
         if here and wanted in (None, "best", "last"):
             wanted = str(step)  # naming a checkpoint's folder chooses it
-    record = _left_by_run(read_record, folder.path / RUN_RECORD, remarks)
+    record = _read_run_file(read_record, folder.path / RUN_RECORD, remarks)
     if log is not None and own is not None:
         remarks += _conflict(state.curve, own.curve, source, STATE)
     return _run(folder.path, checkpoints, record, state, remarks, source).choose(wanted)
@@ -99,7 +99,7 @@ def _conflict(winner: Curve, other: Curve, winner_name: str, name: str) -> list[
     return [] if at is None else [TRAINING_CONFLICT.finding(name, message)]
 
 
-def _left_by_run(read: Callable[[Path], _Contents], path: Path, remarks: list[Finding]) -> _Contents | None:
+def _read_run_file(read: Callable[[Path], _Contents], path: Path, remarks: list[Finding]) -> _Contents | None:
     """Return a trainer's state or the record of a run; None, with a remark if the file cannot be used."""
     try:
         return read(path) if path.is_file() else None
@@ -170,7 +170,7 @@ def _read_output(path: Path) -> Run | None:
     saved, best = _read_saved(path, remarks), _weights(path / _BEST)
     if not saved and best is None:
         return None
-    own = _left_by_run(read_trainer_state, path / STATE, remarks)
+    own = _read_run_file(read_trainer_state, path / STATE, remarks)
     # The state that was written last; of several that were written at once the one with more steps.
     written = [(one.written, one.state.step, one.state) for one in saved if one.state is not None]
     if own is not None:
@@ -197,7 +197,7 @@ def _read_output(path: Path) -> Run | None:
     )
     if final is not None and not is_checkpoint:
         checkpoints.append(Checkpoint(_final_step(own, final, remarks), final))
-    record = _left_by_run(read_record, path / RUN_RECORD, remarks)
+    record = _read_run_file(read_record, path / RUN_RECORD, remarks)
     return _run(path, checkpoints, record, state, remarks, STATE)
 
 
@@ -217,7 +217,7 @@ def _read_saved(path: Path, remarks: list[Finding]) -> list[_Saved]:
         if (weights := _weights(path / name)) is None:
             continue
         before = len(unread)
-        state = _left_by_run(read_trainer_state, path / name / STATE, unread)
+        state = _read_run_file(read_trainer_state, path / name / STATE, unread)
         written = (path / name / STATE).stat().st_mtime_ns if state else 0
         whole = _is_whole(path / name / weights) and len(unread) == before
         (saved if whole else broken).append(_Saved(Checkpoint(step, weights, name), state, written))
@@ -239,7 +239,7 @@ def _read_mlx_run(folder: AdapterFolder, given: Path | None) -> Run:
     """Return the run of `mlx_lm.lora`, or of one adapter, with a log that is given or in the folder."""
     files, iterations = {file.path: file for file in scan(folder.path)}, folder.config.iters
     remarks = list[Finding]()
-    record = _left_by_run(read_record, folder.path / RUN_RECORD, remarks)
+    record = _read_run_file(read_record, folder.path / RUN_RECORD, remarks)
     log, name = _find_log(folder, files, given, remarks, needed=record is None)
     curve = log.curve
     if record is not None:
