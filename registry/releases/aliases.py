@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, union
+from sqlalchemy import Select, select, union
 from sqlalchemy.orm import Session, joinedload
 
 from .. import tables
@@ -123,39 +123,24 @@ def list_aliases(
     workspace: Workspace, task: str | None = None, *, limit: int | None = None, offset: int = 0
 ) -> list[Alias]:
     """Return the aliases that hold an adapter, by task and name."""
-    latest = (
-        select(tables.AliasMoveRow.id)
-        .where(tables.AliasMoveRow.alias_id == tables.AliasRow.id)
-        .order_by(tables.AliasMoveRow.id.desc())
-        .limit(1)
-        .correlate(tables.AliasRow)
-        .scalar_subquery()
-    )
-    query = (
-        select(tables.AliasRow, tables.AliasMoveRow, tables.AdapterRow.name)
-        .join(tables.AliasRow.task)
-        .join(tables.AdapterRow, tables.AdapterRow.id == tables.AliasRow.adapter_id)
-        .join(tables.AliasMoveRow, tables.AliasMoveRow.id == latest)
-        .options(joinedload(tables.AliasRow.task))
-        .order_by(tables.TaskRow.name, tables.AliasRow.name)
-        .limit(limit)
-        .offset(offset or None)
-    )
+    query = _holders(None).where(tables.AdapterRow.id.is_not(None))
+    query = query.order_by(tables.TaskRow.name, tables.AliasRow.name).limit(limit).offset(offset or None)
     if task is not None:
         query = query.where(tables.TaskRow.name == task.casefold())
     with workspace.database.read() as session:
         rows = session.execute(query).all()
-        withdrawals = of_adapters(session, [alias.adapter_id or 0 for alias, _, _ in rows])
+        withdrawals = of_adapters(session, [row.holder for row in rows])
         return [
-            Alias.from_row(
-                move,
-                alias=text_of(alias),
-                task=alias.task.name,
-                adapter=adapter,
-                since=move.at,
-                withdrawals=withdrawals.get(alias.adapter_id or 0, ()),
+            Alias(
+                alias=f"{row.task}#{row.alias}",
+                task=row.task,
+                adapter=row.adapter,
+                since=row.since,
+                by=row.by,
+                reason=row.reason,
+                withdrawals=withdrawals.get(row.holder, ()),
             )
-            for alias, move, adapter in rows
+            for row in rows
         ]
 
 
@@ -237,7 +222,13 @@ def holder_then(session: Session, wanted: Reference, moment: datetime) -> int | 
 
 
 def _held(session: Session, wanted: Reference, moment: datetime | None) -> Any:
-    """Return the row of an alias with its last move until a moment, and where that went; None if there is no such alias."""
+    """Return the row of an alias; see `_holders`; None if there is no such alias."""
+    is_wanted = (tables.TaskRow.name == wanted.task) & (tables.AliasRow.name == wanted.value)
+    return session.execute(_holders(moment).where(is_wanted)).first()
+
+
+def _holders(moment: datetime | None) -> Select[*tuple[Any, ...]]:
+    """Return the query for aliases with their last moves until a moment, and where those went."""
     task, alias, moved, adapter = tables.TaskRow, tables.AliasRow, tables.AliasMoveRow, tables.AdapterRow
     newest = select(moved.id).where(moved.alias_id == alias.id).correlate(alias).limit(1)
     if moment is None:
@@ -245,7 +236,7 @@ def _held(session: Session, wanted: Reference, moment: datetime | None) -> Any:
     else:
         # Of several moves in one moment the last one counts.
         newest = newest.where(moved.at <= moment).order_by(moved.at.desc(), moved.id.desc())
-    query = (
+    return (
         select(
             task.name.label("task"),
             alias.name.label("alias"),
@@ -261,6 +252,4 @@ def _held(session: Session, wanted: Reference, moment: datetime | None) -> Any:
         .join(task, task.id == alias.task_id)
         .outerjoin(moved, moved.id == newest.scalar_subquery())
         .outerjoin(adapter, adapter.id == moved.to_adapter_id)
-        .where(task.name == wanted.task, alias.name == wanted.value)
     )
-    return session.execute(query).first()

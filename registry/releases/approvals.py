@@ -42,7 +42,7 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
                 "who brings an adapter does not approve of it",
                 hint="somebody else approves",
             )
-        given = _given_by(session, adapter, name, workspace.actor)
+        given = _standing(session, adapter, name, workspace.actor)
         given = [one for one in given if one.authenticated or not workspace.authenticated]
         if not given:
             at = workspace.database.utcnow(session)
@@ -67,7 +67,7 @@ def withdraw(workspace: Workspace, reference: str, alias: str, *, note: str = ""
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
         name = alias_of(adapter, alias)
-        given = _given_by(session, adapter, name, workspace.actor)
+        given = _standing(session, adapter, name, workspace.actor)
         for approval in given:
             approval.withdrawn_at = workspace.database.utcnow(session)
         if given:
@@ -95,18 +95,14 @@ def alias_of(adapter: tables.AdapterRow, text: str) -> str:
     return parse_alias(name)
 
 
-def _standing(session: Session, adapter: tables.AdapterRow, alias: str) -> list[tables.ApprovalRow]:
+def _standing(
+    session: Session, adapter: tables.AdapterRow, alias: str, by: str | None = None
+) -> list[tables.ApprovalRow]:
+    """Return the approvals that were not withdrawn, of everybody or of one person."""
     approval = tables.ApprovalRow
     query = select(approval).where(approval.adapter_id == adapter.id, approval.alias == alias)
-    query = query.where(approval.withdrawn_at.is_(None))
-    return list(session.scalars(query.order_by(approval.id)))
-
-
-def _given_by(
-    session: Session, adapter: tables.AdapterRow, alias: str, actor: str
-) -> list[tables.ApprovalRow]:
-    standing = _standing(session, adapter, alias)
-    return [approval for approval in standing if person(approval.by) == person(actor)]
+    rows = session.scalars(query.where(approval.withdrawn_at.is_(None)).order_by(approval.id))
+    return [row for row in rows if by is None or person(row.by) == person(by)]
 
 
 def _tell(
