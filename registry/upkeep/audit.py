@@ -8,20 +8,20 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from fusery.storage.errors import StoreDeniedError
+from fusery.storage.errors import FuseryError, StoreDeniedError
 from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.transfer import AT_ONCE
+from fusery.storage.transfer import in_order as in_parallel
 
 from .. import tables
 from ..database import events
 from ..database.schema import differences
 from ..database.sealing import Key
 from ..records.withdrawals import of_adapters
-from ..workspace.executor import Threads
 from ..workspace.workspace import Workspace
 from . import checks
 from .recomputing import Contexts, check_again
@@ -85,11 +85,8 @@ def audit(
     return report
 
 
-class _Part(NamedTuple):
-    """What one thread reads: blobs of a record, by the paths of their files, or its folder."""
-
-    item: checks.AuditableItem
-    blobs: Mapping[Damage, str]
+# Blobs of a record, with the paths of their files, or its folder.
+_Part = tuple[checks.AuditableItem, Mapping[Damage, str]]
 
 
 def _read(
@@ -99,12 +96,12 @@ def _read(
     reporter: Reporter,
 ) -> Mapping[checks.AuditableItem, Report]:
     """Read blobs and folders in parallel, each once, and recompute the records; return a report of each record."""
-    parts = [
-        _Part(item, chosen)
+    parts: list[_Part] = [
+        (item, chosen)
         for item, own in blobs.items()
         for chosen in ([own] if item.kind == "adapter" else [{damage: own[damage]} for damage in own])
     ]
-    parts += [_Part(item, {}) for item in blobs if item.folder is not None]
+    parts += [(item, {}) for item in blobs if item.folder is not None]
     reports, contexts = {item: Report() for item in blobs}, Contexts()
     troubles, folders = dict[Damage, checks.Trouble](), dict[checks.AuditableItem, Report]()
     with ExitStack() as kept:
@@ -113,18 +110,14 @@ def _read(
         except StoreDeniedError:  # a registry that this user may only read
             scratch = Path(kept.enter_context(TemporaryDirectory()))
         read = partial(_read_part, workspace, scratch)
-        for number, done in enumerate(Threads(max(jobs, AT_ONCE)).run(read, parts), 1):
-            item, own = done.item
+        results = in_parallel(read, parts, max(jobs, AT_ONCE))
+        for number, ((item, own), result) in enumerate(zip(parts, results, strict=True), 1):
             reporter.item(next((f"{item.name}: {path}" for path in own.values()), item.name))
             reporter.progress(number, len(parts))
-            if done.failure is not None and own:
-                troubles |= dict.fromkeys(own, ("blob_unreadable", done.failure.message))
-            elif done.failure is not None:
-                folders[item] = Report(problems=[Problem("unreadable", item.name, done.failure.message)])
-            elif isinstance(done.result, Report):
-                folders[item] = done.result
+            if isinstance(result, Report):
+                folders[item] = result
             else:
-                troubles |= done.result or {}
+                troubles |= result
             if item.kind == "adapter":
                 if not any(troubles[damage] for damage in own):
                     check_again(workspace, item, reports[item], contexts, scratch / str(item.number))
@@ -146,16 +139,21 @@ def _read(
 def _read_part(workspace: Workspace, scratch: Path, part: _Part) -> Report | dict[Damage, checks.Trouble]:
     """Compare a folder, or verify blobs; those of an adapter are copied to a folder for what is recomputed of it."""
     item, own = part
-    if item.kind == "adapter":
-        folder = scratch / str(item.number)
-        for path in item.stored:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        return {damage: checks.trouble_of(workspace, damage, folder / path) for damage, path in own.items()}
-    return (
-        {damage: checks.trouble_of(workspace, damage) for damage in own}
-        if own
-        else checks.check_folder(workspace, item)
-    )
+    try:
+        if item.kind == "adapter":
+            folder = scratch / str(item.number)
+            for path in item.stored:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            return {
+                damage: checks.trouble_of(workspace, damage, folder / path) for damage, path in own.items()
+            }
+        if own:
+            return {damage: checks.trouble_of(workspace, damage) for damage in own}
+        return checks.check_folder(workspace, item)
+    except FuseryError as error:
+        if own:
+            return dict.fromkeys(own, ("blob_unreadable", error.message))
+        return Report(problems=[Problem("unreadable", item.name, error.message)])
 
 
 def audit_chain(workspace: Workspace, anchors: Sequence[Path] = (), keys: Sequence[Path] = ()) -> Report:

@@ -37,11 +37,48 @@ class GoodCopy:
     generation: int | None = None
 
 
-class _Copies:
-    """Finds copies; the store and the user's folders are listed once, at the first search."""
+def has_bytes(path: Path, digest: str, size: int) -> bool:
+    """Return whether a file has these bytes."""
+    try:
+        return path.is_file() and path.stat().st_size == size and digest_file(path)[0] == digest
+    except (OSError, StorageError):
+        return False
 
-    def __init__(self, workspace: Workspace, folders: Sequence[Path], scratch: Path) -> None:
-        self._workspace, self._folders, self._scratch = workspace, folders, scratch
+
+def repair_all(
+    workspace: Workspace, report: Report, folders: Sequence[Path], say: Callable[[str], None]
+) -> None:
+    """Repair problems if possible, and move those to `repaired`."""
+    with workspace.cache.scratch() as scratch:
+        repairer = _Repairer(workspace, folders, scratch, say)
+        # Blobs first: fused models are made from them.
+        ordered = sorted(report.problems, key=lambda problem: _is_cached(problem.damage))
+        report.problems = []
+        for problem in ordered:
+            try:
+                outcome = repairer.repair(problem)
+            except FuseryError as error:
+                outcome = replace(problem, message=f"{problem.message}; not repaired: {error.message}")
+            if isinstance(outcome, Repair):
+                say(f"repaired {problem.subject} from {outcome.source}")
+                report.repaired.append(outcome)
+            else:
+                report.problems.append(outcome)
+
+
+def _is_cached(damage: Damage | None) -> bool:
+    return damage is not None and damage.state == "cached"
+
+
+class _Repairer:
+    """Repairs problems; the store and the user's folders are listed once, at the first search for a copy."""
+
+    def __init__(
+        self, workspace: Workspace, folders: Sequence[Path], scratch: Path, say: Callable[[str], None]
+    ) -> None:
+        self._workspace, self._folders, self._scratch, self._say = workspace, folders, scratch, say
+        self._remade: dict[str, str | None] = {}
+        self._failed: dict[str, str] = {}
         for folder in folders:
             if not folder.is_dir():
                 raise MissingFileError(f"folder not found: {folder}", hint="give a folder to --from")
@@ -64,7 +101,7 @@ class _Copies:
                 paths_by_size[path.stat().st_size].append(path)
         return paths_by_size
 
-    def find(self, damage: Damage) -> GoodCopy | None:
+    def _find(self, damage: Damage) -> GoodCopy | None:
         """Return a copy of a blob, or None."""
         recorded = {damage.generation} if damage.state == "ready" else set()
         for generation in sorted(self._generations.get(damage.digest, set()) - recorded, reverse=True):
@@ -94,48 +131,6 @@ class _Copies:
                 return GoodCopy(path.resolve(), source)  # files in a hub's cache are links to blobs
         return None
 
-
-def has_bytes(path: Path, digest: str, size: int) -> bool:
-    """Return whether a file has these bytes."""
-    try:
-        return path.is_file() and path.stat().st_size == size and digest_file(path)[0] == digest
-    except (OSError, StorageError):
-        return False
-
-
-def repair_all(
-    workspace: Workspace, report: Report, folders: Sequence[Path], say: Callable[[str], None]
-) -> None:
-    """Repair problems if possible, and move those to `repaired`."""
-    with workspace.cache.scratch() as scratch:
-        repairer = _Repairer(workspace, _Copies(workspace, folders, scratch), say)
-        # Blobs first: fused models are made from them.
-        ordered = sorted(report.problems, key=lambda problem: _is_cached(problem.damage))
-        report.problems = []
-        for problem in ordered:
-            try:
-                outcome = repairer.repair(problem)
-            except FuseryError as error:
-                outcome = replace(problem, message=f"{problem.message}; not repaired: {error.message}")
-            if isinstance(outcome, Repair):
-                say(f"repaired {problem.subject} from {outcome.source}")
-                report.repaired.append(outcome)
-            else:
-                report.problems.append(outcome)
-
-
-def _is_cached(damage: Damage | None) -> bool:
-    return damage is not None and damage.state == "cached"
-
-
-class _Repairer:
-    def __init__(self, workspace: Workspace, copies: _Copies, say: Callable[[str], None]) -> None:
-        self._workspace = workspace
-        self._copies = copies
-        self._say = say
-        self._remade: dict[str, str | None] = {}
-        self._failed: dict[str, str] = {}
-
     def repair(self, problem: Problem) -> Repair | Problem:
         """Return the repair, or the problem if it remains."""
         if problem.damage is None:
@@ -151,7 +146,7 @@ class _Repairer:
             sizes = {"size": damage.size, "recorded_size": damage.recorded_size}
             self._record("blob.repaired", damage, sizes, generation=damage.generation)
             return Repair.extending(problem, source="the blob's own bytes")
-        copy = self._copies.find(damage) or self._rebuilt(damage)
+        copy = self._find(damage) or self._rebuilt(damage)
         if copy is None:
             name = self._workspace.store.quarantine(damage.digest, generation=damage.generation)
             if name is None:
@@ -179,7 +174,7 @@ class _Repairer:
             except FuseryError as error:
                 self._say(f"cannot rebuild {key[:12]}: {error.message}")
             else:
-                if (copy := self._copies.find(damage)) is not None:
+                if (copy := self._find(damage)) is not None:
                     return replace(copy, source=f"the recipe of {key[:12]}")
         return None
 

@@ -1,4 +1,4 @@
-"""Pools that work on many items: this process, threads, processes or a cluster; a `FuseryError` is the outcome of its item.
+"""Pools that work on many items: this process, several processes or a cluster; a `FuseryError` is the outcome of its item.
 
 On a cluster, `dask.distributed` hands items to machines, and to others when one of them dies.  The workers open the registry
 by their own settings, and refuse another one: nothing secret goes over the wire.
@@ -16,7 +16,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,22 +93,6 @@ class Serial(Workers):
 
 
 @dataclass(frozen=True, slots=True)
-class Threads(Workers):
-    """Threads of this process: for work that waits, or hashes."""
-
-    jobs: int
-
-    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
-        """Yield an outcome for every item."""
-        pool = ThreadPoolExecutor(self.jobs)
-        try:
-            for item, future in _as_done(pool, work, items, self.jobs * AHEAD, []):
-                yield future.result() if not future.cancelled() else ItemOutcome(item, None, LOST)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-@dataclass(frozen=True, slots=True)
 class ProcessPool(Workers):
     """Processes on this machine: for work that computes.  If one is killed, a new pool does the rest, up to three times."""
 
@@ -144,8 +128,8 @@ class ProcessPool(Workers):
             end: BaseException | None = None
             try:
                 until = itertools.takewhile(lambda _: not stop.is_set(), items)
-                for _, future in _as_done(pool, work, until, self.jobs * AHEAD, lost):
-                    outcomes.put(future.result())
+                for outcome in _as_done(pool, work, until, self.jobs * AHEAD, lost):
+                    outcomes.put(outcome)
             except BaseException as error:  # noqa: BLE001 - raised again where the outcomes are read
                 end = error
             finally:
@@ -204,9 +188,9 @@ class _Alone(SpawnContext):
 
 
 def _as_done(
-    pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int, lost: list[T]
-) -> Iterator[tuple[T, Future[ItemOutcome[T, R]]]]:
-    """Hand out items, so many at a time, and yield them as they are done; those of a broken pool go to `lost`."""
+    pool: ProcessPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int, lost: list[T]
+) -> Iterator[ItemOutcome[T, R]]:
+    """Hand out items, so many at a time, and yield the outcomes as they are done; items of a broken pool go to `lost`."""
     rest = iter(items)
     running: dict[Future[ItemOutcome[T, R]], T] = {}
     done: SimpleQueue[Future[ItemOutcome[T, R]]] = SimpleQueue()
@@ -229,7 +213,7 @@ def _as_done(
             broken = True
             lost.append(item)
         else:
-            yield item, future
+            yield future.result()
 
 
 @dataclass(frozen=True, slots=True)
