@@ -45,13 +45,14 @@ def add(
 ) -> AddedWebhook:
     """Send events to a receiver from now on: of actions, and if given of tasks, or patterns of both."""
     deliverer, target = Deliverer.load(), parse_url(url)
+    host = target.hostname or ""
     if private and not deliverer.private:
         hint = f"on the machine that delivers: export {PRIVATE}=1"
         raise BadInputError("webhooks cannot reach private networks from here", hint=hint)
-    if not private and is_named_private(target.host):
+    if not private and is_named_private(host):
         hint = "--allow-private, if the machine that delivers may connect to it"
-        raise BadInputError(f"{target.host[:60]} is in a private network", hint=hint)
-    values = {"actions": parse_actions(actions), "tasks": parse_tasks(tasks), "url": target.url}
+        raise BadInputError(f"{host[:60]} is in a private network", hint=hint)
+    values = {"actions": parse_actions(actions), "tasks": parse_tasks(tasks), "url": target.geturl()}
     given = parse_slug(name, "webhook") if name is not None else None
     hook, delivery = tables.WebhookRow, tables.WebhookDeliveryRow
     with workspace.database.write() as session:
@@ -61,9 +62,9 @@ def add(
         if len(taken) >= _MOST:
             hint = "fusery admin webhook remove NAME"
             raise BadInputError(f"there are {_MOST} webhooks already", hint=hint)
-        host = re.sub(r"[^a-z0-9.-]+", "-", target.host.casefold()).strip(".-")[:100].rstrip(".-")
+        slug = re.sub(r"[^a-z0-9.-]+", "-", host.casefold()).strip(".-")[:100].rstrip(".-")
         try:
-            plain = parse_slug(host, "webhook")
+            plain = parse_slug(slug, "webhook")
         except BadInputError:
             plain = "webhook"
         names = (plain if number == 1 else f"{plain}-{number}" for number in range(1, _MOST + 2))

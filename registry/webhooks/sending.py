@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fusery.storage.failures import opened
 from fusery.storage.secrets import without_credentials
@@ -113,18 +113,7 @@ def headers(keys: Sequence[bytes], delivery: str, timestamp: int, body: bytes) -
     }
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookTarget:
-    """A parsed URL."""
-
-    url: str
-    secure: bool
-    host: str
-    port: int
-    path: str
-
-
-def parse_url(text: str) -> WebhookTarget:
+def parse_url(text: str) -> SplitResult:
     """Read the URL of a webhook: http or https, with a host."""
     url = text.strip()
     try:
@@ -140,8 +129,7 @@ def parse_url(text: str) -> WebhookTarget:
         problem = "the URL of a webhook must not contain a user, a password or a token"
         hint = "leave it out: requests are signed, and fusery admin webhook key NAME prints the key"
         raise BadInputError(problem, hint=hint)
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return WebhookTarget(url, parts.scheme == "https", host, port or PORTS[parts.scheme], path)
+    return parts
 
 
 def is_named_private(host: str) -> bool:
@@ -206,7 +194,7 @@ class DeliveryAnswer:
 
 
 def post(
-    target: WebhookTarget, headers: Mapping[str, str], body: bytes, *, private: bool, seconds: float = SECONDS
+    target: SplitResult, headers: Mapping[str, str], body: bytes, *, private: bool, seconds: float = SECONDS
 ) -> DeliveryAnswer:
     """Send a body once, within some seconds, and return the outcome; `private`: addresses of private networks may be reached.
 
@@ -216,21 +204,23 @@ def post(
     import httpx2 as httpx
 
     end, failure, sockets = time.monotonic() + seconds, "", Sockets()
+    scheme, host, port = target.scheme, target.hostname or "", target.port or PORTS[target.scheme]
     try:
-        addresses = addresses_of(target.host, target.port, private=private, seconds=seconds)
+        addresses = addresses_of(host, port, private=private, seconds=seconds)
     except UnreachableError as error:
         return DeliveryAnswer(str(error))
-    scheme = "https" if target.secure else "http"
-    certificates = ssl.create_default_context() if target.secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    is_tls = scheme == "https"
+    certificates = ssl.create_default_context() if is_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     sent = {
-        "Host": urlsplit(target.url).netloc, "Content-Type": "application/json", "User-Agent": "fusery", "Connection": "close",
+        "Host": target.netloc, "Content-Type": "application/json", "User-Agent": "fusery", "Connection": "close",
     }  # fmt: skip
-    extensions = {"sni_hostname": target.host, "target": target.path.encode(), "trace": sockets.trace}
+    path = (target.path or "/") + (f"?{target.query}" if target.query else "")
+    extensions = {"sni_hostname": host, "target": path.encode(), "trace": sockets.trace}
     with sockets.deadline(seconds) as late:
         for address in addresses:
             if (left := end - time.monotonic()) <= 0:
                 break
-            place = f"{scheme}://{f'[{address}]' if ':' in address else address}:{target.port}/"
+            place = f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}/"
             try:
                 with (
                     httpx.Client(verify=certificates, trust_env=False, timeout=left) as client,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
+from urllib.parse import SplitResult
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from fusery.registry import Registry
 from fusery.registry.database import events
 from fusery.registry.webhooks.delivering import CODE, Manner, deliver, retry
 from fusery.registry.webhooks.hooks import skip
-from fusery.registry.webhooks.sending import Deliverer, DeliveryAnswer, WebhookTarget
+from fusery.registry.webhooks.sending import Deliverer, DeliveryAnswer
 
 TAKEN, REFUSED, GONE = (
     DeliveryAnswer(),
@@ -41,7 +42,7 @@ class Receiver:
         self.taken: list[int] = []
 
     def __call__(
-        self, target: WebhookTarget, headers: Mapping[str, str], body: bytes, **_: object
+        self, target: SplitResult, headers: Mapping[str, str], body: bytes, **_: object
     ) -> DeliveryAnswer:
         seq = json.loads(body)["data"]["seq"]
         what = self.coming.pop(0) if self.coming else "take"

@@ -99,18 +99,16 @@ def test_a_resolver_that_hangs_or_fails_is_reported(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("url", "host", "port", "path"),
+    "url",
     [
-        ("https://hooks.example.org", "hooks.example.org", 443, "/"),
-        ("http://Hooks.example.org:8080/a/b?c=d", "hooks.example.org", 8080, "/a/b?c=d"),
-        ("https://[2606:4700::1111]/x", "2606:4700::1111", 443, "/x"),
-        ("https://hooks.example.org?design=1", "hooks.example.org", 443, "/?design=1"),
+        "https://hooks.example.org",
+        "http://Hooks.example.org:8080/a/b?c=d",
+        "https://[2606:4700::1111]/x",
+        "https://hooks.example.org?design=1",
     ],
 )
-def test_a_url_is_taken_apart(url: str, host: str, port: int, path: str) -> None:
-    target = parse_url(f" {url} ")
-    assert (target.url, target.host, target.port, target.path) == (url, host, port, path)
-    assert target.secure == url.startswith("https")
+def test_spaces_around_a_url_are_left_out(url: str) -> None:
+    assert parse_url(f" {url} ").geturl() == url
 
 
 BAD_URLS = [
