@@ -34,7 +34,7 @@ from ..remote.documents import AdapterDocument, FusedDocument
 from ..remote.server import Server
 from ..workspace.workspace import Workspace
 from .checks import check_package
-from .registries import LocalRegistry, ServerRegistry, Side, open_server_registry
+from .registries import LocalRegistry, ServerRegistry, Side, open_server_registry, with_withdrawals
 from .stored import StoredPackage
 
 if TYPE_CHECKING:
@@ -84,10 +84,12 @@ def copy(
     registry, done = destination.plan(package)
     if not dry_run:
         done = destination.take(package, origin, done, reporter)
-    items, withdrawals = list[Moved](), destination.withdrawals(package, done)
-    for moved, document, own in zip(done, package.documents, withdrawals, strict=True):
+    if isinstance(destination, LocalRegistry):  # a server has added them
+        done = with_withdrawals(destination.workspace, package, done)
+    items = list[Moved]()
+    for moved, document in zip(done, package.documents, strict=True):
         sent = document.withdrawals if isinstance(document, AdapterDocument | FusedDocument) else ()
-        by_relation = {(notice.adapter, notice.relation): notice for notice in (*sent, *own)}
+        by_relation = {(notice.adapter, notice.relation): notice for notice in (*sent, *moved.withdrawals)}
         items.append(replace(moved, withdrawals=tuple(by_relation.values())))
     sides = origin.side(package.registry), destination.side(registry)
     return Exchanged(reference, *sides, dry_run, tuple(items))

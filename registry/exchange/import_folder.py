@@ -28,7 +28,7 @@ from ..errors import BadInputError, UnknownReferenceError
 from ..records.adapter import Registered
 from ..records.references import resolve_adapter, resolve_base
 from ..records.views import adapter_records
-from ..remote.documents import AdapterDocument, Item, read_document
+from ..remote.documents import AdapterDocument, read_document
 from ..wire import decode
 from ..workspace.workspace import Workspace
 from .checks import check_documents
@@ -65,17 +65,6 @@ class _Exported:
     metadata: str | None = None
 
 
-class _FolderCarrier(Carrier):
-    """Brings the files of one exported folder."""
-
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        super().__init__(None)
-        self._files = files
-
-    def _referenced(self, document: Item) -> dict[str, Path]:
-        return dict(self._files)
-
-
 def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = None) -> Registered:
     """Record an exported adapter under its name, with its facts, amendments and evaluations; `base` replaces its base model."""
     paths = {file.path: file.real for file in scan(folder)}
@@ -99,7 +88,7 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
             files[METADATA].write_text(exported.metadata, encoding="utf-8", newline="")
         document = _document(workspace, exported, files, copied, base)
         check_documents([document])
-        carrier = _FolderCarrier(files)
+        carrier = Carrier(None, files=files)
         [moved] = Receiver(workspace, workspace, carrier, _ORIGIN, lambda _: None).take([document])
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, moved.new_name)

@@ -41,11 +41,13 @@ class ImportedRun(Record):
     run_name: str = described("its name in the tracker")
     project: str = described("its experiment in MLflow, or its project in W&B")
     path: str = described("of the adapter among the run's files; empty for all of them")
-    adapter: str | None = described("its name in this registry; None if it was refused, or in a dry run")
-    created: bool = described("whether it is new")
-    metrics: tuple[str, ...] = described("names of those that were recorded as evaluations")
-    error: str | None = described("why it, or a metric of it, was refused")
-    hint: str | None = described("what to do then")
+    adapter: str | None = described(
+        "its name in this registry; None if it was refused, or in a dry run", default=None
+    )
+    created: bool = described("whether it is new", default=False)
+    metrics: tuple[str, ...] = described("names of those that were recorded as evaluations", default=())
+    error: str | None = described("why it, or a metric of it, was refused", default=None)
+    hint: str | None = described("what to do then", default=None)
     REFERENCE: ClassVar[str] = "adapter"
 
 
@@ -142,49 +144,30 @@ def import_runs(
     seen, empty = 0, True
     for run in runs:
         seen += 1
-        if run.problem is not None:
+        outcome = partial(ImportedRun, run=run.id, run_name=run.name, project=run.project)
+        if (problem := run.problem) is not None:
             empty = False
-            yield _imported(run, TrackedAdapter(""), error=run.problem)
+            yield outcome(path="", error=problem.message, hint=problem.hint)
         for tracked_adapter in tracked_adapters(run):
-            empty = False
-            if dry_run:
-                yield _imported(run, tracked_adapter)
-                continue
-            done = None
+            empty, imported = False, outcome(path=tracked_adapter.path)
             try:
-                done = _register(workspace, register, run, tracked_adapter, tracker, base, task)
-                chosen, problem = _chosen(run.metrics, metrics)
-                if chosen:
-                    record(done.name, chosen, harness=tracker)
+                if not dry_run:
+                    done = _register(workspace, register, run, tracked_adapter, tracker, base, task)
+                    imported = replace(imported, adapter=done.name, created=done.created)
+                    chosen, refused = _chosen(run.metrics, metrics)
+                    if chosen:
+                        record(done.name, chosen, harness=tracker)
+                    imported = replace(imported, metrics=tuple(chosen))
+                    if refused is not None:
+                        raise refused
             except PluginError:
                 raise  # it concerns all runs
             except FuseryError as error:
-                yield _imported(run, tracked_adapter, done, error=error)
-            else:
-                yield _imported(run, tracked_adapter, done, chosen, problem)
+                imported = replace(imported, error=error.message, hint=error.hint)
+            yield imported
     if empty:
         hint = f"an adapter is a folder of a run's artifacts with {CONFIG} and {WEIGHTS} or {PEFT_WEIGHTS}"
         raise BadInputError(f"no adapter found in {plural(seen, 'run')} of {tracker}", hint=hint)
-
-
-def _imported(
-    run: TrackedRun,
-    tracked_adapter: TrackedAdapter,
-    done: Registered | None = None,
-    metrics: Mapping[str, float] | None = None,
-    error: FuseryError | None = None,
-) -> ImportedRun:
-    return ImportedRun(
-        run=run.id,
-        run_name=run.name,
-        project=run.project,
-        path=tracked_adapter.path,
-        adapter=done.name if done else None,
-        created=done.created if done else False,
-        metrics=tuple(metrics or ()),
-        error=error.message if error else None,
-        hint=error.hint if error else None,
-    )
 
 
 def _register(

@@ -32,6 +32,7 @@ from ..records.transfer import Moved
 from ..registration.add_base import identify_received
 from ..registration.context import RegistrationContext, context_on
 from ..registration.new_adapter import examine_recorded
+from ..remote.blobs import Progress
 from ..remote.documents import AdapterDocument, BaseDocument, FusedDocument, Item
 from ..workspace.workspace import Workspace
 from .planning import find, find_base, is_complete, plan, required_adapter, required_base, with_content
@@ -209,11 +210,11 @@ def _require_key(document: FusedDocument, paths: Mapping[str, Path]) -> None:
             raise BadInputError(problem, hint=_HINT)
 
 
-Progress = Callable[[int], None]
-
-
 class Carrier:
-    """Copies the files of documents from a store to a registry; `own` allows reading the paths that `origin` names."""
+    """Copies the files of documents from a store to a registry; `own` allows reading the paths that `origin` names.
+
+    `files` are those of a document without a store, by their paths in it.
+    """
 
     def __init__(
         self,
@@ -221,10 +222,11 @@ class Carrier:
         *,
         origin: Workspace | None = None,
         own: bool = False,
+        files: Mapping[str, Path] | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.store, self.progress = store, progress
-        self._origin, self._own = origin, own
+        self._origin, self._own, self._files = origin, own, files
 
     def fetch(self, wanted: Sequence[tuple[Item, Path]]) -> list[dict[str, Path]]:
         """Return the paths of each document's files; `wanted` has a new folder for each, which an adapter's files are copied to."""
@@ -279,7 +281,9 @@ class Carrier:
         self.store.fetch(entry.sha256, place, generation=generation, size=entry.size)
 
     def _referenced(self, document: Item) -> dict[str, Path]:
-        """Return the paths of a base model that the origin keeps by reference."""
+        """Return the given paths, or those of a base model that the origin keeps by reference."""
+        if self._files is not None:
+            return dict(self._files)
         if self._origin is None or not self._own or document.kind != "base":
             problem = "the other registry keeps the base model by reference"
             hint = "add it to this registry, then pull again: fusery base add FOLDER --name NAME"

@@ -25,7 +25,7 @@ from ..record import Record, described
 from ..records.adapter import Withdrawals
 from ..records.transfer import Arrived, Moved, PackagePlan, PackageTaken
 from ..records.withdrawals import of_adapters, of_fused
-from ..remote.blobs import download, in_parallel, upload
+from ..remote.blobs import Progress, download, in_parallel, upload
 from ..remote.documents import KINDS, MOST_BYTES, Item, Package, read_document, read_package
 from ..remote.reading import MOST_ADAPTERS, read_documents
 from ..remote.server import API, LONG, Server, server_at
@@ -33,7 +33,7 @@ from ..wire import encode
 from ..workspace.settings import Settings
 from ..workspace.workspace import Workspace
 from .planning import find, plan
-from .receiving import Carrier, Progress, Receiver
+from .receiving import Carrier, Receiver
 
 
 class Side(Record):
@@ -47,7 +47,7 @@ class Side(Record):
 class Origin(Protocol):
     """The source of documents: a local registry, a server or a package."""
 
-    def carrier(self, destination: Workspace, *, own: bool, progress: Progress | None) -> Carrier:
+    def carrier(self, destination: Workspace, progress: Progress | None, /) -> Carrier:
         """Return the carrier of its files to a registry."""
 
 
@@ -70,8 +70,9 @@ class LocalRegistry:
         place = Database.open(settings.database).display_url if settings.database_url else str(settings.home)
         return Side(registry=registry, place=place, store=display_url(settings.store))
 
-    def carrier(self, destination: Workspace, *, own: bool, progress: Progress | None) -> Carrier:
-        """Return the carrier of its files to a registry."""
+    def carrier(self, _: Workspace, progress: Progress | None) -> Carrier:
+        """Return the carrier of its files to a registry; paths that a registry other than the user's names are not read."""
+        own = self.workspace is self.here
         return Carrier(self.workspace.store, origin=self.workspace, own=own, progress=progress)
 
     def plan(self, package: Package) -> tuple[str | None, list[Moved]]:
@@ -93,16 +94,9 @@ class LocalRegistry:
             needs.append(Need(self.here.settings.cache, sizes))
         require_rooms(needs)
         progress = tally(reporter.progress, sum(moved.bytes for moved in planned))
-        is_own = isinstance(origin, LocalRegistry) and origin.workspace is self.here
-        carrier = origin.carrier(workspace, own=is_own, progress=progress)
+        carrier = origin.carrier(workspace, progress)
         receiver = Receiver(workspace, self.here, carrier, package.registry, reporter.say)
         return list(receiver.take(package.documents))
-
-    def withdrawals(self, package: Package, moved: Sequence[Moved]) -> list[Withdrawals]:
-        """Return the yanks in this registry that concern each document."""
-        if self.workspace.is_unmade:
-            return [() for _ in package.documents]
-        return withdrawals_of(self.workspace, package)
 
 
 @contextmanager
@@ -129,8 +123,10 @@ def package_with(registry: str, documents: Sequence[Item]) -> Package:
     return Package(tool=tool, registry=registry, made_at=datetime.now(UTC), **parts)  # type: ignore[arg-type]
 
 
-def withdrawals_of(workspace: Workspace, package: Package) -> list[Withdrawals]:
-    """Return the yanks in a registry that concern each document of a package."""
+def with_withdrawals(workspace: Workspace, package: Package, done: Sequence[Moved]) -> list[Moved]:
+    """Return the result for each document of a package with the yanks in a registry that concern it."""
+    if workspace.is_unmade:
+        return list(done)
     adapter, fused = tables.AdapterRow, tables.FusedRow
     with workspace.database.read() as session:
         rows = [find(workspace, session, document, package.registry) for document in package.documents]
@@ -138,7 +134,8 @@ def withdrawals_of(workspace: Workspace, package: Package) -> list[Withdrawals]:
             adapter: of_adapters(session, [row.id for row in rows if isinstance(row, adapter)]),
             fused: of_fused(session, [row.id for row in rows if isinstance(row, fused)]),
         }
-    return [by_kind[type(row)].get(row.id, ()) if type(row) in by_kind else () for row in rows]  # type: ignore[union-attr]
+    yanks = (by_kind[type(row)].get(row.id, ()) if type(row) in by_kind else () for row in rows)  # type: ignore[union-attr]
+    return [replace(moved, withdrawals=own) for moved, own in zip(done, yanks, strict=True)]
 
 
 @contextmanager
@@ -167,7 +164,7 @@ class ServerRegistry:
         path = f"{API}/packages/{quote(reference, safe='')}"
         return read_package(self.server.request("GET", path, params=params, timeout=LONG))
 
-    def carrier(self, destination: Workspace, *, own: bool, progress: Progress | None) -> Carrier:
+    def carrier(self, destination: Workspace, progress: Progress | None) -> Carrier:
         """Return the carrier of its files to a registry."""
         return _ServerCarrier(self.server, destination, progress)
 
@@ -191,7 +188,7 @@ class ServerRegistry:
         progress = tally(reporter.progress, sum(entry.size - offset for _, entry, offset in wanted))
         if not isinstance(origin, LocalRegistry):
             raise BadInputError("cannot copy from one server to another", hint="pull from one, then push")
-        carrier = origin.carrier(origin.workspace, own=True, progress=None)
+        carrier = origin.carrier(origin.workspace, None)
         with origin.here.cache.scratch() as scratch:
 
             def send(one: tuple[Item, FileEntry, int]) -> None:
@@ -207,10 +204,6 @@ class ServerRegistry:
             replace(moved, bytes=before.bytes if moved.state == before.state else moved.bytes)
             for moved, before in zip(taken, planned, strict=True)
         ]
-
-    def withdrawals(self, package: Package, moved: Sequence[Moved]) -> list[Withdrawals]:
-        """Return the yanks at the server that concern each document."""
-        return [document.withdrawals for document in moved]
 
     def _sent(self, kind: type[Any], path: str, package: Package) -> Any:
         # The files of a base model kept by reference are sent.

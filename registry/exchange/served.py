@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-
 from sqlalchemy import select
 
 from fusery.storage.digest import Digest
@@ -17,13 +14,13 @@ from .. import tables
 from ..errors import BadInputError, BlobsMissingError
 from ..parsing import plural
 from ..records.transfer import Moved, PackagePlan, PackageTaken
-from ..remote.documents import Item, Package, read_package
+from ..remote.documents import Package, read_package
 from ..upkeep.collect import is_referenced
 from ..workspace.workspace import Workspace
 from .checks import check_package
 from .planning import plan
 from .receiving import Carrier, Receiver
-from .registries import package_bytes, package_of, withdrawals_of
+from .registries import package_bytes, package_of, with_withdrawals
 from .uploads import UploadLimits, Uploads
 
 MOST_SERVED = 500  # maximum number of adapters in a package for a client; each takes some 15 kB
@@ -53,20 +50,14 @@ def find_blob(workspace: Workspace, digest: Digest) -> Blob:
 
 def plan_package(workspace: Workspace, data: bytes, limits: UploadLimits) -> PackagePlan:
     """Return what would be recorded of a package, and protect its stored blobs from the collector."""
-    package = _checked(data)
-    planned = plan(workspace, package.documents, package.registry)
-    digests = _digests(package.documents, planned)
+    _, planned, digests = _planned(workspace, data)
     arrived = Uploads(workspace, limits).arrived(digests) if digests else []
     return PackagePlan(workspace.identity, tuple(planned), tuple(arrived))
 
 
-def take_package(
-    workspace: Workspace, data: bytes, limits: UploadLimits, say: Callable[[str], None] = lambda _: None
-) -> PackageTaken:
+def take_package(workspace: Workspace, data: bytes, limits: UploadLimits) -> PackageTaken:
     """Record a package whose blobs have all arrived; recording it again changes nothing."""
-    package = _checked(data)
-    planned = plan(workspace, package.documents, package.registry)
-    digests = _digests(package.documents, planned)
+    package, _, digests = _planned(workspace, data)
     uploads = Uploads(workspace, limits)
     missing = [upload for upload in uploads.arrived(digests) if not upload.complete] if digests else []
     if missing:
@@ -75,29 +66,24 @@ def take_package(
     require_rooms(workspace.notes)
     # The bytes are already in this registry's store; folders that a client names are not read.
     carrier = Carrier(workspace.store, origin=workspace)
-    done = list(Receiver(workspace, workspace, carrier, package.registry, say).take(package.documents))
+    receiver = Receiver(workspace, workspace, carrier, package.registry, lambda _: None)
+    done = list(receiver.take(package.documents))
     if digests:
         uploads.release(digests)
-    withdrawals = withdrawals_of(workspace, package)
-    items = tuple(replace(moved, withdrawals=yanks) for moved, yanks in zip(done, withdrawals, strict=True))
-    return PackageTaken(workspace.identity, items)
+    return PackageTaken(workspace.identity, tuple(with_withdrawals(workspace, package, done)))
 
 
-def _checked(data: bytes) -> Package:
+def _planned(workspace: Workspace, data: bytes) -> tuple[Package, list[Moved], list[Digest]]:
+    """Return a checked package, the state of each document, and the distinct blobs that must be uploaded."""
     package = read_package(data)
     check_package(package)
     for document in package.documents:
         if document.kept == "folder":
             raise BadInputError(f"the files of {document.name} are not in a store", hint="upload them")
-    return package
-
-
-def _digests(documents: Sequence[Item], planned: Sequence[Moved]) -> list[Digest]:
-    """Return the distinct blobs that must be uploaded."""
-    digests: dict[Digest, None] = {}
-    for document, moved in zip(documents, planned, strict=True):
+    planned, digests = plan(workspace, package.documents, package.registry), dict[Digest, None]()
+    for document, moved in zip(package.documents, planned, strict=True):
         # Of recorded documents, only fused models can lack files.
         is_uploaded = moved.state == "copied" or (moved.state == "completed" and document.kind == "fused")
         if is_uploaded and document.kept == "store":
             digests |= {entry.sha256: None for entry in document.files}
-    return list(digests)
+    return package, planned, list(digests)

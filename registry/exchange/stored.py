@@ -12,6 +12,7 @@ from fusery.storage.locate import display_url, local_path, open_store
 from fusery.storage.processes import temporary_folder
 
 from ..errors import BadInputError, UnknownReferenceError
+from ..remote.blobs import Progress
 from ..remote.container import Container
 from ..remote.documents import (
     KINDS,
@@ -26,7 +27,7 @@ from ..remote.documents import (
 from ..workspace.reach import options_of, require_folders
 from ..workspace.workspace import Workspace
 from .checks import check_identity
-from .receiving import Carrier, Progress
+from .receiving import Carrier
 from .registries import Side, package_with
 
 _MOST_BYTES = 2 << 30  # maximum size of the documents of another party's package, which are read into memory
@@ -66,7 +67,7 @@ class StoredPackage(Container):
         """Return the description of the package."""
         return Side(registry=registry, place=self.where, store=self.where)
 
-    def carrier(self, destination: Workspace, *, own: bool, progress: Progress | None) -> Carrier:
+    def carrier(self, _: Workspace, progress: Progress | None) -> Carrier:
         """Return what brings its files to a registry."""
         return Carrier(self.place, progress=progress)
 

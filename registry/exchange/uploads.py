@@ -52,7 +52,7 @@ class Uploads:
     """The uploads of one sender."""
 
     def __init__(self, workspace: Workspace, limits: UploadLimits) -> None:
-        self._workspace, self._limits = workspace, limits
+        self.workspace, self._limits = workspace, limits
         name = digest_bytes(workspace.actor.encode())
         self.owner = f"upload:{name}"
         self._sender = name[:16]
@@ -83,7 +83,7 @@ class Uploads:
             if fd is None:
                 problem = "this blob is being sent under the same name"
                 raise UploadBusyError(problem, hint="run the command again")
-            return Upload(self, self._workspace, path, fd, digest, size, offset)
+            return Upload(self, path, fd, digest, size, offset)
         except BaseException:
             # Claims on blobs that are never sent would fill the database.
             if not self._size(digest):
@@ -92,13 +92,13 @@ class Uploads:
 
     def release(self, digests: Sequence[Digest]) -> None:
         """Release the claims on blobs whose records are made."""
-        with self._workspace.database.write() as session:
+        with self.workspace.database.write() as session:
             release(session, digests, self.owner)
 
     def _claimed(self, digests: Sequence[Digest], *, recorded_only: bool = False) -> set[Digest]:
         """Claim blobs, or only recorded ones; return those that are in the store."""
-        blob, store = tables.BlobRow, self._workspace.store
-        with self._workspace.database.write() as session:
+        blob, store = tables.BlobRow, self.workspace.store
+        with self.workspace.database.write() as session:
             if recorded_only:
                 queries = (select(blob.digest).where(blob.digest.in_(chosen)) for chosen in batches(digests))
                 digests = [Digest(digest) for query in queries for digest in session.scalars(query)]
@@ -111,9 +111,9 @@ class Uploads:
 
     @property
     def _folder(self) -> Path:
-        folder = self._workspace.store.staging_folder
+        folder = self.workspace.store.staging_folder
         if folder is None:
-            folder = self._workspace.settings.cache / "uploads"
+            folder = self.workspace.settings.cache / "uploads"
             with os_failures(f"write to {folder}", near=folder):
                 make_folders(folder)
         return folder
@@ -170,19 +170,9 @@ def _remove_upload(path: Path) -> bool:
 class Upload:
     """A new or resumed upload; the caller closes it, and can resume it later."""
 
-    def __init__(
-        self,
-        sender: Uploads,
-        workspace: Workspace,
-        path: Path,
-        fd: int,
-        digest: Digest,
-        size: int,
-        offset: int,
-    ) -> None:
+    def __init__(self, sender: Uploads, path: Path, fd: int, digest: Digest, size: int, offset: int) -> None:
         """Take the locked part file, which must have `offset` bytes; offset 0 begins again."""
-        self._workspace, self._sender = workspace, sender
-        self._path, self._fd = path, fd
+        self._sender, self._path, self._fd = sender, path, fd
         self._digest, self._size = digest, size
         self._stored, self.has_claim = False, True
         if offset == 0:
@@ -221,7 +211,8 @@ class Upload:
             problem = f"wrong digest of the uploaded blob {self._digest[:12]}"
             raise BlobCorruptError(problem, hint="upload it again from offset 0")
         staged = Staged(self._path, self._size, self._digest, source_of(self._path, self._fd).stamp)
-        deposit = Deposit(self._workspace.database, self._workspace.store, self._workspace.owner())
+        workspace = self._sender.workspace
+        deposit = Deposit(workspace.database, workspace.store, workspace.owner())
         manifest = Manifest.of([FileEntry("blob", self._size, self._digest)])
         deposit.put({"blob": staged}, manifest=manifest)
         with deposit.recording() as session:
