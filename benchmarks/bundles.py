@@ -118,8 +118,10 @@ def pairs(source: Path, target: Path) -> dict[str, tuple[Callable[[], object], C
 
 def write(source: Path, target: Path, name: str, *, link: bool = False, synced: bool = False) -> None:
     """Write a bundle as `materialize` does once the fused model is in the cache."""
-    from fusery.registry.bundles import BundleSource, Choices, Files, find_target, write_bundle
+    from fusery.registry.bundles import BundleSource, Choices
     from fusery.registry.bundles.delivery import sync_tree
+    from fusery.registry.bundles.source import Files
+    from fusery.registry.bundles.target import find_target, write_bundle
 
     target.mkdir()
     files = Files.within(source, manifest(source))

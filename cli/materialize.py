@@ -35,13 +35,13 @@ class _Target(click.Choice[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name, or raise an error that lists all."""
-        from fusery.registry.bundles import target_names
+        from fusery.registry.bundles.target import target_names
 
         return value if value in TARGETS else click.Choice(target_names()).convert(value, param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, word: str) -> list[CompletionItem]:
         """Return the names with this prefix."""
-        from fusery.registry.bundles import target_names
+        from fusery.registry.bundles.target import target_names
 
         return [CompletionItem(name) for name in target_names() if name.startswith(word)]
 

@@ -4,13 +4,7 @@ from fusery.registry.bundles.target import Target
 
 TARGETS = (
     Target(
-        "vllm",
-        "fusery.integrations.vllm",
-        ("adapters", "fused"),
-        form="peft",
-        base=False,
-        names_base=True,
-        tokenizer=True,
+        "vllm", "fusery.integrations.vllm", ("adapters", "fused"), form="peft", base=False, tokenizer=True
     ),
     Target("k8s", "fusery.integrations.k8s", ("adapters",), form="peft", base=False, located=True),
     Target("ollama", "fusery.integrations.gguf.ollama", ("fused", "adapters"), form="peft"),

@@ -67,14 +67,13 @@ def sync(
       fusery deploy sync --where "alias = 'prod'" --to /srv/loras --watch 10
     """
     from .sync import sync as live
-    from .sync.plan import DestinationOptions
+    from .sync.plan import SyncRequest
 
     if (dry_run + check + (watch is not None)) > 1:
         raise click.UsageError("--dry-run, --check and --watch exclude each other.")
     if len(to) > 1:
         raise click.UsageError("One place at a time.\nHint: fusery deploy sync ... --to PLACE for each")
-    wish = {name: options.pop(name) for name in ("where", "task", "nothing")}
-    request = live.SyncRequest(DestinationOptions(to[0], **options), references, **wish)
+    request = SyncRequest(to[0], references, **options)
     if watch is not None:
 
         def on_sync(synced: Synced) -> None:

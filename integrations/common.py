@@ -136,14 +136,6 @@ def named_base(source: BundleSource, base: Architecture, given: str | None, serv
     return NamedBase(str(base_provenance.get("name") or "base"), resolvable=False)
 
 
-def unfound_base(source: BundleSource, given: str | None) -> str | None:
-    """Return the name of the adapters' base model if no server finds a model by it; else None."""
-    if not source.adapters:
-        return None
-    named = named_base(source, base_architecture(source), given, "a server")
-    return None if named.resolvable else named.name
-
-
 def harmless(text: str) -> str | None:
     """Return a name if commands, URLs and files need no quoting for it; else None."""
     return text if _HARMLESS.fullmatch(text) and ".." not in text else None

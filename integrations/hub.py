@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from fusery.registry.bundles.writing import BundleFolder, bundle_record, sealed_
 from fusery.registry.charts.curves import CURVE, curve_svg
 from fusery.registry.documents import RECORD, provenance_part
 from fusery.registry.errors import BadInputError, MissingExtraError
+from fusery.registry.names import is_hub_id
 from fusery.registry.registration.sources import transport_errors
 from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
 from fusery.storage.jsonfile import read_object
@@ -85,7 +85,6 @@ def check(folder: Path) -> Layout:
     return Layout(modules=len(lora_tensors), adapters=1)
 
 
-_REPOSITORY = re.compile(r"hf://(?P<id>[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})")
 _THEIRS = frozenset({".gitattributes"})  # files that the hub creates
 
 
@@ -94,15 +93,15 @@ class HubPlace(Place):
 
     def __init__(self, workspace: Workspace, url: str) -> None:
         """Name the place; no request is made yet."""
-        match = _REPOSITORY.fullmatch(url)
-        if match is None or ".." in url:
+        self._id = url.removeprefix("hf://")
+        if not is_hub_id(self._id):
             raise BadInputError("the URL names no model's repository", hint="give hf://OWNER/NAME")
         try:
             from huggingface_hub import HfApi, get_token
         except ImportError as error:
             raise MissingExtraError("a hub", "hub") from error
-        self._cache, self._api, self._id = workspace.cache, HfApi(), match["id"]
-        self.text, self.name = url, match["id"].rpartition("/")[2]
+        self._cache, self._api = workspace.cache, HfApi()
+        self.text, self.name = url, self._id.rpartition("/")[2]
         remember({"token": get_token() or ""})
 
     def require_free(self, force: bool) -> None:

@@ -20,6 +20,7 @@ from fusery.registry.bundles.target import Layout
 from fusery.registry.bundles.writing import BundleFolder, bundle_record
 from fusery.registry.documents import provenance_part
 from fusery.registry.errors import BadInputError
+from fusery.registry.names import is_hub_id
 from fusery.storage.digest import digest_bytes
 
 from . import common
@@ -31,7 +32,6 @@ HINT = "-o location=s3://BUCKET/PATH, oci://REPOSITORY:TAG or pvc://CLAIM/PATH"
 _PATH = r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._=-]{1,200}){0,32}"
 _BUCKET = re.compile(rf"[a-z0-9][a-z0-9._-]{{1,220}}[a-z0-9]{_PATH}")
 _CLAIM = re.compile(rf"[a-z0-9](?:[a-z0-9.-]{{0,250}}[a-z0-9])?{_PATH}")
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SERVER = "vLLM"
 _LONGEST = 48  # characters of an object's name: Kubernetes takes 63, and KServe adds fifteen
 
@@ -97,7 +97,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 def _values(source: BundleSource, base: NamedBase, rank: int, choices: Choices) -> Mapping[str, Any]:
     """Return the values of the manifests' templates: a base with adapters in a cluster."""
-    if not (base.resolvable and _HUB_ID.fullmatch(base.name) and base.word):
+    if not (is_hub_id(base.name) and base.word):
         message = f"a cluster cannot find the base {base.name[:60]!r}, which is not a hub id"
         raise BadInputError(message, hint="-o base_name=OWNER/NAME: the same model on the hub")
     if choices.location is None:

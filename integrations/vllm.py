@@ -22,9 +22,7 @@ from fusery.registry.errors import BadInputError
 from fusery.registry.models.architecture import Architecture, read_architecture
 
 from . import common
-from .common import NamedBase, Served, unfound_base
-
-__all__ = ["accepts", "check", "unfound_base", "write"]
+from .common import NamedBase, Served
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` takes (vllm/config/lora.py, `MaxLoRARanks`)."""
@@ -100,6 +98,14 @@ def accepts(source: BundleSource) -> bool:
     model = read_architecture(source.fused.paths)
     read = transformers_reads(model) or has_tensor_scales(model.config)
     return isinstance(model.config.get("architectures"), list) and read
+
+
+def unfound_base(source: BundleSource, given: str | None) -> str | None:
+    """Return the name of the adapters' base model if no server finds a model by it; else None."""
+    if not source.adapters:
+        return None
+    named = common.named_base(source, common.base_architecture(source), given, "a server")
+    return None if named.resolvable else named.name
 
 
 def check(folder: Path) -> Layout:

@@ -14,7 +14,7 @@ from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.adapters.render import Form, render
 from fusery.registry.admission.candidate import BaseFacts, Candidate
 from fusery.registry.admission.submission import Submission
-from fusery.registry.bundles import BundledAdapter, BundleSource, Files
+from fusery.registry.bundles.source import BundledAdapter, BundleSource, Files
 from fusery.registry.models.architecture import read_architecture
 from fusery.storage.digest import digest_file
 from fusery.storage.manifest import FileEntry, Manifest

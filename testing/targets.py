@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fusery.registry.bundles import BundleSource, Choices, Content, Target, Written, find_target, write_bundle
-from fusery.registry.bundles.target import LayoutError
+from fusery.registry.bundles.source import BundleSource, Choices
+from fusery.registry.bundles.target import Content, LayoutError, Target, Written, find_target, write_bundle
 from fusery.registry.documents import CHECKSUM, RECORD, checksum_of
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import BlobCorruptError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from fusery.registry.adapters.render import FORM_FILES, Form
-from fusery.registry.bundles.delivery import LocalFolder, Place, RemoteFolder
+from fusery.registry.bundles.delivery import LocalFolder, Place, RemoteFolder, sweep_stale, temporary_prefix
 from fusery.registry.bundles.sources import adapters_source
 from fusery.registry.bundles.writing import FOLDER_MODE, BundleFolder, bundle_record, sealed_bytes
 from fusery.registry.documents import CHECKSUM, RECORD, checksum_of
@@ -23,10 +23,9 @@ from fusery.storage.digest import digest_file, parse_digest
 from fusery.storage.errors import FuseryError, StorageError
 from fusery.storage.failures import opened, os_failures
 from fusery.storage.jsonfile import parse_json, read_object
-from fusery.storage.locate import local_path, open_tree
+from fusery.storage.locate import open_tree
 from fusery.storage.manifest import FileEntry, Manifest, safe_relative_path
 from fusery.storage.plaintext import typed
-from fusery.storage.processes import is_tag_dead, process_tag
 from fusery.storage.verified_files import FileState, folder_state
 
 from ..common import base_architecture, named_base, require_shared_names, served_adapters, write_peft
@@ -83,7 +82,6 @@ def recorded_adapter(data: bytes) -> tuple[str, Manifest] | None:
 
 
 _OURS = frozenset((CONFIG, PEFT_WEIGHTS, WEIGHTS, RECORD))
-_TEMPORARY = ".fusery-"  # in the names of temporary folders
 
 
 class AdapterFolders(ABC):
@@ -207,11 +205,11 @@ class DiskFolders(AdapterFolders):
 
     def take_away(self, name: str) -> None:
         """Remove the folder in one step."""
-        path, prefix = self.root / name, f".{name}{_TEMPORARY}{process_tag()}-"
+        path = self.root / name
         if not os.path.lexists(path):
             return
         with os_failures(f"remove {path}", near=self.root):
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.root))
+            folder = Path(tempfile.mkdtemp(prefix=temporary_prefix(name), dir=self.root))
             removed = folder / "gone"
             try:
                 path.rename(removed)
@@ -229,10 +227,7 @@ class DiskFolders(AdapterFolders):
 
     def sweep(self, stay: Collection[str]) -> None:
         """Remove the temporary folders of killed commands."""
-        for stale in self.root.glob(f".*{_TEMPORARY}*"):
-            # Its name has the tag of its process, then random characters.
-            if is_tag_dead(stale.name.rpartition(_TEMPORARY)[2].rpartition("-")[0]):
-                shutil.rmtree(stale, ignore_errors=True)
+        sweep_stale(self.root)
 
 
 class BucketFolders(AdapterFolders):
@@ -288,16 +283,6 @@ class BucketFolders(AdapterFolders):
         inside = self._listed().get(name, {})
         for inner in sorted(inside, key=lambda file: (file != CONFIG, file == RECORD)):
             self._tree.remove(f"{name}/{inner}")
-
-
-def folders_at(
-    workspace: Workspace, text: str, *, base_name: str | None = None, place: str | None = None
-) -> DiskFolders | BucketFolders:
-    """Return the folders below a path or URL."""
-    path = local_path(text)
-    if path is None:
-        return BucketFolders(workspace, text, base_name, place)
-    return DiskFolders(workspace, bundle_root(workspace, path), base_name=base_name, place=place)
 
 
 def bundle_root(workspace: Workspace, path: Path) -> Path:

@@ -213,10 +213,14 @@ HINT = "--to vllm=http://HOST:PORT, sglang=http://HOST:PORT, fusery=http://HOST:
 
 
 @dataclass(frozen=True, slots=True)
-class DestinationOptions:
-    """How to reach a destination; the fields are options of `deploy sync`."""
+class SyncRequest:
+    """The destination, the selection of adapters, and how to reach the destination, as `deploy sync` takes them."""
 
     to: str
+    references: Sequence[str] = ()
+    where: str | None = None
+    task: str | None = None
+    nothing: bool = False
     folder: Path | None = None
     seen_as: str | None = None
     base_name: str | None = None

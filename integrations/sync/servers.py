@@ -21,7 +21,7 @@ from fusery.storage.failures import os_failures
 from fusery.storage.jsonfile import parse_json
 
 from .folders import DiskFolders, bundle_root
-from .plan import Desired, DestinationOptions, Standing
+from .plan import Desired, Standing, SyncRequest
 
 if TYPE_CHECKING:
     from fusery.registry.workspace.workspace import Workspace
@@ -80,23 +80,23 @@ class _Client(HttpClient):
 class ModelServer:
     """A server, and the folder that it loads adapters from."""
 
-    def __init__(self, workspace: Workspace, kind: str, options: DestinationOptions) -> None:
-        self._kind, self._base_name = KINDS[kind], options.base_name
+    def __init__(self, workspace: Workspace, kind: str, request: SyncRequest) -> None:
+        self._kind, self._base_name = KINDS[kind], request.base_name
         key = bearer_token(variable=KEY)
-        url = options.to.partition("=")[2].rstrip("/").removesuffix("/v1")
+        url = request.to.partition("=")[2].rstrip("/").removesuffix("/v1")
         # Without a key, plain HTTP reveals no secret.
-        address = ServerAddress.parse(url, insecure=options.insecure or not key, variable=KEY)
-        self.text = options.place or _place(kind, address)
+        address = ServerAddress.parse(url, insecure=request.insecure or not key, variable=KEY)
+        self.text = request.place or _place(kind, address)
         # One folder for each registry and server: it holds only adapters that this registry synced to this server.
         own = f"{kind}-{digest_bytes(f'{workspace.identity} {self.text}'.encode())[:12]}"
-        if options.seen_as is not None and not options.seen_as.startswith("/"):
+        if request.seen_as is not None and not request.seen_as.startswith("/"):
             raise BadInputError("--seen-as must be an absolute path", hint="such as /adapters")
-        if options.folder is not None:
-            root = bundle_root(workspace, options.folder)
+        if request.folder is not None:
+            root = bundle_root(workspace, request.folder)
         else:
             root = workspace.settings.home.resolve() / "synced"
-        self._folders = DiskFolders(workspace, root / own, self._kind.form, options.base_name)
-        self._seen_as = f"{(options.seen_as or str(root)).rstrip('/')}/{own}"
+        self._folders = DiskFolders(workspace, root / own, self._kind.form, request.base_name)
+        self._seen_as = f"{(request.seen_as or str(root)).rstrip('/')}/{own}"
         self._client = _Client(address, key)
 
     def close(self) -> None:

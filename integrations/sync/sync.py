@@ -18,10 +18,11 @@ from fusery.registry.errors import (
 )
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FuseryError
+from fusery.storage.locate import local_path
 from fusery.storage.progress import SILENT, Reporter
 
-from .folders import BucketFolders, DiskFolders, folders_at
-from .plan import HINT, Desired, DestinationOptions, Synced, SyncStep, desired, plan
+from .folders import BucketFolders, DiskFolders, bundle_root
+from .plan import HINT, Desired, Synced, SyncRequest, SyncStep, desired, plan
 from .servers import ModelServer
 
 if TYPE_CHECKING:
@@ -32,17 +33,6 @@ Destination = DiskFolders | BucketFolders | ModelServer
 
 VIA = "sync"  # the source of a sync's deployments
 _REASON = 300  # characters of a reason
-
-
-@dataclass(frozen=True, slots=True)
-class SyncRequest:
-    """The destination, and the selection of adapters."""
-
-    destination: DestinationOptions
-    references: Sequence[str] = ()
-    where: str | None = None
-    task: str | None = None
-    nothing: bool = False
 
 
 def sync(
@@ -97,7 +87,7 @@ def _opened(registry: Registry, request: SyncRequest) -> Iterator[Destination]:
         raise BadInputError(message, hint=hint)
     with registry.deployments.here():
         pass  # makes the replica of a server's registry, which has the leases
-    with closing(destination_of(registry.workspace, request.destination)) as destination:
+    with closing(destination_of(registry.workspace, request)) as destination:
         yield destination
 
 
@@ -279,14 +269,17 @@ class _Sync:
         return Synced(place=self.destination.text, base=base, steps=tuple(steps))
 
 
-def destination_of(workspace: Workspace, options: DestinationOptions) -> Destination:
+def destination_of(workspace: Workspace, request: SyncRequest) -> Destination:
     """Return the destination of `--to`, without a request or a write."""
-    if options.to.startswith(("http://", "https://")):
+    if request.to.startswith(("http://", "https://")):
         raise BadInputError("which kind of server is that?", hint=HINT)
-    if (kind := options.kind) is not None:
-        return ModelServer(workspace, kind, options)
-    if options.folder is not None or options.seen_as is not None:
+    if (kind := request.kind) is not None:
+        return ModelServer(workspace, kind, request)
+    if request.folder is not None or request.seen_as is not None:
         raise BadInputError("--folder and --seen-as are for servers", hint=HINT)
-    if not options.to.strip():
+    if not request.to.strip():
         raise BadInputError("--to must not be empty", hint=HINT)
-    return folders_at(workspace, options.to, base_name=options.base_name, place=options.place)
+    if (path := local_path(request.to)) is None:
+        return BucketFolders(workspace, request.to, request.base_name, request.place)
+    root = bundle_root(workspace, path)
+    return DiskFolders(workspace, root, base_name=request.base_name, place=request.place)

@@ -18,9 +18,10 @@ from .operation import Paging, operation
 from .resource import Named, Resource, runs
 
 if TYPE_CHECKING:
-    from ..bundles import Choices, Content
     from ..bundles.bulk import Done
     from ..bundles.materialize import Materialized
+    from ..bundles.source import Choices
+    from ..bundles.target import Content
     from ..engine.recipe import RequestedPrecision
     from ..fusion.cache import CacheContents, Pinned, Pruned
     from ..fusion.choice import Formats

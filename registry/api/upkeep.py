@@ -33,7 +33,7 @@ class Upkeep(Resource):
         from fusery.storage.locate import protocol_of
 
         from ..admission.rules import rule_of
-        from ..bundles import target_of
+        from ..bundles.target import target_of
         from ..exchange.import_runs import source_of
         from ..upkeep.doctor import examine, examine_remote, plugin_checks
         from .provenance import Tokens

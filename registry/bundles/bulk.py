@@ -17,8 +17,9 @@ from ..records.adapter import Adapter
 from ..records.fused import Fused
 from ..workspace.executor import Failure, Site, check_jobs, workers_of
 from ..workspace.workspace import Workspace
-from . import Choices, Content
 from .materialize import Materialized
+from .source import Choices
+from .target import Content
 
 Made = TypeVar("Made", bound=Mapping[str, Any])
 

@@ -149,15 +149,12 @@ class LocalFolder(Place):
         """Yield an empty folder on the same file system; remove those of killed commands."""
         with os_failures(f"write {self.path}", near=self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{self.name}.fusery-"
-        for stale in self.path.parent.glob(f"{prefix}*"):
-            # Its name has the tag of its process, then random characters.
-            if is_tag_dead(stale.name.removeprefix(prefix).rpartition("-")[0]):
-                shutil.rmtree(stale, ignore_errors=True)
+        sweep_stale(self.path.parent, self.name)
+        prefix = temporary_prefix(self.name)
         with (
             os_failures(f"write {self.path}", near=self.path.parent),
             tempfile.TemporaryDirectory(
-                prefix=f"{prefix}{process_tag()}-", dir=self.path.parent, ignore_cleanup_errors=True
+                prefix=prefix, dir=self.path.parent, ignore_cleanup_errors=True
             ) as folder,
         ):
             inner = Path(folder) / "bundle"
@@ -198,6 +195,19 @@ class LocalFolder(Place):
             except FileExistsError as error:
                 raise self.taken() from error
             sync_folder(self.path.parent)
+
+
+def temporary_prefix(name: str) -> str:
+    """Return the beginning of the names of this process's temporary folders beside a folder."""
+    return f".{name}.fusery-{process_tag()}-"
+
+
+def sweep_stale(parent: Path, name: str = "*") -> None:
+    """Remove the temporary folders that killed processes left beside a folder, by default beside all."""
+    for stale in parent.glob(f".{name}.fusery-*"):
+        # Its name has the tag of its process, then random characters.
+        if is_tag_dead(stale.name.rpartition(".fusery-")[2].rpartition("-")[0]):
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def sync_tree(folder: Path) -> None:

@@ -26,11 +26,10 @@ from ..records.fused import Foreign, Fused
 from ..records.fused_rows import fused_from
 from ..records.references import digest_prefix, resolve_adapter, resolve_base
 from ..records.withdrawals import of_bundles
-from . import BundleSource, Choices, Content, Target, Written, find_target, write_bundle
 from .delivery import Place, deliver, place_at
-from .source import Compression
+from .source import BundleSource, Choices, Compression
 from .sources import adapters_source, fused_source
-from .target import Layout
+from .target import Content, Layout, Target, Written, find_target, write_bundle
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace

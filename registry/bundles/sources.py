@@ -30,8 +30,8 @@ from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, rendering_of, unfused_tokenizer
 from ..records.views import adapter_values, entries, evaluation_records, travelling
 from ..records.withdrawals import recipe_in
-from . import BundledAdapter, BundleSource, Files
 from .serving_plan import Split, plan_serving, require_forms
+from .source import BundledAdapter, BundleSource, Files
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace

@@ -71,8 +71,9 @@ class Target:
     """A consumer of bundles, and the module that writes them.
 
     The module's `write(source, bundle, choices)` fills a folder; `check(folder)` reads it as the consumer does, and returns
-    counts or raises `LayoutError`.  `accepts(source)` returns whether it supports a fused model (default: all); a target with
-    `names_base` has `unfound_base(source, given)`.  A plugin has one `Target` for each that it adds (docs/guides/plugins.md).
+    counts or raises `LayoutError`.  It may have `accepts(source)`, whether it supports a fused model (default: all), and
+    `unfound_base(source, given)`, the base model whose location its server needs at start (default: none).  A plugin has one
+    `Target` for each that it adds (docs/guides/plugins.md).
     """
 
     name: str
@@ -81,7 +82,6 @@ class Target:
     form: Form = "mlx"
     base: bool = True
     single: bool = False  # the bundle is one archive, whose suffix names the compression
-    names_base: bool = False  # its server needs the base model's location at start
     whole: bool = False  # its consumer reads whole tensors beside the factors
     located: bool = False  # its files contain its location
     plugin: Plugin | None = None
@@ -121,7 +121,8 @@ class Target:
 
     def unfound_base(self, source: BundleSource, given: str | None) -> str | None:
         """Return the base model's name if the target's server needs its location at start; else None."""
-        return cast("str | None", self.require().unfound_base(source, given)) if self.names_base else None
+        unfound: str | None = getattr(self.require(), "unfound_base", lambda *_: None)(source, given)
+        return unfound
 
     def require(self) -> Any:
         """Import the module, and return it."""

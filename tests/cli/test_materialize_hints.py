@@ -18,7 +18,7 @@ from fixture_types import Fusery
 from warm_onnx import warm_python
 
 from fusery.integrations.onnx import PYTHON
-from fusery.registry.bundles import own_targets
+from fusery.registry.bundles.target import own_targets
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("gguf")

@@ -15,8 +15,8 @@ from bundle_cases import make_bundle
 from consumers import adapters_source, files_of, llama_cpp_logits, mlx_logits
 from peft_folders import make_peft
 
-from fusery.registry.bundles import BundleSource, own_targets
-from fusery.registry.bundles.target import LayoutError
+from fusery.registry.bundles import BundleSource
+from fusery.registry.bundles.target import LayoutError, own_targets
 from fusery.registry.errors import BadInputError
 from fusery.registry.models.gguf_header import read_header
 

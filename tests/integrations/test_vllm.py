@@ -13,7 +13,7 @@ import tiny_models
 from bundle_cases import make_bundle
 from consumers import adapters_source
 
-from fusery.integrations.common import unfound_base
+from fusery.integrations.vllm import unfound_base
 from fusery.registry.bundles import BundleSource
 
 pytestmark = pytest.mark.timing

@@ -17,7 +17,8 @@ from sqlalchemy import make_url
 from store_shelf import open_workspace
 
 from fusery.registry import Registry
-from fusery.registry.bundles import Choices, own_targets
+from fusery.registry.bundles import Choices
+from fusery.registry.bundles.target import own_targets
 from fusery.registry.fusion.fuse import FuseRequest
 
 MakeAdapter = Callable[..., Path]

@@ -19,9 +19,9 @@ from lora_server import LoraServer
 from page_server import post_json
 from serving_server import Served, served
 
-from fusery.integrations.sync.plan import DestinationOptions, Synced
+from fusery.integrations.sync.plan import Synced, SyncRequest
 from fusery.integrations.sync.servers import ModelServer
-from fusery.integrations.sync.sync import SyncRequest, sync
+from fusery.integrations.sync.sync import sync
 from fusery.registry import Registry
 from fusery.registry.bundles.serving_plan import document_bytes
 from fusery.registry.runtime.document import ServedBase, ServingDocument
@@ -43,7 +43,7 @@ class Somewhere:
     options: dict[str, Any] = field(default_factory=dict)
 
     def request(self, *references: str, **more: Any) -> SyncRequest:
-        return SyncRequest(DestinationOptions(self.to, **self.options), references, **more)
+        return SyncRequest(self.to, references, **self.options, **more)
 
     def sync(self, registry: Registry, *references: str, **more: Any) -> Synced:
         return sync(registry, self.request(*references, **more))
@@ -91,7 +91,7 @@ def somewhere(kind: str, registry: Registry, base: Path, tmp_path: Path, opened:
         return _ours(registry, base, tmp_path, opened)
     server, url = opened.enter_context(lora_server.serving(kind, "tiny"))  # type: ignore[arg-type]
     to = f"{kind}={url}"
-    root = ModelServer(registry.workspace, kind, DestinationOptions(to))._folders.root
+    root = ModelServer(registry.workspace, kind, SyncRequest(to))._folders.root
 
     def take(name: str) -> None:
         server.loaded[name] = "/somewhere/else"

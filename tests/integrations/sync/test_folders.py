@@ -12,8 +12,8 @@ import pytest
 import tiny_models
 
 from fusery.integrations.sync import folders
-from fusery.integrations.sync.plan import DestinationOptions
-from fusery.integrations.sync.sync import SyncRequest, sync
+from fusery.integrations.sync.plan import SyncRequest
+from fusery.integrations.sync.sync import sync
 from fusery.registry import Registry
 from fusery.registry.documents import checksum_of
 from fusery.registry.errors import BadInputError
@@ -29,7 +29,7 @@ FILES = {"adapter_config.json", "adapter_model.safetensors", "fusery.json"}
 
 
 def request(to: object, *references: str, **more: object) -> SyncRequest:
-    return SyncRequest(DestinationOptions(str(to), **more), references)  # type: ignore[arg-type]
+    return SyncRequest(str(to), references, **more)  # type: ignore[arg-type]
 
 
 def inside(folder: Path) -> set[str]:
@@ -55,7 +55,7 @@ def test_a_folder_for_each_and_nothing_else(stocked: Registry, tmp_path: Path) -
 
 
 def test_a_folder_that_is_gone_need_not_be_removed(stocked: Registry, tmp_path: Path) -> None:
-    folders.folders_at(stocked.workspace, str(tmp_path / "gone")).take_away(V1)
+    folders.DiskFolders(stocked.workspace, tmp_path / "gone").take_away(V1)
     assert not (tmp_path / "gone").exists()
 
 
@@ -163,7 +163,7 @@ def test_configuration_is_written_last(stocked: Registry, monkeypatch: pytest.Mo
     )
     url = f"memory://{os.urandom(8).hex()}/loras"
     sync(stocked, request(url, "course_rec@1"))
-    sync(stocked, SyncRequest(DestinationOptions(url), nothing=True))
+    sync(stocked, SyncRequest(url, nothing=True))
     assert order == [
         "adapter_model.safetensors",
         "adapter_config.json",
@@ -184,7 +184,7 @@ def test_two_registries_with_one_folder(stocked: Registry, tmp_path: Path) -> No
         sync(stocked, request(root, "course_rec@1"))
         # Another adapter of the same name.
         assert acts(sync(other, both)) == {"v1": "not blocked", "v2": "load"}
-        nothing = SyncRequest(DestinationOptions(str(root)), nothing=True)
+        nothing = SyncRequest(str(root), nothing=True)
         assert acts(sync(stocked, nothing)) == {"v1": "unload", "v2": "leave"}
         assert acts(sync(other, both)) == {"v1": "load", "v2": "keep"}
         assert names_in(root) == {V1, V2}

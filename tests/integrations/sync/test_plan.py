@@ -11,9 +11,9 @@ from hypothesis import strategies as some
 
 from fusery.integrations.sync.plan import (
     Desired,
-    DestinationOptions,
     Standing,
     Synced,
+    SyncRequest,
     Wanted,
     WantedBase,
     plan,
@@ -127,10 +127,10 @@ def test_places_and_kinds_of_servers() -> None:
         ("vllm=http://h", "vllm"), ("sglang=https://h", "sglang"), ("/srv/a:b", None), ("./a//b", None),
         ("~/a:b", None), ("folder", None), ("s3://bucket/folder", None), ("a.b=c", None), ("=x", None),
     ):  # fmt: skip
-        assert DestinationOptions(to).kind == kind
+        assert SyncRequest(to).kind == kind
     for to in ("vllm=ftp://h", "vllm=", "other=http://h", "host:80", "a//b", "http//h"):
         with pytest.raises(BadInputError):
-            _ = DestinationOptions(to).kind
+            _ = SyncRequest(to).kind
 
 
 def test_base_lies_in_a_folder_with_its_files(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ import tiny_models
 
 from fusery.integrations.sync import servers
 from fusery.integrations.sync import sync as module
-from fusery.integrations.sync.plan import DestinationOptions
-from fusery.integrations.sync.sync import SyncRequest
+from fusery.integrations.sync.plan import SyncRequest
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, ServerRefusedError, ServerUnavailableError
 
@@ -29,7 +28,7 @@ vllm_only = pytest.mark.parametrize("place", ["vllm"], indirect=True)
 
 
 def sync(registry: Registry, to: str, *names: str, **options: Any) -> dict[str, str]:
-    request = SyncRequest(DestinationOptions(to, **options), list(names or (V1,)))
+    request = SyncRequest(to, list(names or (V1,)), **options)
     return acts(module.sync(registry, request))
 
 
@@ -124,7 +123,7 @@ def test_a_server_that_is_away_and_what_is_none(
     stocked: Registry, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with lora_server.serving("vllm", "tiny") as (server, url):
-        request = SyncRequest(DestinationOptions(f"vllm={url}"), ["course_rec@1"])
+        request = SyncRequest(f"vllm={url}", ["course_rec@1"])
         module.sync(stocked, request)
         with pytest.raises(ServerRefusedError):
             sync(stocked, f"fusery={url}")
@@ -217,12 +216,12 @@ def test_host_is_part_of_a_place(stocked: Registry, tmp_path: Path, monkeypatch:
         for host in ("gpu-1", "gpu-2"):
             monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
             for name in ("127.0.0.1", "localhost"):
-                request = SyncRequest(DestinationOptions(f"vllm=http://{name}:{port}"), ["course_rec@1"])
+                request = SyncRequest(f"vllm=http://{name}:{port}", ["course_rec@1"])
                 found = module.sync(stocked, request, dry_run=True)
                 assert found.place == f"vllm=http://{host}:{port}"
-            folder = SyncRequest(DestinationOptions(str(tmp_path / "loras")), ["course_rec@1"])
+            folder = SyncRequest(str(tmp_path / "loras"), ["course_rec@1"])
             assert module.sync(stocked, folder, dry_run=True).place == f"{host}:{tmp_path / 'loras'}"
-        named = SyncRequest(DestinationOptions(f"vllm={url}", place="prod-eu"), ["course_rec@1"])
+        named = SyncRequest(f"vllm={url}", ["course_rec@1"], place="prod-eu")
         assert module.sync(stocked, named).place == "prod-eu"
         assert [each.place for each in stocked.deployments.list()] == ["prod-eu"]
 
@@ -230,7 +229,7 @@ def test_host_is_part_of_a_place(stocked: Registry, tmp_path: Path, monkeypatch:
 @vllm_only
 def test_another_folder_changes_nothing(stocked: Registry, place: Somewhere, tmp_path: Path) -> None:
     place.sync(stocked, "course_rec@1", "course_rec@2")
-    other = SyncRequest(DestinationOptions(place.to, folder=tmp_path / "elsewhere"), ["course_rec@1"])
+    other = SyncRequest(place.to, ["course_rec@1"], folder=tmp_path / "elsewhere")
     found = module.sync(stocked, other)
     assert acts(found) == {"v1": "not blocked", "v2": "not blocked"}
     assert (place.names(), running(stocked)) == ({V1, V2}, [V1, V2])

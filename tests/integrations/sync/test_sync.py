@@ -11,8 +11,8 @@ from peft_folders import make_peft
 
 from fusery.integrations.sync import folders
 from fusery.integrations.sync import sync as module
-from fusery.integrations.sync.plan import DestinationOptions
-from fusery.integrations.sync.sync import SyncRequest, sync, watch
+from fusery.integrations.sync.plan import SyncRequest
+from fusery.integrations.sync.sync import sync, watch
 from fusery.registry import Registry, Reporter
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.workspace.workspace import Workspace
@@ -256,7 +256,7 @@ def test_places_that_there_are_not(stocked: Registry, tmp_path: Path) -> None:
         "localhost:8000", local, f"ollama={local}", "vllm=http://user:secret@127.0.0.1:1", "", home, str(tmp_path.parent),
     ):  # fmt: skip
         with pytest.raises(BadInputError) as caught:
-            sync(stocked, SyncRequest(DestinationOptions(to), ["course_rec@1"]))
+            sync(stocked, SyncRequest(to, ["course_rec@1"]))
         assert "secret" not in str(caught.value)
     with pytest.raises(BadInputError):
-        sync(stocked, SyncRequest(DestinationOptions(str(tmp_path / "y"), folder=tmp_path), ["course_rec@1"]))
+        sync(stocked, SyncRequest(str(tmp_path / "y"), ["course_rec@1"], folder=tmp_path))

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 from signing_keys import Pair
 from tiny_models import make_base
 
-from fusery.integrations.sync.plan import DestinationOptions
-from fusery.integrations.sync.sync import SyncRequest, sync, watch
+from fusery.integrations.sync.plan import SyncRequest
+from fusery.integrations.sync.sync import sync, watch
 from fusery.registry import BadInputError, Registry
 from fusery.registry.admission.code import AdmissionError
 from fusery.registry.api import operation as operation_module
@@ -400,7 +400,7 @@ def test_what_lies_here_is_found_there(stocked: Registry, remote: Registry, tmp_
 
 def test_places_synced_here_are_recorded_there(stocked: Registry, remote: Registry, tmp_path: Path) -> None:
     stocked.aliases.set("course_rec#prod", "course_rec@1")
-    request = SyncRequest(DestinationOptions(str(tmp_path / "served")), ["course_rec#prod"])
+    request = SyncRequest(str(tmp_path / "served"), ["course_rec#prod"])
     assert [step.act for step in sync(remote, request, dry_run=True).steps] == ["load"]
     assert sync(remote, request).ok
     [running] = stocked.deployments.list()

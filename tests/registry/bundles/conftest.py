@@ -10,7 +10,8 @@ import pytest
 import tiny_models
 from bundle_cases import Imaged, model_folder
 
-from fusery.registry.bundles import BundledAdapter, BundleSource, Files
+from fusery.registry.bundles import BundleSource
+from fusery.registry.bundles.source import BundledAdapter, Files
 from fusery.storage.digest import digest_file
 from fusery.storage.manifest import FileEntry, Manifest
 

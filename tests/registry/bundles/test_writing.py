@@ -17,9 +17,9 @@ import pytest
 import yaml
 from bundle_cases import Imaged, make_bundle, model_folder, with_model
 
-from fusery.registry.bundles import BUNDLE_FORMAT, BundleFolder, BundleSource
+from fusery.registry.bundles import BundleFolder, BundleSource
 from fusery.registry.bundles.writing import bundle_record
-from fusery.registry.documents import record_bytes, without_places
+from fusery.registry.documents import BUNDLE_FORMAT, record_bytes, without_places
 from fusery.registry.errors import BadInputError
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import BlobCorruptError, MissingFileError

@@ -20,7 +20,7 @@ from model_signing import hashing, signing, verifying
 from signing_keys import FORMS, Pair
 
 from fusery.registry import Registry
-from fusery.registry.bundles import own_targets
+from fusery.registry.bundles.target import own_targets
 from fusery.registry.documents import BUNDLE_FORMAT
 from fusery.registry.errors import BadInputError
 from fusery.registry.provenance.sign import SigningKey

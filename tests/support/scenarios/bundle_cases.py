@@ -13,15 +13,9 @@ import pytest
 from course_answers import ADAPTERS, BASE, EXAMPLE, NAMES
 from installation import Installation
 
-from fusery.registry.bundles import (
-    BundleSource,
-    Choices,
-    Files,
-    Written,
-    find_target,
-    own_targets,
-    write_bundle,
-)
+from fusery.registry.bundles import BundleSource, Choices
+from fusery.registry.bundles.source import Files
+from fusery.registry.bundles.target import Written, find_target, own_targets, write_bundle
 from fusery.storage.manifest import Manifest
 
 MARKS = [

@@ -14,7 +14,8 @@ import numpy as np
 from peft_folders import peers_python, real_peft
 
 from fusery.registry.adapters.render import render
-from fusery.registry.bundles import BundledAdapter, BundleSource, Files
+from fusery.registry.bundles import BundleSource
+from fusery.registry.bundles.source import BundledAdapter, Files
 from fusery.registry.models.architecture import read_architecture
 from fusery.registry.records.renderings import rendering_of
 from fusery.storage.digest import digest_file

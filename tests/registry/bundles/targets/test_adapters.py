@@ -14,8 +14,8 @@ from bundle_server import running_bundle
 from openai import OpenAI
 
 from fusery.registry import Registry
-from fusery.registry.bundles import BundleSource, Choices, Written, find_target
-from fusery.registry.bundles.target import LayoutError
+from fusery.registry.bundles import BundleSource, Choices
+from fusery.registry.bundles.target import LayoutError, Written, find_target
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import FuseRequest
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from bundle_cases import WRITTEN_HERE
 
-from fusery.registry.bundles import Choices, Target, own_targets
+from fusery.registry.bundles import Choices, Target
+from fusery.registry.bundles.target import own_targets
 from fusery.testing.targets import TargetContract
 
 

@@ -15,8 +15,8 @@ import yaml
 from bundle_cases import Imaged, make_bundle
 from jsonschema import Draft202012Validator
 
-from fusery.registry.bundles import BundleSource, find_target
-from fusery.registry.bundles.target import LayoutError
+from fusery.registry.bundles import BundleSource
+from fusery.registry.bundles.target import LayoutError, find_target
 from fusery.registry.errors import BadInputError
 
 COMPOSE = Path(__file__).parents[3] / "data" / "compose" / "compose-spec.json"
