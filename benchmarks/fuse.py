@@ -50,7 +50,7 @@ files = {path.name: path for path in base.iterdir()}
 config, settings = (json.loads(path.read_text()) for path in (base / "config.json", adapter / "adapter_config.json"))
 plan = make_plan(files, config, adapter / "adapters.safetensors", settings, sys.argv[4])
 fused = fuse(plan, out, threads=int(sys.argv[5]))
-print(json.dumps({"seconds": fused.seconds, "retained": fused.fidelity.retained, "verdict": fused.fidelity.verdict}))
+print(json.dumps({"retained": fused.fidelity.retained, "verdict": fused.fidelity.verdict}))
 """
 
 PEFT = """

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusery.registry.engine.architectures import fingerprint
-from fusery.registry.engine.calibration import Directions, rounded, write_calibration
+from fusery.registry.engine.arithmetic import BF16, rounded
+from fusery.registry.engine.calibration import Directions, write_calibration
 from fusery.registry.errors import ModelUnusableError
 from fusery.registry.records.bases import base_folder
 from fusery.registry.records.calibrations import (
@@ -129,7 +130,7 @@ def _write(
 
 
 def _kept(moment: Moment) -> Directions:
-    directions = rounded(np.ascontiguousarray(moment.directions.T, np.float32))
+    directions = rounded(np.ascontiguousarray(moment.directions.T, np.float32), BF16)
     rest = moment.diagonal - np.square(directions, dtype=np.float64).sum(axis=0)
     return Directions(directions, np.maximum(rest, 0).astype(np.float32), float(moment.diagonal.mean()))
 

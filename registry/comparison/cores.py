@@ -20,12 +20,6 @@ RANK_TOLERANCE = 1e-6
 """Share of the largest singular value above which a direction counts; rounding to float32 leaves 6e-8 in others."""
 
 
-def singular_values(matrix: Array) -> Array:
-    """Return the singular values, falling."""
-    values: Array = np.linalg.svd(matrix, compute_uv=False) if matrix.size else np.empty(0)
-    return values
-
-
 def spaces(core: Array) -> tuple[Array, Array]:
     """Return orthonormal bases of the column space and of the row space of a small matrix."""
     columns, values, rows = np.linalg.svd(core, full_matrices=False)
@@ -275,7 +269,7 @@ class _Cores:
         cores = [self.core(weights) for weights in (ours, theirs)]
         (our_columns, our_rows), (their_columns, their_rows) = (spaces(core) for core in cores)
         angles = [angles_between(our_columns, their_columns), angles_between(our_rows, their_rows)]
-        return [singular_values(core) for core in cores], angles
+        return [np.linalg.svd(core, compute_uv=False) for core in cores], angles
 
 
 def _triangle(columns: Array) -> Array:

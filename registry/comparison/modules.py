@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fusery.storage.digest import Digest
 from fusery.storage.safetensors import Tensor
@@ -21,7 +20,7 @@ from fusery.storage.verified_files import Watch
 from ..adapters.files import WEIGHTS
 from ..charts.text import natural
 from ..engine.adapter import FULL, LORA, Factors, read_adapter, read_stored
-from ..engine.arithmetic import FORMATS, NotFiniteError, decode
+from ..engine.arithmetic import FORMATS, Array, NotFiniteError, decode
 from ..engine.files import open_input
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.bases import blob_generations
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from ..adapters.peft_config import PeftConfig
     from ..records.difference import Magnitudes, ModuleDifference, WholeDifference
     from ..workspace.workspace import Workspace
-
-Array = NDArray[Any]
 
 # Modules that are compared at once: each holds some 30 MB at rank 64, and the large products use all cores anyway
 WORKERS = 2

@@ -6,14 +6,14 @@ import hashlib
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import select
 
 from .. import tables
 from ..adapters.files import WEIGHTS
+from ..engine.arithmetic import Array
 from ..errors import FusionUnsupportedError
 from .modules import OpenAdapter, finite_updates, open_adapter
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ..adapters.folder import AdapterFolder
-
-Array = NDArray[Any]
 
 _WIDTH = 16
 SIZE = _WIDTH * _WIDTH  # bytes of a sketch

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .arithmetic import Array, Format, decode, encode, round_to
+from .arithmetic import Array, Format, round_to, rounded
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
@@ -99,13 +99,13 @@ def quantize(values: Array, grid: Grid, scratch: Array, codes: Array) -> tuple[A
     if not scales.all():  # equal numbers so large that one step was too small for float32
         np.copyto(scratch, np.float32(0), where=scales == 0)
     np.copyto(codes.view(np.int32), scratch, casting="unsafe")
-    return decode(encode(scales, grid.form), grid.form), biases
+    return rounded(scales, grid.form), biases
 
 
 def fit(values: Array, grid: Grid) -> tuple[Array, Array]:
     """Return the scales and biases that `quantize` would give to finite numbers: float32 of the grid's format."""
     scales, biases = _fit(values.max(axis=0), values.min(axis=0), np.float32(grid.top))
-    return decode(encode(scales, grid.form), grid.form), biases
+    return rounded(scales, grid.form), biases
 
 
 def _fit(highest: Array, lowest: Array, top: np.float32) -> tuple[Array, Array]:

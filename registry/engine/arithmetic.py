@@ -72,6 +72,11 @@ def encode(values: Array, form: Format) -> Array:
     return np.where(wrong, canonical, stored)
 
 
+def rounded(values: Array, form: Format) -> Array:
+    """Return float32 numbers as new ones of a format: to nearest, ties to even."""
+    return decode(encode(values, form), form)
+
+
 def round_to(values: Array, form: Format, scratch: Array, out: Array) -> None:
     """Round float32 numbers to `form`, to nearest, ties to even, into `out`, which may be `values` itself."""
     # NaN stays NaN where its upper 16 bits say so, as those of 16-bit numbers and of operations do.
@@ -105,8 +110,8 @@ class Update:
         """Build the update from the stored tensors `lora_a` and `lora_b` of a module."""
         # The scale is a weak scalar in MLX: rounded to float32, then to the format of the tensor it multiplies.
         scaled, scaled_form, other = (a, a_form, b) if embedding else (b, b_form, a)
-        factor = decode(encode(np.full(1, scale, _F32), scaled_form), scaled_form)[0]
-        left = decode(encode(factor * decode(scaled, scaled_form), scaled_form), scaled_form)
+        factor = rounded(np.full(1, scale, _F32), scaled_form)[0]
+        left = rounded(factor * decode(scaled, scaled_form), scaled_form)
         right = decode(other, b_form if embedding else a_form)
         left, right = (left.T, right) if embedding else (left, right.T)
         if not (np.isfinite(left).all() and np.isfinite(right).all()):
@@ -159,7 +164,7 @@ def row_norms(values: Array, form: Format, spare: Array, turned: Array, *, per_r
     across = across.reshape(-1, rows)
     # NumPy adds a lone row in pairs, and short ones slowly.
     sums = np.add.accumulate(across, axis=0)[-1] if rows < _FEW else np.add.reduce(across, axis=0)
-    return _rounded(np.sqrt(_rounded(sums, form)), form)
+    return rounded(np.sqrt(rounded(sums, form)), form)
 
 
 def result_form(m_form: Format, form: Format) -> Format:
@@ -170,11 +175,7 @@ def result_form(m_form: Format, form: Format) -> Format:
 @np.errstate(all="ignore")
 def row_factors(m: Array, norms: Array, result: Format) -> Array:
     """Return `m / norms` as MLX computes it: float32 (rows,), numbers of `result`; not finite for rows of zeros."""
-    return _rounded(m / norms, result)
-
-
-def _rounded(values: Array, form: Format) -> Array:
-    return decode(encode(values, form), form)
+    return rounded(m / norms, result)
 
 
 _STEP = np.uint32(0x9E3779B9)

@@ -20,6 +20,7 @@ from .arithmetic import (
     round_at_random,
     round_steps,
     round_to,
+    rounded,
     row_factors,
     row_norms,
     spare_size,
@@ -85,7 +86,7 @@ def fuse_rows(
         elif not target.dither or aware is not None:
             block.add(change, kind.form, once=kind.once)
     if target.form is not kind.plain and not target.dither:
-        np.copyto(block.new, decode(encode(block.new, target.form), target.form))
+        np.copyto(block.new, rounded(block.new, target.form))
     intended = None
     if aware is not None and change is not None:
         # The trained model is the sum on the grid: its difference from the stored numbers was intended.

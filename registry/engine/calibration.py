@@ -178,7 +178,7 @@ def write_calibration(
     learned: tuple[Learned, Mapping[str, Stored]] | None = None,
 ) -> None:
     """Write a calibration file; the same arguments give the same bytes."""
-    # `read_calibration(path)` returns the arguments again, with the directions rounded to bfloat16 (`rounded`).
+    # `read_calibration(path)` returns the arguments again, with the directions rounded to bfloat16.
     metadata = {
         "format": FORMAT if learned is None else FOR_ADAPTER,
         "modules": canonical_json(_modules(modules)).decode("ascii"),
@@ -215,11 +215,6 @@ def write_calibration(
         except FormatError:
             path.unlink()
             raise
-
-
-def rounded(directions: Floats) -> Floats:
-    """Return directions as a file will hold them, in bfloat16's precision."""
-    return decode(encode(directions, BF16), BF16)
 
 
 def _learned(text: str) -> tuple[Learned, dict[str, str]]:

@@ -43,7 +43,6 @@ class FuseResult:
 
     files: tuple[FileEntry, ...]
     fidelity: FuseFidelity
-    seconds: float
 
 
 def fuse(
@@ -57,7 +56,6 @@ def fuse(
 ) -> FuseResult:
     """Write a fused model; files of the base with an `expected` SHA-256 are verified in the same pass."""
     # From this thread, `progress` is called with the bytes of weights written so far, and `check` may raise to give up.
-    started = time.monotonic()
     expected = expected or {}
     require_rooms([Need(folder, plan.sizes)], hint="fusery admin cache prune")
     with os_failures(f"write to {folder}", near=folder):
@@ -68,7 +66,7 @@ def fuse(
         files += [_copy_file(plan.base.files[name], folder, name, expected.get(name)) for name in plan.copies]
     if "config.json" in expected and "config.json" in plan.base.files:
         _require("config.json", digest_file(plan.base.files["config.json"])[0], expected["config.json"])
-    return FuseResult(tuple(sorted(files)), fidelity, time.monotonic() - started)
+    return FuseResult(tuple(sorted(files)), fidelity)
 
 
 def _write_weights(

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .affine import Packing
-from .arithmetic import BF16, Array, Format, NotFiniteError, decode, encode, round_to
+from .arithmetic import BF16, Array, Format, NotFiniteError, round_to, rounded
 
 NVFP4 = "nvfp4"
 
@@ -103,7 +103,7 @@ class FloatGrid(Packing):
             low, high = (2, 252) if self.bits == 4 else (10, 246)
             sound = scales.min(initial=255) >= low and scales.max(initial=0) <= high
             if self.tensor_scale is not None or (self.mode != NVFP4 and not sound):
-                np.copyto(out, decode(encode(out, BF16), BF16))
+                np.copyto(out, rounded(out, BF16))
 
     def quantize(self, values: Array, codes: Array, form: Format) -> Array:
         """Quantise float32 numbers of `form`: write the uint32 codes, return the scales as new uint8 (groups,)."""
@@ -113,7 +113,7 @@ class FloatGrid(Packing):
             return _quantize_scaled(values, magnitudes, peaks, _F32(self.tensor_scale), codes)
         quotients = peaks / self._numbers.top
         with np.errstate(all="ignore"):
-            quotients = decode(encode(quotients, form), form)
+            quotients = rounded(quotients, form)
         # MLX makes nonsense of these: large numbers become small there, and small ones large.
         limit = 2.0**32 if self.mode == NVFP4 else 2.0**100
         small = self.mode != NVFP4 and ((peaks > 0) & (quotients > 0) & (quotients < _SMALLEST_NORMAL)).any()

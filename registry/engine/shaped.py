@@ -22,7 +22,7 @@ from fusery.storage.errors import FormatError
 
 from . import kernel
 from .affine import Grid, dequantize, fit, pack, unpack
-from .arithmetic import Array, NotFiniteError, Update, decode, encode, multiply_out, round_to
+from .arithmetic import Array, NotFiniteError, Update, decode, encode, multiply_out, round_to, rounded
 from .calibration import Stored
 from .fidelity import Sums, measure, measure_exactly
 from .rows import RowsFormat, StoredRows, to_groups, to_rows
@@ -117,11 +117,9 @@ def _fitted(scales: Array, biases: Array, by_scale: Array, by_bias: Array, grid:
     moves = (np.abs(by_scale) <= MOST * np.abs(scales).reshape(by_scale.shape)) & np.isfinite(by_bias)
     moved = []
     for stored_numbers, change in ((scales, by_scale), (biases, by_bias)):
-        rounded = decode(
-            encode((stored_numbers + change.reshape(-1)).astype(np.float32), grid.form), grid.form
-        )
-        moves &= np.isfinite(rounded).reshape(moves.shape)
-        moved.append(rounded)
+        numbers = rounded((stored_numbers + change.reshape(-1)).astype(np.float32), grid.form)
+        moves &= np.isfinite(numbers).reshape(moves.shape)
+        moved.append(numbers)
     still = ~moves.reshape(-1) | (scales == 0)
     return np.where(still, scales, moved[0]), np.where(still, biases, moved[1])
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensor_files import load_raw
 
-from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Format, encode
+from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Format, encode, rounded
 from fusery.registry.engine.calibration import (
     FORMAT,
     MAX_DIRECTIONS,
@@ -24,7 +24,6 @@ from fusery.registry.engine.calibration import (
     Learned,
     Stored,
     read_calibration,
-    rounded,
     write_calibration,
 )
 from fusery.storage.digest import digest_bytes
@@ -54,7 +53,7 @@ def write(path: Path, **changed: Any) -> Path:
 def same(a: Directions, b: Directions) -> bool:
     return (
         a.directions.dtype == a.rest.dtype == np.float32
-        and np.array_equal(a.directions, rounded(b.directions))
+        and np.array_equal(a.directions, rounded(b.directions, BF16))
         and np.array_equal(a.rest, b.rest)
         and a.mean == b.mean
     )

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from fusery.registry import Registry
-from fusery.registry.engine.calibration import Directions, Learned, Stored, rounded, write_calibration
+from fusery.registry.engine.arithmetic import BF16, rounded
+from fusery.registry.engine.calibration import Directions, Learned, Stored, write_calibration
 from fusery.registry.records.calibrations import CALIBRATION, Reading, record_calibration
 from fusery.registry.records.deposit import Deposit
 from fusery.registry.records.references import resolve_base
@@ -20,7 +21,7 @@ Numbers = tuple[Learned, Mapping[str, Stored]]
 
 def directions(width: int, *, size: float = 1.0, seed: int = 0) -> Directions:
     signs = np.random.default_rng(seed).choice([-1, 1], (4, width))
-    found = rounded((signs * size).astype(np.float32))
+    found = rounded((signs * size).astype(np.float32), BF16)
     return Directions(found, np.ones(width, np.float32), float(np.float32(4 * size**2 + 1)))
 
 
