@@ -11,7 +11,6 @@ from fusery.storage.digest import Digest
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import FileEntry
 
-from .. import tables
 from ..adapters.files import CONFIG, PEFT_WEIGHTS
 from ..adapters.trained_through import aware_of, group_of
 from ..engine.architectures import within_layer

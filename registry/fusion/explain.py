@@ -172,7 +172,7 @@ def _differences(one: KeyInputs | None, other: KeyInputs | None) -> tuple[str, .
 
 def _recorded(workspace: Workspace, session: Session, row: tables.FusedRow) -> ExplainedModel:
     here, parts = _here(workspace, row.key), parts_of(row)
-    aliases = {part: names for part, names in aliases_of(session, parts).items() if part in parts}
+    by_part = aliases_of(session, parts)
     missing: list[str] = []
     if here is None:
         reason, missing = _to_be_had(workspace, session, row)
@@ -189,7 +189,7 @@ def _recorded(workspace: Workspace, session: Session, row: tables.FusedRow) -> E
             row.base, row.adapter, [(extra.adapter, extra.weight) for extra in row.extras], row.recipe
         ),
         recorded=OnRecord(digest=row.digest, bytes=row.bytes, created_at=row.created_at),
-        aliases=tuple(sorted({name for names in aliases.values() for name in names})),
+        aliases=tuple(sorted({name for part in parts for name in by_part.get(part, ())})),
         here=here,
         published=is_published(row),
         missing=tuple(missing),

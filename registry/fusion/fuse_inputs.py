@@ -45,7 +45,7 @@ from ..records.references import resolve_adapter, resolve_base
 from ..records.renderings import require_factors_alone
 from ..records.withdrawals import refuse_yanked
 from ..runtime.mlx_keys import written_config
-from .adapter_part import AdapterPart, calibration_of, fits_biases, keeps_format, part_of, policy_of
+from .adapter_part import AdapterPart, calibration_of, fits_biases, keeps_format, part_of, policy_of, whole_of
 from .base_forms import require_form
 
 if TYPE_CHECKING:
@@ -202,8 +202,6 @@ class InputFiles:
         part = self.fuse_inputs.adapter
         if form_of(entry.path for entry in part.files) == "mlx" or not self.adapters:
             return None
-        from .adapter_part import whole_of
-
         files = {entry.path: self._place(0, entry.path) for entry in part.files}
         return whole_of(part.name, files, self.base, self._scratch / "whole.safetensors")
 

@@ -19,7 +19,7 @@ from ..engine.recipe import Recipe, written_as
 from ..engine.verdict import closeness
 from ..errors import DatabaseReadOnlyError, FidelityError, RebuildDiffersError
 from ..parsing import plural
-from ..records.fused import Fused, FusedAnswers
+from ..records.fused import Fused, FusedAnswers, FusedRecord
 from ..records.fused_rows import describe
 from .fuse_inputs import FuseInputs, InputFiles
 from .known import REFUSED, TRIED, KeyRecord, MeasuredFuse, SecondOpinion, record_of_row, refused
@@ -85,7 +85,7 @@ class FuseCandidate:
         asks = self.asks(lookup)
         if lookup.settled is not None and not asks and not self._taken(lookup.settled):
             return None
-        if (model := self._cached(lookup)) is not None:
+        if (model := self._cached(lookup.own)) is not None:
             return self._finished(model, lookup)
         if (model := self._claimed(lookup)) is not None or not (compute or lookup.published):
             return model
@@ -183,36 +183,34 @@ class FuseCandidate:
             hint = accept
         return FidelityError(message, hint=hint)
 
-    def _cached(self, lookup: KeyRecord) -> Fused | None:
-        if (view := lookup.own) is None:
+    def _cached(self, view: FusedRecord | None) -> Fused | None:
+        if view is None:
             return None
-        path = self.workspace.cache.lookup(self.key, Manifest.of(view.files))
+        path = self.workspace.cache.lookup(Digest(view.key), Manifest.of(view.files))
         return on_this_machine(view, path, "cache") if path else None
 
     def _claimed(self, lookup: KeyRecord) -> Fused | None:
         if (view := lookup.claim) is None:
             return None
-        key, manifest = Digest(view.key), Manifest.of(view.files)
         self.reporter.say(f"{self.fuse_inputs.adapter.name}: {in_words(view.foreign)}")
-        if (path := self.workspace.cache.lookup(key, manifest)) is not None:
-            return on_this_machine(view, path, "cache")
+        if (model := self._cached(view)) is not None:
+            return model
         try:
-            lease = self._lease(key)
+            lease = self._lease(Digest(view.key))
         except DatabaseReadOnlyError:
-            path = self._fetch(None, key, manifest)
-        else:
-            with lease.keep():
-                path = self._fetch(lease, key, manifest)
-                with self.workspace.database.write() as session:
-                    lease.release(session)
-        return on_this_machine(view, path, "store") if path else None
+            return self._fetched(None, view)
+        with lease.keep():
+            model = self._fetched(lease, view)
+            with self.workspace.database.write() as session:
+                lease.release(session)
+        return model
 
     def _build(self, *, compute: bool = True) -> Fused | None:
         try:
             lease = self._lease(self.key)
         except DatabaseReadOnlyError as error:
             # Two processes may fetch a published model at a time; a computed one could not be recorded.
-            if (model := self._fetched(None, self.look_up())) is None and compute:
+            if (model := self._fetched(None, self.look_up().published)) is None and compute:
                 name, hint = self.fuse_inputs.adapter.name, "have somebody who may write run: fusery fuse"
                 message = f"{self._name} is not published, and a fuse has to write: {error.message}"
                 raise DatabaseReadOnlyError(message, hint=f"{hint} {name} --publish full") from error
@@ -220,7 +218,7 @@ class FuseCandidate:
         with lease.keep():
             # After the lease, not before: its last owner may just have published.
             lookup = self.look_up()
-            model = self._cached(lookup) or self._fetched(lease, lookup)
+            model = self._cached(lookup.own) or self._fetched(lease, lookup.published)
             if model is not None or not compute:
                 with self.workspace.database.write() as session:
                     lease.release(session)
@@ -234,15 +232,11 @@ class FuseCandidate:
 
         return leases.wait(self.workspace.database, key, self.workspace.owner(), on_busy=on_busy)
 
-    def _fetched(self, lease: leases.Lease | None, lookup: KeyRecord) -> Fused | None:
-        """Return the model from the store, None if it is not published or cannot be had."""
-        if (view := lookup.published) is None:
+    def _fetched(self, lease: leases.Lease | None, view: FusedRecord | None) -> Fused | None:
+        """Return the model of a record from the store, None if it is not published or cannot be had."""
+        if view is None:
             return None
-        path = self._fetch(lease, self.key, Manifest.of(view.files))
-        return on_this_machine(view, path, "store") if path else None
-
-    def _fetch(self, lease: leases.Lease | None, key: Digest, manifest: Manifest) -> Path | None:
-        cache = self.workspace.cache
+        key, manifest, cache = Digest(view.key), Manifest.of(view.files), self.workspace.cache
         self.reporter.say(f"fetching {self._name} from the store")
         try:
             with cache.build(key, lease.fence if lease else 0) as folder:
@@ -255,7 +249,7 @@ class FuseCandidate:
             self.reporter.say(f"what is published of {key[:12]} cannot be used: {error.message}")
             return None
         make_room(self.workspace, key)
-        return path
+        return on_this_machine(view, path, "store")
 
     def _shared(self, model: Fused) -> Fused:
         """Return a model that is there already; its files go to the store if they are to and are not."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -124,8 +124,7 @@ def make_room(workspace: Workspace, key: Digest) -> None:
 
 def on_this_machine(record: FusedRecord, path: Path, source: Literal["cache", "store", "computed"]) -> Fused:
     """Return a fused model whose files are in the local cache."""
-    facts = {field.name: getattr(record, field.name) for field in fields(FusedRecord)}
-    return Fused(**facts, path=path, source=source, cached=source == "cache")
+    return Fused.extending(record, path=path, source=source, cached=source == "cache")
 
 
 def in_words(foreign: Mapping[str, Any] | None) -> str | None:

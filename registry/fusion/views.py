@@ -30,7 +30,7 @@ from ..records.fused import (
     ModuleFidelity,
     Weighted,
 )
-from ..records.fused_rows import answers_in, fused_from, load_fused, verdict_of
+from ..records.fused_rows import answers_in, fused_from, label_record, load_fused, verdict_of
 from ..records.references import resolve_any, resolve_base
 from ..records.views import SCHEME, entries, is_good, signed_name
 from ..records.withdrawals import of_fused
@@ -52,22 +52,21 @@ def fused_line(
     fused: tables.FusedRow, adapter: str | None = None, *, withdrawals: Withdrawals | None = None
 ) -> FusedLine:
     """Return a fused artifact as `show` lists it: label, size, fidelity, and the command that makes it again."""
-    return FusedLine(**line_facts(fused, adapter), withdrawals=withdrawals)
+    facts, fidelity = _facts(fused, adapter), _fidelity(fused, None)
+    accepted = " --accept-loss" if fidelity.verdict == LOST else ""
+    return FusedLine(
+        **facts,
+        base=fused.base.name,
+        fidelity=fidelity,
+        rebuild=f"fusery fuse {facts['adapter']} --recipe {fused.key}{accepted}",
+        withdrawals=withdrawals,
+    )
 
 
 def line_of(fused: tables.FusedRow, adapter: tables.AdapterRow, *, withdrawals: Withdrawals) -> FusedLine:
     """Return the line of a fused artifact among those of one of its adapters, called by that one's name if the bytes are its."""
     name = adapter.name if fused.adapter.digest == adapter.digest else fused.adapter.name
     return fused_line(fused, name, withdrawals=withdrawals)
-
-
-def fused_details(fused: tables.FusedRow, adapter: str) -> FusedDetails:
-    """Return the same with the fidelity of each module."""
-    from ..charts.text import natural
-
-    modules = sorted(fused.modules, key=lambda module: natural(module.module))
-    facts = {**line_facts(fused, adapter), "fidelity": _fidelity(fused, modules)}
-    return FusedDetails(**facts, withdrawals=_withdrawals(fused))
 
 
 def is_published(row: tables.FusedRow) -> bool:
@@ -90,21 +89,7 @@ def fused_record(fused: tables.FusedRow, adapter: str | None = None) -> FusedRec
     )
 
 
-def line_facts(fused: tables.FusedRow, adapter: str | None) -> Mapping[str, Any]:
-    """Return the fields of a fused artifact's line; see `fused_line`."""
-    facts, fidelity = _facts(fused, adapter), _fidelity(fused, None)
-    accepted = " --accept-loss" if fidelity.verdict == LOST else ""
-    return {
-        **facts,
-        "base": fused.base.name,
-        "fidelity": fidelity,
-        "rebuild": f"fusery fuse {facts['adapter']} --recipe {fused.key}{accepted}",
-    }
-
-
 def _facts(fused: tables.FusedRow, adapter: str | None) -> Mapping[str, Any]:
-    from ..records.fused_rows import label_record
-
     name, weights = adapter or fused.adapter.name, weights_bytes(fused.manifest)
     return {
         **row_values(FusedFacts, fused),
@@ -147,9 +132,13 @@ def list_fused(workspace: Workspace, *, limit: int | None = None, offset: int = 
 
 def fidelity(workspace: Workspace, reference: str) -> FusedDetails:
     """Return the recorded fidelity of a fused artifact, as `show` has it, with that of each module."""
+    from ..charts.text import natural
+
     with workspace.database.read() as session:
         fused, name = _recorded(session, reference)
-        return fused_details(fused, name)
+        modules = sorted(fused.modules, key=lambda module: natural(module.module))
+        line = fused_line(fused, name, withdrawals=_withdrawals(fused))
+        return FusedDetails.extending(line, fidelity=_fidelity(fused, modules))
 
 
 def drawn(workspace: Workspace, details: FusedDetails, plot: Path, *, force: bool = False) -> FusedDetails:
