@@ -34,19 +34,17 @@ class Arrived(Record, kw_only=False):
     bytes: int = described("received bytes of an unfinished upload, which the same sender can resume")
 
 
-class PackagePlan(Record, kw_only=False):
-    """The plan of receiving a package."""
-
-    registry: str = described("id of the destination registry")
-    items_: tuple[Moved, ...] = described("the planned state of each item")
-    blobs: tuple[Arrived, ...] = described("the blobs that its items need, and how much of each has arrived")
-
-
 class PackageTaken(Record, kw_only=False):
     """The result of receiving a package."""
 
     registry: str = described("id of the destination registry")
     items_: tuple[Moved, ...] = described("the state of each item")
+
+
+class PackagePlan(PackageTaken, kw_only=False):
+    """The plan of receiving a package."""
+
+    blobs: tuple[Arrived, ...] = described("the blobs that its items need, and how much of each has arrived")
 
 
 class Resolved(Record, kw_only=False):

@@ -31,15 +31,14 @@ MOST_EVENTS = 200  # maximum number of log entries in a document: the newest one
 LogEntries = tuple[Mapping[str, Any], ...]  # log entries about a record, oldest first, with all hashed fields
 
 
-class Document:
-    """Base of all documents; `kept` says where the files are: in the store, in a folder, or `absent`."""
+class Document(Record):
+    """The base class of documents; `kept` says where the files are: in the store, in a folder, or `absent`."""
 
-    __slots__ = ()
     kind: ClassVar[str]
-    digest: str
+    digest: Digest
     files: tuple[FileEntry, ...]
-    kept: Literal["store", "folder", "absent"]
-    log: LogEntries
+    kept: Literal["store", "folder", "absent"] = "store"
+    log: LogEntries = ()
 
     if TYPE_CHECKING:
 
@@ -93,12 +92,11 @@ class Pinned(Record):
     digest: Digest = described("digest of its files")
 
 
-class BaseDocument(Record, Document):
+class BaseDocument(Document):
     """A base model, with the facts computed from its files."""
 
     kind: ClassVar[str] = "base"
     names: tuple[str, ...] = described("all its names; the first one is shown", most=200)
-    digest: Digest
     content: Digest | None = None
     sources: tuple[Source, ...] = ()
     architecture: str = described("class that runs it", most=200)
@@ -112,9 +110,6 @@ class BaseDocument(Record, Document):
     written_by_mlx: bool
     created_at: datetime
     created_by: str = described("who added it", most=200)
-    files: tuple[FileEntry, ...]
-    kept: Literal["store", "folder", "absent"] = "store"
-    log: LogEntries = ()
 
     @property
     def name(self) -> str:
@@ -122,13 +117,12 @@ class BaseDocument(Record, Document):
         return self.names[0] if self.names else self.digest
 
 
-class CalibrationDocument(Record, Document):
+class CalibrationDocument(Document):
     """A calibration of a base model."""
 
     kind: ClassVar[str] = "calibration"
     base: str = described("name of the base model", most=200)
     base_digest: Digest
-    digest: Digest
     prompts: str = described("name of the prompts", most=200)
     prompts_digest: Digest
     tokens: int = described("number of tokens", least=1, most=LARGE)
@@ -137,9 +131,6 @@ class CalibrationDocument(Record, Document):
     adapter: Digest | None = None
     created_at: datetime
     created_by: str = described("who made it", most=200)
-    files: tuple[FileEntry, ...]
-    kept: Literal["store", "folder", "absent"] = "store"
-    log: LogEntries = ()
 
     @property
     def name(self) -> str:
@@ -163,9 +154,6 @@ class AdapterDocument(Adapter, Document):
     yanks: tuple[YankDocument, ...] = ()
     evaluations: tuple[EvaluationDocument, ...] = ()
     signatures: tuple[SignatureDocument, ...] = ()
-    files: tuple[FileEntry, ...]
-    kept: Literal["store", "folder", "absent"] = "store"
-    log: LogEntries = ()
 
     @property
     def subject(self) -> str:
@@ -173,7 +161,7 @@ class AdapterDocument(Adapter, Document):
         return self.name
 
 
-class FusedDocument(Record, Document):
+class FusedDocument(Document):
     """A fused model; its files are in the package if published."""
 
     kind: ClassVar[str] = "fused"
@@ -185,7 +173,6 @@ class FusedDocument(Record, Document):
     engine: str = described("the engine", most=200)
     precision: str = described("precision", choices=("keep", "dither", "mixed", "dequantize"))
     quantization: Mapping[str, Any] | None = None
-    digest: Digest
     bytes: int = described("size of its files in bytes", most=LARGE)
     seconds: float = 0.0
     verdict: str = described("verdict", choices=("PASS", "UNSURE", "DEGRADED", "LOST"))
@@ -200,9 +187,6 @@ class FusedDocument(Record, Document):
     used_at: datetime
     withdrawals: tuple[Withdrawal, ...] = ()
     signatures: tuple[SignatureDocument, ...] = ()
-    files: tuple[FileEntry, ...]
-    kept: Literal["store", "folder", "absent"] = "store"
-    log: LogEntries = ()
 
     @property
     def name(self) -> str:
