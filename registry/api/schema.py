@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict  # pydantic refuses that of `typing` before Python 3.12
 
-from ..record import Record, names_of, optional_names, parts_of
+from ..record import names_of, optional_names, parts_of
 
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+(?:\n {8,}.+)*)", re.MULTILINE)
 
@@ -67,22 +67,14 @@ def _object(kind: type) -> Any:
 
 
 def _attributes(kind: type) -> Iterator[tuple[str, tuple[Any, str]]]:
-    """Yield what the JSON of a kind has: the name of each attribute, its type, and what its docstring says of it."""
-    hints, descriptions = get_type_hints(kind), _field_texts(kind)
+    """Yield what the JSON of a kind has: each attribute, its type, and its description there or in the docstring."""
+    hints = get_type_hints(kind)
+    _, _, section = (getdoc(kind) or "").partition("Attributes:\n")
+    descriptions = {name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(section)}
+    descriptions |= {name: f"{part.about.text}." for name, part in parts_of(kind).items() if part.about.text}
     for name in names_of(kind):
         if name in hints:
             yield name, (hints[name], descriptions.get(name, ""))
         else:
             getter = getattr(kind, name).fget
             yield name, (get_type_hints(getter)["return"], (getdoc(getter) or "").partition("\n")[0])
-
-
-def _field_texts(kind: type) -> dict[str, str]:
-    """Return the descriptions of attributes, from a record's fields or a class's docstring."""
-    descriptions: dict[str, str] = {}
-    for ancestor in reversed(kind.__mro__):
-        if issubclass(ancestor, Record) or ancestor is kind:
-            _, _, part = (getdoc(ancestor) or "").partition("Attributes:\n")
-            descriptions |= {name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(part)}
-    texts = {name: part.about.text for name, part in parts_of(kind).items()}
-    return descriptions | {name: f"{text}." for name, text in texts.items() if text}

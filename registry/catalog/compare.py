@@ -16,7 +16,7 @@ from ..errors import BadInputError
 from ..record import compared
 from ..records.adapter_details import AdapterDetails
 from ..records.difference import BetterAdapter, ComparedAdapters, NotComparable, WeightsDifference
-from ..records.evaluation import METRIC, Evaluation, comparable, mismatch, setting_of
+from ..records.evaluation import METRIC, Evaluation, comparable, last_word, mismatch, setting_of
 from ..records.fused import Fidelity, FusedLine
 from ..records.fused_rows import fused_by_adapter
 from ..records.references import load_adapters, resolve_adapter
@@ -121,15 +121,11 @@ def _higher(row: Evaluation) -> bool | None:
         return row.higher_is_better
     if _is_loss(row.metric):
         return False
-    return True if _word(row.metric) in _SHARE else None
+    return True if last_word(row.metric) in _SHARE else None
 
 
 def _is_loss(metric: str) -> bool:
-    return _LOSS.fullmatch(_word(metric)) is not None
-
-
-def _word(metric: str) -> str:
-    return re.split(r"[.:@-]", metric)[-1].lower()
+    return _LOSS.fullmatch(last_word(metric)) is not None
 
 
 def _other_data(adapters: Sequence[AdapterDetails], names: Sequence[str]) -> str | None:

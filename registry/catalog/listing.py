@@ -40,10 +40,10 @@ class _Key(NamedTuple):
     descending: bool
     nullable: bool
 
-    def order(self, column: Any) -> ColumnElement[Any]:
-        """Return how to sort by it, given where its values are; those without a value come last."""
+    def order(self, column: Any, *, plain: bool = False) -> ColumnElement[Any]:
+        """Return how to sort by it, given where its values are; those without a value come last, unless `plain`."""
         ordered: ColumnElement[Any] = column.desc() if self.descending else column.asc()
-        return ordered.nulls_last() if self.nullable else ordered
+        return ordered.nulls_last() if self.nullable and not plain else ordered
 
 
 class Page:
@@ -106,10 +106,7 @@ class Page:
         order: list[ColumnElement[Any]] = []
         for number, key in enumerate(self._keys):
             column = key.column if where is None else getattr(where, key.name)
-            if plain and number == 0:
-                order.append(column.desc() if key.descending else column.asc())
-            else:
-                order.append(key.order(column))
+            order.append(key.order(column, plain=plain and number == 0))
         # The other way round too, or no index would have the two together.
         last = tables.AdapterRow.id if where is None else where.id
         return [*order, last.desc() if self._keys[-1].descending else last.asc()]

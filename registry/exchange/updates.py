@@ -26,7 +26,7 @@ from ..records.amendments import DATASET, amend_row, is_free, require_few_amendm
 from ..records.evaluation import key_of
 from ..records.fused import FusedAnswers
 from ..records.fused_rows import answers_in
-from ..records.tokens import PARTS, Thing, allows, is_trusted, may_change, owner_of, parse_role
+from ..records.tokens import PARTS, Thing, allows, has_role, may_change, owner_of, parse_role
 from ..records.views import SCHEME, is_good, manifest_of, stands
 from ..registration.recorded import amendment_rows
 from ..remote import documents
@@ -235,7 +235,7 @@ def missing_signatures(
 
 def is_own(workspace: Workspace, origin: str) -> bool:
     """Return whether a package comes from this registry's operator or an approver's client; all else is a claim."""
-    return origin == workspace.identity and is_trusted(workspace)
+    return origin == workspace.identity and has_role(workspace, "approver")
 
 
 def missing_answers(

@@ -88,9 +88,14 @@ _PERPLEXITY = re.compile(r"(.*_)?(perplexity|ppl)")
 _ENTROPY = re.compile(r"bits_per_byte|((val|eval|test|validation)_)?loss")
 
 
+def last_word(metric: str) -> str:
+    """Return the last word of a metric's name in lower case, such as `acc` of `mmlu.acc`."""
+    return re.split(r"[.:@-]", metric)[-1].lower()
+
+
 def range_problem(metric: str, value: float) -> str | None:
     """Return why a metric cannot have a value (a loss below 0, a perplexity below 1), in a few words; None if it can."""
-    word = re.split(r"[.:@-]", metric)[-1].lower()
+    word = last_word(metric)
     if _PERPLEXITY.fullmatch(word) and value < 1 - 1e-6:
         return f"the value {value:g} (a perplexity is 1 or more)"
     if _ENTROPY.fullmatch(word) and value < 0:

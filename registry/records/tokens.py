@@ -79,12 +79,12 @@ def may_change(workspace: Workspace, session: Session, part: str, row: Thing) ->
     if not workspace.role:
         return True
     own = person(owner_of(session, row)) == person(workspace.actor)
-    return allows(parse_role(workspace.role), PARTS[part][0 if own else 1])
+    return has_role(workspace, PARTS[part][0 if own else 1])
 
 
-def is_trusted(workspace: Workspace) -> bool:
-    """Return whether the actor may decide for this registry: its operator, or an approver's token."""
-    return not workspace.role or allows(parse_role(workspace.role), "approver")
+def has_role(workspace: Workspace, role: Role) -> bool:
+    """Return whether the actor may do what a role may; the operator of a registry may do everything."""
+    return not workspace.role or allows(parse_role(workspace.role), role)
 
 
 def require_may_change(workspace: Workspace, session: Session, part: str, row: Thing) -> None:
@@ -95,7 +95,7 @@ def require_may_change(workspace: Workspace, session: Session, part: str, row: T
 
 def require_role(workspace: Workspace, role: Role, change: str) -> None:
     """Refuse what the role does not allow."""
-    if workspace.role and not allows(parse_role(workspace.role), role):
+    if not has_role(workspace, role):
         raise role_error(workspace.actor, workspace.role, change, role)
 
 
@@ -132,7 +132,8 @@ def create(workspace: Workspace, name: str, role: str, expires: str = DEFAULT_EX
     with workspace.database.write() as session:
         now = workspace.database.utcnow(session)
         until = parse_expiry(expires, now=now)
-        if _newest(session, called, revoked=False) is not None:
+        newest = _newest(session, called)
+        if newest is not None and newest.revoked_at is None:
             hint = f"fusery admin token revoke {called}"
             raise AlreadyExistsError(f"token {called} already exists", hint=hint)
         row = tables.TokenRow(
@@ -154,14 +155,12 @@ def revoke(workspace: Workspace, name: str, *, reason: str = "") -> Token:
     called = _called(name)
     with workspace.database.write() as session:
         now = workspace.database.utcnow(session)
-        row = _newest(session, called, revoked=False)
-        if row is not None:
-            row.revoked_at, row.revoked_by = now, workspace.actor
-            _log(session, "token.revoked", row, {"reason": reason}, now)
-        else:
-            row = _newest(session, called, revoked=True)
+        row = _newest(session, called)
         if row is None:
             raise UnknownReferenceError(f"there is no token {called}", hint="fusery admin token list")
+        if row.revoked_at is None:
+            row.revoked_at, row.revoked_by = now, workspace.actor
+            _log(session, "token.revoked", row, {"reason": reason}, now)
         return _record(row, now)
 
 
@@ -170,8 +169,8 @@ def own(workspace: Workspace) -> OwnIdentity:
     role = parse_role(workspace.role) if workspace.role else "admin"
     registry = workspace.identity
     with workspace.database.read() as session:
-        row = _newest(session, workspace.actor, revoked=False) if workspace.authenticated else None
-        expires = None if row is None else row.expires_at
+        row = _newest(session, workspace.actor) if workspace.authenticated else None
+        expires = None if row is None or row.revoked_at is not None else row.expires_at
     return OwnIdentity(
         name=workspace.actor, role=role, expires_at=expires, registry=registry, version=version("fusery")
     )
@@ -215,10 +214,11 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _newest(session: Session, name: str, *, revoked: bool) -> tables.TokenRow | None:
+def _newest(session: Session, name: str) -> tables.TokenRow | None:
+    """Return the token that is not revoked, else the newest one."""
     token = tables.TokenRow
-    ended = token.revoked_at.is_not(None) if revoked else token.revoked_at.is_(None)
-    return session.scalars(select(token).where(token.name == name, ended).order_by(token.id.desc())).first()
+    query = select(token).where(token.name == name)
+    return session.scalars(query.order_by(token.revoked_at.is_not(None), token.id.desc())).first()
 
 
 def _log(

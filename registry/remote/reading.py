@@ -185,7 +185,7 @@ def adapter_documents(
                 base_names=tuple(sorted(all_names(row.base))),
                 trained_on_names=names.get(row.trained_on or "", ()),
                 parent_digest=Digest(row.parent.digest) if row.parent is not None else None,
-                sources=tuple(_pinned(source.source) for source in row.sources),
+                sources=tuple(documents.Pinned.from_row(source.source) for source in row.sources),
                 training_run=None if row.run is None else TrainingRun.from_row(row.run),
                 curve=tuple(map(CurvePoint.from_row, row.curve)),
                 training=row.training,
@@ -209,8 +209,8 @@ def fused_documents(session: Session, rows: Iterable[tables.FusedRow]) -> Iterat
         yield documents.FusedDocument.from_row(
             row,
             base_digest=Digest(row.base.digest),
-            adapter=_pinned(row.adapter),
-            extras=tuple(_pinned(extra.adapter) for extra in row.extras),
+            adapter=documents.Pinned.from_row(row.adapter),
+            extras=tuple(documents.Pinned.from_row(extra.adapter) for extra in row.extras),
             modules=tuple(map(ModuleFidelity.from_row, row.modules)),
             withdrawals=of_fused(session, [row.id]).get(row.id, ()),
             signatures=_signatures(session.scalars(signed)),
@@ -218,10 +218,6 @@ def fused_documents(session: Session, rows: Iterable[tables.FusedRow]) -> Iterat
             answers=answers_in(row.answered, row.adapter),
             log=_logs(session, "fused", [row.key])[row.key],
         )
-
-
-def _pinned(row: tables.AdapterRow) -> documents.Pinned:
-    return documents.Pinned(name=row.name, digest=Digest(row.digest))
 
 
 def _signatures(rows: Iterable[tables.SignatureRow]) -> tuple[documents.SignatureDocument, ...]:

@@ -14,7 +14,7 @@ from fusery.registry.records.tokens import (
     MEANINGS,
     ROLES,
     allows,
-    is_trusted,
+    has_role,
     may_change,
     parse_role,
     require_may_change,
@@ -45,6 +45,6 @@ def test_a_publisher_changes_only_own_adapters(stocked: Registry) -> None:
         ):
             workspace = stocked.workspace.acting(name, role=role)
             assert may_change(workspace, session, "amendment", adapter) is may, (name, role)
-            assert is_trusted(workspace) is (role != "publisher")
+            assert has_role(workspace, "approver") is (role != "publisher")
             with nullcontext() if may else pytest.raises(RoleError):
                 require_may_change(workspace, session, "amendment", adapter)
