@@ -98,37 +98,3 @@ GROUPS = {
     "alias rules": "Set, show, list and remove the rules of an alias.",
 } | {name: text for name, (_, text) in TABLE.items()}
 """The line of help of each group."""
-
-FORMER: dict[str, str] = {
-    **dict.fromkeys(("alias history", "events", "history"), "log"),
-    **dict.fromkeys(("anchor", "signature anchor"), "sign --log"),
-    **dict.fromkeys(("export", "path"), "get"),
-    **dict.fromkeys(("signature", "signature export"), "sign"),
-    "amend": "edit",
-    "approve": "alias approve",
-    "attest": "lineage --format slsa",
-    "bench": "eval bench",
-    "calibrate": "base calibrate",
-    "compare": "diff",
-    "completion": "doctor",
-    "fidelity": "show --fidelity",
-    "impact": "lineage --down",
-    "import": "register",
-    "probe": "eval probe",
-    "report": "ui",
-    "rules": "alias rules",
-    "shrink": "combine",
-    "signature list": "sign --list",
-    "sync": "deploy sync",
-    "verify": "identify --verify",
-} | {name: f"admin {name}" for name in ADMIN}
-"""A former command's full name, and the words to type instead, before its arguments."""
-
-
-def successor(words: list[str]) -> tuple[str, list[str]] | None:
-    """Return the former command that the words begin with, and the words to type instead."""
-    for length in (2, 1):
-        name = " ".join(words[:length])
-        if name in FORMER and len(words) >= length:
-            return name, [*FORMER[name].split(), *(words[length:] if name != "completion" else [])]
-    return None

@@ -169,16 +169,8 @@ _LIKENESS = (
 """What the cosine of two updates means, from which value on."""
 
 
-METHODS = ("svd", "cat", "linear", "ties", "dare", "core", "knots", "tsv")
-
 # Above this interference `combine` recommends tsv: in benchmarks/merging.py, with weight 1, it retained more than the sum.
 _INTERFERENCE = 0.5
-
-_NEW: Mapping[str, Any] = {
-    "task": ": Task of the new adapter; default: the task of REF.",
-    "note": "TEXT: A note for people.",
-    "dry_run": ": Only show how much of the updates the new adapter would retain.",
-}
 
 
 def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
@@ -193,12 +185,14 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> t
 @command(
     "combine",
     Adapters.combine,
-    method=("", [*METHODS]),
+    method=("", ["svd", "cat", "linear", "ties", "dare", "core", "knots", "tsv"]),
     weights=click.Option(
         ["--weights"], callback=_numbers, metavar="W,W...", help="Weight of each adapter; default: 1."
     ),
     rank="N: Rank of the new adapter; a single REF is reduced to it.",
-    **_NEW,
+    task=": Task of the new adapter; default: the task of REF.",
+    note="TEXT: A note for people.",
+    dry_run=": Only show how much of the updates the new adapter would retain.",
 )
 def combine(
     session: Session, references: tuple[str, ...], *, rank: int | None = None, **options: Any

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import textwrap
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -82,21 +82,14 @@ class Demonstration(Record):
 class Script:
     """The running demo, with its commands, their output and the answers."""
 
-    session: Session
     home: Path
     steps: list[Step] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
 
-    @property
-    def is_silent(self) -> bool:
-        """Return whether output is suppressed."""
-        return self.session.json or self.session.quiet
-
     def say(self, text: str, **style: Any) -> None:
         """Print lines."""
-        if not self.is_silent:
-            click.secho("\n".join(map(one_line, text.split("\n"))), **style)
+        click.secho("\n".join(map(one_line, text.split("\n"))), **style)
 
     def tell(self, text: str) -> None:
         """Print the title of a step."""
@@ -112,15 +105,10 @@ class Script:
 
         shown = shlex.join([program(), *words])
         self.show(shown)
-        with self.hushed():
-            code = run(list(words))
+        code = run(list(words))
         self.steps.append(Step(command=shown, exit_code=code))
         if code != expect:
             raise click.ClickException(f"{shown} ended with {code}, expected was {expect}")
-
-    def hushed(self) -> AbstractContextManager[Any]:
-        """Suppress what others print, if output is suppressed."""
-        return redirect_stdout(StringIO()) if self.is_silent else nullcontext()
 
 
 @command(
@@ -141,8 +129,9 @@ def demo(session: Session, *, folder: Path = Path("fusery-demo")) -> None:
     for adapter in examples.glob(_ADAPTERS):
         shutil.copytree(adapter, folder / adapter.name)
     shutil.copy(examples / "data" / "valid.jsonl", folder / "questions.jsonl")
-    script = Script(session, folder.absolute() / "home")
-    with _alone(script):
+    script = Script(folder.absolute() / "home")
+    is_silent = session.json or session.quiet
+    with redirect_stdout(StringIO()) if is_silent else nullcontext(), _alone(script):
         _register(script, model, folder)
         script.tell("3. Which one is better, and what is different about it?")
         script.run("list")
@@ -226,8 +215,7 @@ def _fuse_onto_four_bits(script: Script, registry: Registry, folder: Path) -> No
     source, target = str(folder / BASE), str(folder / SMALL)
     converter = str(Path(program()).with_name("mlx_lm.convert"))
     script.show(shlex.join([converter, "--hf-path", source, "--mlx-path", target, "-q"]))
-    with script.hushed():
-        convert(source, target, quantize=True)
+    convert(source, target, quantize=True)
     script.run("base", "add", str(folder / SMALL))
     # What most tools do; and what fusery does by default.
     script.run("fuse", f"{TASK}@2", "--base", SMALL, "--as", "keep")

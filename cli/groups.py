@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import click
 
-from .commands import FORMER, successor
+from .commands import ADMIN
 
 _MEANT = """
-edit: correct fix set update rename tag label note
+edit: amend correct fix set update rename tag label note
 yank: rm remove delete del drop withdraw deprecate retire archive revoke
 yank --undo: unyank undelete undo
 list: ls dir adapters models search find query ps
 show: info describe view cat inspect
-log: logs changelog versions tasks
-register: add create new save submit log-model log_model
+show --fidelity: fidelity
+log: logs changelog versions tasks events history
+register: import add create new save submit log-model log_model
 push: upload publish
 pull: clone fetch
-get: download
+get: download export path
+diff: compare
+combine: shrink
+sign: signature
+sign --log: anchor
 check: validate lint
 fuse: merge bake quantize
 materialize: package pack bundle build ship
 serve: run chat generate
 promote: stage transition release
 alias rollback: rollback revert
+alias rules: rules
 eval: evaluate evaluations metrics test
-eval bench: benchmark perf
-lineage: provenance graph trace sbom bom slsa
-lineage --down: dependents uses
+eval bench: bench benchmark perf
+eval probe: probe
+lineage: provenance graph trace attest sbom bom slsa
+lineage --down: impact dependents uses
 audit: fsck scan
 admin gc: clean prune
 admin db: migrate upgrade
+deploy sync: sync
+doctor: completion
+ui: report
 train: finetune fine-tune fit
 identify: which whatis
+identify --verify: verify
 base list: bases
+base calibrate: calibrate
 alias list: aliases
 admin trust: keygen
-alias approve: unapprove
+alias approve: approve unapprove
 --help: help
 --version: version
 """
@@ -45,7 +57,7 @@ MEANT: Mapping[str, str] = {
     word: command
     for command, _, words in (line.partition(": ") for line in _MEANT.strip().splitlines())
     for word in words.split()
-}
+} | {name: f"admin {name}" for name in ADMIN}
 """What people type, and the command that does it."""
 
 _WITHIN: Mapping[str, tuple[str, ...]] = {
@@ -63,27 +75,8 @@ _WITHIN: Mapping[str, tuple[str, ...]] = {
 """The same within a group: what may be meant, of which the first is taken that the group has."""
 
 
-def unknown(ctx: click.Context, word: str, names: Collection[str], meant: str | None) -> click.UsageError:
-    """Return the error about a command that there is not."""
-    import difflib
-
-    close = difflib.get_close_matches(word, names, n=1)
-    suggestion = meant or (close[0] if close else None)
-    hint = f"did you mean '{ctx.command_path} {suggestion}'?" if suggestion else f"{ctx.command_path} --help"
-    return click.UsageError(f"There is no command {word[:80]!r}.\nHint: {hint}", ctx)
-
-
-def former(ctx: click.Context, words: list[str]) -> None:
-    """Refuse a command that has another name now, and name that with the same arguments."""
-    import shlex
-
-    if replacement := successor(words):
-        name, now = replacement
-        raise click.UsageError(f"The command {name!r} has another name.\nHint: fusery {shlex.join(now)}", ctx)
-
-
 class Group(click.Group):
-    """A group that answers an unknown command as `fusery` itself does, and whose help cuts no line off."""
+    """A group that answers an unknown command with the one that may be meant, and whose help cuts no line off."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands, each with the whole first line of its help."""
@@ -96,14 +89,19 @@ class Group(click.Group):
         """Return the names in the order in which they were added, which is that of use."""
         return list(self.commands)
 
+    def meant(self, word: str) -> str | None:
+        """Return the command of this group for a word of another tool."""
+        return next((name for name in _WITHIN.get(word, ()) if name in self.commands), None)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command, or name the one that may be meant."""
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            word = args[0]
-            if f"{self.name} {word}" in FORMER:
-                former(ctx, [str(self.name), *args])
-            meant = next((name for name in _WITHIN.get(word, ()) if name in self.commands), None)
-            raise unknown(ctx, word, self.commands, meant)
-        return super().resolve_command(ctx, args)
+        names, word = self.list_commands(ctx), args[0] if args else "-"
+        if word in names or word.startswith("-"):
+            return super().resolve_command(ctx, args)
+        import difflib
+
+        meant = self.meant(word) or next(iter(difflib.get_close_matches(word, names, n=1)), None)
+        hint = f"did you mean '{ctx.command_path} {meant}'?" if meant else f"{ctx.command_path} --help"
+        raise click.UsageError(f"There is no command {word[:80]!r}.\nHint: {hint}", ctx)

@@ -19,6 +19,7 @@ import click
 from fusery.storage.errors import FuseryError
 
 from .commands import ADMIN, COMMANDS, EVERYDAY, SECTIONS, TABLE, import_commands
+from .groups import MEANT, Group
 
 if TYPE_CHECKING:
     from .hints import Hints
@@ -37,7 +38,7 @@ OTHER_ERRORS: dict[str, tuple[int, str]] = {
 _RAISES = "_FUSERY_RAISES"  # set by fusery's own tests, to see the traceback of an unexpected error
 
 
-class CommandTable(click.Group):
+class CommandTable(Group):
     """A group whose commands are imported when they are used; `prefix` is its own full name and a space."""
 
     def __init__(self, *settings: Any, prefix: str = "", **more: Any) -> None:
@@ -60,19 +61,9 @@ class CommandTable(click.Group):
 
         return MADE[name]
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command, or name the one that may be meant."""
-        if args and self.prefix + args[0] not in TABLE and not args[0].startswith("-"):
-            from .groups import MEANT, former, unknown
-
-            if not self.prefix:
-                former(ctx, args)
-            raise unknown(
-                ctx, args[0], self.list_commands(ctx), None if self.prefix else MEANT.get(args[0].casefold())
-            )
-        return super().resolve_command(ctx, args)
+    def meant(self, word: str) -> str | None:
+        """Return the command for a word of another tool."""
+        return None if self.prefix else MEANT.get(word.casefold())
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands without importing any: the everyday ones, or all in sections."""
@@ -106,7 +97,7 @@ def _help_all(ctx: click.Context, parameter: click.Parameter, value: bool) -> No
 
 
 def _noted(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    # Here already, so that it is known where a command's name is wrong.
+    # In the hints already here, so that those about a wrong command have it; the session reads it there.
     if ctx.obj is not None:
         setattr(ctx.obj, str(parameter.name), value)
     return value
@@ -137,7 +128,7 @@ def _noted(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
     help="Show all commands and exit.",
 )
 @click.pass_context
-def cli(ctx: click.Context, registry: str | None, insecure_http: bool, debug: bool) -> None:
+def cli(ctx: click.Context, /, **_: Any) -> None:
     """Register, compare, fuse and ship LoRA adapters.
 
     Results go to stdout, messages to stderr.  Every command takes --json; -q prints names or paths only.
@@ -147,8 +138,7 @@ def cli(ctx: click.Context, registry: str | None, insecure_http: bool, debug: bo
 
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         ctx.color = False
-    opened = Session(place=registry, insecure_http=insecure_http, debug=debug, hints=ctx.obj)
-    ctx.obj = ctx.with_resource(opened)
+    ctx.obj = ctx.with_resource(Session(ctx.obj))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,8 +21,6 @@ import click
 
 from fusery.registry.api.parameters import description
 
-from .completing import Recorded
-
 MOST = 2**31 - 1
 
 OptionSpec = str | tuple[Any, ...] | click.Parameter
@@ -217,7 +215,7 @@ def _parameter(
 def _type(source: Callable[..., Any], name: str, annotation: str) -> Any:
     if "Path" in annotation:
         return FILE
-    for word, kind in (("int", int), ("float", float), ("str", Recorded()), ("Named", Recorded())):
+    for word, kind in (("int", int), ("float", float), ("str", str), ("Named", str)):
         if re.search(rf"\b{word}\b", annotation):
             return kind
     from fusery.registry.api.operation import hints_of

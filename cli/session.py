@@ -35,10 +35,8 @@ def is_interactive() -> bool:
 class Session:
     """One run of the command line."""
 
-    def __init__(self, *, place: str | None, insecure_http: bool, debug: bool, hints: Hints) -> None:
-        self._place, self._insecure_http = place, insecure_http
+    def __init__(self, hints: Hints) -> None:
         self.hints = hints
-        self.debug = debug
         self.json = False
         self.quiet = False
         self.verbose = False
@@ -58,7 +56,7 @@ class Session:
         """Return the registry of `--registry` or the environment."""
         from fusery.registry import Registry
 
-        return Registry.open(self._place, insecure_http=self._insecure_http)
+        return Registry.open(self.hints.registry, insecure_http=self.hints.insecure_http)
 
     def emit(self, document: Any, *, names: Iterable[str], human: Callable[[], None]) -> None:
         """Print a result: as one JSON document, as names one a line, or for people."""

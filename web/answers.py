@@ -53,7 +53,7 @@ def wants_json(request: Request) -> bool:
 
 
 def answer(request: Request, template: str, content: Mapping[str, Any], **more: Any) -> Response:
-    """Return the content `found` as JSON, or as HTML from a template, which also has `more`, such as pictures."""
+    """Return the content as JSON, or as HTML from a template, which also has `more`, such as pictures."""
     shown = presentable(plain(dict(content)))
     return JSONResponse(shown) if wants_json(request) else page(request, template, {"it": shown, **more})
 

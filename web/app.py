@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request, Response
@@ -26,7 +26,7 @@ from .forms import add_forms, add_key, add_sign_in
 from .limits import BodyLimit, Guard, Slots
 from .rendering import segment, style_sheet
 from .routes import Routes, add_operations
-from .sheets import Sheet, next_page
+from .sheets import Sheet, page_of
 from .transfers import add_transfers
 
 Text = Annotated[str | None, Query(max_length=2_000)]
@@ -92,12 +92,7 @@ def add_pages(routes: Routes, registry: Registry) -> None:
     @routes.page("/fused")
     def all_fused(request: Request, offset: Whole = 0) -> Response:
         models = registry.fused.list(limit=sheets.PAGE + 1, offset=offset)
-        content = {
-            "offset": offset,
-            "next": next_page(models, offset),
-            "models": models[: sheets.PAGE],
-            "cache": registry.cache.contents(),
-        }
+        content = {**page_of("models", models, offset), "cache": registry.cache.contents()}
         return answer(request, "all_fused.html.j2", content)
 
     @routes.page("/fused/{key}")
@@ -119,12 +114,7 @@ def add_pages(routes: Routes, registry: Registry) -> None:
     @routes.page("/places")
     def places(request: Request, at: Text = None, offset: Whole = 0) -> Response:
         running = registry.deployments.list(at=at or None, limit=sheets.PAGE + 1, offset=offset)
-        content = {
-            "at": at or None,
-            "offset": offset,
-            "next": next_page(running, offset),
-            "deployments": running[: sheets.PAGE],
-        }
+        content = {"at": at or None, **page_of("deployments", running, offset)}
         return answer(request, "places.html.j2", content)
 
     @routes.page("/log")
@@ -135,10 +125,15 @@ def add_pages(routes: Routes, registry: Registry) -> None:
         since: Text = None,
         before: Annotated[int | None, Query(ge=1, le=2**62)] = None,
     ) -> Response:
-        sheet = sheets.log_sheet(
-            registry, reference=reference or None, action=action or None, since=since or None, before=before
-        )
-        return shown(request, sheet)
+        filters: dict[str, Any] = {
+            "reference": reference or None,
+            "action": action or None,
+            "since": since or None,
+        }
+        rows = registry.upkeep.log(**filters, before=before, limit=sheets.PAGE + 1)
+        events = rows[-sheets.PAGE :][::-1]
+        content = {**filters, "events": events, "next": events[-1].seq if len(rows) > sheets.PAGE else None}
+        return answer(request, "log.html.j2", content)
 
     @routes.page("/search")
     def search(request: Request, q: Annotated[str, Query(max_length=500)] = "") -> Response:

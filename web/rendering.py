@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -27,6 +27,7 @@ from fusery.storage.secrets import masked
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+_TEMPLATES = Path(__file__).with_name("templates")
 _VERDICTS = {"PASS": "good", "UNSURE": "warn", "DEGRADED": "warn", "LOST": "bad"}
 _KINDS = {kind.__name__: kind for kind in (Amendment, CurvePoint, Evaluation, ModuleFidelity)}
 _SEVERITIES = {"error": "bad", "warning": "warn"}
@@ -34,11 +35,12 @@ _SEVERITIES = {"error": "bad", "warning": "warn"}
 
 @cache
 def environment(base: str | None = None) -> Environment:
-    """Return what renders pages."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    """Return what renders pages, on another base template if one is given."""
+    from jinja2 import ChoiceLoader, DictLoader, Environment, FileSystemLoader, StrictUndefined
 
+    own = {} if base is None else {"base.html.j2": base}
     made = Environment(
-        loader=FunctionLoader(lambda name: base if base and name == "base.html.j2" else _template(name)),
+        loader=ChoiceLoader([DictLoader(own), FileSystemLoader(_TEMPLATES)]),
         undefined=StrictUndefined,
         finalize=_shown,
         autoescape=True,
@@ -82,7 +84,7 @@ def _column(part: Part) -> dict[str, object]:
 
 def style_sheet() -> str:
     """Return the style sheet of pages, and of the pictures in them."""
-    own = "".join(_resource(name) for name in ("style.css", "web.css"))
+    own = "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "web.css"))
     return svg.style_sheet() + own + STYLE
 
 
@@ -97,15 +99,6 @@ def presentable(value: Any) -> Any:
     if isinstance(value, bytes):
         return repr(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _resource(name: str) -> str:
-    return (files(__package__) / "templates" / name).read_text(encoding="utf-8")
-
-
-def _template(name: str) -> str | None:
-    place = files(__package__) / "templates" / name
-    return _resource(name) if "/" not in name and place.is_file() else None
 
 
 def _shown(value: Any) -> Any:

@@ -72,9 +72,7 @@ def task_sheet(
         "task": task,
         "where": where,
         "sort": sort,
-        "offset": offset,
-        "next": next_page(versions, offset),
-        "versions": versions[:PAGE],
+        **page_of("versions", versions, offset),
         "aliases": registry.aliases.list(task),
     }
     shown = [version.to_dict() for version in sorted(versions[:PAGE], key=lambda adapter: adapter.version)]
@@ -138,30 +136,14 @@ def lineage_of(registry: Registry, reference: str) -> Graph:
     )
 
 
-def log_sheet(
-    registry: Registry,
-    *,
-    reference: str | None = None,
-    action: str | None = None,
-    since: str | None = None,
-    before: int | None = None,
-) -> Sheet:
-    """Return entries of the log, the newest first."""
-    rows = registry.upkeep.log(reference=reference, action=action, since=since, before=before, limit=PAGE + 1)
-    shown = rows[-PAGE:][::-1]
-    content = {
-        "reference": reference,
-        "action": action,
-        "since": since,
-        "events": shown,
-        "next": shown[-1].seq if len(rows) > PAGE else None,
-    }
-    return Sheet("log.html.j2", content)
-
-
 def next_page(rows: Sequence[object], offset: int) -> int | None:
     """Return the offset of the next page; None on the last page."""
     return offset + PAGE if len(rows) > PAGE else None
+
+
+def page_of(name: str, rows: Sequence[object], offset: int) -> Mapping[str, Any]:
+    """Return a page of rows under a name, and its place; one row more than a page means another page."""
+    return {"offset": offset, "next": next_page(rows, offset), name: rows[:PAGE]}
 
 
 def _link(node: Node) -> str | None:

@@ -13,6 +13,8 @@ EXPECTED = {
     "correct": "edit",
     "rm": "yank",
     "DELETE": "yank",
+    "compare": "diff",
+    "gc": "admin gc",
     "regster": "register",
     "rollback": "alias rollback",
     "upgrade": "admin db",
@@ -32,6 +34,7 @@ def test_the_command_that_is_meant(fusery: Fusery) -> None:
         assert f"'{words.split()[-1]}'" in ran.json["error"]["message"]
     assert "Hint: fusery --help" in fusery("xyzzy").err
     assert "Hint: fusery base --help" in fusery("base", "xyzzy").err
+    assert "Hint: fusery admin --help" in fusery("admin", "rm").err
 
 
 def test_every_word_leads_to_a_command_and_is_none_itself() -> None:

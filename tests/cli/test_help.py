@@ -9,7 +9,7 @@ import click
 import pytest
 from fixture_types import Fusery
 
-from fusery.cli.commands import ADMIN, COMMANDS, EVERYDAY, FORMER, SECTIONS, TABLE, successor
+from fusery.cli.commands import ADMIN, COMMANDS, EVERYDAY, SECTIONS
 from fusery.cli.main import cli
 
 WIDTH = 80
@@ -74,22 +74,3 @@ def test_the_first_screen_and_the_whole_tree(fusery: Fusery, monkeypatch: pytest
     assert re.findall(
         r"^  (\S+)", fusery("admin", "--help").out.partition("Commands:")[2], re.MULTILINE
     ) == list(ADMIN)
-
-
-def test_a_former_command_names_its_successor(fusery: Fusery) -> None:
-    known = {" ".join(words) for words in all_commands()}
-    for name in FORMER:
-        ran = fusery(*name.split(), "course_rec@1", "a b", "--json")
-        now = ran.json["error"]["hint"].removeprefix("fusery ")
-        assert (ran.code, repr(name) in ran.json["error"]["message"]) == (2, True)
-        assert name not in TABLE
-        assert now == "doctor" or now.endswith("course_rec@1 'a b' --json"), name
-        command = now.split()
-        assert any(" ".join(command[:length]) in known for length in (1, 2)), name
-        flags = {flag for each in found(command[0]).params for flag in each.opts}
-        assert not command[1:] or not command[1].startswith("--") or command[1] in flags, name
-
-
-def test_arguments_of_a_former_command_are_filled_in() -> None:
-    for words, now in {"signature list a@1": "sign --list a@1", "completion bash": "doctor"}.items():
-        assert (successor(words.split()) or ("", []))[1] == now.split()

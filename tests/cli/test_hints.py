@@ -1,18 +1,21 @@
-"""Hints are commands that work where they are read: for the registry that was named, by the program that was started."""
+"""Hints are commands that work where they are read: with the registry, the program and the installation that are there."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fixture_types import Fusery
 from installation import PROGRAM
 
-from fusery.cli.hints import Hints, program
+from fusery.cli.hints import Hints, as_installed, program
 
 
 def hint_of(said: str) -> str:
@@ -84,3 +87,30 @@ def test_a_hint_names_a_program_that_the_shell_finds(tmp_path: Path, on_the_path
     ran = shell(f"{typed} list")
     assert (ran.returncode, hint_of(ran.stderr)) == (2, f"{typed} base add MODEL")
     assert f"Try '{typed} show --help'" in shell(f"{typed} show").stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "source"),
+    [
+        ({}, "'fusery[mlx]'"),
+        ({"url": "file://FOLDER", "dir_info": {}}, "'FOLDER[mlx]'"),
+        ({"url": "file://FOLDER", "dir_info": {"editable": True}}, "--editable 'FOLDER[mlx]'"),
+        ({"url": "https://x.org/f.whl", "archive_info": {}}, "'fusery[mlx] @ https://x.org/f.whl'"),
+        ({"url": "https://x.org/f", "vcs_info": {"vcs": "git"}}, "'fusery[mlx] @ git+https://x.org/f'"),
+    ],
+)
+def test_it_comes_from_where_it_came_from(
+    said: dict[str, object], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = json.dumps(said).replace("FOLDER", str(tmp_path))
+    monkeypatch.setattr(metadata, "distribution", lambda _: SimpleNamespace(read_text=lambda _: text))
+    hint = as_installed("it needs more: pip install 'fusery[mlx]'")
+    assert hint.startswith("it needs more: ")
+    assert hint.endswith(f"pip install {source.replace('FOLDER', str(tmp_path))}")
+    options = as_installed("pip install --force-reinstall --no-binary fusery fusery")
+    assert " install --force-reinstall --no-binary fusery " in options
+
+
+def test_other_instructions_are_left_alone() -> None:
+    for text in ("pip install mlx-lm", "pip install fusery-tools", "fusery list"):
+        assert as_installed(text) == text

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import printed_documents
 import pytest
+import tiny_models
 from fixture_types import Fusery
 from page_server import pages_of
 
@@ -128,3 +130,24 @@ def test_what_a_server_does_not_take_is_not_stored(
     tokens_file().parent.mkdir(parents=True, exist_ok=True)
     tokens_file().write_text("[1]")
     assert stocked("--registry", url, "list", "--json").json["error"]["code"] == "bad_input"
+
+
+@pytest.mark.slow
+@pytest.mark.timing
+def test_many_at_once_get_one_version_each(
+    stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a declared version, a client that loses the race for one takes the next."""
+    folders = [
+        tiny_models.make_adapter(tmp_path / str(seed), tiny_base, seed=seed, rank=4) for seed in (30, 31, 32)
+    ]
+    with Registry.open(tmp_path / "home") as there:
+        monkeypatch.setenv("FUSERY_TOKEN", there.tokens.create("ci", "publisher").secret)
+        with pages_of(there, TokenAuth(there, Proxies())) as url, Registry.open(url) as own:
+
+            def register(folder: Path) -> int:
+                return own.adapters.register(folder, base="tiny", task="new").version
+
+            with ThreadPoolExecutor(len(folders)) as pool:
+                assert sorted(pool.map(register, folders)) == [1, 2, 3]
+        assert there.upkeep.audit().ok

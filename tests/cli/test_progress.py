@@ -74,7 +74,7 @@ def test_commands_that_move_bytes_show_a_bar(
 def test_a_bar_moves_makes_way_and_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "_PAUSE", 60)
     monkeypatch.setenv("COLUMNS", "80")
-    session, screen = Session(place=None, insecure_http=False, debug=False, hints=Hints()), Terminal()
+    session, screen = Session(Hints()), Terminal()
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stderr", screen)
         for label, bar, half in (

@@ -37,7 +37,7 @@ def test_a_locked_key(stocked: Fusery, tmp_path: Path, monkeypatch: pytest.Monke
         stocked, (words, "FUSERY_KEY_PASSPHRASE"), (f"{words} --passphrase-file pass.txt", "is wrong")
     )
     wrong = stocked(*words.split(), "--passphrase-file", "pass.txt")
-    everything = f"{wrong.out}{wrong.err}{stocked('events', '--json').out}"
+    everything = f"{wrong.out}{wrong.err}{stocked('log', '--json').out}"
     assert "guessed" not in everything and "correct horse" not in everything
     files = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
     assert not [path for path in files if b"correct horse" in path.read_bytes()]

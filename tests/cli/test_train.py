@@ -1,4 +1,4 @@
-"""`fusery train` with mlx-lm's real trainer on a tiny model."""
+"""`fusery train` with mlx-lm's real trainer on a tiny model; `register`, `check` and `show` on training runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 import tiny_models
 from programs import interrupts
+from run_folders import make_run, plain_log
 from waiting import PATIENCE, wait_until
 
 from fusery.registry.adapters.files import RUN_RECORD
 from fusery.registry.registration.training_record import read_record
 from fusery.storage.digest import digest_file
 
-from .conftest import Fusery
+from .conftest import Fusery, require_refusals
 
 TRAIN = [
     "--model", "tiny", "--train", "--data", "data", "--num-layers", "2", "--batch-size", "4", "--iters", "12",
@@ -282,3 +283,43 @@ def test_a_run_in_the_background_survives_ctrl_c_and_ends_at_sigterm(ready: Fuse
     assert read_record(folder / "run" / RUN_RECORD).state == "stopped"
     assert read_record(folder / "killed" / RUN_RECORD).state == "running"
     require_registered(ready, "killed", "unknown")
+
+
+VAL = {1: 5.0, 200: 2.0, 400: 1.2, 600: 1.5}
+WORDS = ("--base", "tiny", "--task", "t")
+
+
+@pytest.fixture
+def finished(stocked: Fusery, tiny_base: Path, tmp_path: Path) -> Path:
+    return make_run(
+        tmp_path / "run", tiny_base, saved=(200, 400, 600), iters=600, log=plain_log(VAL, {600: 1.0})
+    )
+
+
+def test_the_best_with_a_word_when_it_is_not_the_last(stocked: Fusery, finished: Path) -> None:
+    ran = stocked("register", finished, *WORDS)
+    assert ran.code == 0
+    assert "checkpoint 400 has the lowest loss, 1.200; the last, 600, has 1.500" in ran.out
+    assert stocked("register", finished, *WORDS, "--checkpoint", "last").out.startswith("Registered: t_v2_")
+    assert stocked("check", finished, *WORDS, "--checkpoint", "200", "--json").json["findings"] == []
+
+
+def test_refusals_of_runs(stocked: Fusery, finished: Path, tmp_path: Path) -> None:
+    (finished / "train.log").rename(tmp_path / "elsewhere.log")
+    register = f"register {finished} {' '.join(WORDS)}"
+    done = stocked(*register.split(), "--log", "elsewhere.log", "--json")
+    assert done.json["iterations"] == 400
+    (tmp_path / "taken.png").write_bytes(b"mine")
+    require_refusals(
+        stocked,
+        (f"{register} --checkpoint 500", "200, 400, 600"),
+        (f"{register} --log nowhere.log", "nowhere.log"),
+        ("show course_rec@1 --plot x.png", "no training curve"),
+        ("show t@1 --plot x.gif", ".png or .svg"),
+        ("show t@1 --force", "--force goes with --plot"),
+        ("show t@1 --plot taken.png", "taken.png"),
+    )
+    assert (tmp_path / "taken.png").read_bytes() == b"mine"
+    assert not (tmp_path / "x.png").exists()
+    view = stocked("show", "course_rec@1", "--json").json
+    assert (view["training_run"], view["curve"], view["dataset_digest"]) == (None, [], None)

@@ -145,7 +145,7 @@ def test_what_is_printed(
     fusery: Fusery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session, printed, asked = (
-        Session(place=None, insecure_http=False, debug=False, hints=Hints()),
+        Session(Hints()),
         list[str](),
         list[dict[str, Any]](),
     )
