@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -125,7 +125,7 @@ def add_pages(routes: Routes, registry: Registry) -> None:
         since: Text = None,
         before: Annotated[int | None, Query(ge=1, le=2**62)] = None,
     ) -> Response:
-        filters: dict[str, Any] = {
+        filters: Mapping[str, Any] = {
             "reference": reference or None,
             "action": action or None,
             "since": since or None,
