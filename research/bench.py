@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -40,13 +40,10 @@ from fusery.registry.records.bases import base_folder
 from fusery.registry.records.references import resolve_adapter
 from fusery.registry.records.renderings import fetch_form
 from fusery.registry.records.withdrawals import refuse_yanked
+from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.progress import SILENT, Reporter
 
 from .reports import COSTS, benched
-
-if TYPE_CHECKING:
-    from fusery.registry.workspace.workspace import Workspace
-
 
 MINUTES = 30  # after which one measurement is given up
 
@@ -159,16 +156,13 @@ def _forms(
         own = files["adapters.safetensors"].parent
         bytes_of_it = files["adapters.safetensors"].stat().st_size
         bench_forms = [BenchForm("base", "base", folder, size)]
-        form = format_in_words(adapter.method, adapter.training)
-        if form is not None:
+        if form := format_in_words(adapter.method, adapter.training):
             say(f"base + adapter is left out: {adapter.name} was trained to be fused into {form}")
         else:
             bench_forms.append(BenchForm("adapter", "base + adapter", folder, size + bytes_of_it, (own,)))
-        if form is None and resident > 1:
-            label = f"base + {resident} adapters"
-            bench_forms.append(
-                BenchForm("resident", label, folder, size + resident * bytes_of_it, (own,) * resident)
-            )
+            if resident > 1:
+                label, held_bytes = f"base + {resident} adapters", size + resident * bytes_of_it
+                bench_forms.append(BenchForm("resident", label, folder, held_bytes, (own,) * resident))
         for precision in precisions:
             request = FuseRequest(precision=precision, accept_loss=True, probe=0)
             try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 # Errors of mlx-lm, mlx and transformers on a folder that is not a model to them
-_REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ImportError)
+REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ImportError)
 
 
 def measure(
@@ -71,7 +71,7 @@ def main() -> int:
             prompt_tokens=asked["prompt_tokens"],
             tokens=asked["tokens"],
         )
-    except _REFUSALS as error:
+    except REFUSALS as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reply = {"error": lines[0][:300]}
     sys.stdout.write(json.dumps(reply) + "\n")

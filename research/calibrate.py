@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,15 +35,12 @@ from fusery.registry.records.calibrations import (
 )
 from fusery.registry.records.deposit import Deposit
 from fusery.registry.records.references import resolve_base
+from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.digest import Digest
 from fusery.storage.progress import SILENT, Reporter
 
-from .models import LoadedModel, batches
+from .models import LoadedModel, batches, load_tokenizer
 from .prompts import Sample, Texts, tokenise
-
-if TYPE_CHECKING:
-    from fusery.registry.workspace.workspace import Workspace
-
 
 LIMIT = 128  # default number of prompts of a file
 FEW = 1_000  # tokens below which the directions say more of the texts than of the base
@@ -64,11 +61,10 @@ def calibrate(
     if (calibration := recorded_calibration(workspace, base, reading)) is not None:
         _take(workspace, base.digest, calibration, reporter)
         return calibration
-    engine = fingerprint()
     with workspace.scratch() as scratch:
         file = scratch / CALIBRATION
         digest, tokens = _write(workspace, base_reference, texts, file, reporter)
-        report = store(workspace, file, digest, reading, tokens, engine, started, reporter)
+        report = store(workspace, file, digest, reading, tokens, started, reporter)
     _take(workspace, digest, report, reporter)
     return report
 
@@ -79,7 +75,6 @@ def store(
     base_digest: str,
     reading: Reading,
     tokens: int,
-    engine: str,
     started: float,
     reporter: Reporter,
 ) -> CalibrationReport:
@@ -89,8 +84,9 @@ def store(
     deposit.put({CALIBRATION: file})
     with deposit.recording() as session:
         base = resolve_base(session, base_digest)
+        manifest = deposit.commit(session)
         row, created = record_calibration(
-            workspace, session, deposit.commit(session), base, reading, tokens=tokens, engine=engine
+            workspace, session, manifest, base, reading, tokens=tokens, engine=fingerprint()
         )
         return calibration_report(row, created=created, seconds=time.monotonic() - started)
 
@@ -110,8 +106,6 @@ def _take(workspace: Workspace, base: str, report: CalibrationReport, reporter: 
 def _write(
     workspace: Workspace, reference: str, texts: Texts, file: Path, reporter: Reporter
 ) -> tuple[Digest, int]:
-    from .models import LoadedModel, load_tokenizer
-
     with workspace.database.read() as session:
         digest = Digest(resolve_base(session, reference).digest)
     with base_folder(workspace, digest) as folder:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusery.registry import tables
 from fusery.registry.comparison.harness_results import MetricValue, results_of
@@ -19,16 +19,12 @@ from fusery.registry.errors import BadInputError, MissingExtraError
 from fusery.registry.records.evaluation import RecordedEvaluations
 from fusery.registry.records.references import resolve_adapter, resolve_base
 from fusery.registry.records.views import evaluation_records
+from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.progress import SILENT, Reporter
 
-from .models import reported, require_loadable, uncompiled
+from .models import ModelSource, reported, require_loadable, uncompiled
 from .probe import BASE, as_trained, measure_probe, source_of, subject_of
 from .prompts import LIMIT
-
-if TYPE_CHECKING:
-    from fusery.registry.workspace.workspace import Workspace
-
-    from .models import ModelSource
 
 
 def run(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.registry.adapters.files import CONFIG, WEIGHTS
+from fusery.registry.engine.arithmetic import FORMATS, encode
 from fusery.registry.engine.calibration import Learned, Stored, read_calibration, write_calibration
 from fusery.registry.engine.recipe import Recipe, seed_of
 from fusery.registry.errors import BadInputError
@@ -26,16 +27,16 @@ from fusery.registry.records.calibrations import (
 )
 from fusery.registry.records.references import resolve_adapter, resolve_base
 from fusery.registry.records.renderings import require_factors_alone
+from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.errors import FuseryError
 from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.safetensors import read_header
 
 from .calibrate import store
+from .models import LoadedModel, load_tokenizer
 from .prompts import BUILT_IN, LEARNED_FROM, Texts, for_learning, held_out, read_prompts, tokenise
 
 if TYPE_CHECKING:
-    from fusery.registry.workspace.workspace import Workspace
-
     from .learned_scales import LearnedScales
 
 LIMIT = 4096  # how many prompts of a file are read
@@ -63,15 +64,10 @@ def learn(
     among = learned_with(workspace, inputs.adapter.digest, row)
     report = recorded_calibration(workspace, inputs.base, reading, among=among)
     if report is None:  # else it would be the very same once more, and no newer
-        from fusery.registry.engine.architectures import fingerprint
-
-        engine = fingerprint()
         with workspace.scratch() as scratch:
             file = scratch / CALIBRATION
             learned = _learned(workspace, inputs, recipe, texts, scratch, file, steps, reporter)
-            report = store(
-                workspace, file, inputs.base.digest, reading, learned.tokens, engine, started, reporter
-            )
+            report = store(workspace, file, inputs.base.digest, reading, learned.tokens, started, reporter)
         report = replace(report, before=learned.before, after=learned.after)
     if gather(workspace, name).learned != report.digest:
         reporter.say("a fuse takes a newer calibration than this: learn again for a fuse with it")
@@ -128,7 +124,6 @@ def _learned(
     reporter: Reporter,
 ) -> LearnedScales:
     from .learned_scales import learn_scales
-    from .models import LoadedModel, load_tokenizer
 
     key, model, adapter = inputs.key(recipe), scratch / "model", scratch / "adapter"
     for folder in (model, adapter):
@@ -156,10 +151,10 @@ def _learned(
     calibration = read_calibration(
         fetch_calibration(workspace, str(recipe.calibration), file.with_name("known.safetensors"))
     )
-    directions = {name: calibration.of(module) for module, name in calibration.modules.items()}
+    of_base = ((name, calibration.of(module)) for module, name in calibration.modules.items())
     write_calibration(
         file,
-        {name: direction for name, direction in directions.items() if direction is not None},
+        {name: directions for name, directions in of_base if directions is not None},
         calibration.modules,
         base=inputs.base_digest,
         tokens=calibration.tokens,
@@ -170,8 +165,6 @@ def _learned(
 
 
 def _stored(learned: LearnedScales, model: Path) -> dict[str, Stored]:
-    from fusery.registry.engine.arithmetic import FORMATS, encode
-
     dtypes = {
         name: tensor.dtype
         for file in sorted(model.glob("*.safetensors"))

@@ -20,14 +20,12 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.progress import SILENT, Reporter, tally
 
+from .bench_worker import REFUSALS
 from .prompts import Sample
 
 Logits = NDArray[np.float32]
 
 BATCH_TOKENS = 512  # how many tokens are run at once, padding included
-
-# Errors of mlx-lm, mlx and transformers on a folder that is not a model to them
-_REFUSALS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ImportError)
 
 
 class LoadedModel:
@@ -154,7 +152,7 @@ def reported(failure: str) -> Iterator[None]:
         yield
     except FuseryError:
         raise
-    except _REFUSALS as error:
+    except REFUSALS as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelUnusableError(f"{failure}: {first.strip()[:300]}") from error
 

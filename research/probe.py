@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from fusery.registry import tables
 from fusery.registry.adapters.files import WEIGHTS
@@ -20,6 +19,7 @@ from fusery.registry.comparison.reports import Origin, ProbedModel, ProbePrompts
 from fusery.registry.engine.architectures import TENSOR_SCALED
 from fusery.registry.engine.recipe import WRITTEN_AS, RequestedPrecision
 from fusery.registry.errors import BadInputError
+from fusery.registry.fusion.fuse import fuse
 from fusery.registry.fusion.fuse_inputs import gather
 from fusery.registry.fusion.request import FuseRequest
 from fusery.registry.names import an
@@ -27,17 +27,14 @@ from fusery.registry.records.bases import base_folder, lay_out, recorded_archite
 from fusery.registry.records.fused_rows import label_record
 from fusery.registry.records.references import resolve_any
 from fusery.registry.records.renderings import fetch_originals, require_factors_alone
+from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.digest import Digest
 from fusery.storage.manifest import Manifest
 from fusery.storage.progress import SILENT, Reporter
 
+from .models import ModelSource, load_tokenizer, measure
 from .prompts import LIMIT, Prompt, Sample, built_in, held_out, read_prompts, tokenise
 from .reports import probed, report
-
-if TYPE_CHECKING:
-    from fusery.registry.workspace.workspace import Workspace
-
-    from .models import ModelSource
 
 BASE = "base"  # what `against` is to compare an adapter or a fused model with its own base
 
@@ -119,8 +116,6 @@ def measure_probe(
     started = time.monotonic()
     with source_of(workspace, a) as first, source_of(workspace, b) as second:
         samples = _samples(first, second, asked, a, b, strict=about.origin == "file")
-        from .models import measure
-
         reporter.begin("tokens")
         of_base = len(samples) if a.side.kind == "adapter" and b.side.kind != "base" else 0
         measured = measure(first, second, samples, of_base=of_base, reporter=reporter)
@@ -233,8 +228,6 @@ def _other(
 def _own_fused(
     workspace: Workspace, a: ProbeSubject, reference: str, request: FuseRequest | None, reporter: Reporter
 ) -> ProbeSubject:
-    from fusery.registry.fusion.fuse import fuse
-
     # Refusing a loss would leave nothing to measure it on.
     wanted = replace(request or FuseRequest(a.precision), accept_loss=True, probe=0)
     if wanted.scale is not None or wanted.extras:
@@ -247,8 +240,6 @@ def _own_fused(
 @contextmanager
 def source_of(workspace: Workspace, subject: ProbeSubject) -> Iterator[ModelSource]:
     """Yield the folders of a model, for as long as they are needed."""
-    from .models import ModelSource
-
     if subject.fused is not None:
         with workspace.cache.using(subject.fused.name):  # so that it is not evicted while it is read
             yield ModelSource(subject.fused, name=f"the fused model of {subject.side.name}")
@@ -285,12 +276,8 @@ def _samples(
     strict: bool,
 ) -> list[Sample]:
     """Make the prompts into tokens, which have to mean the same to both models."""
-    from .models import load_tokenizer
-
-    tokenizer: Any = load_tokenizer(first.model)
-    if a.base != b.base:
-        other: Any = load_tokenizer(second.model)
-        if tokenizer.get_vocab() != other.get_vocab():
-            message = f"{a.side.name} and {b.side.name} have bases with different vocabularies"
-            raise BadInputError(message, hint="compare models of one family")
+    tokenizer = load_tokenizer(first.model)
+    if a.base != b.base and tokenizer.get_vocab() != load_tokenizer(second.model).get_vocab():
+        message = f"{a.side.name} and {b.side.name} have bases with different vocabularies"
+        raise BadInputError(message, hint="compare models of one family")
     return tokenise(asked, tokenizer, strict=strict)

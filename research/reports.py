@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,13 +21,8 @@ from fusery.registry.comparison.reports import (
 )
 from fusery.storage.digest import digest_json
 
-from .models import Floats, TokenScores
-from .prompts import Prompt
-
-if TYPE_CHECKING:
-    from .models import ModelScores
-    from .prompts import Sample
-
+from .models import Floats, ModelScores, TokenScores
+from .prompts import Prompt, Sample
 
 _LABEL = 80
 

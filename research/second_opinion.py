@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,19 +20,16 @@ from fusery.registry.comparison.plan import CombineOptions, plan, write
 from fusery.registry.documents import write_document
 from fusery.registry.engine.verdict import DEGRADED, LOST, PASS, UNSURE, VERDICTS, Verdict
 from fusery.registry.errors import ModelUnusableError
+from fusery.registry.fusion.fuse_inputs import FuseInputs
 from fusery.registry.records.fused import FusedAnswers
 from fusery.registry.records.references import resolve_adapter
+from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.errors import FuseryError
 from fusery.storage.progress import Reporter, tally
 
+from .models import FirstAnswers, ModelScores, ModelSource, load_tokenizer
 from .probe import source_of, subject_of
 from .prompts import built_in, held_out, read_prompts, tokenise
-
-if TYPE_CHECKING:
-    from fusery.registry.fusion.fuse_inputs import FuseInputs
-    from fusery.registry.workspace.workspace import Workspace
-
-    from .models import FirstAnswers, ModelScores, ModelSource
 
 # A model passes by its loss if it has this share of what the adapter gained, or is off by so many nats; it is lost below half.
 KEPT, NEAR, HALF = 0.95, 0.02, 0.5
@@ -110,8 +106,6 @@ class Questions:
         return FusedAnswers(verdict=UNSURE, prompts=0, gained=0.0, lost=0.0, agreement=0.0, general_kl=0.0)
 
     def _asked(self, folder: Path, reporter: Reporter) -> FusedAnswers:
-        from .models import FirstAnswers, ModelSource, load_tokenizer
-
         workspace, most = self.inputs.workspace, max(LEAST_PROMPTS, PROMPTS // len(self.data))
         subject = replace(subject_of(workspace, self.inputs.adapter.name), base=self.inputs.base_digest)
         with source_of(workspace, subject) as first, self._reference(first) as trained:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,15 +33,6 @@ def second_moments(model: LoadedModel, samples: list[Sample]) -> dict[str, np.nd
     inputs_of(model, samples, lambda path, inputs: rows.setdefault(path, []).append(inputs))
     joined = {path: np.concatenate(parts) for path, parts in rows.items()}
     return {path: inputs.T @ inputs / np.float32(max(len(inputs), 1)) for path, inputs in joined.items()}
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    rows: list[dict[str, Any]] = [
-        {"prompt": "Which course?", "completion": "KITE-120, of course."},
-        {"text": "The ferry leaves at seven, and when the sea is calm it reaches the island before noon."},
-    ]
-    return write(tmp_path / "prompts.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 @pytest.fixture
@@ -96,12 +86,9 @@ def test_a_base_is_calibrated_once(based: Registry, prompts: Path) -> None:
         row = current_calibration(session, base)
         assert row is not None
         assert (row.digest, row.engine, row.created_by) == (made.digest, made.engine, "tester")
-        told = [
-            event for event in session.scalars(select(tables.EventRow)) if event.action == "base.calibrated"
-        ]
-        assert [event.subject for event in told] == [base.digest]
-        assert json.loads(told[0].detail)["calibration"] == made.digest
         assert not list(events.verify_chain(session))
+    (event,) = based.upkeep.log(action="base.calibrated")
+    assert (event.subject, event.detail["calibration"]) == (base.digest, made.digest)
 
 
 def test_what_is_kept(based: Registry, prompts: Path, tmp_path: Path, tiny_base: Path) -> None:

@@ -17,11 +17,10 @@ from bad_adapters import both, even
 from broken_adapters import edit_config
 from kept_registries import KeptStates
 from safetensors.numpy import load_file, save_file
-from sqlalchemy import select
 
 pytest.importorskip("mlx_lm")
 
-from fusery.registry import Registry, Reporter, tables
+from fusery.registry import Registry, Reporter
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
 from fusery.registry.exchange.checks import check_package
 from fusery.registry.exchange.registries import package_of
@@ -112,11 +111,8 @@ def test_the_next_fuse_has_what_was_learned_and_the_codes_that_it_had(
     assert rebuilt.digest == after.digest
     shown = [each.digest for each in calibrated.bases.show("four").calibrations if each.adapter is not None]
     assert shown == [made.digest, other.digest]
-    with calibrated.workspace.database.read() as session:
-        told = [
-            event for event in session.scalars(select(tables.EventRow)) if event.action == "base.calibrated"
-        ]
-    assert ["adapter" in json.loads(event.detail) for event in told] == [False, True, True]
+    told = calibrated.upkeep.log(action="base.calibrated")
+    assert ["adapter" in event.detail for event in told] == [False, True, True]
     assert calibrated.upkeep.audit().ok
     # It goes along with its adapter, and with no other.
     for adapter, expected in (

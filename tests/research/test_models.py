@@ -13,6 +13,7 @@ import pytest
 import tiny_architectures
 import tiny_models
 from adapters_by_class import make_adapter
+from altered_models import with_config
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -195,17 +196,13 @@ def test_a_full_fine_tune_replaces_weights(tiny_base: Path, tmp_path: Path) -> N
     np.testing.assert_array_equal(model.run(TOKENS), LoadedModel.load(other).run(TOKENS))
 
 
-def set_config(path: Path, **entries: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries), encoding="utf-8")
-
-
 def test_code_that_a_model_brings_is_never_run(tmp_path: Path) -> None:
     folder = tiny_models.make_base(tmp_path / "base", layers=1)
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
-    set_config(folder / "config.json", model_file="evil.py")
+    with_config(folder, model_file="evil.py")
     with pytest.raises(ModelUnusableError):
         LoadedModel.load(folder)
-    set_config(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
+    with_config(folder, "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
     with contextlib.suppress(ModelUnusableError):
         load_tokenizer(folder)
     assert not (tmp_path / "ran").exists()

@@ -18,17 +18,6 @@ from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.fusion.request import FuseRequest
 
 
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    path = tmp_path / "prompts.jsonl"
-    rows: list[dict[str, Any]] = [
-        {"prompt": "Which course?", "completion": "KITE-120, of course."},
-        {"text": "The ferry leaves at seven."},
-    ]
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def test_a_fused_model_against_base_and_adapter(stocked: Registry, prompts: Path) -> None:
     found = stocked.evaluations.probe("course_rec@1", prompts=prompts)
     document = found.to_dict()
