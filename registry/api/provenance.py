@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusery.storage.digest import Digest
 from fusery.storage.progress import SILENT, Reporter
 
 from ..wire import LongText
@@ -124,7 +123,7 @@ class Provenance(Resource):
             Path(path).expanduser(),
             signature=Path(signature) if signature is not None else None,
             checkers=checkers,
-            digests={file.path: Digest(file.sha256) for file in match.files},
+            digests={file.path: file.sha256 for file in match.files},
         )
         return replace(match, intact=match.intact and result.verdict != "differs", verification=result)
 

@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from ..parsing import plural
 from . import svg
-from .svg import rendered
 from .text import finite, number, short
 
 CURVE = "curve.svg"  # the name of the file in a bundle
@@ -45,7 +44,7 @@ def draw(curves: Mapping[str, Sequence[Mapping[str, Any]]], kind: str) -> bytes:
         y = 412 + 18 * at
         parts += [Markup(f'<g transform="translate({_LEFT} {y - 12})">'), *_swatch(at), Markup("</g>")]
         parts.append(svg.text(_LEFT + 38, y, short(name, 90) if points else f"{short(name, 80)} (no curve)"))
-    return rendered(
+    return svg.rendered(
         svg.document(
             "Training curves",
             f"{_CAPTION} Of {', '.join(curves)}.",

@@ -6,7 +6,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -14,7 +14,6 @@ from markupsafe import Markup
 from ..engine.verdict import LOST_BELOW, NEAR_FROM, closeness
 from ..errors import BadInputError
 from . import svg
-from .svg import rendered
 from .text import finite, share, short
 
 MOST_LAYERS = 512
@@ -151,12 +150,12 @@ def draw(picture: HeatMap, kind: str) -> bytes:
     """Return a map of fidelity as a PNG or SVG file, with all layers."""
     rows = (*picture.rows, *picture.outside)
     left = max(124, 24 + 7 * max((len(row.label) for row in rows), default=0))
-    parts, right, bottom = _drawn(picture.layers, picture.rows, picture.outside, left, FILE_WIDTH, 4)
+    parts, right, bottom = _drawn(picture, left, FILE_WIDTH, 4)
     legend = (
         f"× below {100 * LOST_BELOW:.0f} or above {100 * (2 - LOST_BELOW):.0f} %: lost; "
         f"– below {100 * NEAR_FROM:.0f} or above {100 * (2 - NEAR_FROM):.0f} %: degraded; grey: not adapted"
     )
-    return rendered(
+    return svg.rendered(
         svg.document(
             picture.title,
             "The share of the adapter's update that is in the written weights, by layer and module.",
@@ -169,16 +168,9 @@ def draw(picture: HeatMap, kind: str) -> bytes:
     )
 
 
-def _drawn(
-    layers: Sequence[int],
-    rows: Sequence[Row],
-    outside: Sequence[Row],
-    left: int,
-    width: int,
-    top: float,
-) -> tuple[list[Markup], int, int]:
+def _drawn(picture: HeatMap, left: int, width: int, top: float) -> tuple[list[Markup], int, int]:
     """Draw the layers in bands of the width, the other rows, and the scale of colours; return also the right and the bottom."""
-    room = width - left - 16
+    layers, rows, room = picture.layers, picture.rows, width - left - 16
     wide = _WIDE if len(layers) * _WIDE <= room else _NARROW
     most = max(1, room // wide)
     bands = max(1, math.ceil(len(layers) / most))
@@ -190,8 +182,8 @@ def _drawn(
         top += _HIGH * len(rows)
         parts += _layer_numbers(layers[part], left, wide, top)
         top += 40
-    parts += _cells(outside, left, _WIDE, top)
-    top += _HIGH * len(outside) + 14
+    parts += _cells(picture.outside, left, _WIDE, top)
+    top += _HIGH * len(picture.outside) + 14
     parts += _legend(left, top, min(6.0, (width - left - 24) / _STEPS))
     return parts, left + wide * band_size + 16, int(top + 44)
 
@@ -199,9 +191,9 @@ def _drawn(
 def heat_map_picture(key: str, picture: HeatMap) -> Markup:
     """Return the map of one fused model for a page, without layers in which no module was adapted."""
     kept = [at for at in range(len(picture.layers)) if any(row.cells[at] is not None for row in picture.rows)]
-    rows = [Row(row.label, tuple(row.cells[at] for at in kept)) for row in picture.rows] if kept else []
-    layers = [picture.layers[at] for at in kept]
-    parts, right, bottom = _drawn(layers, rows, picture.outside, 124, WIDTH, 10.0)
+    rows = tuple(Row(row.label, tuple(row.cells[at] for at in kept)) for row in picture.rows if kept)
+    shown = replace(picture, layers=tuple(picture.layers[at] for at in kept), rows=rows)
+    parts, right, bottom = _drawn(shown, 124, WIDTH, 10.0)
     return svg.picture(
         key,
         f"Fidelity of {picture.title}",

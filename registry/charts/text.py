@@ -59,15 +59,9 @@ def size(value: Any) -> str:
     return f"{amount:.0f} B" if unit == "B" else f"{amount:.2f} {unit}"
 
 
-def moment(value: str | None) -> datetime | None:
-    """Return a moment of the facts, in UTC."""
-    return None if value is None else datetime.fromisoformat(value).astimezone(UTC)
-
-
 def when(value: str | None) -> str:
     """Return a moment of the facts for people: UTC, to the minute."""
-    timestamp = moment(value)
-    return "–" if timestamp is None else f"{timestamp:%Y-%m-%d %H:%M}"
+    return "–" if value is None else f"{datetime.fromisoformat(value).astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def natural(name: str) -> tuple[Any, ...]:

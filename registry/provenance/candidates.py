@@ -33,11 +33,9 @@ def sought(path: str | Path) -> Sought:
     """Return the digests of the files and tensors at a path."""
     look = look_at(Path(path))
     with closing(Hasher()) as hasher:
-        tensors, digests = (
-            hasher.tensors(view for unit in look.units for view in unit.views),
-            hasher.files(file.file for file in look.files),
-        )
-        files = {file.path: str(digests[file.file]) for file in look.files}
+        tensors = hasher.tensors(view for unit in look.units for view in unit.views)
+        digests = hasher.files(file.real for file in look.files)
+        files = {file.path: str(digests[file.real]) for file in look.files}
         units = tuple(
             SoughtUnit(
                 is_adapter=unit.is_adapter,

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from fusery.storage.digest import Digest
 from fusery.storage.errors import MissingFileError, StorageError, UnsafePathError
 from fusery.storage.failures import opened, os_failures
-from fusery.storage.folder import scan
+from fusery.storage.folder import SourceFile, scan
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, HOLLOW, read_header
 
@@ -36,21 +36,12 @@ class Weights:
     form: str
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile:
-    """A file that was found: its path relative to what was asked about, and where it lies."""
-
-    path: str
-    file: Path
-    size: int
-
-
 @dataclass(slots=True)
 class FoundFiles:
     """The files at a path."""
 
     kind: str
-    files: list[FoundFile]
+    files: list[SourceFile]
     weights: list[Weights] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -98,9 +89,9 @@ def look_at(path: Path) -> FoundFiles:
         except (FileNotFoundError, NotADirectoryError, RuntimeError):
             raise MissingFileError(f"file or folder not found: {path}", hint="check the path") from None
     if real.is_dir():
-        files = FoundFiles("folder", [FoundFile(file.path, file.real, file.size) for file in scan(real)])
+        files = FoundFiles("folder", scan(real))
     elif real.is_file():
-        files = FoundFiles("file", [FoundFile(real.name, real, real.stat().st_size)])
+        files = FoundFiles("file", [SourceFile(real.name, real, real.stat().st_size)])
         with opened(real) as content:
             start = content.read(512)
         if start.startswith(_ARCHIVES) or start[257:262] == b"ustar":
@@ -124,9 +115,9 @@ def look_at(path: Path) -> FoundFiles:
     return files
 
 
-def _weights(file: FoundFile) -> Weights | None:
-    with os_failures(f"read {file.path}", near=file.file):
-        with file.file.open("rb") as content:
+def _weights(file: SourceFile) -> Weights | None:
+    with os_failures(f"read {file.path}", near=file.real):
+        with file.real.open("rb") as content:
             start = content.read(16)
             # Of nearly all holes: it costs nothing to make, and hours to hash.  Systems that know no blocks, or keep files
             # elsewhere, may say zero: what is of a usual size is not asked about.
@@ -134,27 +125,27 @@ def _weights(file: FoundFile) -> Weights | None:
             if file.size > HOLLOW and blocks * 512 < file.size // 16:
                 raise UnsafePathError(f"of the {file.size:,} bytes of {file.path} nearly all are holes")
         if start.startswith(MAGIC):
-            return Weights(file.path, [], read_gguf_header(file.file).metadata, "gguf")
+            return Weights(file.path, [], read_gguf_header(file.real).metadata, "gguf")
     # Under another name, it begins with a length that fits, and an object of JSON.
     length = int.from_bytes(start[:8], "little")
     alike = start[8:10] in (b'{"', b"{ ") and 2 <= length <= min(file.size - 8, BASE_HEADER_LIMIT)
     if not (alike or file.path.endswith(".safetensors")):
         return None
-    header = read_header(file.file, limit=BASE_HEADER_LIMIT)
-    return Weights(file.path, safetensors_views(file.file, header), header.metadata, "safetensors")
+    header = read_header(file.real, limit=BASE_HEADER_LIMIT)
+    return Weights(file.path, safetensors_views(file.real, header), header.metadata, "safetensors")
 
 
-def _unread(file: FoundFile) -> Iterator[str]:
+def _unread(file: SourceFile) -> Iterator[str]:
     """Yield why a file of weights is not read: a pickle runs code when it is loaded, and is never opened here."""
     if file.size > _PICKLED and file.path.endswith((".bin", ".pt", ".pth", ".ckpt")):
-        with opened(file.file) as content:
+        with opened(file.real) as content:
             start = content.read(4)
         if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
             yield f"{file.path} is a pickle, which runs code when it is loaded: save it as safetensors where you trust its origin"
 
 
 def compare_files(
-    recorded: Mapping[str, str], digests: Mapping[str, Digest], files: Sequence[FoundFile]
+    recorded: Mapping[str, str], digests: Mapping[str, Digest], files: Sequence[SourceFile]
 ) -> dict[str, list[str]]:
     """Return which recorded files are the same, changed or missing, and which files are extra."""
     present, wanted = set(digests.values()), set(recorded.values())
@@ -206,7 +197,7 @@ def claims_of(scanned_files: FoundFiles) -> list[IdentityClaim]:
         if read is None or file.path.count("/") > 3:
             continue
         try:
-            claims += read(read_object(file.file), file.path)
+            claims += read(read_object(file.real), file.path)
         except StorageError as error:
             scanned_files.problems.append(error.message)
     for weights in scanned_files.weights:

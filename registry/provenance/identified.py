@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from fusery.storage.manifest import FileEntry
+
 from ..record import Record, described
 from ..records.adapter import Withdrawal
 from .files import IdentityClaim
@@ -89,14 +91,6 @@ KINDS: Mapping[str, type[AnyMatch]] = {
 }
 
 
-class LookedAt(Record):
-    """A file of what was looked at."""
-
-    path: str = described("within it")
-    size: int = described("in bytes")
-    sha256: str = described("its digest")
-
-
 class Unread(Record):
     """Something on record that could not be compared with."""
 
@@ -113,7 +107,7 @@ class Identified(Record):
     intact: bool = described("known and unchanged, and its claims, list of files and signature are right")
     matches: tuple[AnyMatch, ...] = described("possible matches, the most certain first; empty if unknown")
     claims: tuple[IdentityClaim, ...] = described("its claims, each verified or not")
-    files: tuple[LookedAt, ...] = described("its files")
+    files: tuple[FileEntry, ...] = described("path, size in bytes and SHA-256 of each file")
     problems: tuple[str, ...] = described("files and tensors that could not be read, one sentence each")
     unread: tuple[Unread, ...] = described("records that could not be compared")
     verification: Verification | None = described("its signature and its own list of files")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
+from fusery.storage.manifest import FileEntry
 from fusery.storage.progress import SILENT, Reporter, tally
 
 from .. import tables
@@ -22,14 +24,10 @@ from ..parsing import plural
 from ..records.fused_rows import label_of
 from ..workspace.workspace import Workspace
 from .files import FoundFiles, IdentityClaim, Unit, claims_of, compare_files, is_hidden, look_at
-from .identified import KINDS, AnyMatch, Identified, LookedAt, Unread, Verdict
+from .identified import KINDS, AnyMatch, Identified, Unread, Verdict
 from .library import CASTS, Hasher, Library, recorded_files
 from .owners import PlausibleOwners, RecordedItem, owners_in, owners_of
 from .tensors import TensorComparison, View, compare, is_distinctive, layers_of
-
-if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
 
 _WEIGHTS = (".safetensors", ".gguf")
 _CARDS = ("README.md", "fusery.json")
@@ -125,17 +123,11 @@ def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SIL
     """Identify the files at a path.  Nothing of them is run, and only the index of tensors is written."""
     look = look_at(Path(path))
     with ExitStack() as held:
-        hasher = Hasher(tally(reporter.progress, sum(file.size for file in look.files)))
-        held.callback(hasher.close)
-        by_file, claims = hasher.files(file.file for file in look.files), claims_of(look)
-        digests = {file.path: by_file[file.file] for file in look.files}
-
-        @cache
-        def scratch() -> Path:
-            return held.enter_context(workspace.scratch())
-
-        library = Library(workspace, hasher, scratch)
-        held.callback(library.close)
+        count = tally(reporter.progress, sum(file.size for file in look.files))
+        hasher = held.enter_context(closing(Hasher(count)))
+        by_file, claims = hasher.files(file.real for file in look.files), claims_of(look)
+        digests = {file.path: by_file[file.real] for file in look.files}
+        library = held.enter_context(closing(Library(workspace, hasher)))
         matches, unread = match_files(workspace, look, digests), dict[str, str]()
         # Complete items whose files are all recorded need no comparison of tensors.
         units = [
@@ -173,7 +165,7 @@ def identify(workspace: Workspace, path: str | Path, *, reporter: Reporter = SIL
         and not any(claim.true is False for claim in claims),
         matches=tuple(match.record() for match in matches),
         claims=tuple(claims),
-        files=tuple(LookedAt(path=f.path, size=f.size, sha256=digests[f.path]) for f in look.files),
+        files=tuple(FileEntry(file.path, file.size, digests[file.path]) for file in look.files),
         problems=tuple(look.problems),
         unread=tuple(Unread(name=name, reason=reason) for name, reason in sorted(unread.items())),
         verification=None,
@@ -246,43 +238,44 @@ def _with_contents(workspace: Workspace, matches: Sequence[Match]) -> list[Match
     return list(by_owner.values())
 
 
+@dataclass(slots=True)
 class TensorSearch:
     """Searches all that is on record for one unit of weights."""
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        library: Library,
-        unit: Unit,
-        view_digests: Mapping[View, str],
-        say: Callable[[str], None],
-    ) -> None:
-        self._workspace, self._library, self._unit, self._found = workspace, library, unit, view_digests
-        self._say, self._size = say, sum(view.size for view in unit.views) or 1
+    workspace: Workspace
+    library: Library
+    unit: Unit
+    digests: Mapping[View, str]  # of its tensors
+    say: Callable[[str], None]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors, at least 1."""
+        return sum(view.size for view in self.digests) or 1
 
     def run(self) -> tuple[list[Match], dict[str, str]]:
         """Return the best matches, all equally good, and why plausible items could not be compared."""
-        index, missing = self._library.index, self._library.missing
+        index, missing = self.library.index, self.library.missing
         plausible: list[RecordedItem] = []
-        best = self._compared(index.holders(self._found.values()))
+        best = self._compared(index.holders(self.digests.values()))
         if self._share(best) < 1:
-            with self._workspace.database.read() as session:
-                owners = PlausibleOwners(session).find(self._unit.views, adapter=self._unit.is_adapter)
+            with self.workspace.database.read() as session:
+                owners = PlausibleOwners(session).find(self.unit.views, adapter=self.unit.is_adapter)
             plausible = list({owner.manifest: owner for owner in owners}.values())
             indexed = index.indexed({owner.manifest for owner in plausible})
             new = [owner for owner in plausible if owner.manifest not in indexed]
             if new:
                 others = f" and {len(new) - 1:,} more" if len(new) > 1 else ""
-                self._say(f"reading {new[0].name}{others}, not looked at before")
+                self.say(f"reading {new[0].name}{others}, not looked at before")
             for owner in new:
-                self._library.learn(owner)
-            best = self._compared(index.holders(self._found.values()))
+                self.library.learn(owner)
+            best = self._compared(index.holders(self.digests.values()))
         if self._share(best) < _CLOSE:
             best = self._converted(plausible) or best
-        with self._workspace.database.read() as session:
+        with self.workspace.database.read() as session:
             by_manifest = owners_of(session, best.keys())
         return [
-            Match(owner, "numbers" if one.converted else "tensors", one.confidence, self._unit.path, one)
+            Match(owner, "numbers" if one.converted else "tensors", one.confidence, self.unit.path, one)
             for manifest, one in best.items()
             for owner in by_manifest[manifest]
             if owner.kind != "bundle"
@@ -290,25 +283,25 @@ class TensorSearch:
 
     def _converted(self, plausible: Sequence[RecordedItem]) -> dict[int, TensorComparison]:
         """Convert a few matrices of each plausible item to the found format; where they fit, all of them."""
-        castable = [view for view in self._found if view.dtype in CASTS and view.is_matrix]
+        castable = [view for view in self.digests if view.dtype in CASTS and view.is_matrix]
         probes = sorted(castable, key=lambda view: (view.size, view.name))[:_PROBES]
         fitting = {
             owner.manifest: 1
             for owner in plausible
-            if any(self._library.cast(owner, view.name, view.dtype) == self._found[view] for view in probes)
+            if any(self.library.cast(owner, view.name, view.dtype) == self.digests[view] for view in probes)
         }
         return self._compared(Counter(fitting), casting=True)
 
     def _compared(self, holders: Counter[int], *, casting: bool = False) -> dict[int, TensorComparison]:
         """Compare with the manifests that have most in common; return the closest, if what they share is distinctive."""
-        with self._workspace.database.read() as session:
+        with self.workspace.database.read() as session:
             owners = owners_of(session, [manifest for manifest, _ in holders.most_common(_MOST)])
         compared: dict[int, TensorComparison] = {}
         for manifest, (owner, *_) in owners.items():
-            entries = self._library.index.entries(manifest)
-            one = compare(self._found, entries)
-            if casting or one.bytes >= _CLOSE * self._size:  # else the rest is another model's
-                one = compare(self._found, entries, partial(self._library.cast, owner))
+            entries = self.library.index.entries(manifest)
+            one = compare(self.digests, entries)
+            if casting or one.bytes >= _CLOSE * self.size:  # else the rest is another model's
+                one = compare(self.digests, entries, partial(self.library.cast, owner))
             # Matrices first, the smallest of them.
             ordered = sorted(one.pairs, key=lambda view: (not view.is_matrix, view.size))
             if any(is_distinctive(view) for view in ordered[:200]):
@@ -320,7 +313,7 @@ class TensorSearch:
         one = next(iter(best.values()), None)
         if one is None:
             return 0.0
-        return 1.0 if not one.altered else min(one.bytes / self._size, 0.9999)
+        return 1.0 if not one.altered else min(one.bytes / self.size, 0.9999)
 
 
 _PROOFS = {"files": "its files are", "tensors": "its tensors are", "numbers": "its numbers are"}

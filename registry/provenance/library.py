@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,12 +134,12 @@ class Index:
 
 
 class Library:
-    """Recorded items with their files; `scratch` returns a folder for fetched ones, `missing` says why files are not available."""
+    """Recorded items with their files; `missing` says why files are not available."""
 
-    def __init__(self, workspace: Workspace, hasher: Hasher, scratch: Callable[[], Path]) -> None:
+    def __init__(self, workspace: Workspace, hasher: Hasher) -> None:
         self.index = Index(workspace)
         self.missing: dict[int, str] = {}
-        self._workspace, self._hasher, self._scratch = workspace, hasher, scratch
+        self._workspace, self._hasher = workspace, hasher
         self._held = ExitStack()
         self._files: dict[int, dict[str, Path]] = {}
         self._views: dict[int, dict[str, View]] = {}
@@ -147,6 +147,10 @@ class Library:
     def close(self) -> None:
         """Release all files."""
         self._held.close()
+
+    @cached_property
+    def _scratch(self) -> Path:
+        return self._held.enter_context(self._workspace.scratch())
 
     def learn(self, owner: RecordedItem) -> None:
         """Put an item's tensors into the index, if its files are as recorded."""
@@ -201,7 +205,7 @@ class Library:
                 base = session.get_one(base_model, owner.id, options=loading)
             files = session.get_one(tables.ManifestRow, owner.manifest, options=[listed]).files
         if owner.kind == "base":
-            located = locate_files(self._workspace, base, self._scratch())
+            located = locate_files(self._workspace, base, self._scratch)
             return {path: file.resolve() for path, file in located.items()}
         if owner.kind == "fused":
             folder = self._held.enter_context(self._workspace.cache.using(owner.facts["key"]))
@@ -211,7 +215,7 @@ class Library:
                 return {name: path for name, (path, _) in cached.items()}
         if any(file.blob is None for file in files):
             raise MissingFileError("its files are no longer in the cache")
-        return fetch_files(self._workspace, files, self._scratch())
+        return fetch_files(self._workspace, files, self._scratch)
 
 
 def _converted_digest(view: View, dtype: str) -> Digest:

@@ -20,7 +20,7 @@ from ..records.tokens import require_may_change, require_role
 from ..records.trust import KnownKey, RecordedEnvelope, RecordedFiles, Signatures, TrustedKey
 from ..records.views import SCHEME, is_good, manifest_of, signatures_of, signed_name
 from ..workspace.workspace import Workspace
-from .sign import find_recorded
+from .sign import find_on_record
 from .verify import KeyChecker
 
 
@@ -89,21 +89,17 @@ def _require_may_sign(workspace: Workspace, session: Session, kind: str, event: 
         return
     if kind == "bundle":
         first = select(bundle.created_by).where(bundle.digest == event).order_by(bundle.id).limit(1)
-        by = session.scalar(first)
-        if by is not None and person(by) != person(workspace.actor):
+        if person(session.scalars(first).one()) != person(workspace.actor):
             require_role(workspace, "approver", "another's signature")
         return
-    row: tables.AdapterRow | tables.FusedRow | None = None
-    if kind == "adapter":
-        row = session.scalar(select(tables.AdapterRow).where(tables.AdapterRow.name == event))
-    elif kind == "fused":
-        row = session.scalar(select(tables.FusedRow).where(tables.FusedRow.key == event))
-    if row is not None:
-        require_may_change(workspace, session, "signature", row)
+    adapters = select(tables.AdapterRow).where(tables.AdapterRow.name == event)
+    models = select(tables.FusedRow).where(tables.FusedRow.key == event)
+    row = session.scalars(adapters if kind == "adapter" else models).one()
+    require_may_change(workspace, session, "signature", row)
 
 
 def _same(session: Session, row: tables.SignatureRow, kind: str, public: str) -> bool:
-    if row.scheme != SCHEME or row.subject_kind != kind:
+    if row.subject_kind != kind:
         return False
     fused = tables.FusedRow
     query = select(fused).where(fused.digest == row.subject_digest, fused.origin.is_(None))
@@ -114,10 +110,10 @@ def _same(session: Session, row: tables.SignatureRow, kind: str, public: str) ->
 
 def list_signatures(workspace: Workspace, reference: str) -> Signatures:
     """Return the signatures over an adapter, a fused model or a bundle on record."""
+    subject = find_on_record(workspace, reference)
     with workspace.database.read() as session:
-        subject = find_recorded(session, reference)
-        signatures, kind = tuple(signatures_of(session, subject.digest)), str(subject.kind)
-        return Signatures(kind=kind, name=subject.name, digest=subject.digest, signatures=signatures)
+        signatures = tuple(signatures_of(session, subject.digest))
+    return Signatures(kind=str(subject.kind), name=subject.name, digest=subject.digest, signatures=signatures)
 
 
 def _alone(session: Session, sha256: str) -> str | None:

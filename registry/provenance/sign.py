@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -19,14 +19,11 @@ from ..names import AdapterName, Reference, an
 from ..record import Record, described
 from ..records.fused_rows import label_of
 from ..records.references import begins_with, resolve_any
-from ..records.trust import SigningSubject
+from ..records.trust import RecordedEnvelope, SigningSubject
 from ..records.views import SCHEME, manifest_of, signed_name
 from ..wire import LongText
 from ..workspace.workspace import Workspace
 from .verify import FileLog, Progress, examine, judge, signature_path
-
-if TYPE_CHECKING:
-    from ..records.trust import RecordedEnvelope
 
 
 def no_passphrase() -> bytes:
@@ -189,27 +186,24 @@ def _is_meant(text: str, subject: SigningSubject) -> bool:
 def find_on_record(workspace: Workspace, text: str) -> SigningSubject:
     """Return a record for signing; a bundle is named by its digest, since its place and its files are its publisher's."""
     with workspace.database.read() as session:
-        return find_recorded(session, text)
-
-
-def find_recorded(session: Session, text: str) -> SigningSubject:
-    """Return an adapter, a fused model, or a bundle by its digest."""
-    bundle = tables.BundleRow
-    if 8 <= len(text) <= 64 and not text.strip("0123456789abcdef"):
-        digests = set(session.scalars(select(bundle.digest).where(begins_with(bundle.digest, text))))
-        if len(digests) > 1:
-            raise errors.AmbiguousReferenceError(f"{text} fits more than one bundle", hint="give more digits")
-        if digests:
-            (digest,) = digests
-            return _recorded(session, "bundle", f"bundle {digest[:12]}", digest, digest)
-    row = resolve_any(session, text)
-    if isinstance(row, tables.AdapterRow):
-        return _recorded(session, "adapter", row.name, row.digest, row.name)
-    if isinstance(row, tables.FusedRow):
-        subject = _recorded(session, "fused", label_of(row), row.digest, row.key)
-        # Only a model made here is known to be what its key says, and as faithful.
-        signed_text = signed_name(row.key, row.verdict) if row.origin is None else ""
-        return replace(subject, prefix=signed_text)
+        bundle = tables.BundleRow
+        if 8 <= len(text) <= 64 and not text.strip("0123456789abcdef"):
+            digests = set(session.scalars(select(bundle.digest).where(begins_with(bundle.digest, text))))
+            if len(digests) > 1:
+                raise errors.AmbiguousReferenceError(
+                    f"{text} fits more than one bundle", hint="give more digits"
+                )
+            if digests:
+                (digest,) = digests
+                return _recorded(session, "bundle", f"bundle {digest[:12]}", digest, digest)
+        row = resolve_any(session, text)
+        if isinstance(row, tables.AdapterRow):
+            return _recorded(session, "adapter", row.name, row.digest, row.name)
+        if isinstance(row, tables.FusedRow):
+            subject = _recorded(session, "fused", label_of(row), row.digest, row.key)
+            # Only a model made here is known to be what its key says, and as faithful.
+            signed_text = signed_name(row.key, row.verdict) if row.origin is None else ""
+            return replace(subject, prefix=signed_text)
     message = f"{text} is a base model: only adapters, fused models and bundles can be signed"
     raise errors.BadInputError(message, hint="fusery list")
 

@@ -12,12 +12,11 @@ from fusery.storage.manifest import FileEntry
 
 from .. import dsse
 from ..record import Record, described
+from ..records.trust import RecordedFiles
 from .signed_claim import FileProblem, HashedFiles, SignedClaim, hash_all, read_claim
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-
-    from ..records.trust import RecordedFiles
 
 Progress = Callable[[int, int], None]  # called with the bytes done and the total
 Verdict = Literal["verified", "differs", "unproven"]

@@ -54,7 +54,7 @@ def test_values_as_people_read_them() -> None:
     assert [text.finite(value) for value in (True, 1e300, 9, "9")] == [None, None, 9.0, None]
     assert [text.short("abcdefgh", most) for most in (5, 8)] == ["ab…gh", "abcdefgh"]
     assert [text.shown("abc", most) for most in (2, 3)] == ["a…", "abc"]
-    assert (text.moment(None), text.when(None), text.share(-0.5)) == (None, "–", "\N{MINUS SIGN}50.0 %")
+    assert (text.when(None), text.share(-0.5)) == ("–", "\N{MINUS SIGN}50.0 %")
     assert text.when("2026-01-01T01:00:00+01:00") == "2026-01-01 00:00"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import signing_keys
+from installation import COMMANDS
 from model_signing import hashing, signing, verifying
 from signing_keys import FORMS, Pair
 
@@ -311,23 +312,8 @@ def test_a_locked_key(works: Registry, bundle: Copy, tmp_path: Path) -> None:
     assert refused.value.hint == "--passphrase-file FILE, or FUSERY_KEY_PASSPHRASE"
 
 
-BARE = """
-import contextlib, io, json, os, sys
-for name in ("sqlalchemy", "alembic", "pydantic_settings", "fsspec", "model_signing", "mlx", *sys.argv[1].split()):
-    sys.modules[name] = None
-from fusery.cli.main import main
-ran = []
-for words in json.loads(sys.argv[2]):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = 0
-        try:
-            main(words)
-        except SystemExit as ended:
-            code = ended.code or 0
-    ran.append([code, out.getvalue(), err.getvalue()])
-print(json.dumps(ran))
-"""
+ABSENT = "sqlalchemy alembic pydantic_settings fsspec model_signing mlx"
+BARE = f"import sys\nfor name in sys.argv[1].split():\n    sys.modules[name] = None\n{COMMANDS}"
 
 
 def run(folder: Path, *commands: str, without: str = "") -> list[tuple[int, str, str]]:
@@ -337,9 +323,9 @@ def run(folder: Path, *commands: str, without: str = "") -> list[tuple[int, str,
     """
     home = folder / "home"
     home.mkdir(exist_ok=True)
-    words = json.dumps([command.split() for command in commands])
     ran = subprocess.run(
-        [sys.executable, "-P", "-c", BARE, without, words],
+        [sys.executable, "-P", "-c", BARE, f"{ABSENT} {without}"],
+        input=json.dumps([{}, [command.split() for command in commands]]),
         env={"HOME": str(home)},
         cwd=folder,
         capture_output=True,

@@ -57,7 +57,7 @@ class Installation:
         return json.loads(self.run(*words, "--json"))
 
 
-_COMMANDS = """
+COMMANDS = """
 import contextlib, io, json, os, sys
 from fusery.cli.main import run
 for line in sys.stdin:
@@ -79,7 +79,7 @@ class OneProcess:
     def __init__(self, python: str | Path, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
         self._process = subprocess.Popen(
-            [python, "-P", "-c", _COMMANDS],
+            [python, "-P", "-c", COMMANDS],
             cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,
