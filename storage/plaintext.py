@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from os import PathLike
 from typing import Any
+
+from .jsonfile import layers
 
 _UNKEEPABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def is_keepable(value: Any) -> bool:
     """Tell whether all text in a value from JSON, keys included, can be recorded."""
-    return not any(_UNKEEPABLE.search(text) for text in _texts(value))
+    nodes = (node for layer in layers(value) for node in layer)
+    texts = (text for node in nodes for text in (node if isinstance(node, dict) else (node,)))
+    return not any(isinstance(text, str) and _UNKEEPABLE.search(text) for text in texts)
 
 
 def visible(text: str) -> str:
@@ -24,18 +27,6 @@ def visible(text: str) -> str:
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
         for char in text
     )
-
-
-def _texts(value: Any) -> Iterator[str]:
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, dict):
-            waiting += [*item.keys(), *item.values()]
-        elif isinstance(item, list):
-            waiting += item
 
 
 def typed(place: str | PathLike[str]) -> str:

@@ -55,6 +55,7 @@ BITS: Mapping[str, int] = {name: bits for bits, names in _DTYPES.items() for nam
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 _COUNT_LIMIT = 1 << 63
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHOWN = 80
 
 
@@ -180,7 +181,7 @@ def _check_metadata(value: Any) -> dict[str, str]:
         return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise _Problem("its metadata is not a mapping of text to text")
-    if any(_has_surrogate(key) or _has_surrogate(text) for key, text in value.items()):
+    if any(_SURROGATE.search(key + text) for key, text in value.items()):
         raise _Problem("its metadata holds half of a character")
     return value
 
@@ -227,7 +228,7 @@ def _name_problem(name: str) -> str:
     if not name or len(name) > MAX_NAME:
         return f"a tensor name of {len(name)} characters is not acceptable"
     # The first question is a quick one, and settles it for nearly every name.
-    if not name.isprintable() and (_CONTROL.search(name) or _has_surrogate(name)):
+    if not name.isprintable() and (_CONTROL.search(name) or _SURROGATE.search(name)):
         return f"the tensor name {_shown(name)} holds control characters"
     if not name.isascii() and not unicodedata.is_normalized("NFC", name):
         # Else two tensors could have what reads as one name.
@@ -237,14 +238,6 @@ def _name_problem(name: str) -> str:
 
 def _shown(name: str) -> str:
     return repr(name[:_SHOWN])
-
-
-def _has_surrogate(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,6 @@ from fusery.registry.admission.candidate import BaseFacts, Candidate
 from fusery.registry.admission.submission import Submission
 from fusery.registry.bundles.source import BundledAdapter, BundleSource, Files
 from fusery.registry.models.architecture import read_architecture
-from fusery.storage.digest import digest_file
-from fusery.storage.manifest import FileEntry, Manifest
 
 NAME = "sample_v1_20260115"
 """The name of the sources of bundles."""
@@ -148,8 +146,4 @@ _ADAPTER = {
 
 
 def _files(folder: Path) -> Files:
-    entries = []
-    for path in sorted(folder.iterdir()):
-        digest, size = digest_file(path)
-        entries.append(FileEntry(path.name, size, digest))
-    return Files.within(folder, Manifest.of(entries))
+    return Files.of({path.name: path for path in folder.iterdir()})

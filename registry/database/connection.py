@@ -16,16 +16,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import URL, Connection, Engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.functions import FunctionElement
 
-from fusery.storage.failures import os_failures
+from fusery.storage.failures import existing_folder, os_failures
 from fusery.storage.processes import Scratch
 
 from .. import errors
@@ -48,7 +46,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 class Database:
     """One SQLite file or PostgreSQL database.  Nothing is connected, and no file made, before the first transaction."""
 
-    def __init__(self, engine: Engine, *, timeout: float, snapshot: Snapshot | None = None) -> None:
+    def __init__(self, engine: Engine, *, timeout: float, snapshot: Snapshot | None) -> None:
         self._engine, self._snapshot = engine, snapshot
         self._timeout = timeout
         self._answered = False
@@ -146,15 +144,8 @@ class Database:
                 if broken is not None:
                     raise errors.SchemaError(f"the change would break references of {broken[0]}")
 
-    @staticmethod
-    def clock() -> FunctionElement[float]:
-        """Return the SQL expression for seconds since 1970 on the database's own clock."""
-        return engines.Clock()
-
-    @staticmethod
-    def utcnow(session: Session) -> datetime:
-        """Return the time of the database's clock, aware and in UTC."""
-        return engines.utcnow(session)
+    clock = engines.Clock  # an SQL expression: seconds since 1970 on the database's own clock
+    utcnow = staticmethod(engines.utcnow)
 
     def under(self, actor: str) -> Database:
         """Return the same database, over the same connections, for changes under another name."""
@@ -319,10 +310,8 @@ class Snapshot:
 
 def network_file_system(path: Path) -> str | None:
     """Return the name of the network file system that `path` lies on, or None for a local or an unknown one (as on macOS)."""
-    resolved = path.resolve()
-    existing = next((part for part in (resolved, *resolved.parents) if part.exists()), resolved)
     try:
-        name = file_system_in(_MOUNTS.read_text(errors="replace"), existing)
+        name = file_system_in(_MOUNTS.read_text(errors="replace"), existing_folder(path.resolve()))
     except OSError:
         return None
     return name if _NETWORK.fullmatch(name) else None

@@ -173,10 +173,10 @@ Value = TypeVar("Value")
 BATCH = 500
 
 
-def batches(values: Iterable[Value], size: int = BATCH) -> Iterator[list[Value]]:
-    """Yield the values, each once and in their order, in lists of at most `size`."""
+def batches(values: Iterable[Value]) -> Iterator[list[Value]]:
+    """Yield the values, each once and in their order, in lists of at most `BATCH`."""
     waiting = iter(dict.fromkeys(values))
-    while batch := list(islice(waiting, size)):
+    while batch := list(islice(waiting, BATCH)):
         yield batch
 
 

@@ -17,7 +17,6 @@ was replaced as a whole, shows up only against a hash that was noted down elsewh
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fusery.storage.digest import canonical_json, digest_json
+from fusery.storage.digest import canonical_json, digest_json, is_digest
 from fusery.storage.secrets import without_credentials
 
 from ..tables import EventRow
@@ -37,7 +36,6 @@ from .sealing import KINDS, Seal, seals_of
 FIRST_PREVIOUS = "0" * 64
 _WAITING = "entries of the log"
 ACTOR = "actor"  # key of the information about a session that says under which name changes are logged
-_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def record(
@@ -132,7 +130,7 @@ def parse_seals(text: str) -> list[Seal]:
             and isinstance(seal.name, str)
             and type(seal.number) is int
             and seal.number > 0
-            and (seal.digest is None or _DIGEST.fullmatch(seal.digest))
+            and (seal.digest is None or is_digest(seal.digest))
             for seal in seals
         )
         if good and seals_text(seals) == text:

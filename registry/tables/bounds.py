@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from fusery.storage.jsonfile import MAX_DEPTH, layers
@@ -16,6 +16,7 @@ from fusery.storage.plaintext import is_keepable
 
 from ..parsing import CLOCK_SKEW
 from ..record import LARGE, LINE, About, parts_of
+from .record import is_moment
 
 LARGEST = 16 << 20  # characters of a document in JSON
 
@@ -81,11 +82,3 @@ def json_problem(document: Any) -> str | None:
     except (ValueError, TypeError, RecursionError):
         return "an unfit value"
     return f"more than {LARGEST:,} characters of JSON" if length > LARGEST else None
-
-
-def is_moment(value: Any) -> bool:
-    """Return whether a value is a moment with its time zone, which can be said in UTC."""
-    try:
-        return isinstance(value, datetime) and value.tzinfo is not None and value.astimezone(UTC) is not None
-    except OverflowError:
-        return False

@@ -209,7 +209,7 @@ def from_json(kind: str, value: Any) -> Any:
     match kind:
         case "moment" if isinstance(value, str):
             moment = datetime.fromisoformat(value)
-            if moment.tzinfo is not None and _EARLIEST < moment < _LATEST:
+            if is_moment(moment):
                 return moment
         case "date" if isinstance(value, str):
             return date.fromisoformat(value)
@@ -227,6 +227,11 @@ def from_json(kind: str, value: Any) -> Any:
         case "document" if is_keepable(value):
             return value
     raise ValueError(f"not a value of the kind {kind}")
+
+
+def is_moment(value: datetime) -> bool:
+    """Return whether a time has its zone, and can be said in UTC."""
+    return value.tzinfo is not None and _EARLIEST < value < _LATEST
 
 
 def _settled(value: Any) -> Any:
