@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .digest import Digest
 from .failures import os_failures
-from .processes import is_tag_dead
+from .processes import is_maker_dead
 from .publishing import remove_tree
 from .verified_files import folder_state
 
@@ -88,7 +88,7 @@ def _is_rubbish(root: Path, path: Path, older_than: float) -> bool:
     if owner == path and path.with_suffix("").exists():
         return False
     with suppress(FileNotFoundError):
-        if is_tag_dead(owner.read_text("utf-8", "replace")):
+        if is_maker_dead(owner.read_text("utf-8", "replace")):
             return True
     if ".trash." in path.name:
         return True

@@ -44,6 +44,7 @@ class CloudFileSystem(FsspecStore):  # type: ignore[misc]
     ) -> None:
         """Initialise from obstore's settings; `find_credentials` makes its credential provider at the first request."""
         super().__init__(protocol)
+        self.objects_class = CloudObjects
         self._config, self._client = config, {**_CLIENT, **client}
         self._find_credentials: Callable[[], Any] | None = None
         type(self)._construct_store(self, "x")  # refuses options that obstore does not know
@@ -75,7 +76,6 @@ class CloudObjects(Objects):
     in_parts = True
 
     def __init__(self, prefix: str, calls: RemoteCalls) -> None:
-        """Initialise for objects below a bucket and folder."""
         super().__init__(prefix, calls)
         self._has_place = False
 
@@ -248,9 +248,6 @@ _S3_NAMES = {
     "key": "access_key_id",
     "secret": "secret_access_key",
     "token": "session_token",
-    "aws_access_key_id": "access_key_id",
-    "aws_secret_access_key": "secret_access_key",
-    "aws_session_token": "session_token",
     "anon": "skip_signature",
     "endpoint_url": "endpoint",
     "region_name": "region",
@@ -287,9 +284,10 @@ def _s3(options: Mapping[str, Any]) -> CloudFileSystem:
     client: dict[str, object] = {} if verify else {"allow_invalid_certificates": True}
     if isinstance(verify, str):
         client = {"root_certificate": Path(verify).read_bytes()}
-    config = {_S3_NAMES.get(name, name): value for name, value in given.items() if value is not None}
+    plain = {name.removeprefix("aws_"): value for name, value in given.items() if value is not None}
+    config = {_S3_NAMES.get(name, name): value for name, value in plain.items()}
     if "access_key_id" in config and not profile:
-        credentials = {name: config.pop(f"{name}", None) for name in ("access_key_id", "secret_access_key")}
+        credentials = {name: config.pop(name, None) for name in ("access_key_id", "secret_access_key")}
         credentials |= {"token": config.pop("session_token", None), "expires_at": None}
         return CloudFileSystem("s3", config, client, lambda: lambda: credentials)
     if config.get("skip_signature"):

@@ -18,8 +18,8 @@ from typing import Any
 from .digest import CHUNK, Digest
 from .errors import StorageError, StoreUnavailableError, UnsafePathError
 from .failures import DigestMismatchError, os_failures
-from .manifest import FileEntry, Manifest
-from .processes import staged_name
+from .manifest import FileEntry
+from .processes import own_name
 from .publishing import link_exclusive, part_near, sync_file, write_all
 
 DEPTH = 8
@@ -193,7 +193,6 @@ class Staging(ExitStack):
     """Private copies that go away when the `with` block ends."""
 
     def __init__(self, folder: Path, room: Callable[[int], object] = lambda _: None) -> None:
-        """Prepare; nothing is copied yet."""
         super().__init__()
         self._folder, self._room = folder, room
         self._staged: dict[Path, Staged] = {}
@@ -201,7 +200,7 @@ class Staging(ExitStack):
 
     def take(self, file: Path) -> Path:
         """Copy a file, hashing what is written; return the copy's path."""
-        path = self._folder / staged_name()
+        path = self._folder / own_name()
         with reading(file) as source, os_failures(f"copy {file} to {self._folder}", near=self._folder):
             self._room(source.size)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -224,8 +223,3 @@ class Staging(ExitStack):
         """Refuse files that are no longer what they were when they were copied."""
         for source in self._sources:
             source.require_same_file()
-
-
-def manifest_of_staged(copies: Mapping[str, Staged]) -> Manifest:
-    """Return the manifest of copies by name."""
-    return Manifest.of(staged.entry(name) for name, staged in copies.items())

@@ -41,11 +41,10 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a backend can do: refuse a second writer of a name, be read as files, outlive the process."""
+    """What a backend can do: refuse a second writer of a name, and be read as files."""
 
     create_exclusive: bool
     local: bool
-    durable: bool = True
 
     @property
     def promise(self) -> str:
@@ -106,9 +105,9 @@ class BlobStore(ABC):
     def size(self, digest: Digest, *, generation: int = 0) -> int | None:
         """Return a blob's size in bytes as the backend reports it, or None if the blob is not there."""
 
-    @abstractmethod
     def local_path(self, digest: Digest, *, generation: int = 0) -> Path | None:
         """Return the path of a blob to read in place, *not* verified; None if absent or not local."""
+        return None
 
     def quarantine(self, digest: Digest, *, generation: int = 0) -> str | None:
         """Move a blob to quarantine, unless it matches its digest; return its new name, None if it stays."""

@@ -35,7 +35,6 @@ class Objects:
     def __init__(self, prefix: str, calls: RemoteCalls) -> None:
         """Look at the objects below `prefix`: bucket and folder, without a slash at either end."""
         self.prefix, self.calls = prefix, calls
-        self.durable = calls.file_system.protocol != "memory"
 
     def key(self, name: str) -> str:
         """Return the file system's path of an object."""
@@ -76,8 +75,7 @@ class Objects:
         """Write an object in one request; return whether its name was free, or did not need to be."""
         mode = "create" if exclusive else "overwrite"
         # fsspec's memory looks first and writes then; what is in this process alone needs no more than a lock in it.
-        turn = nullcontext() if self.durable else _IN_MEMORY
-        with turn:
+        with _IN_MEMORY if self.calls.file_system.protocol == "memory" else nullcontext():
             try:
                 return self.is_free(lambda: self.calls.run("pipe_file", self.key(name), data, mode=mode))
             except RemoteError as error:

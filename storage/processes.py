@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import sys
@@ -15,7 +16,9 @@ from pathlib import Path
 from .digest import digest_bytes
 from .publishing import remove_tree
 
-_PROBE, _STAGED = ".probe", ".staged"
+_TAG = re.compile(r"([0-9]{1,20})-([0-9]{0,20})-([0-9a-f]{12})(?![0-9a-f])")
+_DEAD_STATES = "ZXx"
+_PREFIX = "fusery-"
 
 
 def boot_id() -> str:
@@ -34,25 +37,49 @@ def boot_id() -> str:
 
 
 def process_tag() -> str:
-    """Name this process in a few letters that fit into a file's name: its pid, and where that counts."""
-    return f"{os.getpid()}-{_place()}"
+    """Name this process in a few letters that fit into a file's name: its pid, its start, and where those count."""
+    pid = os.getpid()
+    _, started = _state(pid) or ("", "")
+    return f"{pid}-{started}-{_place()}"
 
 
-def is_tag_dead(tag: str) -> bool:
-    """Tell whether a process that `process_tag` named has ended; False if in doubt, as for another machine's."""
-    pid, _, place = tag.partition("-")
-    if not boot_id() or place != _place() or not pid.isdecimal():
+def has_tag(name: str) -> bool:
+    """Tell whether a name, or a text, holds the tag of a process."""
+    return _TAG.search(name) is not None
+
+
+def is_maker_dead(name: str) -> bool:
+    """Tell whether the process whose tag is the last in a name has ended; False if in doubt, as for other machines'."""
+    tags = _TAG.findall(name)
+    if not tags or not boot_id() or tags[-1][2] != _place():
         return False
+    pid, started = int(tags[-1][0]), tags[-1][1]
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except (PermissionError, OverflowError):
+    except PermissionError:
+        pass  # it is there, and somebody else's
+    except OverflowError:
         return False
-    return False
+    state = _state(pid)
+    if state is None or not started:
+        return False
+    return state[0] in _DEAD_STATES or state[1] != started
+
+
+def _state(pid: int) -> tuple[str, str] | None:
+    """Return the state of a process, and when it started; None where there is no such list of processes."""
+    # Fields 3 and 22 of proc_pid_stat(5).  The name in field 2 may hold spaces and parentheses; the last `)` ends it.
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (fields[0], fields[19]) if len(fields) > 19 else None
 
 
 def _place() -> str:
+    """Return a digest of this run of the kernel and this namespace of processes, in which a pid counts."""
     try:
         space = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -60,28 +87,9 @@ def _place() -> str:
     return digest_bytes(f"{boot_id()} {space}".encode())[:12]
 
 
-def probe_name() -> str:
-    """Return a new name of a probe, with this process in it."""
-    return f"{uuid.uuid4().hex}.{process_tag().replace('-', '.')}{_PROBE}"
-
-
-def staged_name() -> str:
-    """Return a new name of a staged copy, with this process in it."""
-    return probe_name().removesuffix(_PROBE) + _STAGED
-
-
-def has_maker(name: str) -> bool:
-    """Tell by a name, with or without its folder, whether it says who made what it names."""
-    return name.endswith((_PROBE, _STAGED))
-
-
-def is_maker_dead(name: str) -> bool:
-    """Tell whether the process that made something has ended; False when in doubt, and of processes on other machines."""
-    parts = name.rpartition(".")[0].split(".")
-    return has_maker(name) and is_tag_dead("-".join(parts[-2:]))
-
-
-_PREFIX = "fusery-"
+def own_name() -> str:
+    """Return a new name of a file, with this process in it."""
+    return f"{uuid.uuid4().hex}.{process_tag()}.part"
 
 
 @contextmanager
@@ -94,18 +102,17 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def sweep_temporary() -> int:
-    """Remove this user's temporary folders whose processes have ended; return the bytes freed."""
+def sweep_temporary(place: Path | None = None, prefix: str = _PREFIX) -> int:
+    """Remove this user's folders, by default temporary ones, whose processes have ended; return the bytes freed."""
     import tempfile
 
     freed = 0
     with suppress(OSError):  # a folder that cannot be listed has nothing that can be removed
-        for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        for path in (place or Path(tempfile.gettempdir())).glob(f"{prefix}*"):
             with suppress(FileNotFoundError, PermissionError):
-                folder_status = path.lstat()
-                # The part after the last hyphen is random; what made the folder stands before it.
-                dead = is_tag_dead("-".join(path.name.split("-")[-3:-1]))
-                if stat.S_ISDIR(folder_status.st_mode) and folder_status.st_uid == os.geteuid() and dead:
+                status = path.lstat()
+                is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+                if is_ours and is_maker_dead(path.name):
                     freed += sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
                     remove_tree(path)
     return freed

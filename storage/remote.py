@@ -19,7 +19,7 @@ from .layout import FORMAT_NAME, TMP, blob_name, document_name, format_document
 from .manifest import FileEntry, Outgoing, require_expected, require_size
 from .objects import READ, Objects
 from .plugins import Plugin
-from .processes import probe_name
+from .processes import own_name
 from .remote_calls import DEADLINE, RemoteCalls, RemoteError, StoreSilentError
 from .transfer import in_order
 
@@ -28,19 +28,6 @@ SMALL = 8 << 20
 
 ATTEMPTS = 3
 """How often a write starts again when a damaged blob had its name."""
-
-
-def objects_for(file_system: AbstractFileSystem, prefix: str, calls: RemoteCalls) -> Objects:
-    """Return the objects under a prefix; obstore and SFTP have calls of their own."""
-    if file_system.protocol in ("s3", "gs", "az"):
-        from .cloud import CloudObjects
-
-        return CloudObjects(prefix, calls)
-    if file_system.protocol == "sftp":
-        from .sftp import SftpObjects
-
-        return SftpObjects(prefix, calls)
-    return Objects(prefix, calls)
 
 
 class RemotePlace:
@@ -57,7 +44,9 @@ class RemotePlace:
     ) -> None:
         self.url = url
         self._fs = file_system
-        self._objects = objects_for(file_system, prefix, RemoteCalls(file_system, url, deadline, plugin))
+        # obstore and SFTP have calls of their own.
+        kind: type[Objects] = getattr(file_system, "objects_class", Objects)
+        self._objects = kind(prefix, RemoteCalls(file_system, url, deadline, plugin))
 
 
 class FsspecStore(RemotePlace, BlobStore):
@@ -74,7 +63,7 @@ class FsspecStore(RemotePlace, BlobStore):
             exclusive = self._exclusive
         except StoreDeniedError:
             exclusive = False
-        return Capabilities(create_exclusive=exclusive, local=False, durable=self._objects.durable)
+        return Capabilities(create_exclusive=exclusive, local=False)
 
     @property
     def _exclusive(self) -> bool:
@@ -85,7 +74,7 @@ class FsspecStore(RemotePlace, BlobStore):
 
     def _probe(self) -> bool:
         """Ask: the first of two exclusive writes of a name must be taken, and the second refused."""
-        name = f"{TMP}/{probe_name()}"
+        name = f"{TMP}/{own_name()}"
         try:
             first = self._objects.write(name, b"probe", exclusive=True)
             # A request that was sent twice by ourselves is refused, too, and then there is no telling: ask again.
@@ -163,10 +152,6 @@ class FsspecStore(RemotePlace, BlobStore):
     def size(self, digest: Digest, *, generation: int = 0) -> int | None:
         """Return a blob's size in bytes as the backend reports it; see `BlobStore.size`."""
         return self._objects.size(blob_name(digest, generation))
-
-    def local_path(self, digest: Digest, *, generation: int = 0) -> Path | None:
-        """Return None: blobs are not files here."""
-        return None
 
     def _move(self, name: str, target: str) -> bool:
         try:

@@ -192,7 +192,6 @@ class RemoteError(Exception):
     """A failure that the store decides about: the name is taken, or it is not there."""
 
     def __init__(self, kind: FailureKind) -> None:
-        """Carry the kind."""
         self.kind = kind
 
 
@@ -202,7 +201,6 @@ class NoPlaceError(StoreUnavailableError):
     code = "store_unavailable"
 
     def __init__(self, where: str, place: str, code: str = "") -> None:
-        """Build the sentence."""
         text = f"the store {where} has no such {place}"
         super().__init__(f"{text}: {code}" if code else text, hint=f"make the {place}, or correct the URL")
 

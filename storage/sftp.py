@@ -30,6 +30,7 @@ def file_system(host: str, **options: Any) -> Any:
     class Lazy(SSHFileSystem):  # type: ignore[misc]
         protocol = "sftp"
         cachable = False
+        objects_class = SftpObjects
 
         def connect(self, host: str, pool_type: Any, **arguments: Any) -> tuple[None, _Pool]:
             arguments.pop("timeout", None)

@@ -87,26 +87,19 @@ def needs_of(store: BlobStore, sizes: Collection[int]) -> Iterator[Need]:
 
 def require_rooms(needs: Iterable[Need], *, hint: str = "free some space, or ask for less") -> None:
     """Refuse files that a file system has no room for, in whole blocks, with the bytes that must be free."""
-    systems: dict[int, _System] = {}
+    systems: dict[int, tuple[Path, int, int]] = {}  # a folder in each, free bytes, needed bytes
     for need in needs:
         with os_failures(f"look at {need.folder}", near=need.folder):
             place = existing_folder(need.folder)
             device, system = place.stat().st_dev, os.statvfs(place)
         block = system.f_frsize or 1
-        file_system = systems.setdefault(device, _System(need.folder, system.f_bavail * block))
-        file_system.needed += sum((-(-size // block) + _PARALLEL) * block for size in need.sizes)
-        file_system.free += need.taken
-    for one in systems.values():
-        if one.needed > one.free:
-            problem = f"{one.needed:,} bytes must be free in {one.folder}, and {one.free:,} are"
+        needed = sum((-(-size // block) + _PARALLEL) * block for size in need.sizes)
+        folder, free, before = systems.get(device, (need.folder, system.f_bavail * block, 0))
+        systems[device] = folder, free + need.taken, before + needed
+    for folder, free, needed in systems.values():
+        if needed > free:
+            problem = f"{needed:,} bytes must be free in {folder}, and {free:,} are"
             raise OutOfSpaceError(problem, hint=hint)
-
-
-@dataclass(slots=True)
-class _System:
-    folder: Path
-    free: int
-    needed: int = 0
 
 
 def on_disk(path: Path) -> int:

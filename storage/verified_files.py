@@ -37,7 +37,6 @@ class VerifiedFiles:
     """One user's notes of verified files on one machine, in a folder that no other user can write."""
 
     def __init__(self, root: Path, *, max_age: float = MAX_AGE) -> None:
-        """Take the folder; nothing is made yet."""
         self.root = root
         self._max_age = max_age
 

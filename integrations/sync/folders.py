@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from fusery.registry.adapters.render import FORM_FILES, Form
-from fusery.registry.bundles.delivery import LocalFolder, Place, RemoteFolder, sweep_stale, temporary_prefix
+from fusery.registry.bundles.delivery import LocalFolder, Place, RemoteFolder
 from fusery.registry.bundles.sources import adapters_source
 from fusery.registry.bundles.writing import FOLDER_MODE, BundleFolder, bundle_record, sealed_bytes
 from fusery.registry.documents import CHECKSUM, RECORD, checksum_of
@@ -26,6 +26,7 @@ from fusery.storage.jsonfile import parse_json, read_object
 from fusery.storage.locate import open_tree
 from fusery.storage.manifest import FileEntry, Manifest, safe_relative_path
 from fusery.storage.plaintext import typed
+from fusery.storage.processes import process_tag, sweep_temporary
 from fusery.storage.verified_files import FileState, folder_state
 
 from ..common import base_architecture, named_base, require_shared_names, served_adapters, write_peft
@@ -82,6 +83,7 @@ def recorded_adapter(data: bytes) -> tuple[str, Manifest] | None:
 
 
 _OURS = frozenset((CONFIG, PEFT_WEIGHTS, WEIGHTS, RECORD))
+_TEMPORARY = ".fusery-"  # in the names of temporary folders
 
 
 class AdapterFolders(ABC):
@@ -205,11 +207,11 @@ class DiskFolders(AdapterFolders):
 
     def take_away(self, name: str) -> None:
         """Remove the folder in one step."""
-        path = self.root / name
+        path, prefix = self.root / name, f".{name}{_TEMPORARY}{process_tag()}-"
         if not os.path.lexists(path):
             return
         with os_failures(f"remove {path}", near=self.root):
-            folder = Path(tempfile.mkdtemp(prefix=temporary_prefix(name), dir=self.root))
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=self.root))
             removed = folder / "gone"
             try:
                 path.rename(removed)
@@ -227,7 +229,7 @@ class DiskFolders(AdapterFolders):
 
     def sweep(self, stay: Collection[str]) -> None:
         """Remove the temporary folders of killed commands."""
-        sweep_stale(self.root)
+        sweep_temporary(self.root, f".*{_TEMPORARY}")
 
 
 class BucketFolders(AdapterFolders):

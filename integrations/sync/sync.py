@@ -95,12 +95,12 @@ def _opened(registry: Registry, request: SyncRequest) -> Iterator[Destination]:
 def _alone(workspace: Workspace, destination: Destination, reporter: Reporter) -> Iterator[leases.Lease]:
     """Hold the lease of a destination."""
     key = f"sync {digest_bytes(destination.text.encode())}"
-
-    def report_busy(busy: leases.Busy) -> None:
-        who = busy.owner.description if busy.owner else "another process"
-        reporter.say(f"{destination.text} is being synced by {who}; waiting")
-
-    lease = leases.wait(workspace.database, key, workspace.owner(), on_busy=report_busy)
+    lease = leases.wait(
+        workspace.database,
+        key,
+        workspace.owner(),
+        on_busy=lambda busy: reporter.say(f"{destination.text} is being synced by {busy}; waiting"),
+    )
     with lease.keep():
         yield lease
         with workspace.database.write() as session:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from fusery.storage.errors import StoreDeniedError
 from fusery.storage.failures import os_failures
 from fusery.storage.locate import display_url, local_path, open_tree
 from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.processes import is_tag_dead, process_tag
+from fusery.storage.processes import process_tag, sweep_temporary
 from fusery.storage.progress import tally
 from fusery.storage.publishing import link_exclusive, publish_folder, sync_file, sync_folder
 
@@ -149,12 +148,12 @@ class LocalFolder(Place):
         """Yield an empty folder on the same file system; remove those of killed commands."""
         with os_failures(f"write {self.path}", near=self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        sweep_stale(self.path.parent, self.name)
-        prefix = temporary_prefix(self.name)
+        prefix = f".{self.name}.fusery-"
+        sweep_temporary(self.path.parent, prefix)
         with (
             os_failures(f"write {self.path}", near=self.path.parent),
             tempfile.TemporaryDirectory(
-                prefix=prefix, dir=self.path.parent, ignore_cleanup_errors=True
+                prefix=f"{prefix}{process_tag()}-", dir=self.path.parent, ignore_cleanup_errors=True
             ) as folder,
         ):
             inner = Path(folder) / "bundle"
@@ -195,19 +194,6 @@ class LocalFolder(Place):
             except FileExistsError as error:
                 raise self.taken() from error
             sync_folder(self.path.parent)
-
-
-def temporary_prefix(name: str) -> str:
-    """Return the beginning of the names of this process's temporary folders beside a folder."""
-    return f".{name}.fusery-{process_tag()}-"
-
-
-def sweep_stale(parent: Path, name: str = "*") -> None:
-    """Remove the temporary folders that killed processes left beside a folder, by default beside all."""
-    for stale in parent.glob(f".{name}.fusery-*"):
-        # Its name has the tag of its process, then random characters.
-        if is_tag_dead(stale.name.rpartition(".fusery-")[2].rpartition("-")[0]):
-            shutil.rmtree(stale, ignore_errors=True)
 
 
 def sync_tree(folder: Path) -> None:

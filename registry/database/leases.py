@@ -18,13 +18,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from sqlalchemy import CursorResult, Update, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
-from fusery.storage.processes import boot_id
+from fusery.storage.processes import is_maker_dead, process_tag
 
 from .. import tables
 from ..errors import DatabaseUnavailableError, LeaseLostError
@@ -33,89 +32,50 @@ from .connection import Database
 from .engine import batches, insert
 
 _FORM = re.compile(
-    r"(?P<user>[^:@]*)@(?P<host>[^:@]*):(?P<pid>\d+):(?P<started>\d*)/(?P<boot>[^:/]*)/(?P<namespace>[^:/]*)"
-    r":(?P<token>[0-9a-f]{32})"
+    r"(?P<user>[^:@]*)@(?P<host>[^:@]*):(?P<process>[0-9]{1,20}-[0-9]{0,20}-[0-9a-f]{12}):(?P<token>[0-9a-f]{32})"
 )
-_DEAD_STATES = "ZXx"
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseOwner:
-    """A process that holds something in the database, as a text of at most 200 characters that `parse` reads."""
+    """A process, by its `process_tag`, that holds something in the database: a text of at most 200 characters."""
 
     user: str
     host: str
-    pid: int
-    started: str
-    boot: str
-    namespace: str
+    process: str
     token: str
 
     @classmethod
     def current(cls) -> LeaseOwner:
         """Return an owner for this process, a new one at each call."""
-        pid = os.getpid()
-        host, (_, started) = socket.gethostname(), _process_state(pid) or ("", "")
         try:
             user = getpass.getuser()
         except (OSError, KeyError):  # no name for this number, as in many containers
             user = str(os.getuid())
-        return cls(_plain(user, 32), _plain(host, 48), pid, started, *_place(), uuid.uuid4().hex)
+        return cls(_plain(user, 32), _plain(socket.gethostname(), 48), process_tag(), uuid.uuid4().hex)
 
     @classmethod
     def parse(cls, text: str) -> LeaseOwner | None:
         """Return the owner that `str` wrote, or None for anything else."""
         match = _FORM.fullmatch(text)
-        if match is None:
-            return None
-        user, host, pid, started, boot, namespace, token = match.groups()
-        return cls(user, host, int(pid), started, boot, namespace, token)
+        return None if match is None else cls(*match.groups())
 
     def __str__(self) -> str:
         """Return the form that is stored."""
-        place = f"{self.started}/{self.boot}/{self.namespace}"
-        return f"{self.user}@{self.host}:{self.pid}:{place}:{self.token}"
+        return f"{self.user}@{self.host}:{self.process}:{self.token}"
 
     @property
     def description(self) -> str:
         """Who this is, for people: `ann@gpu3 (process 4711)`."""
-        return f"{self.user}@{self.host} (process {self.pid})"
+        return f"{self.user}@{self.host} (process {self.process.partition('-')[0]})"
 
     def is_dead(self) -> bool:
         """Tell whether the process is provably gone: it ran in this run of this kernel, in this process namespace."""
-        if not self.boot or (self.boot, self.namespace) != _place():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass  # it is there, and somebody else's
-        state = _process_state(self.pid)
-        if state is None or not self.started:
-            return False
-        return state[0] in _DEAD_STATES or state[1] != self.started
+        return is_maker_dead(self.process)
 
 
 def _plain(text: str, limit: int) -> str:
     return re.sub(r"[^\w.+-]", "-", text)[:limit]
-
-
-def _process_state(pid: int) -> tuple[str, str] | None:
-    # Fields 3 and 22 of proc_pid_stat(5).  The name in field 2 may hold spaces and parentheses; the last `)` ends it.
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return (fields[0], fields[19]) if len(fields) > 19 else None
-
-
-def _place() -> tuple[str, str]:
-    try:
-        namespace = str(Path("/proc/self/ns/pid").readlink()).removeprefix("pid:").strip("[]")
-    except OSError:
-        namespace = ""
-    return _plain(boot_id(), 36), _plain(namespace, 12)
 
 
 TTL = 120.0  # seconds that a lease lasts without being renewed
@@ -125,11 +85,13 @@ _ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on whil
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Somebody else holds the lease on a key (`owner` is None where the row is not readable), for `remaining` seconds at least."""
+    """Somebody else holds the lease on a key; `owner` is None where the row is not readable."""
 
-    key: str
     owner: LeaseOwner | None
-    remaining: float
+
+    def __str__(self) -> str:
+        """Who that is, for people."""
+        return self.owner.description if self.owner else "another process"
 
 
 class Lease:
@@ -228,15 +190,14 @@ def wait(
     key: str,
     owner: LeaseOwner,
     *,
-    ttl: float = TTL,
     on_busy: Callable[[Busy], None] | None = None,
 ) -> Lease:
     """Take the lease on a key, waiting for as long as others hold it."""
     pause, met = 0.05, None
-    while isinstance(taken := acquire(database, key, owner, ttl=ttl), Busy):
-        if on_busy is not None and taken.owner != met:
+    while isinstance(taken := acquire(database, key, owner), Busy):
+        if on_busy is not None and taken != met:
             on_busy(taken)
-        met = taken.owner
+        met = taken
         time.sleep(pause * random.uniform(0.5, 1.5))
         pause = min(pause * 1.5, 2.0)
     return taken
@@ -258,11 +219,10 @@ def _take(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int | Bu
     )
     if (fence := session.scalar(statement)) is not None:
         return int(fence)
-    query = select(held.owner, held.fence, held.expires - Database.clock()).where(held.key == key)
-    holder, number, remaining = session.execute(query).one()
+    holder, number = session.execute(select(held.owner, held.fence).where(held.key == key)).one()
     lease_holder = LeaseOwner.parse(holder)
     if lease_holder is None or not lease_holder.is_dead():
-        return Busy(key, lease_holder, remaining)
+        return Busy(lease_holder)
     values = {"owner": str(owner), "fence": number + 1, "expires": expires}
     session.execute(update(held).where(held.key == key).values(values))
     return int(number) + 1

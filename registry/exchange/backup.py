@@ -174,12 +174,12 @@ def backup(
     proves that the rows can be restored.
     """
     place = open_place(workspace, destination, store_options)
-
-    def report_busy(busy: leases.Busy) -> None:
-        holder = busy.owner.description if busy.owner else "another process"
-        reporter.say(f"being backed up by {holder}, waiting")
-
-    lease = leases.wait(workspace.database, LEASE, workspace.owner(), on_busy=report_busy)
+    lease = leases.wait(
+        workspace.database,
+        LEASE,
+        workspace.owner(),
+        on_busy=lambda busy: reporter.say(f"being backed up by {busy}, waiting"),
+    )
     with lease.keep(), temporary_folder("backup") as folder:
         store_id = workspace.store.identify()
         if place.identify() is None and (name := next(place.strays(), None)) is not None:

@@ -226,11 +226,13 @@ class FuseCandidate:
             return self._compute(lease, lookup)
 
     def _lease(self, key: Digest) -> leases.Lease:
-        def on_busy(busy: leases.Busy) -> None:
-            owner = busy.owner.description if busy.owner else "another process"
-            self.reporter.say(f"being fused by {owner}, waiting")
-
-        return leases.wait(self.workspace.database, key, self.workspace.owner(), on_busy=on_busy)
+        workspace, say = self.workspace, self.reporter.say
+        return leases.wait(
+            workspace.database,
+            key,
+            workspace.owner(),
+            on_busy=lambda busy: say(f"being fused by {busy}, waiting"),
+        )
 
     def _fetched(self, lease: leases.Lease | None, view: FusedRecord | None) -> Fused | None:
         """Return the model of a record from the store, None if it is not published or cannot be had."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fusery.storage.copying import Staging, manifest_of_staged
+from fusery.storage.copying import Staging
 from fusery.storage.errors import MissingFileError, StorageError, UnsafePathError
 from fusery.storage.manifest import Manifest
 from fusery.storage.plaintext import typed
@@ -132,7 +132,7 @@ def _see(
     peft = folder.form == "peft" and folder.header is not None
     rendering = rendering_of(folder.files, "mlx") if peft else None
     forms: list[tuple[Form, Manifest]] = [] if rendering is None else [("mlx", rendering)]
-    manifest = manifest_of_staged(copies)
+    manifest = Manifest.of(copy.entry(name) for name, copy in copies.items())
     weights = next((entry.sha256 for entry in rendering or manifest if entry.path == WEIGHTS), None)
     run_findings = training.findings(folder, submission)
     candidate = candidate_for(

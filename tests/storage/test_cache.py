@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fusery.storage import processes, verified_files
+from fusery.storage import verified_files
 from fusery.storage.cache import FusedCache
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.failures import DigestMismatchError
@@ -352,14 +352,3 @@ def test_what_is_old_or_half_removed_is_swept(cache: FusedCache) -> None:
     assert left == {*entry, f"cache/used/{OTHER}", f"private/{KEY}.json", f"private/{OTHER}.json"}
     assert open_cache(cache.root.parent, max_age=-1).sweep() > 0
     assert cache.lookup(OTHER, MANIFEST) is not None
-
-
-def test_only_a_process_of_this_machine_is_known_to_be_dead() -> None:
-    own = processes.process_tag()
-    assert not processes.is_tag_dead(own)
-    with subprocess.Popen(["true"]) as child:
-        child.wait()
-    place = own.partition("-")[2]
-    assert processes.is_tag_dead(f"{child.pid}-{place}")
-    for doubtful in (f"{child.pid}-x", f"x-{place}", f"{child.pid}", ""):
-        assert not processes.is_tag_dead(doubtful)

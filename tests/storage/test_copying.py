@@ -15,7 +15,7 @@ import pytest
 from storage_backends import LocalBackend, MemoryBackend
 
 from fusery.storage import copying
-from fusery.storage.copying import CHUNK, Staging, copy_file, manifest_of_staged, pump, reading
+from fusery.storage.copying import CHUNK, Staging, copy_file, pump, reading
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import (
     MissingFileError,
@@ -167,7 +167,7 @@ def test_a_copy_is_private_and_goes_away(file: Path, folder: Path) -> None:
         file.write_bytes(b"other")
         assert copy.read_bytes() == DATA
         copies = staging.copies({"a": copy})
-        (entry,) = manifest_of_staged(copies)
+        (entry,) = (copy.entry(name) for name, copy in copies.items())
         assert (entry.path, entry.size, entry.sha256) == ("a", len(DATA), digest_bytes(DATA))
     assert list(folder.iterdir()) == []
 

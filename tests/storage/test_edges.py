@@ -18,12 +18,12 @@ from fusery.storage import publishing
 from fusery.storage.cache import FusedCache
 from fusery.storage.cache_space import owner_file
 from fusery.storage.digest import digest_bytes, digest_file
-from fusery.storage.errors import StorageError, StoreUnavailableError
+from fusery.storage.errors import StoreUnavailableError
 from fusery.storage.local import LocalStore
 from fusery.storage.locate import Protocol, open_store, open_tree, protocol_of
 from fusery.storage.manifest import FileEntry, Outgoing
 from fusery.storage.plugins import Plugin, PluginError
-from fusery.storage.processes import Scratch, is_maker_dead, probe_name, staged_name
+from fusery.storage.processes import Scratch
 from fusery.storage.remote import SMALL
 from fusery.storage.safetensors import decoded
 from fusery.storage.transfer import on_disk
@@ -82,14 +82,6 @@ def test_a_probe_that_finds_its_name_taken_asks_again(monkeypatch: pytest.Monkey
     assert list(store.leftovers()) == []
 
 
-def test_only_a_dead_maker_s_names_are_its_leftovers() -> None:
-    for name in (probe_name(), staged_name()):
-        assert not is_maker_dead(f"tmp/{name}")
-        dead = name.replace(f".{os.getpid()}-" if "-" in name else f".{os.getpid()}.", f".{2**22 + 1}.")
-        assert is_maker_dead(dead)
-        assert not is_maker_dead(dead.rpartition(".")[0] + ".part")
-
-
 def test_a_scratch_folder_lasts_as_long_as_its_holder() -> None:
     scratch = Scratch("form")
     path = scratch.path
@@ -108,23 +100,6 @@ def test_a_part_file_has_one_holder(file: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         publishing.open_locked(tmp_path / "none")
     assert len(os.listdir("/dev/fd")) == len(before)
-
-
-def test_a_folder_that_came_meanwhile_is_not_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("new", "there"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "f").write_text(name)
-    looks = iter([False, True])
-    with monkeypatch.context() as patched, pytest.raises(StorageError):
-        patched.setattr(publishing.os.path, "lexists", lambda _: next(looks))
-        publishing.publish_folder(tmp_path / "new", tmp_path / "there")
-    assert (tmp_path / "there" / "f").read_text() == "there"
-    monkeypatch.setattr(publishing, "_exchange", lambda *_: False)  # a system that cannot exchange two names
-    publishing.publish_folder(tmp_path / "new", tmp_path / "there", replace=True)
-    assert (tmp_path / "there" / "f").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
 def test_numbers_of_bfloat16_are_exact() -> None:

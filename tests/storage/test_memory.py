@@ -38,10 +38,6 @@ class TestMemoryStore(StoreContract):
     pass
 
 
-def test_memory_does_not_outlive_the_process(backend: MemoryBackend) -> None:
-    assert not backend.store.capabilities.durable
-
-
 class Overwriting(MemoryFileSystem):  # type: ignore[misc]
     cachable = False
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fusery.storage.processes import process_tag, sweep_temporary, temporary_folder
+from fusery.storage.processes import is_maker_dead, own_name, process_tag, sweep_temporary, temporary_folder
 
 pytestmark = pytest.mark.timing
 
@@ -69,7 +69,7 @@ def test_nothing_else_goes(place: Path, holder: tuple[subprocess.Popen[str], Pat
     process, left = holder
     process.kill()
     process.wait()
-    dead = "-".join(left.name.split("-")[-3:-1])
+    dead = "-".join(left.name.split("-")[-4:-1])
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "mine").write_text("mine")
@@ -77,7 +77,7 @@ def test_nothing_else_goes(place: Path, holder: tuple[subprocess.Popen[str], Pat
         place / "fusery-notes",
         place / f"fusery-base-{process_tag()}-abcdefgh",
         place
-        / "fusery-base-99999999-0123456789ab-abcdefgh",  # of another machine, or of another run of this one
+        / "fusery-base-99999999-1-0123456789ab-abcdefgh",  # of another machine, or another run of this one
         place / f"other-base-{dead}-abcdefgh",
     ]
     for folder in stays:
@@ -88,3 +88,19 @@ def test_nothing_else_goes(place: Path, holder: tuple[subprocess.Popen[str], Pat
     assert all(folder.is_dir() for folder in stays)
     assert (kept / "mine").read_text() == "mine"
     assert len(list(place.iterdir())) == len(stays) + 2
+
+
+def test_only_a_process_of_this_machine_is_known_to_be_dead() -> None:
+    own = process_tag()
+    pid, started, place = own.split("-")
+    with subprocess.Popen(["true"]) as child:
+        child.wait()
+    gone = f"{child.pid}-{started}-{place}"
+    reused = f"{pid}-1-{place}"  # another process has its number now
+    for dead in (gone, reused, f"{child.pid}--{place}", f"tmp/x.{gone}.part", f".{own}.fusery-{gone}-abc_9"):
+        assert is_maker_dead(dead)
+    elsewhere = f"{child.pid}-{started}-{'0' * 12}"
+    first = f"1--{place}"  # somebody else's, and alive
+    incomplete = f"{gone}0", f"{child.pid}-{place}", f"x-{started}-{place}", ""
+    for doubtful in (own, own_name(), first, elsewhere, f"{9**30}-{started}-{place}", *incomplete):
+        assert not is_maker_dead(doubtful)

@@ -110,9 +110,9 @@ def test_links_lead_nowhere(stocked: Registry, tmp_path: Path) -> None:
 def test_what_killed_commands_leave_is_swept(stocked: Registry, tmp_path: Path) -> None:
     root = tmp_path / "nim"
     sync(stocked, request(root, "course_rec@1"))
-    pid, _, place = process_tag().partition("-")
-    dead = root / f".{V2}.fusery-{2**22 - 1}-{place}-abc"
-    alive = root / f".{V2}.fusery-{pid}-{place}-abc"
+    own = process_tag()
+    dead = root / f".{V2}.fusery-4194303-{own.partition('-')[2]}-abc"
+    alive = root / f".{V2}.fusery-{own}-abc"
     own = root / ".snapshots"
     for folder in (dead, alive, own):
         folder.mkdir()

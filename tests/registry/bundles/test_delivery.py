@@ -198,7 +198,7 @@ def test_what_a_killed_command_left_is_swept(stocked: Registry, tmp_path: Path) 
     tag = process_tag()
     place = tag.partition("-")[2]
     stale, running = tmp_path / f".out.fusery-4194303-{place}-abc_9", tmp_path / f".out.fusery-{tag}-def"
-    elsewhere = tmp_path / ".out.fusery-4194303-0123456789ab-ghi"
+    elsewhere = tmp_path / ".out.fusery-4194303-1-0123456789ab-ghi"
     for folder in (stale, running, elsewhere):
         (folder / "out").mkdir(parents=True)
     stocked.bundles.materialize("course_rec@1", tmp_path / "out")

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from fusery.registry.errors import BadInputError, DepositLostError
 from fusery.registry.upkeep.collect import Marking, collect
 from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.digest import digest_bytes
-from fusery.storage.processes import probe_name, staged_name
+from fusery.storage.processes import own_name
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ class TestWhoWorksBeside:
     def test_the_claim_of_a_process_that_is_gone_counts_no_more(self, shelf: Shelf) -> None:
         shelf.begin(b"left by a crash")
         with shelf.database.write() as session:
-            dead = str(LeaseOwner.current()).replace(f":{os.getpid()}:", ":4194303:")
+            dead = str(LeaseOwner.current()).replace(f":{os.getpid()}-", ":4194303-")
             session.execute(update(tables.IntentRow).values(owner=dead))
         tear(shelf, b"half")
         assert gc(shelf)["removed"] == 2
@@ -215,15 +215,14 @@ class TestWhatNoRowStandsFor:
         assert shelf.row(b"later").generation == 5
         assert shelf.stored() == {b"live"}
 
-    @pytest.mark.parametrize(("kind", "made"), [("probe", probe_name), ("staged", staged_name)])
     def test_what_names_its_maker_goes_with_that_process(
-        self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch, kind: str, made: Callable[[], str]
+        self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        code = f"from fusery.storage.processes import {kind}_name; print({kind}_name())"
+        code = "from fusery.storage.processes import own_name; print(own_name())"
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-        elsewhere = re.sub(rf"[0-9a-f]{{12}}\.{kind}", f"{'0' * 12}.{kind}", made())
+        elsewhere = re.sub(r"[0-9a-f]{12}\.part", f"{'0' * 12}.part", own_name())
         folder = shelf.workspace.settings.home / "store" / "tmp"
-        dead, *others = done.stdout.strip(), made(), elsewhere, f"{'f' * 32}.{kind}"
+        dead, *others = done.stdout.strip(), own_name(), elsewhere, f"{'f' * 32}.part"
         for name in (dead, *others):
             (folder / name).write_bytes(b"probe")
         shelf.begin(b"on its way")  # whoever works does not work for a dead process
