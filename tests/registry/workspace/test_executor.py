@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from bulk_workers import break_off, die, die_once, double
 
-from fusery.registry.workspace.executor import ProcessPool, Serial, Workers
+from fusery.registry.workspace.executor import AHEAD, ProcessPool, Serial, Workers
 
 pytestmark = pytest.mark.timing
 
@@ -39,8 +39,10 @@ def test_what_nobody_expected_is_raised(workers: Workers) -> None:
 
 
 def test_processes_of_a_caller_that_stops_are_ended() -> None:
-    outcomes = iter(ProcessPool(2).run(time.sleep, [0, 600, 600]))
+    seconds = iter([0, *[600] * 40])
+    outcomes = iter(ProcessPool(2).run(time.sleep, seconds))
     assert next(outcomes).item == 0
+    assert len(list(seconds)) >= 41 - 2 * AHEAD - 1, "no more are handed out than keep two processes busy"
     outcomes.close()  # type: ignore[attr-defined]
     assert multiprocessing.active_children() == []
 
