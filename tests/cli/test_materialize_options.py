@@ -9,13 +9,13 @@ import pytest
 from fixture_types import Fusery
 
 from fusery.cli.materialize import TARGETS
-from fusery.registry import bundles
+from fusery.registry.bundles.target import own_targets
 
 from .conftest import require_refusals
 
 
 def test_the_targets_are_those_of_the_package() -> None:
-    assert tuple(bundles.own_targets()) == TARGETS
+    assert tuple(own_targets()) == TARGETS
 
 
 @pytest.mark.slow
