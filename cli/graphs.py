@@ -28,8 +28,8 @@ def tree(graph: Graph) -> Iterator[str]:
     above: dict[str, list[tuple[str, str]]] = defaultdict(list)
     below: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for edge in graph.edges:
-        above[edge.from_].append((edge.relation, edge.to))
-        below[edge.to].append((edge.relation, edge.from_))
+        above[edge.source].append((edge.relation, edge.target))
+        below[edge.target].append((edge.relation, edge.source))
     for root in graph.roots:
         yield texts[root]
         ways = [(title, way) for title, way in (("made from", above), ("made into", below)) if way[root]]
@@ -79,7 +79,7 @@ def mermaid(graph: Graph) -> Iterator[str]:
             marks["yanked" if node.yanked is not None else "note"].append(own)
         yield f'    {own}["{text}"]'
     for edge in graph.edges:
-        yield f"    {ids[edge.from_]} -->|{edge.relation}| {ids[edge.to]}"
+        yield f"    {ids[edge.source]} -->|{edge.relation}| {ids[edge.target]}"
     for mark, colour in (("yanked", "#b91c1c"), ("note", "#b45309")):
         if marked := marks[mark]:
             yield f"    classDef {mark} stroke:{colour},stroke-dasharray:6 3"
@@ -95,7 +95,7 @@ def dot(graph: Graph) -> Iterator[str]:
         withdrawn = f", color={colour}, style=dashed" if node.summary else ""
         yield f"    {_quoted(node.id)} [label={_quoted(_label(node))}{withdrawn}];"
     for edge in graph.edges:
-        yield f"    {_quoted(edge.from_)} -> {_quoted(edge.to)} [label={_quoted(edge.relation)}];"
+        yield f"    {_quoted(edge.source)} -> {_quoted(edge.target)} [label={_quoted(edge.relation)}];"
     yield "}"
 
 

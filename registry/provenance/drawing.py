@@ -40,7 +40,7 @@ def _places(graph: Graph) -> dict[str, tuple[int, int]]:
     """Return the place of each node: its column is its distance from the origins on the longest path, 0 if there is a loop."""
     origins: dict[str, list[str]] = {node_id: [] for node_id in graph.by_id}
     for edge in graph.edges:
-        origins[edge.from_].append(edge.to)
+        origins[edge.source].append(edge.target)
     steps = dict.fromkeys(graph.by_id, 0)
     with suppress(CycleError):
         for node_id in [*TopologicalSorter(origins).static_order()]:
@@ -74,10 +74,10 @@ def _document(
     if style:
         yield f"<style>{STYLE}</style>"
     for edge in graph.edges:
-        (from_x, from_y), (x, y) = places[edge.to], places[edge.from_]
+        (from_x, from_y), (x, y) = places[edge.target], places[edge.source]
         from_x, from_y, y = from_x + _WIDTH, from_y + _HEIGHT // 2, y + _HEIGHT // 2
         bend = max((x - from_x) // 2, 24)
-        title = f"{_title(graph.by_id[edge.from_])} {edge.relation} {_title(graph.by_id[edge.to])}"
+        title = f"{_title(graph.by_id[edge.source])} {edge.relation} {_title(graph.by_id[edge.target])}"
         curve = f"M{from_x} {from_y}C{from_x + bend} {from_y} {x - bend} {y} {x - 6} {y}"
         yield f'<path class="fl-line" d="{curve}"><title>{_text(title)}</title></path>'
         yield f'<path class="fl-head" d="M{x} {y}l-8 -4v8z"/>'

@@ -56,11 +56,22 @@ class DeploymentNode(Node, kw_only=False):
 
 
 class Edge(Record, kw_only=False):
-    """An edge of the lineage graph."""
+    """An edge of the lineage graph: `source` was made from `target`, holds it or runs it."""
 
-    from_: str = described("id of the node that was made from the other node, holds it or runs it")
-    to: str = described("id of the other node")
+    source: str = described("id of the source node")
+    target: str = described("id of the target node")
     relation: str = described("relation, such as `trained-on-base`")
+    KEYS: ClassVar[tuple[str, ...]] = ("from_", "to", "relation")
+
+    @property
+    def from_(self) -> str:
+        """Id of the node that was made from the other node, holds it or runs it."""
+        return self.source
+
+    @property
+    def to(self) -> str:
+        """Id of the other node."""
+        return self.target
 
 
 class Graph(Record, kw_only=False, frozen=False):

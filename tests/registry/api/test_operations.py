@@ -302,7 +302,7 @@ def test_what_is_computed_here_is_registered_there(stocked: Registry, remote: Re
     assert stocked.adapters.show(str(both.name)).note == "a sum"
     made = stocked.adapters.show(str(small.name))
     assert (made.version, made.task, made.rank, made.tags) == (3, "course_rec", 2, {"stage": "pilot"})
-    edges = {(edge.from_, edge.relation) for edge in stocked.provenance.lineage(str(both.name)).edges}
+    edges = {(edge.source, edge.relation) for edge in stocked.provenance.lineage(str(both.name)).edges}
     assert sum(relation == "computed-from" for _, relation in edges) == 1
     assert len(stocked.provenance.lineage(str(both.name), down=False).edges) > 1
 

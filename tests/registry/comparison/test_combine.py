@@ -113,7 +113,7 @@ def test_lineage_and_yank_know_what_was_computed(filled: Registry) -> None:
     small = filled.adapters.shrink("both@1", rank=2, task="small")
     up = filled.provenance.lineage("small@1", down=False)
     relations = [
-        (edge.from_, edge.relation, edge.to) for edge in up.edges if edge.relation == "computed-from"
+        (edge.source, edge.relation, edge.target) for edge in up.edges if edge.relation == "computed-from"
     ]
     names = {node.id: node.name for node in up.nodes}
     both = filled.adapters.show("both@1").name

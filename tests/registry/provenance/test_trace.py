@@ -29,7 +29,7 @@ def filled(
 
 def relations(graph: Graph) -> set[tuple[str, str, str]]:
     kind = {node.id: node.kind for node in graph.nodes}
-    return {(kind[edge.from_], edge.relation, kind[edge.to]) for edge in graph.edges}
+    return {(kind[edge.source], edge.relation, kind[edge.target]) for edge in graph.edges}
 
 
 def names(graph: Graph, kind: str) -> set[str]:
@@ -168,7 +168,7 @@ def test_a_long_line_of_versions(line: Registry) -> None:
             "and more",
             True,
         )
-        joined = {edge.from_ for edge in graph.edges} | {edge.to for edge in graph.edges}
+        joined = {edge.source for edge in graph.edges} | {edge.target for edge in graph.edges}
         assert joined == set(graph.by_id)
     exact = line.provenance.lineage("line@75", limit=521 - 75, ancestors=74)
     assert not exact.cut and set(exact.by_id) == set(line.provenance.lineage("line@75", limit=None).by_id)

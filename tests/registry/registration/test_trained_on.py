@@ -132,7 +132,7 @@ def test_lineages_documents_and_cards_name_both_bases(registered: Registry, tmp_
     digest = digest_of(registered, "tiny")
     for base, relation in (("tiny", "trained-on-base"), ("tiny4", "registered-for-base")):
         below = registered.provenance.lineage(base, up=False)
-        assert [(edge.relation, below.by_id[edge.from_].name) for edge in below.edges] == [(relation, NAME)]
+        assert [(edge.relation, below.by_id[edge.source].name) for edge in below.edges] == [(relation, NAME)]
     predicate = registered.provenance.attest(NAME).document["predicate"]["buildDefinition"]
     assert predicate["internalParameters"]["trained_on"] == {"name": "tiny", "digest": digest}
     registered.bundles.materialize(NAME, tmp_path / "model", request=DENSE)
