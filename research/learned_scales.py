@@ -195,7 +195,7 @@ def _go_back(
     fused: LoadedModel,
     tokens: NDArray[np.int32],
     rows: NDArray[np.bool_],
-    wanted: Matrix,  # probabilities, as `_answers`
+    wanted: Matrix,  # probabilities (tokens, vocabulary) of base + adapter
     layers: Mapping[str, _Layer],
 ) -> None:
     @mx.custom_function

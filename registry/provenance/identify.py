@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +238,7 @@ def _with_contents(workspace: Workspace, matches: Sequence[Match]) -> list[Match
     return list(by_owner.values())
 
 
-@dataclass(slots=True)
+@dataclass
 class TensorSearch:
     """Searches all that is on record for one unit of weights."""
 
@@ -248,10 +248,10 @@ class TensorSearch:
     digests: Mapping[View, str]  # of its tensors
     say: Callable[[str], None]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes of all tensors, at least 1."""
-        return sum(view.size for view in self.digests) or 1
+        return sum(view.size for view in self.unit.views) or 1
 
     def run(self) -> tuple[list[Match], dict[str, str]]:
         """Return the best matches, all equally good, and why plausible items could not be compared."""

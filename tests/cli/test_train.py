@@ -313,7 +313,7 @@ def test_refusals_of_runs(stocked: Fusery, finished: Path, tmp_path: Path) -> No
     require_refusals(
         stocked,
         (f"{register} --checkpoint 500", "200, 400, 600"),
-        (f"{register} --log nowhere.log", "nowhere.log"),
+        (f"{register} --log missing.log", "missing.log"),
         ("show course_rec@1 --plot x.png", "no training curve"),
         ("show t@1 --plot x.gif", ".png or .svg"),
         ("show t@1 --force", "--force goes with --plot"),

@@ -39,10 +39,12 @@ def test_what_nobody_expected_is_raised(workers: Workers) -> None:
 
 
 def test_processes_of_a_caller_that_stops_are_ended() -> None:
-    seconds = iter([0, *[600] * 40])
-    outcomes = iter(ProcessPool(2).run(time.sleep, seconds))
+    items = iter([0, *[600] * 40])
+    outcomes = iter(ProcessPool(2).run(time.sleep, items))
     assert next(outcomes).item == 0
-    assert len(list(seconds)) >= 41 - 2 * AHEAD - 1, "no more are handed out than keep two processes busy"
+    assert len(list(items)) >= 41 - 2 * AHEAD - 1, (
+        "at most AHEAD items a process are handed out, and one for the outcome"
+    )
     outcomes.close()  # type: ignore[attr-defined]
     assert multiprocessing.active_children() == []
 
