@@ -19,7 +19,7 @@ from .digest import CHUNK, Digest
 from .errors import StorageError, StoreUnavailableError, UnsafePathError
 from .failures import DigestMismatchError, os_failures
 from .manifest import FileEntry
-from .processes import own_name
+from .processes import temporary_name
 from .publishing import link_exclusive, part_near, sync_file, write_all
 
 DEPTH = 8
@@ -200,7 +200,7 @@ class Staging(ExitStack):
 
     def take(self, file: Path) -> Path:
         """Copy a file, hashing what is written; return the copy's path."""
-        path = self._folder / own_name()
+        path = self._folder / temporary_name()
         with reading(file) as source, os_failures(f"copy {file} to {self._folder}", near=self._folder):
             self._room(source.size)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -43,7 +43,7 @@ def process_tag() -> str:
     return f"{pid}-{started}-{_place()}"
 
 
-def has_tag(name: str) -> bool:
+def has_process_tag(name: str) -> bool:
     """Tell whether a name, or a text, holds the tag of a process."""
     return _TAG.search(name) is not None
 
@@ -87,7 +87,7 @@ def _place() -> str:
     return digest_bytes(f"{boot_id()} {space}".encode())[:12]
 
 
-def own_name() -> str:
+def temporary_name() -> str:
     """Return a new name of a file, with this process in it."""
     return f"{uuid.uuid4().hex}.{process_tag()}.part"
 

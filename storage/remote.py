@@ -19,7 +19,7 @@ from .layout import FORMAT_NAME, TMP, blob_name, document_name, format_document
 from .manifest import FileEntry, Outgoing, require_expected, require_size
 from .objects import READ, Objects
 from .plugins import Plugin
-from .processes import own_name
+from .processes import temporary_name
 from .remote_calls import DEADLINE, RemoteCalls, RemoteError, StoreSilentError
 from .transfer import in_order
 
@@ -74,7 +74,7 @@ class FsspecStore(RemotePlace, BlobStore):
 
     def _probe(self) -> bool:
         """Ask: the first of two exclusive writes of a name must be taken, and the second refused."""
-        name = f"{TMP}/{own_name()}"
+        name = f"{TMP}/{temporary_name()}"
         try:
             first = self._objects.write(name, b"probe", exclusive=True)
             # A request that was sent twice by ourselves is refused, too, and then there is no telling: ask again.

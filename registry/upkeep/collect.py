@@ -21,7 +21,7 @@ from fusery.storage.errors import StoreDeniedError
 from fusery.storage.interface import Blob as Stored
 from fusery.storage.interface import BlobStore, Leftover
 from fusery.storage.layout import blob_name
-from fusery.storage.processes import has_tag, is_maker_dead
+from fusery.storage.processes import has_process_tag, is_maker_dead
 
 from .. import tables
 from ..database import Database, events
@@ -243,7 +243,7 @@ def _abandoned(database: Database, store: BlobStore, grace: float) -> tuple[list
     waiting: list[Leftover] = []
     for left in leftovers:
         # What names its maker belongs to somebody who has no intent yet.
-        waits = not is_maker_dead(left.name) if has_tag(left.name) else busy
+        waits = not is_maker_dead(left.name) if has_process_tag(left.name) else busy
         patience = ABANDONED if waits else min(grace, ABANDONED)
         (going if left.age_seconds >= patience else waiting).append(left)
     return going, waiting

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from fusery.storage.processes import is_maker_dead, own_name, process_tag, sweep_temporary, temporary_folder
+from fusery.storage.processes import (
+    is_maker_dead,
+    process_tag,
+    sweep_temporary,
+    temporary_folder,
+    temporary_name,
+)
 
 pytestmark = pytest.mark.timing
 
@@ -102,5 +108,5 @@ def test_only_a_process_of_this_machine_is_known_to_be_dead() -> None:
     elsewhere = f"{child.pid}-{started}-{'0' * 12}"
     first = f"1--{place}"  # somebody else's, and alive
     incomplete = f"{gone}0", f"{child.pid}-{place}", f"x-{started}-{place}", ""
-    for doubtful in (own, own_name(), first, elsewhere, f"{9**30}-{started}-{place}", *incomplete):
+    for doubtful in (own, temporary_name(), first, elsewhere, f"{9**30}-{started}-{place}", *incomplete):
         assert not is_maker_dead(doubtful)

@@ -21,7 +21,7 @@ from fusery.registry.errors import BadInputError, DepositLostError
 from fusery.registry.upkeep.collect import Marking, collect
 from fusery.registry.workspace.workspace import Workspace
 from fusery.storage.digest import digest_bytes
-from fusery.storage.processes import own_name
+from fusery.storage.processes import temporary_name
 
 
 @pytest.fixture
@@ -218,11 +218,11 @@ class TestWhatNoRowStandsFor:
     def test_what_names_its_maker_goes_with_that_process(
         self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        code = "from fusery.storage.processes import own_name; print(own_name())"
+        code = "from fusery.storage.processes import temporary_name; print(temporary_name())"
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-        elsewhere = re.sub(r"[0-9a-f]{12}\.part", f"{'0' * 12}.part", own_name())
+        elsewhere = re.sub(r"[0-9a-f]{12}\.part", f"{'0' * 12}.part", temporary_name())
         folder = shelf.workspace.settings.home / "store" / "tmp"
-        dead, *others = done.stdout.strip(), own_name(), elsewhere, f"{'f' * 32}.part"
+        dead, *others = done.stdout.strip(), temporary_name(), elsewhere, f"{'f' * 32}.part"
         for name in (dead, *others):
             (folder / name).write_bytes(b"probe")
         shelf.begin(b"on its way")  # whoever works does not work for a dead process
