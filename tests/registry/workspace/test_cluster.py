@@ -58,9 +58,10 @@ def test_what_was_done_by_a_worker_that_dies_before_it_is_fetched(
 
         started: list[threading.Timer] = []
         monkeypatch.setattr(module.Cluster, "_wait", late)
-        work = module.Cluster(running.address).run(bulk_workers.leave, ["a"])
+        item = str(tmp_path / "item")
+        work = module.Cluster(running.address).run(bulk_workers.leave_once, [item])
         if another:
-            assert [(outcome.item, outcome.failure) for outcome in work] == [("a", None)]
+            assert [(outcome.result, outcome.failure) for outcome in work] == [(item, None)]
         else:
             with pytest.raises(module.ClusterError):
                 list(work)
