@@ -75,6 +75,7 @@ SPOILT = {
     "a plain key": b'[acme]\nkey_sha256 = ["secret"]',
     "an unknown word": GOOD.replace("[all]", "[all]\nadmin = true").encode(),
     "a key of two": GOOD.replace(digest("three"), digest("two")).encode(),
+    "a table twice": (GOOD * 2).encode(),
     "too long": GOOD.encode() + b"#" * MAX_BYTES,
 }
 

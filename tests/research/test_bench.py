@@ -47,6 +47,7 @@ def test_every_form_is_measured_drawn_and_kept(
         (tmp_path / "theirs" / f"{name}.py").write_text("raise SystemExit('ran')\n")
     monkeypatch.chdir(tmp_path / "theirs")
     assert quantized.evaluations.last_bench("course_rec@1") is None
+    monkeypatch.setenv("MLX_DISABLE_COMPILE", "1")  # each process would wait for a C++ compiler
     little = {"resident": 3, "tokens": 4, "prompt_tokens": 8, "runs": 1}
     found = quantized.evaluations.bench("course_rec@1", precisions=["dequantize"], **little).to_dict()
     labels = [row["label"] for row in found["rows"]]
@@ -124,30 +125,30 @@ def row(kind: Kind, label: str, speed: float, peak: int, verdict: str = "PASS", 
 BASE = row("base", "base", 100, 1000)
 
 
-def test_what_loses_the_adapter_is_out_however_fast() -> None:
+def test_advice() -> None:
+    on, keep = row("adapter", "on", 98, 1010), row("fused", "keep", 100, 1200)
+    near, equal = row("adapter", "on", 99, 1050), row("fused", "keep", 100, 1000)
     lost = row("fused", "keep", 100, 1000, "LOST")
-    found = advise([BASE, row("adapter", "on", 60, 1010), lost, row("fused", "16", 80, 3000)], adapters=1)
-    assert found[0] == "16"
-    assert any("keep is out: LOST, 20.0 %" in reason for reason in found[1])
-    assert any("25%" in reason for reason in found[1])
-
-
-def test_of_the_equally_fast_the_smaller_one() -> None:
-    rows = [BASE, row("adapter", "on", 98, 1010), row("fused", "keep", 100, 1200)]
-    assert advise(rows, adapters=1)[0] == "on"
-    rows = [BASE, row("adapter", "on", 99, 1050), row("fused", "keep", 100, 1000)]
-    assert advise(rows, adapters=1)[0] == "keep"
-    found = advise(rows, adapters=5)
-    assert found[0] == "on", "several adapters share the base"
-    assert any("300%" in reason for reason in found[1])
-
-
-def test_what_could_not_be_measured_is_no_choice() -> None:
     broken = {"error": "no", "tokens_per_second": None, "peak_bytes": None}
-    rows = [BASE, row("adapter", "on", 0, 0, **broken), row("fused", "keep", 0, 0, **broken)]
-    assert advise(rows, adapters=1)[0] is None
-    rows[1] = row("adapter", "on", 10, 100)
-    assert advise(rows, adapters=1)[0] == "on"
+    unknown = [row("adapter", "on", 0, 0, **broken), row("fused", "keep", 0, 0, **broken)]
+    for rows, adapters, choice, reasons in (
+        # A format that loses the adapter is out, however fast it is.
+        (
+            [row("adapter", "on", 60, 1010), lost, row("fused", "16", 80, 3000)],
+            1,
+            "16",
+            ("keep is out: LOST, 20.0 %", "25%"),
+        ),
+        # Of the equally fast the smaller one; several adapters share the base.
+        ([on, keep], 1, "on", ()),
+        ([near, equal], 1, "keep", ()),
+        ([near, equal], 5, "on", ("300%",)),
+        (unknown, 1, None, ()),
+        ([row("adapter", "on", 10, 100), unknown[1]], 1, "on", ()),
+    ):
+        found = advise([BASE, *rows], adapters=adapters)
+        assert found[0] == choice
+        assert all(any(part in reason for reason in found[1]) for part in reasons)
 
 
 def test_a_worker_measures_in_its_own_process(

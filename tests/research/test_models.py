@@ -36,6 +36,7 @@ from fusery.research.models import (
     log_softmax,
     losses,
     measure,
+    uncompiled,
 )
 from fusery.research.prompts import Sample
 
@@ -48,7 +49,8 @@ def plain(folder: Path, adapter: Path | None = None) -> np.ndarray[Any, Any]:
         load_adapters(network, str(adapter))
     network.set_dtype(mx.float32)
     network.eval()
-    return np.array(network(mx.array(TOKENS)))
+    with uncompiled(mx):
+        return np.array(network(mx.array(TOKENS)))
 
 
 def check(folder: Path, adapter: Path | None = None, *, numpy: bool = True) -> None:

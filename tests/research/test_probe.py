@@ -36,16 +36,13 @@ def test_a_fused_model_against_base_and_adapter(stocked: Registry, prompts: Path
     assert found.rows[0].prompt == "Which course?"
 
 
-def test_an_adapter_against_its_base(stocked: Registry, prompts: Path) -> None:
+def test_an_adapter_against_its_base_and_another_version(stocked: Registry, prompts: Path) -> None:
     found = stocked.evaluations.probe("course_rec@1", against="base", prompts=prompts)
     assert (found.b.kind, found.b.name) == ("base", "tiny")
     assert found.kl > 1e-4
     assert found.loss_base == found.loss_b
     by_name = stocked.evaluations.probe("course_rec@1", against="tiny", prompts=prompts)
     assert replace(by_name, seconds=0) == replace(found, seconds=0)
-
-
-def test_two_versions(stocked: Registry, prompts: Path) -> None:
     found = stocked.evaluations.probe("course_rec@1", against="course_rec@2", prompts=prompts)
     assert [side.name for side in (found.a, found.b)] == ["course_rec_v1_20260115", "course_rec_v2_20260201"]
     assert found.kl > 1e-4

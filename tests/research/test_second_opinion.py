@@ -17,7 +17,7 @@ from sqlalchemy import update
 
 from fusery.registry import RecordRun, Registry, Reporter, tables
 from fusery.registry.database import events
-from fusery.registry.errors import BadInputError, DatabaseReadOnlyError, FidelityError
+from fusery.registry.errors import DatabaseReadOnlyError, FidelityError
 from fusery.registry.fusion.request import FuseRequest
 from fusery.registry.records.fused import Fused
 from fusery.registry.records.trust import Role
@@ -333,13 +333,6 @@ def test_it_gives_up_when_the_time_is_up(registry: Registry, made: tuple[Path, P
     taken, said = asked(registry, FuseRequest("dither", probe=600))
     assert (taken.source, taken.fidelity.verdict) == ("cache", "PASS")
     assert not list((registry.workspace.settings.cache / "tmp").iterdir())
-
-
-def test_a_time_is_a_number_of_seconds(registry: Registry) -> None:
-    for seconds in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(BadInputError) as caught:
-            registry.fused.fuse("caesar@1", FuseRequest(probe=seconds))
-        assert caught.value.hint
 
 
 def scores(base: float, trained: float, fused: float, agreement: float, general: float) -> ModelScores:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from fusery.registry import Registry
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.errors import BadInputError
 from fusery.registry.models.architecture import read_architecture
-from fusery.registry.models.libraries import LAYOUTS
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import manifest_of
 
@@ -31,12 +29,6 @@ def base(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 _NUMBERS = count()
-
-
-def test_the_guide_names_the_classes() -> None:
-    guide = Path(__file__).parents[3] / "docs/reference/formats.md"
-    told = guide.read_text(encoding="utf-8").partition("fusery maps them for ")[2].partition("; others")[0]
-    assert set(re.findall("`([^`]+)`", told)) == set(LAYOUTS)
 
 
 def added_base(registry: Registry, folder: Path, kind: str, **config: Any) -> Path:
@@ -97,16 +89,13 @@ def test_wherever_it_goes_it_is_laid_on_its_base(
         assert "switch_mlp.gate_proj" in there["target_modules"][1]
 
 
-@pytest.mark.parametrize("version", ["0.17.1", "0.18.1", "0.19.0"])
-def test_factors_of_older_versions_are_turned_round(
-    version: str, module_registry: Registry, tmp_path: Path
-) -> None:
-    """Even where they are square, since the version tells."""
+def test_factors_of_older_versions_are_turned_round(module_registry: Registry, tmp_path: Path) -> None:
+    """Even where they are square, since the version tells; other versions: test_parts.py."""
     for name, width in (("oblong", 64), ("square", 32)):
         base = added_base(module_registry, tmp_path, "qwen3_moe", hidden_size=64, moe_intermediate_size=width)
         new = make_experts(tmp_path / f"new-{name}", base, parameters=["gate_up_proj"])
         old = make_experts(
-            tmp_path / f"old-{name}", base, parameters=["gate_up_proj"], turned=True, peft_version=version
+            tmp_path / f"old-{name}", base, parameters=["gate_up_proj"], turned=True, peft_version="0.19.0"
         )
         read = [read_adapter_folder(folder, base=read_architecture(base)) for folder in (new, old)]
         ours = [numbers(folder.files["adapters.safetensors"]) for folder in read]
@@ -114,15 +103,12 @@ def test_factors_of_older_versions_are_turned_round(
         assert all((ours[0][key] == ours[1][key]).all() for key in ours[0])
 
 
-@pytest.mark.parametrize("version", [None, "", "0.19", "0.19.1.dev0", "0.20.0rc1", "latest"])
-def test_square_experts_of_no_known_version_are_refused(
-    version: str | None, module_registry: Registry, tmp_path: Path
-) -> None:
+def test_square_experts_of_no_known_version_are_refused(module_registry: Registry, tmp_path: Path) -> None:
     base = added_base(module_registry, tmp_path, "qwen3_moe", hidden_size=64, moe_intermediate_size=32)
-    folder = make_experts(tmp_path / "one", base, parameters=["gate_up_proj"], peft_version=version)
+    folder = make_experts(tmp_path / "one", base, parameters=["gate_up_proj"], peft_version=None)
     assert "peft_experts" in errors(module_registry, folder)
     # What is not square speaks for what is.
-    assert not errors(module_registry, make_experts(tmp_path / "two", base, peft_version=version))
+    assert not errors(module_registry, make_experts(tmp_path / "two", base, peft_version=None))
 
 
 @pytest.mark.parametrize(("version", "told"), [("0.18.1", True), ("0.19.0", False), ("0.21.2", False)])

@@ -17,7 +17,7 @@ from fusery.registry import Registry
 from fusery.registry.adapters.files import PEFT_WEIGHTS as WEIGHTS
 from fusery.registry.adapters.peft_form import write_peft
 from fusery.registry.models.architecture import Architecture
-from fusery.registry.models.libraries import ALIKE
+from fusery.registry.models.libraries import ALIKE, LAYOUTS
 from fusery.registry.records.bases import base_folder, recorded_architecture
 from fusery.registry.records.references import resolve_base
 from fusery.storage.digest import digest_file
@@ -128,6 +128,10 @@ def exported(registry: Registry, base: Path, tmp_path: Path) -> Path:
 
 
 def test_the_guide_names_the_classes() -> None:
-    guide = Path(__file__).parents[3] / "docs/reference/formats.md"
-    told = guide.read_text(encoding="utf-8").partition("Conversion to PEFT supports ")[2].partition(".\n")[0]
-    assert set(re.findall("`([^`]+)`", told)) == ALIKE
+    guide = (Path(__file__).parents[3] / "docs/reference/formats.md").read_text(encoding="utf-8")
+    for start, end, classes in (
+        ("Conversion to PEFT supports ", ".\n", ALIKE),
+        ("fusery maps them for ", "; others", LAYOUTS),
+    ):
+        told = guide.partition(start)[2].partition(end)[0]
+        assert set(re.findall("`([^`]+)`", told)) == set(classes)

@@ -122,14 +122,16 @@ def test_the_end_token_of_an_adapter(tmp_path: Path) -> None:
         return paths
 
     own = files("own", tokenizer=vocabulary, tokenizer_config={"eos_token": "<end>"})
-    settings = {"bos_token_id": 1, "vocab_size": 9}
+    ids = {"bos_token_id": 1, "pad_token_id": 6}
+    settings = ids | {"vocab_size": 9}
     for ends, generation, expected in (
-        (None, None, {"bos_token_id": 1, "eos_token_id": [7]}),
-        (2, None, {"bos_token_id": 1, "eos_token_id": [7, 2]}),
+        (None, None, ids | {"eos_token_id": [7]}),
+        (2, None, ids | {"eos_token_id": [7, 2]}),
         ([2, 7], None, None),
         (2, {"top_k": 5}, {"top_k": 5, "eos_token_id": [7, 2]}),
         (2, {"eos_token_id": 3}, {"eos_token_id": [7, 3]}),
         (2, {"eos_token_id": 7}, None),
+        (2, {"eos_token_id": [3, 7]}, None),
     ):
         config = settings | ({} if ends is None else {"eos_token_id": ends})
         own_settings = {} if generation is None else {"generation_config": generation}
@@ -137,6 +139,10 @@ def test_the_end_token_of_an_adapter(tmp_path: Path) -> None:
         whole = {**base, **own}
         assert tokenizer_files.with_own_end(whole, whole) is None, "it is the base's"
         assert tokenizer_files.with_own_end(base, whole) == expected, name
+        if generation is None:
+            endless = whole | files(f"{name} endless", generation_config={"eos_token_id": None})
+            last = None if expected is None else {"eos_token_id": expected["eos_token_id"]}
+            assert tokenizer_files.with_own_end(base, endless) == last, "no end in the adapter's settings"
         unlike = {**own, "tokenizer_config.json": base["config.json"]}
         assert tokenizer_files.with_own_end(base, {**base, **unlike}) is None, "without an end token"
 
@@ -182,8 +188,10 @@ def test_merge_aware_entries() -> None:
     assert trained_through.trained_through({name: four}) == {**four, "mode": "affine"}
     assert trained_through.trained_through({name: {"mode": "mxfp4"}}) == mxfp4
     assert trained_through.trained_through({name: False}) is trained_through.trained_through({}) is None
-    for wrong in ({"x": 1}, {"mode": 5}, {"bits": 7}, {"bits": "4"}, {"group_size": "64"}, None):
-        entry = {name: {**four, **wrong} if wrong else True}
+    changes: list[dict[str, Any]] = [{"x": 1}, {"mode": 5}, {"group_size": "64"}, {"group_size": 48}]
+    changes += [{"bits": bits} for bits in (7, "4", True)]
+    for wrong in (True, 4, "4", [], {"mode": "mxfp4", "bits": 8}, *({**four, **each} for each in changes)):
+        entry = {name: wrong}
         with pytest.raises(ValueError, match="no quantisation"):
             trained_through.trained_through(entry)
         assert trained_through.aware_of("lora", entry) is None
@@ -198,7 +206,15 @@ def test_merge_aware_entries() -> None:
     scaled = {"mode": "nvfp4_tensor_scale"}
     trained_through.require_fusable("a", "dora", {name: four}, None)
     trained_through.require_fusable("a", "lora", {other: {"x": 1}}, scaled)
-    for method, entry, base in (("lora", {"x": 1}, None), ("lora", True, four), ("dora", True, scaled), ("lora", {"scale_mode": "kept"}, scaled)):  # fmt: skip
+    trained_through.require_fusable("a", "lora", {other: True}, scaled)
+    for method, entry, base in (
+        ("lora", {"x": 1}, None),
+        ("lora", True, four),
+        ("dora", True, scaled),
+        ("lora", {"scale_mode": "reuse"}, scaled),
+        ("lora", {"pts_policy": "merged_max"}, scaled),
+        ("lora", {"backend": "native_torchao"}, scaled),
+    ):
         with pytest.raises(FusionUnsupportedError):
             trained_through.require_fusable("a", method, {other: entry}, base)
     own = trained_through.ITS_WEIGHTS
@@ -296,16 +312,21 @@ def test_experts_on_a_base() -> None:
     assert "one module" in reading.place_experts(config, twice, [], base).remarks[0].message
 
 
-@pytest.mark.parametrize(
-    ("version", "transposed", "turned"),
-    [("0.18.0", False, True), ("0.19.1", False, False), ("0.18.1", True, False), ("0.19.0", True, str), (None, False, str)],
-)  # fmt: skip
-def test_square_experts_go_by_the_version(version: str | None, transposed: bool, turned: Any) -> None:
-    config = PeftConfig(peft_version=version) if version else PeftConfig()
-    layout = replace(reading.expert_layout(EXPERTS), transposed=transposed)
+VERSIONS: list[tuple[str | None, bool, bool | type]] = [
+    *((version, False, True) for version in ("0.17.1", "0.18.0", "0.19.0")),
+    *((version, False, False) for version in ("0.19.1", "0.20.0")),
+    *(("0.18.1", True, False), ("0.19.0", True, str)),
+    *((version, False, str) for version in (None, "", "0.19", "0.19.1.dev0", "0.20.0rc1", "latest")),
+]
+
+
+def test_square_experts_go_by_the_version() -> None:
     square = (reading.ExpertFactors(STEM, "down_proj", 2, tensor(8, 6), tensor(6, 8)), ["p"], (4, 6, 6))
-    found = reading._orientation([square], config, layout)
-    assert isinstance(found, str) if turned is str else found is turned
+    for version, transposed, turned in VERSIONS:
+        config = PeftConfig(peft_version=version)
+        layout = replace(reading.expert_layout(EXPERTS), transposed=transposed)
+        found = reading._orientation([square], config, layout)
+        assert isinstance(found, str) if turned is str else found is turned, version
     assert reading._orientation([], config, layout) is False
     one = (replace(square[0], b=tensor(8, 8)), ["p"], (4, 8, 6))
     other = (replace(square[0], a=tensor(8, 8)), ["p"], (4, 8, 6))

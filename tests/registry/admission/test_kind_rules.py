@@ -15,7 +15,8 @@ import pytest
 import tiny_models
 from broken_adapters import look
 
-from fusery.registry.admission.candidate import LIMIT, look_around
+from fusery.registry.admission import candidate
+from fusery.registry.admission.candidate import look_around
 
 
 def test_what_lies_in_a_folder_is_seen_and_nothing_opened(tmp_path: Path) -> None:
@@ -40,13 +41,16 @@ def test_what_lies_in_a_folder_is_seen_and_nothing_opened(tmp_path: Path) -> Non
     assert look_around(tmp_path / "nowhere").entries == ()
 
 
-def test_any_name_can_be_recorded_and_a_crowd_is_cut_off(tmp_path: Path) -> None:
+def test_any_name_can_be_recorded_and_a_crowd_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidate, "LIMIT", 50)
     os.close(os.open(os.fsencode(tmp_path) + b"/.a\n\xff\x1b", os.O_CREAT | os.O_WRONLY))
     (entry,) = look_around(tmp_path).entries
     assert entry.path.isprintable() and entry.path.encode() and entry.suffix == ""
-    for number in range(LIMIT + 50):
+    for number in range(52):
         (tmp_path / f"{number}").touch()
-    assert len(look_around(tmp_path).entries) == LIMIT
+    assert len(look_around(tmp_path).entries) == 50
 
 
 Make = Callable[[Path], None]

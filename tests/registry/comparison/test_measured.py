@@ -269,19 +269,17 @@ def test_the_newer_value_takes_the_place_of_the_other(stocked: Registry) -> None
     assert stocked.upkeep.audit().ok
 
 
-def test_an_adapter_that_has_as_many_as_it_may(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_recorded_of_a_full_adapter_or_in_a_read_only_registry(
+    stocked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(measured, "EVALUATIONS", 1)
     put(stocked, 1.5)
     assert put(stocked, 1.25) == []
     assert [value.value for value in stocked.evaluations.list()] == [1.5]
 
-
-def test_nothing_is_recorded_in_a_registry_that_is_read_only(
-    stocked: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
     def refuse(_: object) -> None:
         raise DatabaseReadOnlyError("read-only")
 
     monkeypatch.setattr(type(stocked.workspace.database), "write", refuse)
-    assert len(put(stocked, 1.5)) == 1
-    assert stocked.evaluations.list() == []
+    assert len(put(stocked, 1.25)) == 1
+    assert [value.value for value in stocked.evaluations.list()] == [1.5]

@@ -289,8 +289,6 @@ def test_watching_changes_in_place() -> None:
     assert mx.stack is before
 
 
-pytest.importorskip("mlx_lm")
-
 SEES = {"vision_config": {"hidden_size": 8}}
 
 

@@ -53,7 +53,9 @@ def test_name_that_was_asked_for_is_kept(stocked: Registry, tmp_path: Path) -> N
     assert stocked.fused.fidelity("other@1")["adapter"] == stocked.adapters.show("other@1")["name"]
 
 
-def test_a_picture_is_written_and_gives_way_by_force_only(stocked: Registry, tmp_path: Path) -> None:
+def test_a_picture_is_written_and_gives_way_by_force_only(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("fidelity", "fidelity.pdf", "fidelity.png.exe", ".png"):
         with pytest.raises(BadInputError):  # before anything is read
             stocked.fused.fidelity("nothing@1", plot=name)
@@ -81,12 +83,7 @@ def test_a_picture_is_written_and_gives_way_by_force_only(stocked: Registry, tmp
         stocked.fused.fidelity("course_rec@1", plot=tmp_path / "folder.png", force=True)
     names = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert names == {"fidelity.png", "fidelity.SVG", "target"}
-
-
-def test_only_png_needs_its_extra(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    stocked.fused.fuse("course_rec@1")
     with pytest.raises(MissingExtraError):
         stocked.fused.fidelity("course_rec@1", plot=tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
-    assert stocked.fused.fidelity("course_rec@1", plot=tmp_path / "a.svg")["plot"]

@@ -180,36 +180,16 @@ def test_no_other_format_is_written(sqlite_registry: Registry, tmp_path: Path) -
     assert again.digest == made.digest
 
 
-ENTRY = json.loads(CONFIG.read_text(encoding="utf-8"))["nvfp4_merge_aware"]
-OTHERS: Mapping[str, Mapping[str, Any]] = {
-    "the base's block scales": {"entry": ENTRY | {"scale_mode": "reuse"}},
-    "another scale of the tensor": {"entry": ENTRY | {"pts_policy": "merged_max"}},
-    "another backend": {"entry": {"backend": "native_torchao", "version": 1, "targets": {}}},
-    "magnitudes": {"dora": True},
-}
-
-
-@pytest.mark.parametrize("options", OTHERS.values(), ids=OTHERS)
-def test_other_training_is_refused(
-    sqlite_registry: Registry, tmp_path: Path, options: Mapping[str, Any]
-) -> None:
+def test_only_the_default_of_axolotl_is_fused(sqlite_registry: Registry, tmp_path: Path) -> None:
     base = add_base(sqlite_registry, tmp_path / "base")
-    name = add_adapter(sqlite_registry, tmp_path / "adapter", base, **options)
+    name = add_adapter(sqlite_registry, tmp_path / "adapter", base, dora=True)
     with pytest.raises(FusionUnsupportedError, match="in a way that fusery cannot merge") as refused:
         sqlite_registry.fused.fuse(name)
     assert "axolotl merge-lora" in (refused.value.hint or "")
-
-
-@pytest.mark.parametrize("entry", [True, {}], ids=str)
-def test_an_entry_without_details_is_axolotls_default(
-    sqlite_registry: Registry, tmp_path: Path, entry: object
-) -> None:
-    base = add_base(sqlite_registry, tmp_path / "base")
-    name = add_adapter(sqlite_registry, tmp_path / "adapter", base, entry=entry)
-    if not entry:
-        assert "quantization_aware" not in sqlite_registry.fused.fuse(name, FuseRequest("dequantize")).recipe
-        return
-    assert sqlite_registry.fused.fuse(name).fidelity.retained == 1.0
+    plain = add_adapter(sqlite_registry, tmp_path / "plain", base, entry={})
+    assert "quantization_aware" not in sqlite_registry.fused.fuse(plain, FuseRequest("dequantize")).recipe
+    defaults = add_adapter(sqlite_registry, tmp_path / "defaults", base, entry=True)
+    assert sqlite_registry.fused.fuse(defaults).fidelity.retained == 1.0
 
 
 def test_experts_are_refused(sqlite_registry: Registry, tmp_path: Path) -> None:

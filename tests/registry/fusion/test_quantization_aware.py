@@ -19,7 +19,7 @@ from peft_folders import apart, make_peft
 from quantiser_trainer import train_through
 
 from fusery.integrations.sync.folders import write_adapter
-from fusery.registry import AdmissionError, FuseRequest, Registry, Reporter
+from fusery.registry import FuseRequest, Registry, Reporter
 from fusery.registry.bundles import Choices
 from fusery.registry.bundles.serving_plan import plan_serving
 from fusery.registry.errors import BadInputError, FusionUnsupportedError
@@ -51,6 +51,14 @@ def trained(
     assert {finding.code for finding in added.findings if finding.severity != "info"} == set()
     assert "quantization_aware" in {finding.code for finding in added.findings}
     return added.name, expected
+
+
+@pytest.fixture(scope="module")
+def packed(module_registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """An adapter trained through the format of its base `packed`, in `module_registry`, and its folder."""
+    folder = tmp_path_factory.mktemp("packed")
+    name, _ = trained(module_registry, folder, "packed", bits=4, through=(4, 64), task="qat")
+    return name, folder / "qat"
 
 
 @pytest.mark.parametrize("through", [(4, 64), (3, 32)])
@@ -89,8 +97,10 @@ def test_on_a_dense_base_auto_quantises_as_it_was_trained(sqlite_registry: Regis
     assert {model.status for model in explained.models if model.asked} == {"hit"}
 
 
-def test_no_other_format_is_written(sqlite_registry: Registry, tmp_path: Path) -> None:
-    name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
+def test_no_other_format_is_written(
+    module_registry: Registry, packed: tuple[str, Path], tmp_path: Path
+) -> None:
+    name, before = packed[0], module_registry.fused.list()
     for request in (
         FuseRequest("dither"),
         FuseRequest("mixed"),
@@ -102,34 +112,35 @@ def test_no_other_format_is_written(sqlite_registry: Registry, tmp_path: Path) -
     ):
         for accept_loss in (False, True):
             with pytest.raises(FusionUnsupportedError) as refused:
-                sqlite_registry.fused.fuse(name, replace(request, accept_loss=accept_loss))
+                module_registry.fused.fuse(name, replace(request, accept_loss=accept_loss))
             assert refused.value.hint == f"fusery fuse {name}"
-    assert sqlite_registry.fused.list() == []
+    assert module_registry.fused.list() == before
     # Nor is it used without being fused, or added to another.
-    with sqlite_registry.workspace.database.read() as session, pytest.raises(BadInputError) as unfused:
+    with module_registry.workspace.database.read() as session, pytest.raises(BadInputError) as unfused:
         plan_serving(session, [name])
     assert unfused.value.hint == f"fusery fuse {name}"
-    assert_not_unfused(sqlite_registry, name, tmp_path)
+    assert_not_unfused(module_registry, name, tmp_path)
     with pytest.raises(BadInputError):
-        sqlite_registry.fused.fuse(name, FuseRequest("keep", extras=((name, 0.5),), accept_loss=True))
+        module_registry.fused.fuse(name, FuseRequest("keep", extras=((name, 0.5),), accept_loss=True))
 
 
-def test_probe_uses_the_rounded_model(sqlite_registry: Registry, tmp_path: Path) -> None:
-    name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
-    said: list[str] = []
+def test_probe_uses_the_rounded_model(
+    module_registry: Registry, packed: tuple[str, Path], tmp_path: Path
+) -> None:
+    name, said = packed[0], list[str]()
     texts = tmp_path / "texts.txt"
     texts.write_text("One says what one means.\nNothing else is asked.\n")
-    found = sqlite_registry.evaluations.probe(name, prompts=texts, reporter=Reporter(said.append))
+    found = module_registry.evaluations.probe(name, prompts=texts, reporter=Reporter(said.append))
     assert [line for line in said if line.startswith(f"{name} was trained through a quantiser")]
     assert (found.a.kind, found.a.precision, found.b.kind) == ("fused", "keep", "base")
     assert (found.loss_base, found.gain_kept) == (found.loss_b, None)
     assert found.about_prompts.gain == pytest.approx(found.loss_b - found.loss_a, abs=1e-5)
     assert found.conclusion.startswith("The adapter, fused, changed")
-    metrics = {each.metric for each in sqlite_registry.evaluations.list(name)}
+    metrics = {each.metric for each in module_registry.evaluations.list(name)}
     assert [each.startswith("probe.keep") and each.endswith(".loss") for each in metrics] == [True]
-    same = sqlite_registry.evaluations.probe(name, against="base", prompts=texts)
+    same = module_registry.evaluations.probe(name, against="base", prompts=texts)
     assert (same.a, same.b, same.kl) == (found.a, found.b, found.kl)
-    other = sqlite_registry.evaluations.probe("packed", against=name, limit=2)
+    other = module_registry.evaluations.probe("packed", against=name, limit=2)
     assert (other.a.kind, other.b) == ("base", found.a)
 
 
@@ -145,33 +156,23 @@ def assert_not_unfused(registry: Registry, name: str, folder: Path) -> None:
         registry.adapters.shrink(name, rank=2)
 
 
-def test_what_is_no_format_of_mlx_is_refused(sqlite_registry: Registry, tmp_path: Path) -> None:
-    base = tiny_models.make_base(tmp_path / "base")
-    sqlite_registry.bases.add(base, name="base")
-    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
-    formats = ({"bits": 7}, {"bits": 4, "group_size": 48}, {"bits": True}, {"mode": "mxfp4", "bits": 8})
-    for said in (True, 4, "4", [], *formats):
-        describe(adapter, said)
-        with pytest.raises(AdmissionError) as caught:
-            sqlite_registry.adapters.register(adapter, base="base", task="qat", **SAID)
-        assert caught.value.findings[0].code == "quantization_aware_invalid"
-
-
-def test_recipe_of_another_format_is_refused(sqlite_registry: Registry, tmp_path: Path) -> None:
+def test_recipe_of_another_format_is_refused(
+    module_registry: Registry, packed: tuple[str, Path], tmp_path: Path
+) -> None:
     """A recipe of quantisation-aware training would let any adapter pass that rounding has removed."""
-    name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
-    made = sqlite_registry.fused.fuse(name)
-    describe(tmp_path / "qat", None)
-    plain = sqlite_registry.adapters.register(tmp_path / "qat", base="packed", task="plain", **SAID).name
+    name, folder = packed
+    made = module_registry.fused.fuse(name)
+    describe(shutil.copytree(folder, tmp_path / "plain"), None)
+    plain = module_registry.adapters.register(tmp_path / "plain", base="packed", task="plain", **SAID).name
     with pytest.raises(BadInputError):
-        sqlite_registry.fused.fuse(plain, FuseRequest(recipe=made.key))
-    lost = sqlite_registry.fused.fuse(plain, FuseRequest("keep", accept_loss=True))
+        module_registry.fused.fuse(plain, FuseRequest(recipe=made.key))
+    lost = module_registry.fused.fuse(plain, FuseRequest("keep", accept_loss=True))
     with pytest.raises(BadInputError):
-        sqlite_registry.fused.fuse(name, FuseRequest(recipe=lost.key))
+        module_registry.fused.fuse(name, FuseRequest(recipe=lost.key))
     for changed in ({"precision": "dither", "seed": 0}, {"scale": 0.5}):
         (tmp_path / "recipe.json").write_text(json.dumps(made.recipe | changed))
         with pytest.raises(FusionUnsupportedError):
-            sqlite_registry.fused.fuse(name, FuseRequest(recipe=str(tmp_path / "recipe.json")))
+            module_registry.fused.fuse(name, FuseRequest(recipe=str(tmp_path / "recipe.json")))
 
 
 @pytest.mark.parametrize(
@@ -205,16 +206,15 @@ def test_auto_writes_the_format_whatever_the_base_has(
     assert (small.key, small.fidelity.verdict) == (fused.key, "PASS")
 
 
-def test_either_form_says_it(sqlite_registry: Registry, tmp_path: Path) -> None:
-    name, _ = trained(sqlite_registry, tmp_path, "packed", bits=4, through=(4, 64), task="qat")
-    exported = sqlite_registry.adapters.folder(name, format="peft")
+def test_either_form_says_it(module_registry: Registry, packed: tuple[str, Path]) -> None:
+    exported = module_registry.adapters.folder(packed[0], format="peft")
     document = json.loads((exported / "adapter_config.json").read_text())
     assert document["quantization_aware"] == {"bits": 4, "group_size": 64}
-    again = sqlite_registry.adapters.register(exported, base="packed", task="again", **SAID)
+    again = module_registry.adapters.register(exported, base="packed", task="again", **SAID)
     assert "quantization_aware" in {finding.code for finding in again.findings}
-    made = sqlite_registry.fused.fuse(again.name)
+    made = module_registry.fused.fuse(again.name)
     assert (made.precision, made.fidelity.retained) == ("keep", 1.0)
-    back = sqlite_registry.adapters.folder(again.name, format="mlx")
+    back = module_registry.adapters.folder(again.name, format="mlx")
     assert "quantization_aware" in json.loads((back / "adapter_config.json").read_text())
 
 

@@ -19,22 +19,26 @@ from fusery.registry.fusion.views import cautions
 INVALID: list[dict[str, Any]] = [
     {"precision": "best"},
     {"rounding": "twice"},
-    *({"min_fidelity": share} for share in (-0.1, 1.1, math.nan)),
-    *({"scale": scale} for scale in (0.0, math.nan, math.inf)),
+    *({"min_fidelity": share} for share in (-0.1, 1.1, math.nan, math.inf)),
+    *({"scale": scale} for scale in (0.0, -0.0, math.nan, math.inf)),
     {"extras": (("other", math.nan),)},
     *({"budget": budget} for budget in (0.9, math.nan, math.inf)),
+    *({"probe": seconds} for seconds in (-1.0, math.nan, math.inf)),
     {"group_size": 64},
     {"mode": "affine"},
     {"precision": "keep", "quantize": 4},
     {"quantize": 4, "budget": 2.0},
     {"quantize": 4, "mode": "int4"},
     {"precision": "keep", "recipe": "file"},
+    *({"prefer": "speed", **how} for how in ({"precision": "keep"}, {"budget": 1.5}, {"quantize": 4})),
+    *({"prefer": "speed", "recipe": "0" * 64}, {"prefer": "beauty"}),
 ]
 VALID: list[dict[str, Any]] = [
     {},
     {"min_fidelity": 0.0, "budget": 1.0, "scale": -1.0, "rounding": "once"},
     {"min_fidelity": 1.0, "extras": (("other", 0.0),)},
     {"quantize": 8, "mode": "mxfp8", "group_size": 32},
+    {"prefer": "speed", "probe": 0.0},
     {"recipe": "file", "base": "b", "min_fidelity": 0.5, "accept_loss": True, "accept_foreign": True},
 ]
 

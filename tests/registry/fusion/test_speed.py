@@ -10,7 +10,6 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry, Reporter
-from fusery.registry.errors import BadInputError
 from fusery.registry.fusion import request as requests
 from fusery.registry.fusion import speed
 from fusery.registry.fusion.request import FuseRequest
@@ -76,13 +75,3 @@ def test_auto_prefers_speed_where_that_is_wanted(
     assert made.precision == precision
     assert bool([line for line in said if f"{times:g} times as fast" in line]) == (precision == "dequantize")
     assert not [line for line in said if "no smaller format" in line], "nobody looked for one"
-
-
-def test_speed_is_for_what_auto_chooses() -> None:
-    for how in ({"precision": "keep"}, {"budget": 1.5}, {"quantize": 4}, {"recipe": "0" * 64}):
-        wrong = FuseRequest(prefer="speed", **how)  # type: ignore[arg-type]
-        with pytest.raises(BadInputError) as caught:
-            wrong.check()
-        assert caught.value.hint
-    with pytest.raises(BadInputError):
-        FuseRequest(prefer="beauty").check()  # type: ignore[arg-type]

@@ -17,7 +17,6 @@ from peft_folders import make_peft
 from trainer_tokenizers import PLAIN, RUNS, Trained, TrainingSetup
 
 from fusery.registry import AdmissionError, Registry
-from fusery.registry.adapters.tokenizer_files import with_own_end, with_tokenizer
 from fusery.registry.engine.recipe import OWN_TOKENS
 from fusery.registry.fusion.request import FuseRequest
 
@@ -229,42 +228,6 @@ def test_an_end_token_is_part_of_the_key(sqlite_registry: Registry, tmp_path: Pa
             added.name, FuseRequest("keep", accept_loss=True)
         ).engine
     assert engines["own"] == f"{engines['plain']}; {OWN_TOKENS}"
-
-
-END = {"tokenizer_config.json": {"eos_token": "b"}}
-
-
-@pytest.mark.parametrize(
-    ("own", "base", "expected"),
-    [
-        (END, {"config.json": {"eos_token_id": 7}}, {"eos_token_id": [1, 7]}),
-        (
-            END,
-            {"config.json": {"eos_token_id": 7, "bos_token_id": 5, "pad_token_id": 6, "hidden_size": 8}},
-            {"bos_token_id": 5, "pad_token_id": 6, "eos_token_id": [1, 7]},
-        ),
-        (
-            END | {"generation_config.json": {"eos_token_id": None}},
-            {"config.json": {"eos_token_id": 7}},
-            {"eos_token_id": [1, 7]},
-        ),
-        (END, {"generation_config.json": {"eos_token_id": [3, 1]}}, None),
-        ({"tokenizer_config.json": {}}, {}, None),
-    ],
-    ids=["base without settings", "base with other tokens", "no end in the settings", "known end", "no end"],
-)
-def test_ends_of_a_fused_model(
-    tmp_path: Path, own: dict[str, Any], base: dict[str, Any], expected: dict[str, Any] | None
-) -> None:
-    def write(folder: str, files: dict[str, Any]) -> dict[str, Path]:
-        (tmp_path / folder).mkdir()
-        for name, value in files.items():
-            (tmp_path / folder / name).write_text(json.dumps(value))
-        return {name: tmp_path / folder / name for name in files}
-
-    tokenizer = {"tokenizer.json": {"model": {"vocab": {"": 0, "b": 1}}}}
-    theirs = write("base", {"config.json": {}, **tokenizer, **base})
-    assert with_own_end(theirs, with_tokenizer(theirs, write("own", own))) == expected
 
 
 def test_servers_tokenise_as_the_trainer_did(sqlite_registry: Registry, tmp_path: Path) -> None:
