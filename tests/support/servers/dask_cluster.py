@@ -50,15 +50,9 @@ def cluster(folder: Path, **environment: str) -> Iterator[RunningCluster]:
         wait_until(lambda: scheduler.poll() is not None or _answers(port), "the scheduler does not start")
         yield running
     finally:
-        for process in (*running.workers, scheduler):
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-        for process in (*running.workers, scheduler):
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        for process in (*running.workers, scheduler):  # a worker without a scheduler waits for one
+            process.kill()
+            process.wait()
 
 
 def _answers(port: int) -> bool:
