@@ -70,12 +70,16 @@ def table(text: str) -> list[list[str]]:
     return [line.split() for line in (titles, *rows)]
 
 
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return changed_copy(tmp_path_factory.mktemp("changed") / "tree", change, MOST)
+
+
 @pytest.fixture
-def fusery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
+def fusery(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
     monkeypatch.setenv("FUSERY_USER", "tester")
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.chdir(tmp_path)
-    root = changed_copy(tmp_path / "tree", change, MOST)
     monkeypatch.setenv("PYTHONPATH", str(root))
     with ChangedCopy(root, tmp_path) as copy:
         yield copy.fusery

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,11 +44,14 @@ GENERATED = {"json.md", "python.md", "operations.md", "fields.md"}
 """Reference pages made of docstrings, which `MOST` bounds."""
 
 
-def sources() -> Iterator[tuple[Path, ast.Module, str]]:
-    for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            text = path.read_text(encoding="utf-8")
-            yield path, ast.parse(text), text
+Sources = list[tuple[Path, ast.Module, str]]
+
+
+@pytest.fixture(scope="module")
+def sources() -> Sources:
+    paths = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    return [(path, ast.parse(text), text) for path, text in zip(paths, texts, strict=True)]
 
 
 def banned_in(text: str) -> list[str]:
@@ -77,14 +79,14 @@ def pages() -> list[Path]:
     ]
 
 
-@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
-def test_pages_use_the_words_of_the_field(path: Path) -> None:
-    assert banned_in(path.read_text(encoding="utf-8")) == []
+def test_pages_use_the_words_of_the_field() -> None:
+    found = {path.name: banned_in(path.read_text(encoding="utf-8")) for path in pages()}
+    assert {name: problems for name, problems in found.items() if problems} == {}
 
 
-def test_messages_and_help_use_the_words_of_the_field() -> None:
+def test_messages_and_help_use_the_words_of_the_field(sources: Sources) -> None:
     problems = {}
-    for path, tree, _ in sources():
+    for path, tree, _ in sources:
         documentation = {id(node) for node in docstrings(tree)}
         for node in ast.walk(tree):
             if (
@@ -106,13 +108,13 @@ def test_templates_use_the_words_of_the_field() -> None:
     assert {name: problem for name, problem in problems.items() if problem} == {}
 
 
-def test_modules_are_named_after_what_is_in_them() -> None:
-    assert [str(path) for path, _, _ in sources() if MODULES.match(path.stem)] == []
+def test_modules_are_named_after_what_is_in_them(sources: Sources) -> None:
+    assert [str(path) for path, _, _ in sources if MODULES.match(path.stem)] == []
 
 
-def test_docstrings_comments_and_names_only_improve() -> None:
+def test_docstrings_comments_and_names_only_improve(sources: Sources) -> None:
     counts: Counter[str] = Counter()
-    for _, tree, text in sources():
+    for _, tree, text in sources:
         counts["docstrings"] += sum(len(banned_in(str(node.value))) for node in docstrings(tree))
         comments = re.findall(r"^\s*#\s+(.*)", text, re.MULTILINE)
         counts["comments"] += sum(len(banned_in(comment)) for comment in comments)

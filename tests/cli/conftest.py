@@ -7,15 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import tiny_models
 
-from fusery.cli.main import run
+from fusery.cli.main import cli, run
 
 MAIN = "from fusery.cli.start import start; start()"
 
@@ -37,6 +38,20 @@ class Ran:
 Fusery = Callable[..., Ran]
 
 
+def every_command(
+    group: click.Group = cli, path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, click.Command]]:
+    """Yield each command that is no group, by its words."""
+    context = click.Context(group, info_name="fusery")
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from every_command(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
 def require_refusals(fusery: Fusery, *cases: tuple[str | tuple[str | Path, ...], str]) -> None:
     """Require that each command is refused with one error, which has a given code or names a given thing."""
     for words, named in cases:
@@ -46,6 +61,12 @@ def require_refusals(fusery: Fusery, *cases: tuple[str | tuple[str | Path, ...],
         error = fusery(*split, "--json").json["error"]
         told = f"{error['message']}\n{error['hint']}"
         assert named == error["code"] or named in told, (words, error)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size and time of change of everything in a folder."""
+    found = {str(path): path.lstat() for path in sorted(folder.rglob("*"))}
+    return {name: (state.st_size, state.st_mtime_ns) for name, state in found.items()}
 
 
 def started(

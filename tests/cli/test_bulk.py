@@ -73,14 +73,6 @@ def eight(stocked: Fusery, tmp_path: Path, tiny_base: Path) -> Fusery:
     return stocked
 
 
-def require_the_rest(eight: Fusery) -> None:
-    """Require that the next run fuses the rest at once."""
-    ran = eight(*ALL, "--json")
-    cached = [document["cached"] for document in ran.json]
-    assert (ran.code, len(cached), any(cached)) == (0, 8, True)
-    assert eight("audit", "--json").json["ok"]
-
-
 @pytest.mark.slow
 @pytest.mark.timing
 def test_the_next_run_goes_on_after_an_interrupt(eight: Fusery) -> None:
@@ -91,7 +83,10 @@ def test_the_next_run_goes_on_after_an_interrupt(eight: Fusery) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=240)
     assert (process.returncode, "Traceback" in err) == (128 + signal.SIGINT, False)
-    require_the_rest(eight)
+    ran = eight(*ALL, "--json")
+    cached = [document["cached"] for document in ran.json]
+    assert (ran.code, len(cached), any(cached)) == (0, 8, True)
+    assert eight("audit", "--json").json["ok"]
 
 
 @pytest.mark.slow

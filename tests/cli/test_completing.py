@@ -19,6 +19,8 @@ from fusery.cli.commands import COMMANDS
 from fusery.cli.completing import Recorded, kinds_of
 from fusery.cli.main import cli, run
 
+from .conftest import snapshot
+
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
 Complete = Callable[..., list[str]]
 
@@ -40,12 +42,6 @@ def complete(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         return [line for line in captured.out.splitlines() if line]
 
     return ask
-
-
-def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return size and time of change of all that lies in a folder."""
-    found = {str(path): path.lstat() for path in sorted(folder.rglob("*"))}
-    return {name: (state.st_size, state.st_mtime_ns) for name, state in found.items()}
 
 
 @pytest.fixture
@@ -76,13 +72,13 @@ NAMES: list[tuple[tuple[str, ...], list[str]]] = [
 
 
 def test_names_on_record(known: Fusery, complete: Complete, tmp_path: Path) -> None:
-    before = contents(tmp_path)
+    before = snapshot(tmp_path)
     for words, names in NAMES:
         assert complete(*words) == [f"plain,{name}" for name in names], words
     assert complete("materialize", FIRST, "./o") == ["file,./o"], "a path"
     assert complete("sign", "course_rec_v1") == [f"plain,{FIRST}"]
     assert complete("sign", "./o") == ["file,./o"]
-    assert contents(tmp_path) == before, "nothing is written"
+    assert snapshot(tmp_path) == before, "nothing is written"
 
 
 def test_the_home_that_is_named(known: Fusery, complete: Complete, tmp_path: Path) -> None:
@@ -131,10 +127,10 @@ def test_without_a_registry_there_are_no_names(
     for number, spoil in enumerate(spoils):
         home = tmp_path / str(number)
         spoil(home)
-        before = contents(tmp_path)
+        before = snapshot(tmp_path)
         monkeypatch.setenv("FUSERY_REGISTRY", str(home))
         assert complete("show", "") == complete("list", "--base", "") == [], number
-        assert contents(tmp_path) == before, number
+        assert snapshot(tmp_path) == before, number
     for url in ("nonsense", "sqlite:////nowhere/f.db", "postgresql://u:p@127.0.0.1:1/none", "://"):
         monkeypatch.setenv("FUSERY_DATABASE_URL", url)
         assert complete("show", "") == [], url

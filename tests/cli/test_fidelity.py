@@ -87,38 +87,43 @@ def test_refusals(stocked: Fusery) -> None:
     require_refusals(stocked, *((f"show --fidelity course_rec@1 {words}", named) for words, named in cases))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(("--as", "keep", "--accept-loss"), marks=pytest.mark.slow),
-        pytest.param(("--as", "dither", "-o", "seed=3"), marks=pytest.mark.slow),
-        pytest.param(("--as", "mixed", "--min-fidelity", "0.99"), marks=pytest.mark.slow),
-        pytest.param(("--as", "mixed", "--budget", "1.2x", "--accept-loss"), marks=pytest.mark.slow),
-        pytest.param(("-o", "quantize=8", "-o", "group_size=32"), marks=pytest.mark.slow),
-        ("-o", "scale=30", "--with", "two@1:0.25"),
-    ],
-    ids=lambda value: " ".join(value),
+OPTIONS = (
+    "--as keep --accept-loss",
+    "--as dither -o seed=3",
+    "--as mixed --min-fidelity 0.99",
+    "--as mixed --budget 1.2x --accept-loss",
+    "-o quantize=8 -o group_size=32",
+    "-o scale=30 --with two@1:0.25",
 )
+
+
 def test_the_command_that_is_named_makes_the_same_again(
-    options: tuple[str, ...], small: Fusery, folders: tuple[Path, ...], tmp_path: Path
+    small: Fusery, folders: tuple[Path, ...], tmp_path: Path
 ) -> None:
-    made = small("fuse", "one@1", *options, "--json").json
-    (line,) = small("show", "one@1", "--json").json["fused"]
-    assert line["key"] == made["key"]
-    # Here, where it is on record.
-    shutil.rmtree(made["path"])
-    again = small(*shlex.split(line["rebuild"])[1:], "--json").json
-    assert (again["key"], again["digest"], again["source"]) == (made["key"], made["digest"], "computed")
+    models = []
+    for options in OPTIONS:  # here, where it is on record
+        made = small("fuse", "one@1", *options.split(), "--json").json
+        models.append(made)
+        [rebuild] = [
+            line["rebuild"]
+            for line in small("show", "one@1", "--json").json["fused"]
+            if line["key"] == made["key"]
+        ]
+        shutil.rmtree(made["path"])
+        again = small(*shlex.split(rebuild)[1:], "--json").json
+        assert (again["key"], again["digest"], again["source"]) == (made["key"], made["digest"], "computed")
+    assert len({made["key"] for made in models}) == len(OPTIONS)
     # Elsewhere, where nothing is known of it.
     record = tmp_path / "made.json"
-    record.write_text(json.dumps(made))
     shutil.rmtree(tmp_path / "home")
     small("base", "add", folders[0], "--name", "tiny4")
     for task, folder in zip(("one", "two"), folders[1:], strict=True):
         small("register", folder, "--base", "tiny4", "--task", task, "--date", "20260115")
-    accepted = [word for word in options if word == "--accept-loss"]
-    again = small("fuse", "one@1", "--recipe", record, *accepted, "--json").json
-    assert (again["key"], again["digest"]) == (made["key"], made["digest"])
+    for options, made in zip(OPTIONS, models, strict=True):
+        record.write_text(json.dumps(made))
+        accepted = [word for word in options.split() if word == "--accept-loss"]
+        again = small("fuse", "one@1", "--recipe", record, *accepted, "--json").json
+        assert (again["key"], again["digest"]) == (made["key"], made["digest"]), options
 
 
 def test_figures_with_v(small: Fusery, folders: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:

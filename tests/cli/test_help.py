@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 
@@ -44,7 +45,14 @@ def test_help_fits_80_columns(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -
         shown = [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
         assert len(shown) <= MOST_OPTIONS, words
         everything = any("--help-all" in each.opts for each in command.params)
-        printed = fusery(*words, "--help-all" if everything else "--help").out
+        ran = fusery(*words, "--help-all" if everything else "--help")
+        printed = ran.out
+        # Click's markup is not printed, and paragraphs marked with it keep their line breaks.
+        assert (ran.code, "\\" in printed, "\b" in printed) == (0, False, False), words
+        parts = inspect.cleandoc(command.help or "").split("\n\n")
+        laid_out = [part.removeprefix("\b\n") for part in parts if part.startswith("\b\n")]
+        for line in "\n".join(laid_out).splitlines():
+            assert f"  {line}\n" in printed, words
         assert len(shown) == len(
             [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
         )

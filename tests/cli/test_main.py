@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from fusery.cli.commands import COMMANDS
 from fusery.cli.main import cli
 from fusery.cli.options import LocalPath
 
-from .conftest import require_refusals
+from .conftest import every_command, require_refusals
 
 HEAVY = (
     "sqlalchemy", "alembic", "mlx", "mlx_lm", "transformers", "numpy", "rich", "pydantic", "fsspec", "safetensors",
@@ -31,17 +29,6 @@ UNASKED = (
     "fusery.registry.tables.trail",
 )  # fmt: skip
 """Modules that are cheap to import, and that `fusery list` does not need."""
-
-
-def every_command(group: click.Group = cli, path: str = "") -> Iterator[tuple[str, click.Command]]:
-    context = click.Context(group, info_name="fusery")
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        if isinstance(command, click.Group):
-            yield from every_command(command, f"{path}{name} ")
-        else:
-            yield f"{path}{name}", command
 
 
 ALL = dict(every_command())
@@ -86,17 +73,6 @@ def test_every_command_has_help_and_both_ways_of_printing() -> None:
         assert {"as_json", "quiet"} <= {parameter.name for parameter in command.params}
         for parameter in command.params:
             assert not isinstance(parameter, click.Option) or parameter.help, (name, parameter.name)
-
-
-def test_help_is_printed_without_markup(fusery: Fusery) -> None:
-    """Click's markup is not printed, and paragraphs marked with it keep their line breaks."""
-    for name, command in ALL.items():
-        ran = fusery(*name.split(), "--help")
-        assert (ran.code, "\\" in ran.out, "\b" in ran.out) == (0, False, False), name
-        parts = inspect.cleandoc(command.help or "").split("\n\n")
-        laid_out = [part.removeprefix("\b\n") for part in parts if part.startswith("\b\n")]
-        for line in "\n".join(laid_out).splitlines():
-            assert f"  {line}\n" in ran.out, name
 
 
 def test_errors_as_text_and_as_json(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,14 @@ def test_a_bar_moves_makes_way_and_goes_away(monkeypatch: pytest.MonkeyPatch) ->
             assert "2097152" not in shown and "2.00 MiB of" not in shown, "that was shown just now"
             last = [line.split("\r")[-1].strip() for line in screen.getvalue().split("\n")]
             assert last == ["meanwhile", ""]
+        with session.two_bars() as reporter:
+            for what, label in (
+                ("adapter", "fusing 1.00 MiB of"),
+                ("tokens", "answering, in tokens 1048576/"),
+            ):
+                reporter.begin(what)
+                reporter.progress(1 << 20, 4 << 20)
+                assert label in screen.getvalue()
         assert session._drawn == []
         for session.quiet, session.json in ((True, False), (False, True)):
             with session.progress("copying") as told:

@@ -11,6 +11,8 @@ from mounts import mounted_read_only, read_only
 
 from fusery.registry import Registry
 
+from .conftest import snapshot
+
 pytestmark = pytest.mark.timing
 
 READS = (
@@ -80,12 +82,3 @@ def test_what_somebody_else_writes_meanwhile_is_seen(stocked: Fusery, tmp_path: 
         assert len(registry.adapters.list()) == 2
         assert stocked("yank", "course_rec@1", "--reason", "worse", "-q").code == 0
         assert registry.adapters.show("course_rec@1")["yanked"]
-
-
-def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return size and time of change of everything in a folder."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        state = path.lstat()
-        found[str(path)] = (state.st_size, state.st_mtime_ns)
-    return found

@@ -70,6 +70,7 @@ def test_refusals(fusery: Fusery, tmp_path: Path) -> None:
         ("--host 192.0.2.7 --insecure-http", "fusery admin token create"),
         ("--proxy somewhere", "invalid --proxy"),
         (f"--certificate {public}", "go together"),
+        (f"--key {public}", "go together"),
         ("--certificate none.pem --key none.pem", "none.pem"),
     )
     require_refusals(fusery, *((f"server --port 0 {words}", named) for words, named in cases))

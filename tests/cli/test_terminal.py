@@ -124,7 +124,7 @@ COLOURED = (("list",), ("lineage", "course_rec@2"), ("--help",), ("list", "--hel
 def test_no_colour_means_no_escape_code_at_all(busy: Fusery, tmp_path: Path) -> None:
     moving = (
         ("admin", "backup", str(tmp_path / "backup")),  # shows a progress bar of bytes
-        ("eval", "probe", "course_rec@2", "--limit=1", "--against=base"),  # shows a progress bar of tokens
+        ("audit",),  # shows a progress bar of blobs
     )
     fuse = ("fuse", "course_rec@2", "--as", "16bit")
     shown = shown_on(80, *COLOURED, *moving, fuse, env={"NO_COLOR": "1", "FORCE_COLOR": "1"})
@@ -132,10 +132,10 @@ def test_no_colour_means_no_escape_code_at_all(busy: Fusery, tmp_path: Path) -> 
         assert all(ESCAPE not in text for text in shown_on(80, *COLOURED, env=env))
     assert all(ESCAPE not in text for text in shown)
     assert re.search(r"\rcopying \S+ \S*B of \S+ \S*B", shown[-3])
-    assert re.search(r"\ranswering, in tokens \d+/\d+", shown[-2])
+    assert re.search(r"\rreading \d+/\d+", shown[-2])
     # A finished bar is overwritten with blanks, and the next line starts at the beginning of that line.
     left = "\n".join(line.split("\r")[-1] for text in shown for line in text.split("\n"))
-    assert not re.search(r"\d \S*B of|tokens \d+/", left)
+    assert not re.search(r"\d \S*B of|reading \d+/", left)
 
 
 def test_every_column_of_list_has_something_to_show(busy: Fusery) -> None:

@@ -67,7 +67,7 @@ def test_exit_code_1_when_the_audit_in_it_finds_something(stocked: Fusery, tmp_p
         database.execute("UPDATE adapter SET val_loss = 0.1 WHERE version = 1")
     ran = stocked("ui", "course_rec", "--save", "a.html", "--audit")
     assert ran.code == 1
-    assert "The audit found" in ran.err
+    assert "The audit found" in ran.err and "Next: fusery audit" in ran.err
     assert "record_changed" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 

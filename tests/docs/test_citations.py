@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from fusery.registry import Registry
+from fusery.registry.adapters.peft_config import FIELDS
+from fusery.registry.admission import peft_rules
+from fusery.registry.admission.code import Code
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("cli", "migrations", "registry", "storage", "testing", "web")
@@ -102,3 +105,13 @@ def test_the_pages_about_python_have_every_resource(tmp_path: Path) -> None:
     assert {
         name for name in names if f"\n## {name}\n" not in reference or f"\n| `{name}` |" not in guide
     } == set()
+
+
+def test_the_page_of_formats_has_every_field_and_refusal_of_peft() -> None:
+    page = (ROOT / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
+    assert [name for name in FIELDS if f"`{name}`" not in page] == []
+    found = [
+        each for each in vars(peft_rules).values() if isinstance(each, Code) and each.severity == "error"
+    ]
+    assert len(found) > 10
+    assert [code.name for code in found if f"`{code.name}" not in page] == []

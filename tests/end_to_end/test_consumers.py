@@ -1,7 +1,7 @@
 """Other people's programs with the bundles of a real language model: what the trainer's own library answers, they answer.
 
-SmolLM2-135M-Instruct and the example's two adapters, held-out questions (20 in `make soak`), the base, v1 and v2; and the logits
-behind one of them.  Tiny models, each target: tests/registry/bundles.
+SmolLM2-135M-Instruct and the example's two adapters, a held-out question (20 in `make soak`), the base, v1 and v2; and the logits
+behind it.  Tiny models, each target: tests/registry/bundles.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fusery.integrations.onnx import PYTHON
 
 pytestmark = [pytest.mark.timing, *MARKS]
 V1, V2 = NAMES[1:]
-COUNT = 20 if os.environ.get("FUSERY_SOAK") else 2
+COUNT = 20 if os.environ.get("FUSERY_SOAK") else 1
 QUESTIONS = course_answers.questions()[:COUNT]
 EXPECTED = {name: answers[:COUNT] for name, answers in course_answers.answers().items()}
 
@@ -107,19 +107,12 @@ def test_one_process_tells_its_adapters_apart(llamacpp: Path) -> None:
 def test_onnx_runtime_answers_the_same(shipped: Installation) -> None:
     python, folder = peers_python(), shipped.folder / "onnx"
     shipped.run("materialize", V2, folder, "--target", "onnx", variables={PYTHON: str(python)})
-    for by in ("genai", "answers"):
-        assert onnx_answers(folder, QUESTIONS, course_answers.MAX_TOKENS, by=by) == EXPECTED[V2]
+    assert onnx_answers(folder, QUESTIONS, course_answers.MAX_TOKENS) == EXPECTED[V2]
+    # As the README says: with onnxruntime-genai.
     (program,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     program = program.replace('"Hello"', json.dumps(QUESTIONS[0]))
     done = subprocess.run([python, "-c", program], cwd=folder, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith(EXPECTED[V2][0])
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_transformers_and_peft_answer_the_same(shipped: Installation, served: Path, name: str) -> None:
-    adapter = None if name == BASE else served / name
-    found = transformers_answers(shipped.folder / "adapters" / "base", QUESTIONS, adapter)
-    assert found == EXPECTED[name]
+    assert done.stdout.strip() == EXPECTED[V2][0]
 
 
 def test_a_fused_model_answers_as_its_adapter_does(shipped: Installation, fused: Path) -> None:

@@ -10,18 +10,12 @@ from pathlib import Path
 
 import pytest
 from bundle_cases import MARKS
-from installation import PROGRAM, Installation
+from installation import PROGRAM
 
 README = Path(__file__).parents[2] / "README.md"
 HOOKS = Path(__file__).parents[1] / "promises" / "hooks"
 
 pytestmark = [pytest.mark.timing, *MARKS]
-
-
-@pytest.fixture
-def user(tmp_path: Path) -> Installation:
-    """A user who has no registry and no model: the demo makes its own."""
-    return Installation(tmp_path, tmp_path, tmp_path, tmp_path)
 
 
 def require_nothing_unasked(log: Path) -> None:
@@ -97,10 +91,3 @@ def test_what_is_printed_and_what_the_readme_says_next_works_when_typed(tmp_path
     assert python is not None
     (tmp_path / "script.py").write_text(python[1], encoding="utf-8")
     shell("\n".join(["set -e", *begin, *commands, "python -P ../script.py", "fusery show courses@latest"]))
-
-
-def test_what_no_demo_made_is_left_alone(user: Installation) -> None:
-    precious = user.folder / "mine" / "model"
-    precious.mkdir(parents=True)
-    user.run("demo", "--folder", "mine", code=2)
-    assert precious.is_dir()

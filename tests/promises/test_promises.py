@@ -13,17 +13,14 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import tiny_models
+from cli.conftest import every_command
 from promises.commands import COMMANDS, ELSEWHERE, SERVERS, Asked
-
-from fusery.cli.main import cli
 
 pytestmark = pytest.mark.timing
 
@@ -49,16 +46,6 @@ class Ran:
 
     def all(self, kind: str) -> list[list[str]]:
         return [rest for each, *rest in self.noted if each == kind]
-
-
-def leaves(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[str]:
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        if isinstance(command, click.Group):
-            yield from leaves(command, (*path, name))
-        else:
-            yield " ".join((*path, name))
 
 
 def world(root: Path) -> Path:
@@ -122,7 +109,9 @@ def run_all(folder: Path) -> dict[str, dict[str, Ran]]:
 
 def test_every_command_is_in_the_table() -> None:
     known = {name.partition(",")[0] for name in COMMANDS} | SERVERS.keys() | ELSEWHERE.keys()
-    assert set(leaves()) == known, "promises/commands.py says with which words each command is looked at"
+    assert set(dict(every_command())) == known, (
+        "promises/commands.py says with which words each command is looked at"
+    )
     for path in ELSEWHERE.values():
         assert "nothing_unasked" in (HERE.parents[1] / path).read_text(encoding="utf-8")
 

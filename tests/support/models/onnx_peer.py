@@ -70,23 +70,5 @@ def answers(folder: str, questions: list[str], most: int) -> list[str]:
     return found
 
 
-def genai(folder: str, questions: list[str], most: int) -> list[str]:
-    import onnxruntime_genai as og
-
-    model, found = og.Model(folder), []
-    tokenizer = og.Tokenizer(model)
-    for question in questions:
-        chat = json.dumps([{"role": "user", "content": question}])
-        tokens = tokenizer.encode(tokenizer.apply_chat_template(chat, add_generation_prompt=True))
-        parameters = og.GeneratorParams(model)
-        parameters.set_search_options(max_length=len(tokens) + most, do_sample=False)
-        generator = og.Generator(model, parameters)
-        generator.append_tokens(tokens)
-        while not generator.is_done():
-            generator.generate_next_token()
-        found.append(tokenizer.decode(generator.get_sequence(0)[len(tokens) :]).strip())
-    return found
-
-
 if __name__ == "__main__":
-    serve({"logits": logits, "answers": answers, "genai": genai})
+    serve({"logits": logits, "answers": answers})

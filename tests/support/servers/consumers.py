@@ -103,17 +103,17 @@ def peft_logits(base: Path, adapter: Path, scratch: Path, tokens: np.ndarray = T
     return found
 
 
-def transformers_answers(model: Path, questions: list[str], adapter: Path | None = None) -> list[str]:
-    return real_peft("answers", model, adapter or "", json.dumps(questions))
+def transformers_answers(model: Path, questions: list[str]) -> list[str]:
+    return real_peft("answers", model, "", json.dumps(questions))
 
 
 def onnx_logits(bundle: Path, tokens: np.ndarray = TOKENS) -> np.ndarray:
     return np.array(_ask("logits", str(bundle), tokens[0].tolist(), peer="onnx_peer.py"))
 
 
-def onnx_answers(bundle: Path, questions: list[str], most: int, *, by: str) -> list[str]:
-    """Return a bundle's answers: `by` onnxruntime alone (`answers`), or by `genai`."""
-    answers: list[str] = _ask(by, str(bundle), questions, most, peer="onnx_peer.py")
+def onnx_answers(bundle: Path, questions: list[str], most: int) -> list[str]:
+    """Return a bundle's answers by onnxruntime alone."""
+    answers: list[str] = _ask("answers", str(bundle), questions, most, peer="onnx_peer.py")
     return answers
 
 
