@@ -70,13 +70,14 @@ def test_a_program_is_named_as_the_shell_finds_it(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.timing
 @pytest.mark.slow
-def test_a_hint_names_a_program_that_the_shell_finds(tmp_path: Path) -> None:
-    """Here one that is not on the PATH."""
+@pytest.mark.parametrize("on_the_path", [True, False])
+def test_a_hint_names_a_program_that_the_shell_finds(tmp_path: Path, on_the_path: bool) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "fusery").symlink_to(PROGRAM)
-    path, typed = "/usr/bin:/bin", "bin/fusery"
-    assert shutil.which("fusery", path=path) is None
+    path = f"{tmp_path / 'bin'}:/usr/bin:/bin" if on_the_path else "/usr/bin:/bin"
+    assert shutil.which("fusery", path="/usr/bin:/bin") is None
     environment = {**os.environ, "PATH": path, "FUSERY_REGISTRY": str(tmp_path / "home")}
+    typed = "fusery" if on_the_path else "bin/fusery"
 
     def shell(line: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

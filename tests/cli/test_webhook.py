@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from fixture_types import Fusery
-from programs import free_port
+from programs import free_port, interrupts
 from waiting import wait_until
 from webhook_receiver import Receiver, up
 
@@ -43,15 +43,16 @@ def test_refusals(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timing
-def test_events_are_delivered_until_somebody_interrupts(stocked: Fusery) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_events_are_delivered_until_somebody_interrupts(how: signal.Signals, stocked: Fusery) -> None:
     receiver = Receiver(free_port())
     stocked("admin", "webhook", "add", receiver.url, "--on", "alias.moved", "--name", "ci", "--allow-private")
-    with up(receiver):
+    with up(receiver), interrupts():
         process = started("admin", "webhook", "deliver", "--follow")
         stocked("alias", "set", "course_rec@1", "prod")
         wait_until(lambda: len(receiver.taken) == 1)
         stocked("alias", "set", "course_rec@2", "prod")
         wait_until(lambda: len(receiver.taken) == 2)
-        process.send_signal(signal.SIGTERM)  # SIGINT: test_ui
+        process.send_signal(how)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "", "Stopped.\n")

@@ -45,7 +45,7 @@ def test_a_commit_of_a_bad_adapter_is_refused(hooked: Path) -> None:
     printed = commit_refused(hooked)
     assert "courses/v 2\n" in printed
     assert "v1" not in printed
-    # A file that is called like an option opens no gate.
+    # A file that is named like an option does not end the check.
     (hooked / "--help").touch()
     git(hooked, "add", "-A")
     assert "is an option and a file" in commit_refused(hooked)

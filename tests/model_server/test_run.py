@@ -114,7 +114,7 @@ def started(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 @pytest.mark.slow
 def test_a_signal_ends_it_whatever_it_is_at(echo_base: Path, tmp_path: Path) -> None:
-    """But Ctrl-C does not where a shell has started it in the background."""
+    """SIGINT is ignored if a shell started the server in the background."""
     base = shutil.copytree(echo_base, tmp_path / "base")
     (base / "chat_template.jinja").write_text(chat_templates.ENDLESS)
     folder = shift_cipher_adapters.make_bundle(tmp_path / "served", (1,), base=base)

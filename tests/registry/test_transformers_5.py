@@ -122,7 +122,7 @@ def test_mlx_computes_what_transformers_computes(
         assert apart(of_transformers(fused.path, tmp_path), expected) < COMPUTED[kind]
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize(
     "scaling",
     [

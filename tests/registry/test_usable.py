@@ -274,12 +274,16 @@ def used_in_every_way(
 
 def put_on(base: Path, adapter: Path | None, *, serve: bool = True) -> None:
     """Let the probe and the server load a model, and an adapter on it; the same bytes once on one base."""
-    if adapter is None or (key := (base, contents(adapter), serve)) in _PUT_ON:
-        return
-    _PUT_ON.add(key)
+    if adapter is not None:
+        if (key := (base, contents(adapter), serve)) in _PUT_ON:
+            return
+        _PUT_ON.add(key)
     from mlx_lm.utils import load_model
 
-    LoadedModel.load(base).put_on(adapter)
+    model = LoadedModel.load(base)
+    if adapter is None:
+        return
+    model.put_on(adapter)
     if not serve:
         return
     board = Switchboard(load_model(base, lazy=True)[0])

@@ -3,17 +3,60 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 import html_tree
 import pytest
-from page_server import Answer, ask, post_form, post_json
+from page_server import Answer, ask, pages_of, post_form, post_json
 
+from fusery.registry import Registry
+from fusery.web.auth import LocalAuth
 from fusery.web.forms import BY_NAME, FORMS
 
-from .conftest import HTML, Pages
-
 pytestmark = pytest.mark.timing
+
+HTML = {"accept": "text/html"}
+
+
+@dataclass(frozen=True)
+class Pages:
+    registry: Registry
+    address: str
+    door: LocalAuth
+    newest: str
+
+    @property
+    def cookie(self) -> str:
+        return f"{self.door.cookie}={self.door.key}"
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.door.key}"}
+
+    def page(self, path: str) -> Answer:
+        return ask(self.address, path, cookie=self.cookie, **HTML)
+
+    def form_token(self, path: str) -> str:
+        [token] = {
+            field.attributes["value"]
+            for field in html_tree.parse(self.page(path).text).all("input")
+            if field.attributes.get("name") == "form_token"
+        }
+        return str(token)
+
+    def send(self, act: str, **fields: str) -> Answer:
+        token = self.form_token(f"/acts/{act}")
+        return post_form(self.address, f"/acts/{act}", {"form_token": token, **fields}, cookie=self.cookie)
+
+
+@pytest.fixture
+def pages(own: Registry) -> Iterator[Pages]:
+    door = LocalAuth("bea")
+    newest = own.adapters.list(task="course_rec", sort="version:desc", limit=1)[0].name
+    with pages_of(own, door) as address:
+        yield Pages(own, address, door, newest)
 
 
 def area(text: str, name: str) -> str:

@@ -157,6 +157,7 @@ def test_what_cannot_be_carried_over_is_refused_by_name(
     with untouched.workspace.database.read() as session:
         assert session.scalar(select(func.count()).select_from(tables.AdapterRow)) == 0
         assert session.scalar(select(func.count()).select_from(tables.IntentRow)) == 0
+    assert [finding.code for finding in untouched.adapters.check(folder, base="tiny", task="one")]
 
 
 @pytest.mark.parametrize(

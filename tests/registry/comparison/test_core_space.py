@@ -153,6 +153,21 @@ def test_updates_without_a_common_subspace_are_retained_whole(
         assert shared.change <= 1e-6 * shared.norm
 
 
+@given(seeds, ranks, merged, st.sampled_from([0.5, 1.0]), st.randoms(use_true_random=False))
+def test_neither_order_nor_factors_matter(
+    seed: int, ranks: list[int], method: Method, density: float, shuffle: Any
+) -> None:
+    parts = updates(seed, ranks)
+    expected = product(combine(parts, method, rank=sum(ranks), density=density))
+    random, others = np.random.default_rng(seed), []
+    for part in parts:
+        mix = np.linalg.qr(random.standard_normal((part.update.a.shape[1],) * 2))[0] * random.uniform(0.3, 3)
+        a, b = part.update.a @ mix, np.linalg.inv(mix) @ part.update.b
+        others.append(WeightedUpdate(part.number, LowRank(a, b, part.update.scale), part.weight))
+    shuffle.shuffle(others)
+    assert near(product(combine(others, method, rank=sum(ranks), density=density)), expected)
+
+
 @given(seeds, st.integers(1, 4), st.integers(1, 3), st.sampled_from(METHODS))
 def test_shares_of_the_sources_are_those_of_whole_matrices(
     seed: int, rank: int, count: int, method: Method

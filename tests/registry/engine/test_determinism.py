@@ -95,6 +95,12 @@ def test_golden(case: Golden) -> None:
     assert here(case.name)[0] == case.digest
 
 
+def test_without_mlx_blas_and_the_compiled_arithmetic() -> None:
+    """Fuse as an installation without a compiler does; products of matrices raise, so no BLAS can have computed one."""
+    found = digests(*SOME, code=NO_MLX_AND_KERNEL + NO_BLAS, threads=3)
+    assert found == {name: here(name) for name in SOME}
+
+
 def test_without_mlx_and_with_other_kernels_of_the_blas() -> None:
     environment = {"OPENBLAS_CORETYPE": "Prescott", "OPENBLAS_NUM_THREADS": "1"} if X86 else {}
     found = digests(*SOME, code=NO_MLX, threads=1, environment=environment)
@@ -129,10 +135,7 @@ def test_no_products_of_matrices_in_the_source() -> None:
 
 @pytest.mark.slow
 def test_all_without_mlx_blas_the_compiled_arithmetic_and_vectors_of_the_processor() -> None:
-    """Fuse as an installation without a compiler does; products of matrices raise, so no BLAS can have computed one.
-
-    NumPy has loops for each generation of processors; here it falls back to the oldest.
-    """
+    """NumPy has loops for each generation of processors; here it falls back to the oldest, and computes everything."""
     ask = (
         "from numpy._core._multiarray_umath import __cpu_dispatch__ as names, __cpu_features__ as have\n"
         "print(' '.join(name for name in names if have.get(name)))"

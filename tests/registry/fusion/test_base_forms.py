@@ -74,7 +74,7 @@ def test_a_model_on_another_form_has_the_bytes_of_one_registered_there(
 
 @pytest.mark.parametrize(
     ("own", "form"),
-    [("four", "dense"), ("half", "dense"), ("four", "eight"), ("dense", "dense")],
+    [("dense", "four"), ("four", "dense"), ("half", "dense"), ("four", "eight"), ("dense", "dense")],
 )
 def test_every_form_is_accepted(
     sqlite_registry: Registry, folders: dict[str, Path], own: str, form: str

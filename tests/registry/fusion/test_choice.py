@@ -107,9 +107,10 @@ def size(model: Path) -> int:
     return (model / "model.safetensors").stat().st_size
 
 
-def test_budget_without_biases(sqlite_registry: Registry, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "group"), [("mxfp4", 32), ("nvfp4", 16)])
+def test_budget_without_biases(sqlite_registry: Registry, tmp_path: Path, mode: str, group: int) -> None:
     """4 affine bits take more than those of mxfp4: what has no more bits than the base keeps its format."""
-    base = make_architecture(tmp_path / "base", "llama", bits=4, mode="mxfp4")
+    base = make_architecture(tmp_path / "base", "llama", bits=4, mode=mode, group_size=group)
     sqlite_registry.bases.add(base, name="base")
     adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.05, num_layers=2)
     sqlite_registry.adapters.register(adapter, base="base", task="task")

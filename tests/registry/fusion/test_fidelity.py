@@ -87,3 +87,4 @@ def test_a_picture_is_written_and_gives_way_by_force_only(
     with pytest.raises(MissingExtraError):
         stocked.fused.fidelity("course_rec@1", plot=tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
+    assert stocked.fused.fidelity("course_rec@1", plot=tmp_path / "a.svg")["plot"], "only png needs its extra"

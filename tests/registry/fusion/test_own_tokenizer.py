@@ -109,6 +109,19 @@ def test_a_sum_has_the_files_of_the_first_and_says_so(
         assert ids(done.path) == expected
 
 
+def test_template_in_settings_replaces_a_file_of_the_base(sqlite_registry: Registry, adapter: Path) -> None:
+    """Older trainers save the template in tokenizer_config.json, but transformers prefers a file, here the base's."""
+    first = sqlite_registry.fused.fuse(register(sqlite_registry, adapter).name)
+    (adapter / "chat_template.jinja").unlink()
+    settings = json.loads((adapter / "tokenizer_config.json").read_text())
+    (adapter / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": TEMPLATE + "!"}))
+    other = register(sqlite_registry, adapter)
+    assert other.created
+    second = sqlite_registry.fused.fuse(other.name)
+    assert first.key != second.key
+    assert ids(second.path) == ids(adapter)
+
+
 def test_templates_without_a_name_are_no_templates(tmp_path: Path) -> None:
     templates = [
         {"name": ["default"], "template": "a"},
