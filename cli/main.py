@@ -192,10 +192,8 @@ def run(words: list[str]) -> int:
     """Run the command line; return its exit code.  Every known error becomes one sentence here, and nowhere else."""
     try:
         from .hints import Hints, program
-    except KeyboardInterrupt as stop:
-        return _interrupted(stop)
-    hints = Hints()
-    try:
+
+        hints = Hints()
         result: Any = cli.main(
             args=words, prog_name=program(), complete_var="_FUSERY_COMPLETE", standalone_mode=False, obj=hints
         )

@@ -49,7 +49,7 @@ import sys
 from fusery.cli.main import main
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name == "fusery.registry.api.registry":
+        if name == %r:
             raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
 sys.meta_path.insert(0, Interrupt())
 main(["--registry", "nowhere", "list"])
@@ -84,7 +84,7 @@ SAID = "Interrupted.\n"
         *((AT_AN_IMPORT % name, 130, SAID) for name in ("fusery.cli.main", "typing", "click")),
         (BEFORE_ALL, 130, SAID),
         (AT_THE_HANDLER, 130, SAID),
-        (AT_A_CLASS, 130, SAID),
+        *((AT_A_CLASS % name, 130, SAID) for name in ("fusery.registry.api.registry", "fusery.cli.hints")),
         (AT_THE_END % 1, 0, ""),
         (AT_THE_END % 2, -signal.SIGINT, ""),
         (IGNORED, 0, ""),
