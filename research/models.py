@@ -160,14 +160,12 @@ def reported(failure: str) -> Iterator[None]:
 @contextmanager
 def uncompiled(mx: Any) -> Iterator[None]:
     """Keep mlx from compiling: NumPy has to see numbers, and on a processor a C++ compiler would run for a minute."""
-    if "MLX_DISABLE_COMPILE" in os.environ:
-        yield
-        return
     mx.disable_compile()
     try:
         yield
     finally:
-        mx.enable_compile()
+        if "MLX_DISABLE_COMPILE" not in os.environ:
+            mx.enable_compile()
 
 
 @dataclass(frozen=True, slots=True)

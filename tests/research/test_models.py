@@ -126,6 +126,25 @@ def test_blocks_of_a_weight_make_the_whole(tmp_path: Path, monkeypatch: pytest.M
     check(dense, make_adapter(tmp_path / "dora", dense, kind="dora"))
 
 
+def test_mlx_compiles_nothing_also_if_the_variable_is_set_after_it_began(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def through_numpy(values: Any) -> Any:
+        return mx.array(np.asarray(values))
+
+    with monkeypatch.context() as patch:
+        patch.delenv("MLX_DISABLE_COMPILE", raising=False)
+        with uncompiled(mx):
+            pass
+        with pytest.raises(ValueError, match="compile"):
+            mx.compile(through_numpy)(mx.ones(2))
+        patch.setenv("MLX_DISABLE_COMPILE", "1")
+        with uncompiled(mx):
+            assert mx.compile(through_numpy)(mx.ones(2)).tolist() == [1, 1]
+    with uncompiled(mx):
+        pass  # for the tests after this one, as the variable was
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 def test_dequantised_rows_equal_those_of_mlx(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from fusery.research import layers
