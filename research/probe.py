@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fusery.registry import tables
 from fusery.registry.adapters.files import WEIGHTS
@@ -53,26 +54,10 @@ class ProbeSubject:
 
 
 def probe(
-    workspace: Workspace,
-    reference: str,
-    *,
-    against: str | None = None,
-    request: FuseRequest | None = None,
-    prompts: Path | None = None,
-    limit: int = LIMIT,
-    record: bool = True,
-    reporter: Reporter = SILENT,
+    workspace: Workspace, reference: str, *, record: bool = True, reporter: Reporter = SILENT, **asked: Any
 ) -> ProbeReport:
-    """Measure how far two models' answers are apart."""
-    probe_report, values = measure_probe(
-        workspace,
-        reference,
-        against=against,
-        request=request,
-        prompts=prompts,
-        limit=limit,
-        reporter=reporter,
-    )
+    """Measure how far two models' answers are apart, as `measure_probe` does, and record it."""
+    probe_report, values = measure_probe(workspace, reference, reporter=reporter, **asked)
     if record and values and probe_report.about_prompts.origin == "built-in":
         reporter.say("not recorded: the built-in prompts are not of the adapter's task; give --prompts FILE")
     elif record and values:

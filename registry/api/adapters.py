@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from fusery.storage.progress import SILENT, Reporter
 
@@ -39,19 +39,8 @@ class Adapters(Resource):
             folder: weights and `adapter_config.json` of mlx-lm or PEFT, or a run with checkpoints; a path,
                 `hf://OWNER/NAME[@REVISION]`, or the URL of a team's bucket.
         """
-        from ..admission.submission import Submission
-        from ..registration.sources import adapter_at
-
-        submission = Submission.of(facts)
-        if self.server is None:
-            self.workspace.make_embedded()
-        with adapter_at(self.workspace, folder) as place:
-            if self.server is None:
-                from ..registration.register import register
-
-                return register(self.workspace, place, submission, strict=strict)
-            name, files, facts = self._sent(place, facts, reporter)
-            return self._register(name, files, strict=strict, **facts)
+        registered: Registered = self._handed_in("register", folder, facts, strict, reporter)
+        return registered
 
     @operation("publisher", writes=True)
     def _register(
@@ -92,17 +81,24 @@ class Adapters(Resource):
         self, folder: str | Path, *, strict: bool = False, reporter: Reporter = SILENT, **facts: Unpack[Facts]
     ) -> Sequence[Finding]:
         """Return what admission finds in a folder; nothing is written.  The keywords are those of `register`."""
+        findings: Sequence[Finding] = self._handed_in("check", folder, facts, strict, reporter)
+        return findings
+
+    def _handed_in(
+        self, step: str, folder: str | Path, facts: Facts, strict: bool, reporter: Reporter
+    ) -> Any:
         from ..admission.submission import Submission
+        from ..registration import register
         from ..registration.sources import adapter_at
 
         submission = Submission.of(facts)
+        if self.server is None and step == "register":
+            self.workspace.make_embedded()
         with adapter_at(self.workspace, folder) as place:
             if self.server is None:
-                from ..registration.register import check
-
-                return check(self.workspace, place, submission, strict=strict)
+                return getattr(register, step)(self.workspace, place, submission, strict=strict)
             name, files, facts = self._sent(place, facts, reporter)
-            return self._check(name, files, strict=strict, **facts)
+            return getattr(self, f"_{step}")(name, files, strict=strict, **facts)
 
     @operation("publisher", writes=True)
     def _check(

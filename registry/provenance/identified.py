@@ -9,6 +9,7 @@ from fusery.storage.manifest import FileEntry
 
 from ..record import Record, described
 from ..records.adapter import Withdrawal
+from ..records.fused import FusedLabel
 from .files import IdentityClaim
 from .verify import Verification
 
@@ -52,7 +53,7 @@ class MatchedAdapter(Matched):
     withdrawals: tuple[Withdrawal, ...] | None = described("its yanks; omitted if not read", optional=True)
 
 
-class MatchedFused(Matched):
+class MatchedFused(Matched, FusedLabel):
     """A fused model that was found again."""
 
     key: str = described("digest of the inputs and the method")
@@ -60,10 +61,6 @@ class MatchedFused(Matched):
     adapters: tuple[str, ...] = described("names of its adapters")
     base: str = described("name of its base")
     precision: str = described("how it was written, such as `keep` or `auto`")
-    scale: float | None = described("factor of the first adapter's update, if that is not its own scale")
-    combined: str = described("its adapters, with their weights")
-    format: str = described("its precision in words")
-    label: str = described("both")
     quantization: Mapping[str, object] | None = described("group size, bits and mode; None if not quantised")
     withdrawals: tuple[Withdrawal, ...] | None = described("its yanks; omitted if not read", optional=True)
 

@@ -13,10 +13,13 @@ import contextlib
 import dataclasses
 import json
 import math
+import signal
 import sys
+import threading
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
@@ -50,7 +53,8 @@ class RecordRun:
     """A training callback for mlx-lm (`mlx_lm.tuner.callbacks.TrainingCallback`) that keeps `fusery_run.json` up to date.
 
     As a context manager it records how the run ended: `finished`, or `stopped` by an exception or Ctrl-C; a killed run
-    stays `running`.  In distributed training only rank 0 records.
+    stays `running`.  An interrupt that is lost ends the run at its next report: mlx drops the exception that a signal's
+    handler raises while `mx.array` reads an array of NumPy.  In distributed training only rank 0 records.
 
     Args:
         folder: the adapter's folder; created if it does not exist.
@@ -79,6 +83,8 @@ class RecordRun:
         self._began = time.monotonic()
         self._written, self._cost = -math.inf, 0.0
         self._offset: int | None = None
+        self._interrupt: BaseException | None = None
+        self._handlers: dict[int, tuple[Any, Any]] = {}
         if not self.is_recorded:
             return
         run_arguments = plain_arguments(arguments)
@@ -93,11 +99,19 @@ class RecordRun:
         self._write()
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # no other may set a handler
+            for number in map(int, (signal.SIGINT, signal.SIGTERM)):
+                if callable(handler := signal.getsignal(number)):
+                    self._handlers[number] = handler, partial(self._note, handler)
+                    signal.signal(number, self._handlers[number][1])
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for number, (handler, ours) in self._handlers.items():
+            if signal.getsignal(number) is ours:  # or it was called, and set another
+                signal.signal(number, handler)
         self.finish(stopped=kind is not None)
 
     def on_train_loss_report(self, train_info: dict[str, object]) -> None:
@@ -107,8 +121,7 @@ class RecordRun:
             if isinstance(memory, int | float) and math.isfinite(memory):
                 self.record.peak_memory = round(memory * 1e9)
             self._add(int(cast(Any, train_info["iteration"])), train_info)
-        if self._wrapped is not None:
-            self._wrapped.on_train_loss_report(train_info)
+        self._pass_on("on_train_loss_report", train_info)
 
     def on_val_loss_report(self, val_info: dict[str, object]) -> None:
         """Record a validation loss."""
@@ -118,8 +131,7 @@ class RecordRun:
                 # Since 0.25 mlx-lm tells callbacks the steps that were done, from 0; its output counts from 1.
                 self._offset = 1 if iteration == 0 else 0
             self._add(iteration + self._offset, val_info, now=True)
-        if self._wrapped is not None:
-            self._wrapped.on_val_loss_report(val_info)
+        self._pass_on("on_val_loss_report", val_info)
 
     def finish(self, *, stopped: bool = False) -> None:
         """Write the record for the last time; `stopped` if the run ended before its last iteration."""
@@ -134,12 +146,21 @@ class RecordRun:
         self.finish()
         return register_run(self.folder, registry, strict=strict, facts=facts)
 
+    def _note(self, handler: Callable[..., object], number: int, frame: object) -> None:
+        try:
+            handler(number, frame)
+        except BaseException as stop:
+            self._interrupt = stop
+            raise
+
+    def _pass_on(self, report: str, info: dict[str, object]) -> None:
+        if self._wrapped is not None:
+            getattr(self._wrapped, report)(info)
+        if self._interrupt is not None:
+            raise self._interrupt
+
     def _add(self, iteration: int, metrics: Mapping[str, Any], *, now: bool = False) -> None:
-        # An array of mlx or NumPy with one element has `item`.
-        given = {name: metrics[name] for name in _NUMBERS if metrics.get(name) is not None}
-        values = {
-            name: float(value.item() if hasattr(value, "item") else value) for name, value in given.items()
-        }
+        values = {name: float(metrics[name]) for name in _NUMBERS if metrics.get(name) is not None}
         sound = {name: value for name, value in values.items() if math.isfinite(value)}
         if len(sound) < len(values):
             self.record.not_finite.append(iteration)

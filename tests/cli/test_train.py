@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,17 @@ def test_short_runs(ready: Fusery, folder: Path, monkeypatch: pytest.MonkeyPatch
     assert (ran.code, "half --base NAME" in ran.err) == (130, True)
     ran = ready("train", "--", *short, "--adapter-path", "none")
     assert (ran.code, "none --base NAME" in ran.err) == (130, False), "nothing was saved"
+
+    def dropped(*words: Any, **named: Any) -> Any:
+        with suppress(KeyboardInterrupt):  # as mlx does while it reads an array of NumPy
+            signal.raise_signal(signal.SIGINT)
+        return evaluate(*words, **named)
+
+    monkeypatch.setattr(trainer, "evaluate", dropped)
+    with interrupts():
+        ran = ready("train", "--", *short, "--adapter-path", "late")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert (ran.code, read_record(folder / "late" / RUN_RECORD).state) == (130, "stopped")
 
 
 def test_refusals_come_before_the_training(ready: Fusery, folder: Path) -> None:
