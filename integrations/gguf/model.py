@@ -156,12 +156,6 @@ def read_model(files: Mapping[str, Path]) -> Model:
     return Model(files, config, dimensions_of(config), read_base(files, config))
 
 
-def require_writable(model: Model) -> None:
-    """Refuse a model with tensors or a tokenizer that a GGUF file cannot hold."""
-    rows = model.base.tensors[next(iter(model.places))].shape[0]
-    tokenizer_keys(model.files, model.config, rows)
-
-
 def write_model_gguf(file: HashedFile, model: Model, keys: Mapping[str, Value], wanted: str | None) -> None:
     """Write a model; the same model gives the same bytes."""
     if wanted is not None and wanted not in WRITTEN_KINDS:

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from fusery.registry.adapters.tokenizer_files import MOST_VALUES
 from fusery.registry.models.gguf_tokenizer import CONTROL, STYLES, USER_DEFINED, convert_tokenizer
 from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import read_object
@@ -36,7 +37,7 @@ def tokenizer_keys(files: Mapping[str, Path], config: Mapping[str, Any], rows: i
 
     if "tokenizer.json" not in files:
         raise refusal("it has no tokenizer.json")
-    document = read_object(files["tokenizer.json"], limit=_JSON_LIMIT)
+    document = read_object(files["tokenizer.json"], limit=_JSON_LIMIT, most=MOST_VALUES)
     try:
         own = Tokenizer.from_str(json.dumps(document))
     except Exception as error:  # the library raises bare ones

@@ -53,7 +53,7 @@ def own_files(source: BundleSource, choices: Choices, *, target: str = "model") 
 
 
 def _accepting(source: BundleSource) -> set[str]:
-    """Return the targets of `SHIPS` that accept a fused model; GGUF's rule, which two share, reads a tokenizer once."""
+    """Return the targets of `SHIPS` that accept a fused model; two share a rule."""
     rules: dict[Callable[[BundleSource], bool] | None, list[str]] = {}
     for name in SHIPS:
         if target := own_targets().get(name):

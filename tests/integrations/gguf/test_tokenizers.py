@@ -144,6 +144,16 @@ REFUSED: tuple[tuple[Callable[[dict[str, Any]], Any], str], ...] = (
 )  # fmt: skip
 
 
+def test_a_vocabulary_of_today_is_not_too_large(make_model: Callable[..., Path]) -> None:
+    """Qwen's 151,000 tokens and as many merges, in pairs, are 600,000 values; here each merge is repeated."""
+    base = make_model("qwen2")
+    document = json.loads((base / "tokenizer.json").read_text())
+    merges = document["model"]["merges"]
+    document["model"]["merges"] = merges * (200_000 // len(merges))
+    (base / "tokenizer.json").write_text(json.dumps(document))
+    assert keys_of(base)["tokenizer.ggml.pre"] == "qwen2"
+
+
 def test_a_tokenizer_without_a_name_in_llama_cpp_is_refused(make_model: Callable[..., Path]) -> None:
     base = make_model("smollm")
     good = (base / "tokenizer.json").read_text()
