@@ -88,7 +88,6 @@ class Adapters(Resource):
         self, step: str, folder: str | Path, facts: Facts, strict: bool, reporter: Reporter
     ) -> Any:
         from ..admission.submission import Submission
-        from ..registration import register
         from ..registration.sources import adapter_at
 
         submission = Submission.of(facts)
@@ -96,6 +95,8 @@ class Adapters(Resource):
             self.workspace.make_embedded()
         with adapter_at(self.workspace, folder) as place:
             if self.server is None:
+                from ..registration import register
+
                 return getattr(register, step)(self.workspace, place, submission, strict=strict)
             name, files, facts = self._sent(place, facts, reporter)
             return getattr(self, f"_{step}")(name, files, strict=strict, **facts)
