@@ -88,7 +88,7 @@ def _place() -> str:
 
 
 def temporary_name() -> str:
-    """Return a new name of a file, with this process in it."""
+    """Return a unique name for a temporary file, with this process's tag."""
     return f"{uuid.uuid4().hex}.{process_tag()}.part"
 
 

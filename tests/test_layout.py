@@ -25,7 +25,7 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 80_422,
+    "lines": 80_421,
     "files": 438,
     "files under 60 lines": 48,
     "class names used more than once": 10,

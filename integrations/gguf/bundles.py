@@ -66,7 +66,7 @@ def _with_hint(hint: str) -> Iterator[None]:
 
 
 def accepts(source: BundleSource) -> bool:
-    """Tell whether a GGUF file has places for the tensors of a fused model; its tokenizer takes seconds to convert."""
+    """Tell whether a GGUF file can hold the tensors of a fused model; the tokenizer is not checked, which takes seconds."""
     try:
         return bool(read_model(source.fused.paths).places)
     except FuseryError:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from fusery.storage.progress import SILENT, Reporter
 
@@ -39,8 +39,7 @@ class Adapters(Resource):
             folder: weights and `adapter_config.json` of mlx-lm or PEFT, or a run with checkpoints; a path,
                 `hf://OWNER/NAME[@REVISION]`, or the URL of a team's bucket.
         """
-        registered: Registered = self._handed_in("register", folder, facts, strict, reporter)
-        return registered
+        return cast("Registered", self._admit("register", folder, facts, strict, reporter))
 
     @operation("publisher", writes=True)
     def _register(
@@ -81,12 +80,9 @@ class Adapters(Resource):
         self, folder: str | Path, *, strict: bool = False, reporter: Reporter = SILENT, **facts: Unpack[Facts]
     ) -> Sequence[Finding]:
         """Return what admission finds in a folder; nothing is written.  The keywords are those of `register`."""
-        findings: Sequence[Finding] = self._handed_in("check", folder, facts, strict, reporter)
-        return findings
+        return cast("Sequence[Finding]", self._admit("check", folder, facts, strict, reporter))
 
-    def _handed_in(
-        self, step: str, folder: str | Path, facts: Facts, strict: bool, reporter: Reporter
-    ) -> Any:
+    def _admit(self, step: str, folder: str | Path, facts: Facts, strict: bool, reporter: Reporter) -> Any:
         from ..admission.submission import Submission
         from ..registration.sources import adapter_at
 

@@ -46,15 +46,17 @@ class Provenance(Resource):
         from .. import tables
         from ..records.references import resolve_any
         from ..records.transfer import Resolved
-        from ..records.withdrawals import standing_yanks
+        from ..records.withdrawals import of_adapter, of_fused
 
         with self.workspace.database.read() as session:
             row = resolve_any(session, named(reference))
-            if isinstance(row, tables.FusedRow):
-                return Resolved("fused", row.key, row.digest)
             if isinstance(row, tables.BaseModelRow):
                 return Resolved("base", row.name, row.digest)
-            return Resolved("adapter", row.name, row.digest, bool(standing_yanks(session, row)))
+            if isinstance(row, tables.FusedRow):
+                about = of_fused(session, [row.id]).get(row.id, ())
+                return Resolved("fused", row.key, row.digest, withdrawn=tuple(one.adapter for one in about))
+            withdrawn = tuple(one.adapter for one in of_adapter(session, row))
+            return Resolved("adapter", row.name, row.digest, row.name in withdrawn, withdrawn)
 
     @operation("reader")
     @runs("provenance.trace:trace")

@@ -52,7 +52,7 @@ class SourceShare(Record):
         "inner product of the new update U and the adapter's own V, over the squared norm of V: the adapter's weight, if the others neither add to V nor cancel it. None for an update or a weight of zero"
     )
     interference: float | None = described(
-        "norm of U - V (see `retained`) on the inputs that the adapter reads, over the norm of V: 0 if the new adapter changes them in the same way"
+        "norm of U - V (see `retained`) on the inputs that the adapter reads, over the norm of V: 0 if both have the same effect on them"
     )
     worst_module: str | None = described("the module with the most interference")
     worst_interference: float | None = described("interference in `worst_module`")

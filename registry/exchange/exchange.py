@@ -28,7 +28,9 @@ from ..database.engine import batches
 from ..errors import SchemaError, ServerRefusedError, ServerUnavailableError
 from ..record import Record, described
 from ..records.bundles import written_bundle
+from ..records.references import resolve_adapter
 from ..records.transfer import Moved, SentBundle
+from ..records.withdrawals import of_adapter
 from ..remote.container import Position
 from ..remote.documents import AdapterDocument, FusedDocument
 from ..remote.server import Server
@@ -153,9 +155,13 @@ def fetched(
     reporter = Reporter(progress=progress)
     _require_same(workspace, server, registry)
     for record in wanted:
-        pull(workspace, record.name, reached(server), own=True, reporter=reporter)
-        if record.kind == "adapter" and not record.yanked:
-            lift(workspace, [record.name])
+        for name in dict.fromkeys((record.name, *record.withdrawn)):
+            pull(workspace, name, reached(server), own=True, reporter=reporter)
+        if record.kind == "adapter":
+            with workspace.database.read() as session:
+                yanks = of_adapter(session, resolve_adapter(session, record.name))
+            if lifted := {yank.adapter for yank in yanks}.difference(record.withdrawn):
+                lift(workspace, sorted(lifted))
     _send_made(workspace, server, reporter, say)
     yield
     if send:

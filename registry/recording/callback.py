@@ -53,8 +53,8 @@ class RecordRun:
     """A training callback for mlx-lm (`mlx_lm.tuner.callbacks.TrainingCallback`) that keeps `fusery_run.json` up to date.
 
     As a context manager it records how the run ended: `finished`, or `stopped` by an exception or Ctrl-C; a killed run
-    stays `running`.  An interrupt that is lost ends the run at its next report: mlx drops the exception that a signal's
-    handler raises while `mx.array` reads an array of NumPy.  In distributed training only rank 0 records.
+    stays `running`.  `mx.array` can drop an interrupt while it reads a NumPy array; then the run stops at its next report.
+    In distributed training only rank 0 records.
 
     Args:
         folder: the adapter's folder; created if it does not exist.
@@ -99,7 +99,7 @@ class RecordRun:
         self._write()
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # no other may set a handler
+        if threading.current_thread() is threading.main_thread():  # only that one may set a handler
             for number in map(int, (signal.SIGINT, signal.SIGTERM)):
                 if callable(handler := signal.getsignal(number)):
                     self._handlers[number] = handler, partial(self._note, handler)
@@ -110,7 +110,7 @@ class RecordRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, (handler, ours) in self._handlers.items():
-            if signal.getsignal(number) is ours:  # or it was called, and set another
+            if signal.getsignal(number) is ours:  # unless a handler replaced it
                 signal.signal(number, handler)
         self.finish(stopped=kind is not None)
 

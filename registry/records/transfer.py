@@ -54,6 +54,7 @@ class Resolved(Record, kw_only=False):
     name: str = described("name of an adapter or base model; key of a fused model")
     digest: str = described("digest of its manifest")
     yanked: bool = described("whether it is a yanked adapter", default=False)
+    withdrawn: tuple[str, ...] = described("yanked adapters that it is, contains or comes from", default=())
 
 
 class SentBundle(Record):

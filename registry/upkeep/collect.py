@@ -242,10 +242,10 @@ def _abandoned(database: Database, store: BlobStore, grace: float) -> tuple[list
     going: list[Leftover] = []
     waiting: list[Leftover] = []
     for left in leftovers:
-        # What names its maker belongs to somebody who has no intent yet.
+        # A file with a process's tag may belong to a running process that has not recorded its intent yet.
         waits = not is_maker_dead(left.name) if has_process_tag(left.name) else busy
-        patience = ABANDONED if waits else min(grace, ABANDONED)
-        (going if left.age_seconds >= patience else waiting).append(left)
+        min_age = ABANDONED if waits else min(grace, ABANDONED)
+        (going if left.age_seconds >= min_age else waiting).append(left)
     return going, waiting
 
 

@@ -58,7 +58,7 @@ def test_schemas_are_printed(stocked: Any) -> None:
     )
 
 
-def test_a_document_that_is_otherwise_fails_the_test_that_prints_it(stocked: Any) -> None:
+def test_a_document_that_violates_its_schema_is_reported(stocked: Any) -> None:
     [row] = stocked("base", "list", "--json").json
     printed_documents.require("base list", [row])
     for document, said in (
@@ -69,6 +69,6 @@ def test_a_document_that_is_otherwise_fails_the_test_that_prints_it(stocked: Any
         ([row | {"further": 1}], "'further' was unexpected"),
         ([row | {"created_at": "today"}], "date-time"),
     ):
-        with pytest.raises(AssertionError, match="is not as its schema says") as caught:
+        with pytest.raises(AssertionError, match="does not match its schema") as caught:
             printed_documents.require("base list", document)
         assert said in str(caught.value), document

@@ -126,7 +126,7 @@ def test_blocks_of_a_weight_make_the_whole(tmp_path: Path, monkeypatch: pytest.M
     check(dense, make_adapter(tmp_path / "dora", dense, kind="dora"))
 
 
-def test_mlx_compiles_nothing_also_if_the_variable_is_set_after_it_began(
+def test_mlx_does_not_compile_if_the_variable_is_set_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def through_numpy(values: Any) -> Any:

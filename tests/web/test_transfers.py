@@ -356,7 +356,7 @@ def test_who_only_reads_sends_nothing_and_a_browser_neither(server: Server) -> N
     assert server.get("0" * 64, Authorization="Bearer nothing").status == 401
 
 
-def test_bodies_that_are_none(server: Server) -> None:
+def test_invalid_bodies_are_refused(server: Server) -> None:
     long = (b"[" * 1000, b'"' + b"a" * 70_000, json.dumps(["0" * 64] * 901).encode())
     for place in ("packages", "packages/plan", "blobs/missing"):
         for body in (b"", b"[", b"{}", b"[1]", b'["x"]', b"\xff", *long):

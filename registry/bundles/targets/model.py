@@ -53,7 +53,7 @@ def own_files(source: BundleSource, choices: Choices, *, target: str = "model") 
 
 
 def _accepting(source: BundleSource) -> set[str]:
-    """Return the targets of `SHIPS` that accept a fused model; two share a rule."""
+    """Return the targets of `SHIPS` that accept a fused model; a rule that two share is evaluated once."""
     rules: dict[Callable[[BundleSource], bool] | None, list[str]] = {}
     for name in SHIPS:
         if target := own_targets().get(name):

@@ -144,7 +144,7 @@ REFUSED: tuple[tuple[Callable[[dict[str, Any]], Any], str], ...] = (
 )  # fmt: skip
 
 
-def test_a_vocabulary_of_today_is_not_too_large(make_model: Callable[..., Path]) -> None:
+def test_a_large_tokenizer_is_converted(make_model: Callable[..., Path]) -> None:
     """Qwen's 151,000 tokens and as many merges, in pairs, are 600,000 values; here each merge is repeated."""
     base = make_model("qwen2")
     document = json.loads((base / "tokenizer.json").read_text())

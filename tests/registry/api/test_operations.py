@@ -256,6 +256,20 @@ def test_fuses_are_computed_here_and_recorded_there(
     )
 
 
+def test_yanks_of_the_same_bytes_arrive(stocked: Registry, remote: Registry) -> None:
+    def concerning() -> list[str]:
+        made = remote.fused.fuse("course_rec@1", precision="dequantize")
+        return [yank.adapter for yank in made.withdrawals]
+
+    assert concerning() == []
+    folder = stocked.adapters.folder("course_rec@1")
+    twin = stocked.adapters.register(folder, base="tiny", task="twin").name
+    stocked.adapters.yank(twin, reason="leaked")
+    assert concerning() == [twin]
+    stocked.adapters.unyank(twin)
+    assert concerning() == []
+
+
 def test_bases_added_here_are_recorded_there(stocked: Registry, remote: Registry, tmp_path: Path) -> None:
     other = make_base(tmp_path / "other", layers=1, seed=5)
     made = remote.bases.add(other, name="other")

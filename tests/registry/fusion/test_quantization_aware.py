@@ -206,7 +206,7 @@ def test_auto_writes_the_format_whatever_the_base_has(
     assert (small.key, small.fidelity.verdict) == (fused.key, "PASS")
 
 
-def test_either_form_says_it(module_registry: Registry, packed: tuple[str, Path]) -> None:
+def test_both_formats_declare_quantization_aware(module_registry: Registry, packed: tuple[str, Path]) -> None:
     exported = module_registry.adapters.folder(packed[0], format="peft")
     document = json.loads((exported / "adapter_config.json").read_text())
     assert document["quantization_aware"] == {"bits": 4, "group_size": 64}

@@ -29,7 +29,7 @@ HELD: set[str] = set()
 
 @contextmanager
 def checked() -> Iterator[None]:
-    """Fail a command whose document is not as its schema says, also where a test asks for no JSON."""
+    """Fail a command whose document does not match its schema, also where a test asks for no JSON."""
     emit = Session.emit
 
     def checking(self: Session, document: Any, **ways: Any) -> None:
@@ -41,14 +41,14 @@ def checked() -> Iterator[None]:
 
 
 def require(command: str, document: Any) -> None:
-    """Fail if what a command printed, here or in a process of its own, is not as its schema says.
+    """Fail if what a command printed, here or in a process of its own, does not match its schema.
 
     A key that the schema does not name fails, too.
     """
     HELD.add(command)
     errors = _validator(command).iter_errors(document)
     found = [f"{error.json_path}: {error.message}" for error in errors]
-    assert not found, f"fusery {command} --json is not as its schema says: {found}"
+    assert not found, f"fusery {command} --json does not match its schema: {found}"
 
 
 def never_held() -> list[str]:
