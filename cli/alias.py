@@ -12,7 +12,7 @@ import click
 from fusery.registry.api.aliases import Aliases
 from fusery.registry.names import dataset_name
 from fusery.registry.parsing import plural
-from fusery.storage.plaintext import typed
+from fusery.storage.errors import typed
 
 from .command import command, listing, prints
 from .session import Session, is_interactive

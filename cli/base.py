@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fusery.registry.api.fused import Bases
 from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
-from fusery.storage.plaintext import typed
+from fusery.storage.errors import typed
 
 from .columns import record_facts
 from .command import listing, prints

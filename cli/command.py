@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from fusery.registry.errors import UnknownReferenceError
-from fusery.storage.plaintext import typed
+from fusery.storage.errors import typed
 
 from .commands import GROUPS
 from .completing import Recorded

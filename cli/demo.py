@@ -20,8 +20,7 @@ import click
 
 from fusery.registry.errors import AlreadyExistsError, MissingExtraError, ModelUnusableError
 from fusery.registry.record import Record, described
-from fusery.storage.errors import MissingFileError
-from fusery.storage.plaintext import typed
+from fusery.storage.errors import MissingFileError, typed
 
 from .command import command
 from .hints import pip, program

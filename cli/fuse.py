@@ -12,7 +12,7 @@ from fusery.registry.adapters.trained_through import is_merge_aware
 from fusery.registry.charts.text import size
 from fusery.registry.engine.recipe import AUTO, CHOICES, PREFERRED, WRITTEN_AS, written_as
 from fusery.registry.engine.verdict import MEANINGS, UNSURE, WHOLE_FROM, closeness, share_in_words
-from fusery.storage.plaintext import typed
+from fusery.storage.errors import typed
 
 from .command import command
 from .options import MOST

@@ -9,7 +9,7 @@ from fusery.registry.api.upkeep import Upkeep
 from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
 from fusery.registry.record import Record, described
-from fusery.storage.plaintext import typed
+from fusery.storage.errors import typed
 
 from .command import command, prints
 from .exchange import other_store_options

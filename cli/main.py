@@ -274,7 +274,7 @@ def _usage(words: list[str], error: click.ClickException, hints: Hints) -> int:
 
 def _without_secrets(words: list[str], hints: Hints, text: str, error: Exception) -> str:
     """Return the text of a failure without any secret that this run was given."""
-    from fusery.storage.plaintext import visible
+    from fusery.storage.errors import visible
     from fusery.storage.secrets import redact, remember_given
 
     settings: Mapping[str, object] = {}

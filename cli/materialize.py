@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from fusery.registry.charts.text import size
 from fusery.registry.parsing import plural
-from fusery.storage.plaintext import typed
+from fusery.storage.errors import typed
 
 from .command import command
 from .fuse import BULK, FUSE, KEYS, RARE_FUSE, chosen_adapters, fuse_request, key_values, report, say_speed

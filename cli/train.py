@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusery.storage.plaintext import typed
+from fusery.storage.errors import typed
 
 from .adapters import CHECKPOINT, declared_options, print_registered
 from .command import command
@@ -86,10 +86,9 @@ def train(
         try:
             code, run = trained_by(arguments, ready=ready, base=model, way=way)
         except KeyboardInterrupt:
-            for folder in (
-                candidate for candidate in folders if any(Path(candidate).glob("*adapters.safetensors"))
-            ):
-                session.say(f"Next: fusery register {typed(folder)} --base NAME --task T")
+            for folder in folders:
+                if any(Path(folder).glob("*adapters.safetensors")):
+                    session.say(f"Next: fusery register {typed(folder)} --base NAME --task T")
             raise
     if code == 0 and run is not None and run.is_recorded:
         _finish(session, run, base, strict=strict, **facts)

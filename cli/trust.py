@@ -16,7 +16,7 @@ from fusery.registry.parsing import plural
 from fusery.registry.record import Record, described
 from fusery.registry.records.tokens import MEANINGS
 from fusery.registry.records.trust import Role
-from fusery.storage.plaintext import typed
+from fusery.storage.errors import typed
 
 from .command import command, listing, prints
 from .session import Session

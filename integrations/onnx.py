@@ -18,7 +18,7 @@ from fusery.registry.bundles.target import Layout, LayoutError
 from fusery.registry.bundles.writing import BundleFolder, bundle_record
 from fusery.registry.errors import BadInputError, MissingExtraError, ModelUnusableError
 from fusery.registry.models.libraries import EVERY_LAYER, ignored_window
-from fusery.storage.jsonfile import read_object
+from fusery.storage.jsonfile import read_config
 from fusery.storage.verified_files import verified
 
 from . import onnx_program
@@ -111,7 +111,7 @@ def _require_close(source: BundleSource, reply: Mapping[str, Any], kind: str, mo
 
 def _link_inputs(files: Files, folder: Path) -> int:
     """Link the exporter's input files, and return the model's sliding window; 0 without one."""
-    config = read_object(files.paths["config.json"])
+    config = read_config(files.paths["config.json"])
     window = ignored_window(config) or 0
     count, kind = config.get("num_hidden_layers"), config.get("model_type")
     layers = {}

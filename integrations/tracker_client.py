@@ -24,7 +24,7 @@ from fusery.registry.registration.training_record import (
     RunRecord,
 )
 from fusery.storage.errors import FuseryError
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable
 from fusery.storage.secrets import redact, without_secrets
 
 LOSSES: Mapping[str, Sequence[str]] = {

@@ -279,7 +279,7 @@ class Record(Mapping[str, Any]):
         """Return a table of its values, for notebooks."""
         from html import escape
 
-        from fusery.storage.plaintext import visible
+        from fusery.storage.errors import visible
 
         rows = "".join(
             f"<tr><th>{escape(key)}</th><td>{escape(visible(str(value)))}</td></tr>"

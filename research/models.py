@@ -17,8 +17,9 @@ from fusery.registry.engine.architectures import has_tensor_scales
 from fusery.registry.errors import MissingExtraError, ModelUnusableError
 from fusery.registry.parsing import plural
 from fusery.storage.errors import FuseryError
-from fusery.storage.jsonfile import read_object
+from fusery.storage.jsonfile import read_config
 from fusery.storage.progress import SILENT, Reporter, tally
+from fusery.storage.transfer import Need, require_rooms
 
 from .bench_worker import REFUSALS
 from .prompts import Sample
@@ -118,7 +119,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
 
 def require_loadable(folder: Path) -> None:
     """Refuse a model that brings its own code or is in a format that mlx-lm does not read."""
-    config = read_object(folder / "config.json")
+    config = read_config(folder / "config.json")
     if has_tensor_scales(config):
         message = "mlx-lm does not read NVFP4 with a scale per tensor"
         raise ModelUnusableError(message, hint="fusery fuse REF --as 16bit")
@@ -230,8 +231,12 @@ class FirstAnswers:
         if source.adapter is not None:
             model.put_on(source.adapter)
         reporter.say(f"{source.name} answers {plural(len(samples), 'prompt')}")
-        places = {}
+        places: dict[int, tuple[int, tuple[int, ...]]] = {}
         for at, rows in _counted(model, samples, count):
+            if not places:
+                size = sum(len(sample.targets) for sample in samples) * rows[:1].nbytes
+                hint = "set TMPDIR to a folder on another disk, or give fewer prompts: --limit 8"
+                require_rooms([Need(Path(tempfile.gettempdir()), [size])], hint=hint)
             places[at] = (file.tell(), rows.shape)
             file.write(np.ascontiguousarray(rows).data)
         file.flush()

@@ -19,10 +19,9 @@ from fusery.registry import tables
 from fusery.registry.errors import BadInputError
 from fusery.registry.names import dataset_name
 from fusery.storage.digest import Digest, digest_file, digest_json
-from fusery.storage.errors import FormatError, MissingFileError, StorageError
+from fusery.storage.errors import FormatError, MissingFileError, StorageError, typed
 from fusery.storage.failures import os_failures
-from fusery.storage.jsonfile import parse_json
-from fusery.storage.plaintext import is_keepable, typed
+from fusery.storage.jsonfile import is_keepable, parse_json
 
 BUILT_IN = "built-in"
 LIMIT = 32  # default number of prompts

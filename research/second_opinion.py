@@ -166,9 +166,8 @@ def _verdict_of_task(measured: ModelScores, start: int, end: int, general_kl: fl
     loss_trained, loss_fused = (_mean([getattr(one, name) for one in own]) for name in ("loss_a", "loss_b"))
     gained, lost = loss_base - loss_trained, loss_fused - loss_trained
     agreement = _mean([one.same for one in own])
-    verdict: Verdict = UNSURE
     if gained < LEAST_GAIN or prompts < LEAST_PROMPTS:
-        pass  # the prompts decide nothing
+        verdict: Verdict = UNSURE
     elif gained - lost < HALF * gained:
         verdict = LOST
     else:

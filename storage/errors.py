@@ -1,7 +1,9 @@
-"""The errors of fusery's storage layer, and the base class of all of fusery's errors."""
+"""The errors of fusery's storage layer, the base class of all of fusery's errors, and text for their messages."""
 
 from __future__ import annotations
 
+import shlex
+from os import PathLike
 from typing import ClassVar
 
 
@@ -76,3 +78,16 @@ class FormatError(StorageError):
     """A file is not in the format that its name or header declares."""
 
     code = "bad_format"
+
+
+def visible(text: str) -> str:
+    """Return text with control and direction characters escaped, except line breaks."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def typed(place: str | PathLike[str]) -> str:
+    """Return a path as it is typed in a shell: quoted where it has to be, and never an option."""
+    text = str(place)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ MAX_BYTES = 16 << 20
 MAX_VALUES = 500_000
 """Values in one document: what is parsed takes up to thirty times the memory of its text."""
 MAX_DEPTH = 64
+Constants = Callable[[str], Any] | None
 MAX_DIGITS = 40
 
+_UNKEEPABLE = re.compile(r"[\x00\ud800-\udfff]")
 _TOKEN = re.compile(rb'"[^"]*"?|([,\[{])')
 """Matches a string, or the character before a value, in a text without escaped quotes."""
 
@@ -39,15 +41,18 @@ def holds_more_than(data: bytes, most: int) -> bool:
 
 
 def parse_json(
-    data: bytes, subject: str, *, most: int = MAX_VALUES, deepest: int = MAX_DEPTH, constants: bool = False
+    data: bytes,
+    subject: str,
+    *,
+    most: int = MAX_VALUES,
+    deepest: int = MAX_DEPTH,
+    constants: Constants = None,
 ) -> Any:
-    """Parse strict JSON (RFC 8259) in UTF-8."""
+    """Parse strict JSON (RFC 8259) in UTF-8; `constants` returns the values of `NaN`, `Infinity` and `-Infinity`."""
     if holds_more_than(data, most):
         raise FormatError(f"{subject} holds more than {most:,} values")
 
     def constant(name: str) -> float:
-        if constants:
-            return float(name)
         raise FormatError(f"{subject} holds {name}, which JSON does not have")
 
     def whole(text: str) -> int:
@@ -71,7 +76,7 @@ def parse_json(
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=unique,
-            parse_constant=constant,
+            parse_constant=constants or constant,
             parse_int=whole,
             parse_float=finite,
         )
@@ -99,13 +104,20 @@ def layers(value: Any) -> Iterator[list[Any]]:
         ]
 
 
+def is_keepable(value: Any) -> bool:
+    """Tell whether every database can store all text in a value, keys included: no NUL, no lone surrogate."""
+    nodes = (node for layer in layers(value) for node in layer)
+    texts = (text for node in nodes for text in (node if isinstance(node, dict) else (node,)))
+    return not any(isinstance(text, str) and _UNKEEPABLE.search(text) for text in texts)
+
+
 def count_values(value: Any) -> int:
     """Return the number of values in a document, itself included."""
     return sum(map(len, layers(value)))
 
 
 def read_object(
-    path: Path, *, limit: int = MAX_BYTES, most: int = MAX_VALUES, constants: bool = False
+    path: Path, *, limit: int = MAX_BYTES, most: int = MAX_VALUES, constants: Constants = None
 ) -> dict[str, Any]:
     """Read a JSON object from a file of at most `limit` bytes; `most` and `constants` as in `parse_json`."""
     with opened(path) as file:
@@ -116,3 +128,8 @@ def read_object(
     if not isinstance(value, dict):
         raise FormatError(f"{path.name} is not a JSON object")
     return value
+
+
+def read_config(path: Path) -> Any:
+    """Read a model's `config.json`, with transformers' `{"__float__": "Infinity"}` for a bare `Infinity`."""
+    return read_object(path, constants=lambda name: {"__float__": name})

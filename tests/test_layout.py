@@ -25,9 +25,9 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 80_421,
-    "files": 438,
-    "files under 60 lines": 48,
+    "lines": 80_422,
+    "files": 437,
+    "files under 60 lines": 47,
     "class names used more than once": 10,
     "dict[str, Any]": 40,
 }

@@ -12,8 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fusery.registry.record import plain
 from fusery.registry.remote.server import details_of
 from fusery.registry.runtime.http_server import NAME
-from fusery.storage.errors import FuseryError
-from fusery.storage.plaintext import visible
+from fusery.storage.errors import FuseryError, visible
 from fusery.storage.secrets import masked
 
 from .auth import RequestError, principal_of

@@ -20,7 +20,7 @@ from fusery.registry.errors import AliasGuardedError, BadInputError, UnknownRefe
 from fusery.registry.records.release import Moved, Promotion
 from fusery.registry.records.trust import Role
 from fusery.storage.errors import FuseryError
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable
 
 from .answers import page, status_of
 from .auth import HALF_A_DAY, LocalAuth, NotSignedInError, TokenAuth, principal_of

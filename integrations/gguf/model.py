@@ -24,7 +24,7 @@ from fusery.registry.engine.matrices import matrix_of
 from fusery.registry.errors import BadInputError, MissingExtraError
 from fusery.registry.models.gguf_convert import WRITTEN_KINDS, blocks, interleaved, kind_of
 from fusery.registry.models.gguf_llama import ROPE_FACTORS, TensorPlace, tensor_places
-from fusery.storage.jsonfile import read_object
+from fusery.storage.jsonfile import read_config
 
 from .family import Dimensions, Value, dimension_keys, dimensions_of, refusal, rope_factors
 from .tokenizer import tokenizer_keys
@@ -152,7 +152,7 @@ class Model:
 def read_model(files: Mapping[str, Path]) -> Model:
     """Read a model's configuration and headers."""
     require_gguf()
-    config = read_object(files["config.json"])
+    config = read_config(files["config.json"])
     return Model(files, config, dimensions_of(config), read_base(files, config))
 
 

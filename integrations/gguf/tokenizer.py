@@ -42,6 +42,8 @@ def tokenizer_keys(files: Mapping[str, Path], config: Mapping[str, Any], rows: i
         own = Tokenizer.from_str(json.dumps(document))
     except Exception as error:  # the library raises bare ones
         raise FormatError(f"the model's tokenizer.json cannot be read: {error}") from error
+    own.no_padding()
+    own.no_truncation()
     model = document.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE":
         raise refusal("its tokenizer is not a BPE")
@@ -174,7 +176,7 @@ def _template(files: Mapping[str, Path], settings: Mapping[str, Any]) -> str:
 
 
 def _optional(files: Mapping[str, Path], name: str) -> Mapping[str, Any]:
-    return read_object(files[name]) if name in files else {}
+    return read_object(files[name], limit=_JSON_LIMIT, most=MOST_VALUES) if name in files else {}
 
 
 UNKNOWN, BYTE = 2, 6  # Kinds of tokens (`gguf.TokenType`)

@@ -20,12 +20,11 @@ from fusery.registry.bundles.writing import FOLDER_MODE, BundleFolder, bundle_re
 from fusery.registry.documents import CHECKSUM, RECORD, checksum_of
 from fusery.registry.errors import AlreadyExistsError
 from fusery.storage.digest import digest_file, parse_digest
-from fusery.storage.errors import FuseryError, StorageError
+from fusery.storage.errors import FuseryError, StorageError, typed
 from fusery.storage.failures import opened, os_failures
 from fusery.storage.jsonfile import parse_json, read_object
 from fusery.storage.locate import open_tree
 from fusery.storage.manifest import FileEntry, Manifest, safe_relative_path
-from fusery.storage.plaintext import typed
 from fusery.storage.processes import process_tag, sweep_temporary
 from fusery.storage.verified_files import FileState, folder_state
 

@@ -35,9 +35,8 @@ from fusery.registry.runtime.document import (
     read_document,
 )
 from fusery.registry.runtime.errors import AddressError, DocumentError, ServingError
-from fusery.storage.errors import FuseryError
+from fusery.storage.errors import FuseryError, typed
 from fusery.storage.manifest import Manifest
-from fusery.storage.plaintext import typed
 from fusery.storage.progress import SILENT, Reporter
 
 if TYPE_CHECKING:

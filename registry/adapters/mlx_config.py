@@ -22,8 +22,7 @@ from pydantic import (
 
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.failures import os_failures
-from fusery.storage.jsonfile import read_object
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable, read_object
 from fusery.storage.safetensors import Header, read_header
 from fusery.storage.secrets import without_credentials
 

@@ -20,12 +20,13 @@ TOOLS_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 GENERATION = "generation_config.json"
 _CONFIG = "config.json"
 
-# The most values in a tokenizer.json; the largest vocabularies, with their merges, have half as many.
+# The most values in one of them; the largest vocabularies, with their merges, have half as many.
 MOST_VALUES = 4_000_000
 # The most bytes of each file.
 _LIMITS: Mapping[str, int] = {
     TOKENIZER: 64 << 20,
-    **dict.fromkeys((SETTINGS, SPECIAL, ADDED, GENERATION), 4 << 20),
+    SETTINGS: 32 << 20,  # of a speech model: all of its 65,536 audio tokens
+    **dict.fromkeys((SPECIAL, ADDED, GENERATION), 4 << 20),
     **dict.fromkeys((TEMPLATE, TOOLS_TEMPLATE), 1 << 20),
 }
 TOKENIZER_FILES = frozenset(_LIMITS)
@@ -88,7 +89,9 @@ def require_readable(path: str, data: bytes) -> None:
             data.decode("utf-8")
         except UnicodeDecodeError as error:
             raise FormatError(f"{path} is not UTF-8 text") from error
-    elif not isinstance(parse_json(data, path, most=MOST_VALUES if path == TOKENIZER else MAX_VALUES), dict):
+        return
+    most = MOST_VALUES if path in (TOKENIZER, SETTINGS) else MAX_VALUES
+    if not isinstance(parse_json(data, path, most=most), dict):
         raise FormatError(f"{path} is not a JSON object")
 
 
@@ -188,7 +191,7 @@ def settings_of(read: Read, name: str = SETTINGS) -> Mapping[str, Any]:
     """Return the contents of a model's JSON file; empty if it cannot be read."""
     data = read(name)
     try:
-        contents = parse_json(data, name) if data else {}
+        contents = parse_json(data, name, most=MOST_VALUES) if data else {}
     except StorageError:
         return {}
     return contents if isinstance(contents, dict) else {}

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..adapters.files import CONFIG, METADATA, WEIGHTS
 from ..adapters.finding import Finding, some
+from ..adapters.peft_config import MERGE
 from ..engine.config import has_vision
 from ..errors import BadInputError
 from ..models.libraries import ignored_window
@@ -140,6 +141,8 @@ def modules_of_base(candidate: Candidate) -> Iterator[Finding]:
     hint = _BLIND if has_vision(unknown) else None
     if unknown <= candidate.tied_heads:
         hint = _TIED
+    elif any(".experts." in module for module in unknown):
+        hint = f"mlx has all experts of a layer in one tensor: {MERGE}"
     text = f"not in {candidate.base.name}"
     yield from UNKNOWN_MODULE.listed(WEIGHTS, unknown, "adapted module", text, hint)
 

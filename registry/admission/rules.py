@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fusery.storage.errors import FuseryError
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable
 from fusery.storage.plugins import Plugin, PluginError, blaming, load_plugin, plugins, taken_twice
 
 from ..adapters.finding import ORDER, Finding, Severity, by_severity

@@ -10,7 +10,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TypedDict
 
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable
 from fusery.storage.secrets import without_credentials
 
 from ..errors import BadInputError

@@ -94,12 +94,17 @@ def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
             continue
         if name not in (TOKENIZER, ADDED, SETTINGS):
             continue
-        ids = token_ids(data, name)
-        if ids is None:
+        if (ids := token_ids(data, name)) is None:
             yield TOKENIZER_UNREADABLE.finding(name, f"{name} is not a tokenizer that can be read")
-        elif rows and ids and max(ids.values()) >= rows:
-            highest = max(ids, key=lambda token: ids[token])
-            message = f"{name} gives {highest[:40]!r} the id {ids[highest]}, and {candidate.base.name} has {rows} rows"
+        beyond = {(number, token) for token, number in (ids or {}).items() if rows and number >= rows}
+        for file in (TOKENIZER, ADDED, SETTINGS) if beyond else ():  # Gemma 3 itself has one
+            theirs = token_ids(candidate.base.tokenizer(file) or b"", file) or {}
+            beyond -= {(number, token) for token, number in theirs.items()}
+        if beyond:
+            number, token = max(beyond)
+            message = (
+                f"{name} gives {token[:40]!r} the id {number}, and {candidate.base.name} has {rows} rows"
+            )
             yield TOKENS_BEYOND_BASE.finding(name, message)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from fusery.storage.digest import parse_digest
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable
 from fusery.storage.progress import SILENT, Reporter
 
 from ..errors import BadInputError, UnknownReferenceError

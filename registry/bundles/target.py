@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from fusery.storage.errors import StorageError
-from fusery.storage.jsonfile import read_object
+from fusery.storage.jsonfile import read_config, read_object
 from fusery.storage.manifest import Manifest
 from fusery.storage.plugins import Plugin, blaming, find_plugin, load_plugin, plugins
 from fusery.storage.safetensors import read_header
@@ -48,7 +48,7 @@ class Layout(Record, kw_only=False):
 def model_layout(folder: Path) -> Layout:
     """Read a model's folder as mlx-lm and transformers do: configuration, index, headers."""
     try:
-        config = read_object(folder / "config.json")
+        config = read_config(folder / "config.json")
         paths = sorted(folder.glob("*.safetensors"))
         names_by_file = {path.name: set(read_header(path).tensors) for path in paths}
         index = read_object(folder / INDEX).get("weight_map") if (folder / INDEX).is_file() else None

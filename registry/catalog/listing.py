@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, Subquery, false, func, or_, select, union_all
 from sqlalchemy.orm import Session, joinedload, selectinload
 
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable
 
 from .. import tables
 from ..errors import BadInputError, UnknownReferenceError

@@ -9,8 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from fusery.storage.errors import FuseryError
-from fusery.storage.plaintext import typed
+from fusery.storage.errors import FuseryError, typed
 
 from .. import tables
 from ..adapters.files import WEIGHTS

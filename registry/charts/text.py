@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from fusery.storage.plaintext import visible
+from fusery.storage.errors import visible
 
 LONGEST = 2_000  # the most characters of one text that are shown
 _DIGITS = re.compile(r"([0-9]+)")

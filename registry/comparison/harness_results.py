@@ -80,7 +80,7 @@ def results_in(results: Path | Mapping[str, float]) -> Results:
     if len(data) > MAX_BYTES:
         raise BadInputError(f"{name} is larger than {MAX_BYTES >> 20} MiB", hint="leave out the samples")
     try:
-        document = parse_json(data, name, constants=True)
+        document = parse_json(data, name, constants=float)
     except FormatError as error:
         raise BadInputError(error.message, hint=_HINT) from error
     if not isinstance(document, dict):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from fusery.storage.plaintext import typed
+from fusery.storage.errors import typed
 from fusery.storage.progress import Reporter
 from fusery.storage.secrets import without_credentials
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from fusery.storage.plaintext import visible
+from fusery.storage.errors import visible
 
 from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.tokenizer_files import is_tokenizer_file, refusal

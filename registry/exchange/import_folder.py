@@ -12,11 +12,10 @@ from sqlalchemy import select
 
 from fusery.storage.copying import copy_file
 from fusery.storage.digest import Digest
-from fusery.storage.errors import MissingFileError
+from fusery.storage.errors import MissingFileError, typed, visible
 from fusery.storage.folder import scan
-from fusery.storage.jsonfile import read_object
+from fusery.storage.jsonfile import is_keepable, read_object
 from fusery.storage.manifest import FileEntry, manifest_of
-from fusery.storage.plaintext import is_keepable, typed, visible
 
 from .. import tables
 from ..adapters.files import METADATA

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from fusery.storage.errors import FuseryError
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable
 
 from ..adapters.files import CHECKPOINT, CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..registration.training_record import RunRecord

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import Digest
-from fusery.storage.jsonfile import read_object
+from fusery.storage.jsonfile import read_config
 from fusery.storage.manifest import FileEntry
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS
@@ -104,7 +104,7 @@ def whole_of(
         raise FusionUnsupportedError(f"cannot use {name}: {lost.message}", hint=f"fusery show {name}")
     if not peft.whole:
         return None
-    fitted = fit_whole(base, read_object(base["config.json"]), weights, peft.whole)
+    fitted = fit_whole(base, read_config(base["config.json"]), weights, peft.whole)
     if fitted.problems:
         message = f"the whole tensors of {name} do not fit its base: {fitted.problems[0]}"
         raise FusionUnsupportedError(message, hint=f"fusery show {name}")

@@ -37,8 +37,10 @@ def require_form(
     for row in between:
         if form_difference(workspace, row, own) is None and form_difference(workspace, base, row) is None:
             return
-    hint = "give --base a quantised or dequantised form of the same weights, or leave it out"
-    message = f"{base.name} is not a form of {own.name}, the base model of {adapter}: {difference}"
+    hint = f"leave --base out; or if both are the same weights: fusery register FOLDER --base {base.name} --trained-on {own.name}"
+    message = (
+        f"{base.name} is not known to be a form of {own.name}, the base model of {adapter}: {difference}"
+    )
     raise BadInputError(message, hint=hint)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import Digest
-from fusery.storage.jsonfile import read_object
+from fusery.storage.jsonfile import read_config, read_object
 from fusery.storage.manifest import Manifest
 from fusery.storage.progress import tally
 from fusery.storage.safetensors import tensor_bytes
@@ -177,7 +177,7 @@ class InputFiles:
         extras = [AddedAdapter(own[WEIGHTS], read_object(own[CONFIG]), part.weight) for own, part in added]
         return make_plan(
             self._tokenized,
-            read_object(self.base["config.json"]),
+            read_config(self.base["config.json"]),
             adapters[0][WEIGHTS],
             read_object(adapters[0][CONFIG]),
             policy,

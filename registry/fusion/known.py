@@ -209,9 +209,7 @@ def recorded_measurement(workspace: Workspace, key: Digest) -> KeyRecord:
     """Return what is on record about a key, or what the log says of a refused attempt, whatever is asked for."""
     with workspace.database.read() as session:
         row = counting(session, key, accept=False)
-        if row is None:
-            return refused(session, key)
-        return record_of_row(session, key, row)
+        return refused(session, key) if row is None else record_of_row(session, key, row)
 
 
 def record_of_row(session: Session, key: str, row: tables.FusedRow) -> KeyRecord:

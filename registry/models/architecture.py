@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fusery.storage.errors import FormatError, MissingFileError
-from fusery.storage.jsonfile import read_object
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable, read_config, read_object
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Header, Tensor, read_header
 
 from ..engine.architectures import TENSOR_SCALE, TENSOR_SCALED, has_tensor_scales
@@ -80,7 +79,7 @@ class Architecture:
 def read_architecture(folder: Path | Mapping[str, Path]) -> Architecture:
     """Read the architecture of a model from its folder, or from its files by name."""
     files = folder if isinstance(folder, Mapping) else {path.name: path for path in folder.iterdir()}
-    config = read_object(files.get("config.json", Path("config.json")))
+    config = read_config(files.get("config.json", Path("config.json")))
     if not is_keepable(config):
         raise FormatError("config.json holds text with NUL or half of a character")
     listed = config.get("architectures")

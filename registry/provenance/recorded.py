@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from fusery.storage.plaintext import is_keepable, visible
+from fusery.storage.errors import visible
+from fusery.storage.jsonfile import is_keepable
 
 from .. import tables
 from ..actors import person

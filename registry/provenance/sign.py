@@ -10,8 +10,8 @@ from typing import Protocol
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fusery.storage.errors import typed, visible
 from fusery.storage.manifest import Manifest
-from fusery.storage.plaintext import typed, visible
 from fusery.storage.publishing import write_atomically
 
 from .. import dsse, errors, tables

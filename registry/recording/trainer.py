@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fusery.storage.errors import FuseryError
-from fusery.storage.jsonfile import read_object
+from fusery.storage.jsonfile import read_config
 
 from ..adapters.trained_through import ITS_WEIGHTS, QUANTIZATION_AWARE
 from ..errors import MissingExtraError, TrainingFailedError
@@ -96,7 +96,7 @@ def _recorded(
         from mlx_lm.utils import _download
 
         config = _download(model) / "config.json"  # fetched from a hub if it is no folder here
-        keys = mlx_keys(read_object(config)) if config.is_file() else {}
+        keys = mlx_keys(read_config(config)) if config.is_file() else {}
         return load(model, *rest, **named, **({"model_config": keys} if keys else {}))
 
     def bind_and_load(args: Any, tokenizer: Any) -> Any:

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from fusery.storage.copying import Progress
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, MissingFileError, StorageError
-from fusery.storage.jsonfile import read_object
+from fusery.storage.jsonfile import read_config
 from fusery.storage.manifest import Manifest
 from fusery.storage.verified_files import Watch, require_digests, watched
 
@@ -143,7 +143,7 @@ def lay_out(files: Mapping[str, Path], folder: Path) -> None:
 
 def completed_config(file: Path) -> bytes | None:
     """Return a `config.json` with the keys beside its own that mlx-lm needs, None where it needs none."""
-    config = read_object(file)
+    config = read_config(file)
     return json.dumps(written_config(config), indent=2).encode() + b"\n" if mlx_keys(config) else None
 
 

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.digest import parse_digest
 from fusery.storage.errors import StorageError
+from fusery.storage.jsonfile import is_keepable
 from fusery.storage.manifest import Manifest
-from fusery.storage.plaintext import is_keepable
 from fusery.storage.secrets import without_credentials
 
 from .. import tables

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusery.storage.jsonfile import read_object
+from fusery.storage.jsonfile import read_config
 from fusery.storage.safetensors import Header
 
 from ..adapters.folder import AdapterFolder
@@ -43,7 +43,7 @@ def describe_base(files: Mapping[str, Path], failed: Callable[[str], None] = lam
 
 def require_sensible(files: Mapping[str, Path]) -> None:
     """Refuse a model whose configuration says sizes that no model has."""
-    problem = absurdity(read_object(files["config.json"])) if "config.json" in files else None
+    problem = absurdity(read_config(files["config.json"])) if "config.json" in files else None
     if problem is not None:
         raise BadInputError(f"invalid config.json: {problem}", hint="use the model's own config.json")
 

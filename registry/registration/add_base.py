@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _COMPANIONS = re.compile(
     r"config\.json|generation_config\.json|tokenizer[^/]*\.(json|jinja|model)|[^/]*\.tiktoken|special_tokens_map\.json"
     r"|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|additional_chat_templates/[^/]+\.jinja"
-    r"|(pre)?processor_config\.json|LICENSE[^/]*|model\.safetensors\.index\.json"
+    r"|([\w-]+_)?(pre)?processor_config\.json|(LICEN[CS]E|NOTICE)[^/]*|model\.safetensors\.index\.json"
 )
 
 

@@ -14,8 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
 from fusery.storage.digest import Digest
-from fusery.storage.errors import FuseryError
-from fusery.storage.plaintext import typed
+from fusery.storage.errors import FuseryError, typed
 
 from .. import tables
 from ..adapters.files import CONFIG, METADATA

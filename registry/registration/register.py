@@ -14,9 +14,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.storage.copying import Staging
-from fusery.storage.errors import MissingFileError, StorageError, UnsafePathError
+from fusery.storage.errors import MissingFileError, StorageError, UnsafePathError, typed
 from fusery.storage.manifest import Manifest
-from fusery.storage.plaintext import typed
 from fusery.storage.transfer import require_room
 
 from .. import tables

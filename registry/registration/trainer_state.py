@@ -45,7 +45,7 @@ class TrainerState:
 
 def read_trainer_state(path: Path) -> TrainerState:
     """Read an untrusted state."""
-    document = read_object(path, limit=MAX_STATE_BYTES, most=_MAX_VALUES, constants=True)
+    document = read_object(path, limit=MAX_STATE_BYTES, most=_MAX_VALUES, constants=float)
     step, history = _step(document.get("global_step")), document.get("log_history")
     if step is None or not isinstance(history, list):
         raise FormatError(f"{STATE} has no global_step and log_history, as a trainer writes them")

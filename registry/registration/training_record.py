@@ -19,9 +19,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import FormatError
 from fusery.storage.failures import os_failures
-from fusery.storage.jsonfile import read_object
+from fusery.storage.jsonfile import is_keepable, read_object
 from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.plaintext import is_keepable
 from fusery.storage.publishing import write_atomically
 from fusery.storage.secrets import without_credentials
 

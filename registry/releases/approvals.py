@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable
 from fusery.storage.secrets import without_credentials
 
 from .. import tables

@@ -10,9 +10,8 @@ from dataclasses import is_dataclass
 from datetime import datetime
 from typing import Any
 
-from fusery.storage.jsonfile import MAX_DEPTH, layers
+from fusery.storage.jsonfile import MAX_DEPTH, is_keepable, layers
 from fusery.storage.manifest import FileEntry
-from fusery.storage.plaintext import is_keepable
 
 from ..parsing import CLOCK_SKEW
 from ..record import LARGE, LINE, About, parts_of

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 from sqlalchemy.types import TypeEngine
 
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable
 
 T = TypeVar("T")
 Json = dict[str, Any]

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fusery.storage.errors import typed
 from fusery.storage.failures import os_failures
 from fusery.storage.layout import BLOBS, FORMAT_NAME, QUARANTINE, TMP
-from fusery.storage.plaintext import typed
 
 from ..errors import BadInputError
 

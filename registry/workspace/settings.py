@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fusery.storage.errors import StoreDeniedError
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable
 
 from ..actors import actor_of
 from ..errors import BadInputError

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.storage.errors import StoreMismatchError
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable
 
 from ..actors import LONGEST
 from ..errors import BadInputError, SchemaError

@@ -80,7 +80,7 @@ def test_another_form_of_the_base_is_named_by_every_command(forms: Fusery, tmp_p
     require_refusals(
         forms,
         *(
-            (f"{command} --base other", "other is not a form of tiny")
+            (f"{command} --base other", "other is not known to be a form of tiny")
             for command in (
                 "fuse course_rec@1",
                 "materialize course_rec@1 model",

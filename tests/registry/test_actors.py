@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fusery.registry.actors import LONGEST, PIPELINES, actor_of, person
 from fusery.registry.workspace.settings import Settings
-from fusery.storage.plaintext import is_keepable
+from fusery.storage.jsonfile import is_keepable
 
 GITHUB = {"CI": "true", "GITHUB_ACTIONS": "true", "GITHUB_ACTOR": "ann", "GITHUB_RUN_ID": "1234"}
 GITHUB |= {"GITHUB_REPOSITORY": "acme/models"}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -39,6 +41,7 @@ from fusery.research.models import (
     uncompiled,
 )
 from fusery.research.prompts import Sample
+from fusery.storage.errors import OutOfSpaceError
 
 TOKENS = np.random.default_rng(5).integers(0, 300, (3, 11)).astype(np.int32)
 
@@ -275,6 +278,12 @@ def test_scores_are_those_of_each_sample_alone(tiny_base: Path, adapter: Path) -
     reverse = measure(ModelSource(tiny_base), ModelSource(tiny_base, adapter), SAMPLES).scores[0]
     np.testing.assert_array_equal(measured.scores[0].loss_a, reverse.loss_b)
     assert not np.array_equal(measured.scores[0].kl, reverse.kl)
+
+
+def test_logits_need_room(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
+    with pytest.raises(OutOfSpaceError):
+        measure(ModelSource(tiny_base), ModelSource(tiny_base), SAMPLES)
 
 
 def test_the_inputs_of_a_layer_are_what_it_multiplies(tiny_base: Path, adapter: Path) -> None:

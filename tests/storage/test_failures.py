@@ -19,9 +19,10 @@ from fusery.storage.errors import (
     StoreDeniedError,
     StoreUnavailableError,
     UnsafePathError,
+    typed,
 )
 from fusery.storage.failures import os_failures
-from fusery.storage.plaintext import is_keepable, typed
+from fusery.storage.jsonfile import is_keepable
 from fusery.storage.progress import SILENT, Reporter, tally
 
 

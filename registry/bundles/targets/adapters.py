@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fusery.storage.errors import StorageError
-from fusery.storage.jsonfile import read_object
+from fusery.storage.jsonfile import read_config, read_object
 from fusery.storage.safetensors import read_header
 
 from ...adapters.files import CONFIG, WEIGHTS
@@ -96,7 +96,7 @@ def _modules(base: Path) -> set[str]:
     from ...engine.architectures import NeedsModelClassError, require_by_name
 
     try:
-        require_by_name(read_object(base / "config.json"), written_by_mlx=False)
+        require_by_name(read_config(base / "config.json"), written_by_mlx=False)
     except NeedsModelClassError:
         return set()
     names = [name for path in base.glob("*.safetensors") for name in read_header(path).tensors]

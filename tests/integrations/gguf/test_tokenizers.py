@@ -144,6 +144,16 @@ REFUSED: tuple[tuple[Callable[[dict[str, Any]], Any], str], ...] = (
 )  # fmt: skip
 
 
+def test_saved_padding_and_truncation_do_not_matter(make_model: Callable[..., Path]) -> None:
+    base = make_model("llama-bpe")
+    expected, document = keys_of(base), json.loads((base / "tokenizer.json").read_text())
+    pad = {"direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}
+    document["padding"] = {"strategy": {"Fixed": 1024}, **pad}
+    document["truncation"] = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+    (base / "tokenizer.json").write_text(json.dumps(document))
+    assert keys_of(base) == expected
+
+
 def test_a_large_tokenizer_is_converted(make_model: Callable[..., Path]) -> None:
     """Qwen's 151,000 tokens and as many merges, in pairs, are 600,000 values; here each merge is repeated."""
     base = make_model("qwen2")

@@ -98,16 +98,15 @@ def test_the_configuration_has_the_names_of_its_file(
 
 def test_what_sees_is_not_adapted(module_registry: Registry, base: Path, tmp_path: Path) -> None:
     adapter = exported(module_registry, base, tmp_path)
-    folder = renamed(
-        adapter,
-        tmp_path / "sees",
-        lambda name: name.replace(
-            "model.language_model.layers.0.self_attn.q_proj", "model.visual.blocks.0.attn.qkv"
-        ),
-    )
-    found = module_registry.adapters.check(folder, base="qwen2_vl", task="sees")
-    (unknown,) = [finding for finding in found if finding.code == "unknown_module"]
-    assert "model.visual.blocks.0.attn.qkv" in unknown.message
+    own = "model.language_model.layers.0.self_attn.q_proj"
+    for number, (other, hinted) in enumerate((
+        ("model.visual.blocks.0.attn.qkv", "exclude_modules"),
+        ("model.language_model.layers.0.mlp.experts.3.gate_proj", "merge_and_unload"),
+    )):  # fmt: skip
+        folder = renamed(adapter, tmp_path / str(number), lambda name, to=other: name.replace(own, to))
+        found = module_registry.adapters.check(folder, base="qwen2_vl", task="sees")
+        (unknown,) = [finding for finding in found if finding.code == "unknown_module"]
+        assert hinted in unknown.hint
 
 
 def recorded(registry: Registry, name: str) -> Architecture:

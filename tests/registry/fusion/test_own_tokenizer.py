@@ -191,6 +191,24 @@ def decode(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
+def test_a_token_that_the_base_has_beyond_its_rows(
+    sqlite_registry: Registry, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    """Gemma 3 has 262,144 rows, and gives `<image_soft_token>` that id."""
+    own, folder = shutil.copytree(base, tmp_path / "own"), shutil.copytree(adapter, tmp_path / "far")
+    document = json.loads((base / "tokenizer.json").read_text())
+    document["added_tokens"][-1]["id"] = 4000
+    (own / "tokenizer.json").write_text(json.dumps(document))
+    (folder / "tokenizer.json").write_text(json.dumps(document | {"truncation": None}, indent=1))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"extra": "x" * (5 << 20)}))
+    codes = {}
+    for name, place in (("base", base), ("own", own)):
+        sqlite_registry.bases.add(place, name=name)
+        found = sqlite_registry.adapters.check(folder, base=name, task="chat")
+        codes[name] = {one.code for one in found if one.code.startswith("token") and one.severity == "error"}
+    assert codes == {"base": {"tokens_beyond_base"}, "own": set()}
+
+
 def put(folder: Path, name: str, content: str | bytes) -> None:
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 

@@ -210,7 +210,7 @@ def test_check_passes_over_a_huge_tokenizer_nearby(sqlite_registry: Registry, tm
     at = make_setups(sqlite_registry, tmp_path, smollm2=False)("run")
     checkpoint = make_peft(at.folder / "checkpoint-10", at.base)
     with (at.folder / "tokenizer_config.json").open("wb") as file:
-        file.truncate(5 << 20)
+        file.truncate(33 << 20)
     codes = {one.code for one in sqlite_registry.adapters.check(checkpoint, base="base", task="run")}
     assert not codes & DIFFERENCES
 

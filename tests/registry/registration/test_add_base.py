@@ -77,10 +77,15 @@ def test_other_paths_are_refused(registry: Registry, tmp_path: Path, monkeypatch
 
 def test_only_what_makes_up_the_model_is_taken(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_base, tmp_path / "copy")
+    companions = {"video_preprocessor_config.json", "processor_config.json", "NOTICE", "LICENCE.txt"}
     for name in ("modeling_tiny.py", "pytorch_model.bin", "notes.txt", ".secret"):
         (folder / name).write_bytes(b"x")
+    for name in companions:
+        (folder / name).write_text("{}")
+    config = (folder / "config.json").read_text().rstrip().removesuffix("}")
+    (folder / "config.json").write_text(config + ', "time_step_limit": [0.0, Infinity]}')  # Nemotron-H
     paths = {file["path"] for file in registry.bases.add(folder)["files"]}
-    assert paths == {file["path"] for file in registry.bases.add(tiny_base)["files"]}
+    assert paths == {*companions, *(file["path"] for file in registry.bases.add(tiny_base)["files"])}
 
 
 SPOILT: dict[str, Callable[[Path], object]] = {
