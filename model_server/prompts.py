@@ -98,9 +98,10 @@ class PromptEncoder:
 def _template_message(message: Message) -> dict[str, object]:
     """Return a message as templates expect it: arguments of calls are objects, not OpenAI's JSON text."""
     values = message.model_dump(exclude_none=True)
+    values["role"] = {"developer": "system"}.get(message.role, message.role)  # templates know no other
     for call in values.get("tool_calls", ()):
         try:
-            arguments = json.loads(call["function"]["arguments"])
+            arguments = json.loads(call["function"]["arguments"] or "{}")
         except (ValueError, RecursionError):
             arguments = None
         if not isinstance(arguments, dict):

@@ -178,6 +178,7 @@ def forced_grammar(tokenizer: Any, tools: Sequence[Tool]) -> str:
         )
     if len(calls) > 1 and any("$ref" in json.dumps(call) for call in calls):
         raise invalid("tools", "with tool_choice, parameters of several tools cannot use $ref")
+    calls[0] |= {key: value for key, value in parameters.items() if key in ("$defs", "definitions")}
     schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
     # llguidance's grammars quote texts, but not single special tokens.
     start, end = (
@@ -241,5 +242,5 @@ def _call(parsed: Mapping[str, Any]) -> dict[str, object]:
     if not isinstance(name, str) or not isinstance(arguments, dict | str):
         raise TypeError("a call has a name and arguments")
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    identity = parsed.get("id") or f"call_{secrets.token_hex(12)}"
+    identity = parsed.get("id") or secrets.token_hex(5)[:9]  # Mistral's templates take no other form
     return {"id": str(identity), "type": "function", "function": {"name": name, "arguments": text}}

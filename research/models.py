@@ -235,8 +235,7 @@ class FirstAnswers:
         for at, rows in _counted(model, samples, count):
             if not places:
                 size = sum(len(sample.targets) for sample in samples) * rows[:1].nbytes
-                hint = "set TMPDIR to a folder on another disk, or give fewer prompts: --limit 8"
-                require_rooms([Need(Path(tempfile.gettempdir()), [size])], hint=hint)
+                require_rooms([Need(Path(tempfile.gettempdir()), [size])], hint="set TMPDIR to a larger disk")
             places[at] = (file.tell(), rows.shape)
             file.write(np.ascontiguousarray(rows).data)
         file.flush()

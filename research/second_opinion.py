@@ -174,9 +174,8 @@ def _verdict_of_task(measured: ModelScores, start: int, end: int, general_kl: fl
         kept = lost <= NEAR or gained - lost >= KEPT * gained
         verdict = PASS if kept and agreement >= AGREE and general_kl <= GENERAL else DEGRADED
     figures = {"gained": gained, "lost": lost, "agreement": agreement, "general_kl": general_kl}
-    return FusedAnswers(
-        verdict=verdict, prompts=prompts, **{name: float(f"{value:.6g}") for name, value in figures.items()}
-    )
+    rounded = {name: float(f"{value:.6g}") for name, value in figures.items()}
+    return FusedAnswers(verdict=verdict, prompts=prompts, **rounded)
 
 
 def _mean(parts: Sequence[np.ndarray]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ MAX_BYTES = 16 << 20
 MAX_VALUES = 500_000
 """Values in one document: what is parsed takes up to thirty times the memory of its text."""
 MAX_DEPTH = 64
-Constants = Callable[[str], Any] | None
 MAX_DIGITS = 40
 
 _UNKEEPABLE = re.compile(r"[\x00\ud800-\udfff]")
@@ -41,19 +40,16 @@ def holds_more_than(data: bytes, most: int) -> bool:
 
 
 def parse_json(
-    data: bytes,
-    subject: str,
-    *,
-    most: int = MAX_VALUES,
-    deepest: int = MAX_DEPTH,
-    constants: Constants = None,
+    data: bytes, subject: str, *, most: int = MAX_VALUES, deepest: int = MAX_DEPTH, constants: Any = None
 ) -> Any:
     """Parse strict JSON (RFC 8259) in UTF-8; `constants` returns the values of `NaN`, `Infinity` and `-Infinity`."""
     if holds_more_than(data, most):
         raise FormatError(f"{subject} holds more than {most:,} values")
 
-    def constant(name: str) -> float:
-        raise FormatError(f"{subject} holds {name}, which JSON does not have")
+    def constant(name: str) -> Any:
+        if constants is None or (value := constants(name)) is None:
+            raise FormatError(f"{subject} holds {name}, which JSON does not have")
+        return value
 
     def whole(text: str) -> int:
         if len(text) > MAX_DIGITS:
@@ -76,7 +72,7 @@ def parse_json(
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=unique,
-            parse_constant=constants or constant,
+            parse_constant=constant,
             parse_int=whole,
             parse_float=finite,
         )
@@ -117,7 +113,7 @@ def count_values(value: Any) -> int:
 
 
 def read_object(
-    path: Path, *, limit: int = MAX_BYTES, most: int = MAX_VALUES, constants: Constants = None
+    path: Path, *, limit: int = MAX_BYTES, most: int = MAX_VALUES, constants: Any = None
 ) -> dict[str, Any]:
     """Read a JSON object from a file of at most `limit` bytes; `most` and `constants` as in `parse_json`."""
     with opened(path) as file:
@@ -132,4 +128,4 @@ def read_object(
 
 def read_config(path: Path) -> Any:
     """Read a model's `config.json`, with transformers' `{"__float__": "Infinity"}` for a bare `Infinity`."""
-    return read_object(path, constants=lambda name: {"__float__": name})
+    return read_object(path, constants=lambda name: None if name == "NaN" else {"__float__": name})

@@ -230,10 +230,11 @@ class TokenAuth:
 
     def principal(self, request: Request) -> Principal:
         """Return the sender; a proxy's header takes precedence over a cookie, which a sibling domain could set."""
-        token = bearer(request)
+        proxied = self._of_proxy(request)
+        basic = request.headers.get("authorization", "").lower().startswith("basic ")  # meant for the proxy
+        token = None if basic and proxied is not NOBODY else bearer(request)
         if token is not None:
             return self.authenticate(token, is_program=True)
-        proxied = self._of_proxy(request)
         session = self.session(request)
         if proxied is not NOBODY or not session:
             return proxied

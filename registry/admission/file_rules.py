@@ -228,7 +228,7 @@ _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy"
 # What transformers' Trainer, accelerate and DeepSpeed keep to go on from a checkpoint.
 _TRAINER = re.compile(
     r"(?:.*/)?(?:training_args\.bin|(?:optimizer|scheduler|scaler)(?:_[0-9]+)?\.(?:pt|bin)|rng_state(?:_[0-9]+)?\.pth"
-    r"|random_states_[0-9]+\.pkl|global_step[0-9]+/[^/]+\.pt)"
+    r"|random_states_[0-9]+\.pkl|global_step[0-9]+/[^/]+\.pt|zero_to_fp32\.py|(?:recipe_state/)?recipe_state\.pt)"
 )
 _PROGRAMS = (
     *(".py", ".pyc", ".sh", ".bash", ".zsh", ".ps1", ".bat", ".cmd", ".js", ".rb", ".pl", ".lua", ".ipynb"),
@@ -291,8 +291,8 @@ def no_executable_files(candidate: Candidate) -> Iterator[Finding]:
     # A pickle named .safetensors has its own error, `not_safetensors`.
     others = [entry for entry in entries if entry.suffix != ".safetensors"]
     pickles = {e.path for e in others if e.suffix in _PICKLES or e.head.startswith(_PICKLE_HEADS)} - programs
-    trainer = {path for path in pickles if _TRAINER.fullmatch(path)}
-    pickles -= trainer
+    trainer = {path for path in pickles | programs if _TRAINER.fullmatch(path)}
+    pickles, programs = pickles - trainer, programs - trainer
     for code, paths in ((PICKLE_FILE, pickles), (TRAINER_FILE, trainer), (PROGRAM_FILE, programs)):
         if paths:
             yield code.finding(min(paths), f"beside the adapter: {some(paths)}")

@@ -67,12 +67,7 @@ class Adapters(Resource):
 
         if self.server is None:
             return register(workspace, path, submission, sources=sources)
-        facts: Facts = {
-            "base": submission.base,
-            "task": submission.task,
-            "tags": submission.tags,
-            "note": submission.note,
-        }
+        facts = cast("Facts", {key: getattr(submission, key) for key in ("base", "task", "tags", "note")})
         name, files, facts = self._sent(path, facts, SILENT)
         return self._register(name, files, sources=sources, **facts)
 

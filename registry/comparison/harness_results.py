@@ -92,6 +92,8 @@ def results_of(document: Mapping[str, Any], name: str) -> Results:
     """Return what a document, as read from JSON, says."""
     reader = _ResultsReader(name)
     form: Form = "plain"
+    if document and all(isinstance(part, Mapping) and "alias" in part for part in document.values()):
+        document = {"results": document}  # as `mlx_lm.evaluate` writes it
     if isinstance(document.get("config_general"), Mapping):
         form, values = "lighteval", reader.lighteval(document)
     elif isinstance(document.get("results"), Mapping):

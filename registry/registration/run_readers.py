@@ -52,7 +52,7 @@ def select_folder(path: Path, submission: Submission) -> tuple[Path, Training | 
     if not path.is_dir():
         return path, None
     with os_failures(f"read {path}", near=path):
-        run = _read_output(path)
+        run = _read_output(path.resolve())
     if run is None:
         return path, None
     if submission.log is not None:
@@ -72,7 +72,8 @@ def select_run(folder: AdapterFolder, submission: Submission) -> Training:
         run = _read_mlx_run(folder, log)
         return replace(run, remarks=(*run.remarks, *remarks)).choose(submission.checkpoint)
     source, wanted = log.name if log is not None else STATE, submission.checkpoint
-    here, weights, checkpoints = CHECKPOINT.fullmatch(folder.path.resolve().name), _weights(folder.path), []
+    place = folder.path.resolve()
+    here, weights, checkpoints = CHECKPOINT.fullmatch(place.name), _weights(place), []
     if weights is not None:
         step = int(here["step"]) if here else _final_step(state, weights, remarks)
         checkpoints.append(Checkpoint(step, weights))

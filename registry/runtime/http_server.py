@@ -53,7 +53,8 @@ def objection(headers: Headers, hosts: Collection[str]) -> Refusal | None:
     if host is not None and not _is_ours(host, hosts):
         message = f"this server is not {host[:100]!r}: to be asked by that name, it has to be started with --allow-host"
         return Refusal(403, message, code="unknown_host")
-    if origin is not None and (host is None or origin.partition("://")[2].lower() != host.lower()):
+    same = headers.get("sec-fetch-site") == "same-origin"  # from the browser itself: a proxy may change Host
+    if origin is not None and not (host and (same or origin.partition("://")[2].lower() == host.lower())):
         return Refusal(403, "pages of other origins may not ask this server", code="foreign_origin")
     return None
 

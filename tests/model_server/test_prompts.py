@@ -45,6 +45,9 @@ def prompts(tokenizer: Any) -> Iterator[PromptEncoder]:
     made.close()
 
 
+ROLES = "system", "developer"  # of instructions, in OpenAI's older and newer words
+
+
 def chat(prompts: PromptEncoder, messages: list[Message]) -> list[int]:
     return prompts.chat(prompts.render(messages, {}))
 
@@ -55,6 +58,8 @@ def test_tokens_are_what_the_tokenizer_makes_of_it(tokenizer: Any) -> None:
     prompts = PromptEncoder(tokenizer, context=CONTEXT, vocabulary=320)  # it renders from now on
     assert prompts.renders_apart
     assert chat(prompts, [Message(role="user", content="hello")]) == expected
+    instructed = [[Message(role=role, content="short"), Message(role="user", content="a")] for role in ROLES]
+    assert chat(prompts, instructed[0]) == chat(prompts, instructed[1])
     assert prompts.text("Grüße 🚀") == list(tokenizer.encode("Grüße 🚀"))
     assert prompts.text([1, 2, 3]) == [1, 2, 3]
     for tokens in ([320], [-1], [10**30], [True + 319]):

@@ -332,6 +332,15 @@ def test_a_model_that_knows_no_calls(base: Path, tmp_path: Path) -> None:
         create(model="tiny", messages=HELLO, max_tokens=1, extra_body={"tools": TOOLS, "tool_choice": "none"})
 
 
+def test_a_forced_call_may_refer_to_shared_parts_of_its_schema(base: Path) -> None:
+    """pydantic writes a nested model as `$ref`; the schema of the arguments is a part of the call's."""
+    item = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    parameters = {"$defs": {"Item": item}, "properties": {"item": {"$ref": "#/$defs/Item"}}}
+    tool = Tool.model_validate({"type": "function", "function": {"name": "add", "parameters": parameters}})
+    tokenizer = load_tokenizer(base)
+    Grammars(tokenizer, 320).of_lark(forced_grammar(tokenizer, [tool]), "tools")
+
+
 def test_a_form_of_calls_that_is_not_json(base: Path, tmp_path: Path) -> None:
     shutil.copytree(base, tmp_path / "base")
     text = TEMPLATE.replace("<tool_call>\n", "<tool_call>\n<function=")

@@ -44,6 +44,8 @@ def test_files_are_listed_by_path_with_their_sizes(folder: Path) -> None:
     (folder / ".git" / "objects" / "x").write_bytes(b"x")
     (folder / ".DS_Store").write_bytes(b"x")
     (folder / ".cache").symlink_to("/etc")
+    (folder / "wandb").mkdir()
+    (folder / "wandb" / "latest-run").symlink_to(folder / "1_Pooling")
     assert scan(folder) == [
         SourceFile("1_Pooling/config.json", folder / "1_Pooling" / "config.json", 2),
         SourceFile("config.json", folder / "config.json", 2),

@@ -226,6 +226,10 @@ def test_a_proxy_is_believed_by_its_address(own: Registry) -> None:
     with pages_of(own, TokenAuth(own, proxies)) as address:
         page = ask(address, "/log", **named)
         assert (page.status, "carla (reader)" in page.text) == (200, True)
+        assert ask(address, "/log", authorization="Basic Y2FybGE6eA==", **named).status == 200
+        for header in ("Basic Y2FybGE6eA==", "Bearer fsy_unknown"):
+            unproven = {**named, "x-fusery-proxy": "guessed"} if header[:5] == "Basic" else named
+            assert ask(address, "/log", **{**unproven, "authorization": header, **JSON}).status == 401
         assert ask(address, "/acts/adapters/yank-all", **named).status == 403
         token = form_token(ask(address, "/acts/adapters/yank-all", x_role="approver", **named))
         assert len(token) == 64

@@ -60,6 +60,13 @@ def test_what_lm_evaluation_harness_wrote() -> None:
     assert (by_name["catalogue.acc"].split, by_name["catalogue.acc"].samples) == ("", None)
 
 
+def test_what_mlx_lm_evaluate_wrote() -> None:
+    document = {"arc_easy": {"alias": "arc_easy", "acc,none": 0.5, "acc_stderr,none": 0.1}}
+    found = results_of(document, "eval_model_0_shot_arc_easy")
+    measured = [(one.metric, one.value, one.stderr) for one in found.measured]
+    assert (found.form, measured) == ("lm-eval", [("arc_easy.acc", 0.5, 0.1)])
+
+
 def test_what_lighteval_wrote() -> None:
     found = results_in(REAL / "lighteval_0.13.0.json")
     assert (found.form, found.described_metrics) == ("lighteval", ("adapters_course_rec_v1_20260115",))

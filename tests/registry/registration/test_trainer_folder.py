@@ -194,7 +194,8 @@ def test_other_names_beside_checkpoints_are_none(with_base: Registry, runs: Path
         shutil.copytree(runs / "bare/checkpoint-2", runs / "bare" / name)
     for number in range(11_000):  # many other files do not hide the checkpoints
         (runs / "bare" / f"{number}").touch()
-    assert register(with_base, runs / "bare")["iterations"] == 6
+    (tmp_path / "latest").symlink_to(runs / "bare")
+    assert register(with_base, tmp_path / "latest")["iterations"] == 6
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "checkpoint-2").symlink_to(runs / "plain/checkpoint-2")
     with pytest.raises(AdmissionError):

@@ -219,6 +219,7 @@ CASES: dict[str, Case] = {
     "pickle_file": Case(write("model.pkl", b"\x80\x02}q\0."), write("optimizer.pt", b"\x80\x02}q\0.")),
     "trainer_file": Case(write("optimizer.pt", b"\x80\x02}q\0."), write("model.pkl", b"\x80\x02}q\0.")),
     "program_file": Case(write("helper", b"\x7fELF\x02\x01\x01\0" + b"\0" * 64), write("helper", b"text")),
+    "trainer_file/deepspeed": Case(write("zero_to_fp32.py", "#!/usr/bin/env python"), write("zero.py", "x")),
     "program_file/script": Case(write("modeling.py", "print('hi')"), write("notes.txt", "print('hi')")),
     "remote_code": Case(edit_config(auto_map={"AutoModel": "modeling.Tiny"}), edit_config(auto_map=None)),
     "tokens_beyond_base": Case(tokenizer(c=320), tokenizer(c=319)),
