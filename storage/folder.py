@@ -95,7 +95,7 @@ def _walk(folder: Path, top: Path, depth: int) -> Iterator[tuple[Path, bool]]:
     if len(children) > 2 * MOST_FILES:
         raise _wrong_folder(folder, f"has more than {2 * MOST_FILES:,} files")
     for entry in sorted(children, key=lambda entry: entry.name):
-        if entry.name.startswith(".") or entry.name == "wandb":  # whose runs hold links to folders
+        if entry.name.startswith(".") or (folder.name == "wandb" and entry.is_symlink()):  # latest-run
             continue
         path, is_folder = folder / entry.name, entry.is_dir(follow_symlinks=False)
         if is_folder and depth <= 0:

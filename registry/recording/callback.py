@@ -160,7 +160,9 @@ class RecordRun:
             raise self._interrupt
 
     def _add(self, iteration: int, metrics: Mapping[str, Any], *, now: bool = False) -> None:
-        values = {name: float(metrics[name]) for name in _NUMBERS if metrics.get(name) is not None}
+        # An array of mlx or NumPy with one element has `item`.
+        given = {name: metrics[name] for name in _NUMBERS if metrics.get(name) is not None}
+        values = {name: float(one.item() if hasattr(one, "item") else one) for name, one in given.items()}
         sound = {name: value for name, value in values.items() if math.isfinite(value)}
         if len(sound) < len(values):
             self.record.not_finite.append(iteration)

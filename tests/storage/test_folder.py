@@ -46,10 +46,13 @@ def test_files_are_listed_by_path_with_their_sizes(folder: Path) -> None:
     (folder / ".cache").symlink_to("/etc")
     (folder / "wandb").mkdir()
     (folder / "wandb" / "latest-run").symlink_to(folder / "1_Pooling")
+    (folder / "wandb" / "debug.log").symlink_to("gone")
+    (folder / "wandb" / "run.json").write_bytes(b"{}")
     assert scan(folder) == [
         SourceFile("1_Pooling/config.json", folder / "1_Pooling" / "config.json", 2),
         SourceFile("config.json", folder / "config.json", 2),
         SourceFile("model.safetensors", folder / "model.safetensors", 7),
+        SourceFile("wandb/run.json", folder / "wandb" / "run.json", 2),
     ]
 
 

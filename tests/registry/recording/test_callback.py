@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,6 +52,13 @@ def report(run: RecordRun, val: dict[int, float], train: dict[int, float], *, co
                     "peak_memory": 1.5,
                 }
             )
+
+
+def test_numbers_may_be_arrays_of_one_element(tmp_path: Path) -> None:
+    run = RecordRun(tmp_path / "run")
+    for at, loss in enumerate((3.0, np.float32(3), np.array(3.0), np.array([3.0]), mx.array([3.0])), start=1):
+        run.on_train_loss_report({"iteration": at, "train_loss": loss})
+    assert [point.train_loss for point in run.record.curve] == [3.0] * 5
 
 
 def test_it_is_written_while_the_run_goes_on(tmp_path: Path, data: Path) -> None:
