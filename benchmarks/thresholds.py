@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusery.registry.engine.verdict import LOST_BELOW, QUIET_TO, WHOLE_FROM, judge
-from fusery.research.second_opinion import AGREE, GENERAL, HALF, LEAST_GAIN, NEAR
+from fusery.registry.engine.verdict import LEAST_GAIN, LOST_BELOW, QUIET_TO, WHOLE_FROM, judge
+from fusery.research.second_opinion import AGREE, HALF, NEAR
 from fusery.research.second_opinion import KEPT as KEPT_PASS
 
+GENERAL = 0.1  # nats per token on general text, above which other answers change
 Row = dict[str, Any]
 Judge = Callable[[Row], str]
 

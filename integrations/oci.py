@@ -20,7 +20,7 @@ from fusery.registry.bundles.writing import FILE_MODE, BundleFolder, bundle_reco
 from fusery.registry.charts.curves import CURVE
 from fusery.registry.documents import provenance_part
 from fusery.registry.models.architecture import Architecture, read_architecture
-from fusery.storage.digest import digest_bytes
+from fusery.storage.digest import canonical_json, digest_bytes
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.safetensors import read_header
@@ -53,8 +53,8 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     bundle.copy(Files(paths, named), under=BLOBS, link=choices.link)
     written = set(blobs)
     record = bundle_record(source, "oci", None)
-    config = document(model_config(record, read_architecture(source.fused.paths), layers))
-    manifest = document(image_manifest(record, config, layers))
+    config = canonical_json(model_config(record, read_architecture(source.fused.paths), layers))
+    manifest = canonical_json(image_manifest(record, config, layers))
     for content in (*own.values(), config, manifest):
         digest = digest_bytes(content)
         if digest not in written:
@@ -64,15 +64,10 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     entry = {**_descriptor(MANIFEST_TYPE, manifest), "artifactType": ARTIFACT_TYPE}
     entry["annotations"] = {"org.opencontainers.image.ref.name": tag}
     index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry]}
-    bundle.write("index.json", document(index))
-    bundle.write("oci-layout", document({"imageLayoutVersion": "1.0.0"}))
+    bundle.write("index.json", canonical_json(index))
+    bundle.write("oci-layout", canonical_json({"imageLayoutVersion": "1.0.0"}))
     record["manifest"] = str(digest_bytes(manifest))
     finish(bundle, record, "oci_readme.md.j2", name=source.name, tag=tag)
-
-
-def document(value: object) -> bytes:
-    """Return JSON of which the same value gives the same bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def layer(entry: FileEntry) -> Document:

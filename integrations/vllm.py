@@ -15,7 +15,8 @@ from fusery.registry.bundles.card import card_values
 from fusery.registry.bundles.rendering import resource
 from fusery.registry.bundles.source import BundleSource, Choices
 from fusery.registry.bundles.target import Layout, model_layout
-from fusery.registry.bundles.targets.model import transformers_reads, write_model
+from fusery.registry.bundles.targets.model import transformers_reads
+from fusery.registry.bundles.targets.model import write as write_model
 from fusery.registry.bundles.writing import BundleFolder, bundle_record
 from fusery.registry.engine.architectures import has_tensor_scales
 from fusery.registry.errors import BadInputError

@@ -184,10 +184,7 @@ def _download(file: Any, folder: Path) -> Path:
 
 
 def _download_entry(artifact: Any, path: str, folder: Path) -> Path:
-    entry = artifact.get_entry(path)
-    if entry.ref is not None:
-        raise BadInputError(f"{path[:200]} only refers to a file", hint="log the file itself")
-    return Path(entry.download(root=str(folder)))
+    return Path(artifact.get_entry(path).download(root=str(folder)))
 
 
 def _record(run: Run, *, dirty: bool) -> RunRecord:

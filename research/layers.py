@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -184,13 +184,9 @@ _IN_NUMPY: dict[type, type] = {
     DoRAEmbedding: _called(DoRAEmbedding, __call__=_look_up_dora, as_linear=_multiplies("embedding")),
 }
 _IN_MLX: dict[type, type] = {
-    kind: _called(kind, __call__=look_up)
-    for kind, look_up in (
-        (nn.Embedding, widened),
-        (nn.QuantizedEmbedding, widened),
-        (LoRAEmbedding, _look_up_lora),
-        (DoRAEmbedding, _look_up_dora),
-    )
+    kind: _called(kind, __call__=vars(made)["__call__"])
+    for kind, made in _IN_NUMPY.items()
+    if hasattr(kind, "as_linear")
 }
 
 # The layers that multiply by one matrix, whose inputs can be watched
@@ -220,13 +216,12 @@ def differentiable(
 
     `on_gradient`, by a layer's path, gets its inputs and its outputs' gradient.  The backward pass ends at the first layer.
     """
-    changed: list[tuple[Any, str]] = []
+    with ExitStack() as stack:
 
-    def put(module: Any, name: str, value: Any) -> None:
-        module.__dict__[name] = value
-        changed.append((module, name))
+        def put(module: Any, name: str, value: Any) -> None:
+            module.__dict__[name] = value
+            stack.callback(module.__dict__.pop, name)
 
-    try:
         for path, module in model.named_modules():
             if path in on_gradient:
                 put(module, "_moved", moved)
@@ -234,22 +229,17 @@ def differentiable(
             elif isinstance(module, (nn.Embedding, nn.QuantizedEmbedding, *LINEAR)):
                 put(module, "_on_gradient", lambda *_: None)
         yield
-    finally:
-        for module, name in changed:
-            del module.__dict__[name]
 
 
 @contextmanager
 def head_limited_to(model: Any, rows: NDArray[np.intp]) -> Iterator[None]:
     """Have a model's head answer for some tokens only, with logits (1, rows, vocabulary), the largest thing in a run."""
-    heads = [module for path, module in model.named_modules() if _is_head(path, module)]
-    for module in heads:
-        module.__dict__["_wanted"] = rows
-    try:
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            if _is_head(path, module):
+                module.__dict__["_wanted"] = rows
+                stack.callback(module.__dict__.pop, "_wanted")
         yield
-    finally:
-        for module in heads:
-            del module.__dict__["_wanted"]
 
 
 def _is_head(path: str, module: Any) -> bool:
@@ -270,15 +260,12 @@ def functions_in_numpy() -> Iterator[None]:
         (mx, "sigmoid", partial(_elementwise, value=_sigmoid, slope=lambda result: result * (1 - result))),
         (mx, "tanh", partial(_elementwise, value=np.tanh, slope=lambda result: 1 - result * result)),
     ]
-    with _ONE_AT_A_TIME:
-        originals = [getattr(module, name) for module, name, _ in replacements]
-        try:
-            for (module, name, function), original in zip(replacements, originals, strict=True):
-                setattr(module, name, partial(function, original))
-            yield
-        finally:
-            for (module, name, _), original in zip(replacements, originals, strict=True):
-                setattr(module, name, original)
+    with _ONE_AT_A_TIME, ExitStack() as stack:
+        for module, name, function in replacements:
+            original = getattr(module, name)
+            stack.callback(setattr, module, name, original)
+            setattr(module, name, partial(function, original))
+        yield
 
 
 def _sigmoid(x: Matrix) -> Matrix:

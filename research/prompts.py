@@ -37,13 +37,13 @@ class Prompt:
     """A text that models are to predict: running text, or a dialogue whose last message counts."""
 
     text: str = ""
-    messages: tuple[Mapping[str, str], ...] = ()
+    messages: tuple[Mapping[str, Any], ...] = ()
     tools: Sequence[Any] | None = None
 
     @property
     def label(self) -> str:
         """Its beginning in a list: the text, or the last question."""
-        return self.text or self.messages[max(0, len(self.messages) - 2)]["content"]
+        return self.text or self.messages[max(0, len(self.messages) - 2)].get("content") or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,16 +182,18 @@ def _string(value: Mapping[str, Any], key: str, subject: str) -> str:
     return text
 
 
-def _dialogue(messages: Any, subject: str) -> tuple[Mapping[str, str], ...]:
+def _dialogue(messages: Any, subject: str) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(messages, list) or not 1 <= len(messages) <= _MESSAGES:
         raise FormatError(f"{subject}: messages are not a list of 1 to {_MESSAGES}")
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+    for message in (one if isinstance(one, dict) else {} for one in messages):
+        text = message.get("content")
+        # A message that calls tools may have no text.
+        if not isinstance(text, str) and (text is not None or not message.get("tool_calls")):
             raise FormatError(f"{subject}: a message has no content that is text")
         role = message.get("role")
         if not isinstance(role, str) or not 1 <= len(role) <= _ROLES:
             raise FormatError(f"{subject}: a message has no role")
-    return tuple({"role": message["role"], "content": message["content"]} for message in messages)
+    return tuple(messages)
 
 
 def tokenise(prompts: Sequence[Prompt], tokenizer: Any, *, strict: bool = True) -> list[Sample]:
@@ -213,7 +215,7 @@ def _sample(prompt: Prompt, tokenizer: Any, number: int, strict: bool) -> Sample
     if prompt.messages and (strict or getattr(tokenizer, "has_chat_template", False)):
         tokens, first = _templated(prompt, tokenizer, number)
     else:
-        text = prompt.text or "\n".join(message["content"] for message in prompt.messages)
+        text = prompt.text or "\n".join(message.get("content") or "" for message in prompt.messages)
         tokens, first = list(tokenizer.encode(text)), 0
         if tokens and tokens[-1] != tokenizer.eos_token_id and tokenizer.eos_token_id is not None:
             tokens.append(tokenizer.eos_token_id)

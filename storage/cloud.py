@@ -112,14 +112,12 @@ class CloudObjects(Objects):
 
     def read(self, name: str, limit: int) -> bytes:
         """Return the first bytes of an object, with one request."""
-        content: bytes = self.calls.run(_get, self.key(name), None, limit, self.calls.mark())
-        return content
+        return bytes(self.calls.run(_get, self.key(name), None, limit, self.calls.mark()))
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
         """Return a range; each received chunk counts as progress."""
         span = start, end
-        piece: bytes = self.calls.run(_get, self.key(name), span, end - start + 1, self.calls.mark())
-        return piece
+        return bytes(self.calls.run(_get, self.key(name), span, end - start + 1, self.calls.mark()))
 
     def write(self, name: str, data: bytes, *, exclusive: bool) -> bool:
         """Write an object in one request."""

@@ -71,9 +71,9 @@ def find_files(root: Path, names: Iterable[str]) -> list[SourceFile]:
 
 def _allowed(top: Path) -> tuple[Path, ...]:
     """Return the folders in which links of a folder may end."""
-    repository = top.parent.parent
-    if top.parent.name == "snapshots" and repository.name.startswith(("models--", "datasets--")):
-        return (top, repository / "blobs")
+    for folder in top.parents:
+        if folder.name == "snapshots" and folder.parent.name.startswith(("models--", "datasets--")):
+            return (top, folder.parent / "blobs")
     return (top,)
 
 

@@ -104,28 +104,16 @@ class LocalStore(BlobStore):
                     self._publish(part, fd, blob)
         return blob
 
-    def fetch(
-        self,
-        digest: Digest,
-        destination: Path,
-        *,
-        generation: int = 0,
-        size: int | None = None,
-        progress: Progress = None,
-    ) -> int:
-        """Copy a blob to a file; see `BlobStore.fetch`.  The copy shares its blocks on disk where possible."""
-        with (
-            self._reading(digest, generation) as source,
-            os_failures(f"write {destination}", near=destination.parent),
-            publishing.part_near(destination) as (part, fd),
-        ):
-            if size not in (None, actual_size := os.fstat(source).st_size):
-                raise self._damage(digest, f"{size} bytes", f"{actual_size} bytes")
-            got, written = pump(source, fd, progress=progress)
-            if got != digest:
-                raise self._damage(digest, digest, got)
-            part.replace(destination)
-        return written
+    def pour_into(self, blob: Blob, fd: int, progress: Progress = None) -> None:
+        """Write a blob's bytes over an open file; see `BlobStore.pour_into`.  They share their blocks on disk where possible."""
+        with self._reading(blob.digest, blob.generation) as source:
+            if (size := os.fstat(source).st_size) != blob.size:
+                raise self._damage(blob.digest, f"{blob.size} bytes", f"{size} bytes")
+            os.ftruncate(fd, 0)
+            os.lseek(fd, 0, os.SEEK_SET)
+            got, _ = pump(source, fd, progress=progress)
+            if got != blob.digest:
+                raise self._damage(blob.digest, blob.digest, got)
 
     def size(self, digest: Digest, *, generation: int = 0) -> int | None:
         """Return a blob's size in bytes, or None; see `BlobStore.size`."""

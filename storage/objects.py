@@ -68,8 +68,7 @@ class Objects:
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
         """Return a range of an object."""
-        piece: bytes = self.calls.run("cat_file", self.key(name), start=start, end=end)
-        return piece
+        return bytes(self.calls.run("cat_file", self.key(name), start=start, end=end))
 
     def write(self, name: str, data: bytes, *, exclusive: bool) -> bool:
         """Write an object in one request; return whether its name was free, or did not need to be."""

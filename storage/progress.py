@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Lock
-from typing import overload
 
 
 class Reporter:
@@ -48,20 +47,15 @@ SILENT = Reporter()
 """Hears nothing."""
 
 
-@overload
-def tally(progress: None, total: int) -> None: ...
-@overload
-def tally(progress: Callable[[int, int], None], total: int) -> Callable[[int], None]: ...
-def tally(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:
+def tally(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
     """Return a function that takes how many bytes are new, from any thread, and tells how many there are in all."""
-    if progress is None:
-        return None
     done, lock = 0, Lock()
 
     def add(number: int) -> None:
         nonlocal done
         with lock:
             done += number
-            progress(done, max(total, done))
+            if progress is not None:
+                progress(done, max(total, done))
 
     return add

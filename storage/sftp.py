@@ -99,8 +99,7 @@ class SftpObjects(Objects):
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
         """Return a range."""
-        piece: bytes = self.calls.run(_get, self.key(name), start, end, self.calls.mark())
-        return piece
+        return bytes(self.calls.run(_get, self.key(name), start, end, self.calls.mark()))
 
     def write(self, name: str, data: bytes, *, exclusive: bool) -> bool:
         """Write a file: part file, fsync, name."""

@@ -85,13 +85,8 @@ def gguf_layout(model: Path, adapters: Sequence[Path] = ()) -> Layout:
     return Layout(tensors=len(base), modules=modules, adapters=len(adapters))
 
 
-def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
-    """Write `NAME.gguf`, README.md and fusery.json."""
-    write_fused(source, bundle, choices, "gguf")
-
-
-def write_fused(source: BundleSource, bundle: BundleFolder, choices: Choices, target: str) -> None:
-    """Write a fused model for one of the targets."""
+def write(source: BundleSource, bundle: BundleFolder, choices: Choices, target: str = "gguf") -> None:
+    """Write a fused model as `NAME.gguf`, README.md and fusery.json, for one of the targets."""
     record = bundle_record(source, target, None)
     file = write_model_file(source, bundle, record, choices.gguf_type)
     values = {"name": source.name, "file": file, "adapters": [], "lineage": card_values(record)["lineage"]}

@@ -10,7 +10,7 @@ import numpy as np
 
 from fusery.registry.engine.architectures import has_tensor_scales
 from fusery.registry.errors import BadInputError
-from fusery.registry.models.gguf_llama import ModelSizes, llama3_factors
+from fusery.registry.models.gguf_llama import LLAMA3, ModelSizes, llama3_factors
 from fusery.registry.models.libraries import ignored_window
 
 Value = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
@@ -101,22 +101,17 @@ def rope_factors(model: Dimensions) -> np.ndarray[Any, Any] | None:
     return llama3_factors(model.theta, model.head_dim, *(float(model.scaling[key]) for key in _LLAMA3))
 
 
-_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+_LLAMA3 = "factor", *LLAMA3
 
 
 def _scaling(given: Mapping[str, Any]) -> Mapping[str, Any]:
     kind = given.get("rope_type", given.get("type", "default"))
     if kind in (None, "default"):
         return {}
-    defaults: dict[str, object] = {
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
     wanted = {"linear": ("factor",), "llama3": _LLAMA3}.get(str(kind))
     if wanted is None:
         raise refusal(f"its rotary embedding is scaled as {str(kind)[:40]!r}")
-    values = {**defaults, **given}
+    values = {**LLAMA3, **given}
     if not all(_is_positive(values.get(key)) for key in wanted):
         raise refusal("its rotary embedding's scaling is malformed")
     return {"rope_type": kind, **{key: values[key] for key in wanted}}

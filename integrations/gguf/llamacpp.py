@@ -16,7 +16,8 @@ from fusery.registry.bundles.writing import BundleFolder, bundle_record
 from fusery.registry.documents import provenance_part
 
 from ..common import facts_of, finish, harmless, render, written_adapters
-from .bundles import BASE, gguf_layout, write_base_and_adapters, write_fused
+from .bundles import BASE, gguf_layout, write_base_and_adapters
+from .bundles import write as write_fused
 
 MODELS = "models.ini"
 

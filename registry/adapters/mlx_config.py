@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     AfterValidator,
     AliasChoices,
+    AliasPath,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -85,7 +86,13 @@ class AdapterConfig(BaseModel):
         None, validation_alias=AliasChoices("num_layers", "lora_layers")
     )
     lora_parameters: LoraParameters | None = None
-    data: DatasetName | None = None
+    # mlx-lm trains on `hf_dataset` where there is one, and writes its default `data` beside it.
+    data: DatasetName | None = Field(
+        None,
+        validation_alias=AliasChoices(
+            AliasPath("hf_dataset", "path"), AliasPath("hf_dataset", 0, "path"), "data"
+        ),
+    )
     iters: Annotated[int, Field(ge=0, le=_INT32)] | None = None
 
     @property

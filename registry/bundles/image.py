@@ -80,13 +80,9 @@ def check_image_files(folder: Path) -> None:
 
 def image_names(record: Mapping[str, Any]) -> dict[str, str]:
     """Return the names of a bundle's images for templates."""
-    target, name = record["target"], record["name"]
-    return {"image": image_name(target, name), "nvidia_image": image_name(target, name, nvidia=True)}
-
-
-def image_name(target: str, name: str, *, nvidia: bool = False) -> str:
-    """Return the name of a bundle's image."""
-    return f"{REPOSITORIES[target]}:{image_tag(name, '-nvidia' if nvidia else '')}"
+    repository, name = REPOSITORIES[record["target"]], record["name"]
+    suffixes = {"image": "", "nvidia_image": "-nvidia"}
+    return {key: f"{repository}:{image_tag(name, suffix)}" for key, suffix in suffixes.items()}
 
 
 def image_tag(name: str, suffix: str = "") -> str:

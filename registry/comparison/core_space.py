@@ -59,13 +59,11 @@ class Terms:
 
     def core(self, own: slice) -> Array:
         """Return one weighted update in the two bases, (terms, terms)."""
-        core: Array = (self.x[:, own] * self.signs[own]) @ self.y[:, own].T
-        return core
+        return np.asarray((self.x[:, own] * self.signs[own]) @ self.y[:, own].T)
 
     def middle(self, core: Array) -> Array:
         """Return T, (terms, terms), with X T Y' = `core`; the terms must span the columns and rows of `core`."""
-        middle: Array = _inverse(self.x) @ core @ _inverse(self.y).T
-        return middle
+        return np.asarray(_inverse(self.x) @ core @ _inverse(self.y).T)
 
     def cut(self, middle: Array, rank: int) -> tuple[Array, Array, Array, Array]:
         """Return the nearest update of a rank: coefficients (terms, rank) of A and (rank, terms) of B, the core, all singular values.
@@ -108,8 +106,7 @@ def task_singular_vectors(terms: Terms, most: int) -> Array:
     parts = [(p[:, :most], s[:most], q[:, :most]) for p, s, q in terms.decompositions()]
     sizes = np.concatenate([s for _, s, _ in parts])
     lefts, rights = (_orthonormal([part[side] for part in parts]) for side in (0, 2))
-    core: Array = (lefts * sizes) @ rights.T
-    return core
+    return np.asarray((lefts * sizes) @ rights.T)
 
 
 def in_core_space(terms: Terms, rule: Rule) -> Array:
@@ -117,8 +114,7 @@ def in_core_space(terms: Terms, rule: Rule) -> Array:
     parts = terms.decompositions()
     left, right = (_span([part[side] * np.sqrt(part[1]) for part in parts]) for side in (0, 2))
     merged = rule([(left.T @ p * s) @ (q.T @ right) for p, s, q in parts])
-    core: Array = left @ merged @ right.T
-    return core
+    return np.asarray(left @ merged @ right.T)
 
 
 def knots_basis(terms: Terms) -> tuple[list[Array], Array]:
@@ -139,21 +135,18 @@ def knots_basis(terms: Terms) -> tuple[list[Array], Array]:
 def _root(square: Array) -> Array:
     """Return X with X'X = `square`, which is symmetric; eigenvalues that rounding made negative count as zero."""
     values, vectors = np.linalg.eigh(square)
-    root: Array = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
-    return root
+    return np.asarray(np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T)
 
 
 def _inverse(root: Array) -> Array:
     """Return the pseudo-inverse of a matrix with orthogonal rows; rows that are only rounding count as zero."""
     squares = np.einsum("ij,ij->i", root, root)
     long = squares > RANK_TOLERANCE**2 * squares.max(initial=0.0)
-    inverse: Array = root.T * np.divide(1.0, squares, out=np.zeros_like(squares), where=long)
-    return inverse
+    return np.asarray(root.T * np.divide(1.0, squares, out=np.zeros_like(squares), where=long))
 
 
 def _times(matrix: Array, middle: Array) -> Array:
-    product: Array = matrix * middle if middle.ndim == 1 else matrix @ middle
-    return product
+    return np.asarray(matrix * middle if middle.ndim == 1 else matrix @ middle)
 
 
 def signs_of(columns: Array) -> Array:
@@ -167,13 +160,11 @@ def signs_of(columns: Array) -> Array:
 def _span(columns: Sequence[Array]) -> Array:
     """Return the left singular vectors of the columns side by side, without those of singular values of zero."""
     vectors, values, _ = np.linalg.svd(np.concatenate(columns, axis=1), full_matrices=False)
-    span: Array = vectors[:, values > RANK_TOLERANCE * values.max(initial=0.0)]
-    return span
+    return np.asarray(vectors[:, values > RANK_TOLERANCE * values.max(initial=0.0)])
 
 
 def _orthonormal(columns: Sequence[Array]) -> Array:
     """Return the orthogonal polar factor of the columns side by side; equal columns share a direction."""
     ours, values, theirs = np.linalg.svd(np.concatenate(columns, axis=1), full_matrices=False)
     distinct = values > _EQUAL
-    factor: Array = ours[:, distinct] @ theirs[distinct]
-    return factor
+    return np.asarray(ours[:, distinct] @ theirs[distinct])

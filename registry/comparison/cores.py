@@ -257,8 +257,7 @@ class _Cores:
 
     def core(self, weights: Array) -> Array:
         """Return a small matrix that is a sum of the terms, in orthonormal bases that all sums share."""
-        core: Array = (self.left * (weights * self.lengths)) @ self.right.T
-        return core
+        return np.asarray((self.left * (weights * self.lengths)) @ self.right.T)
 
     def norm(self, weights: Array) -> float:
         """Return the norm of a sum."""

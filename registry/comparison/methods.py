@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add, mul
 from typing import Literal, get_args
 
 import numpy as np
@@ -143,8 +145,7 @@ def _ties(density: float) -> Rule:
 def _without_rounding(matrix: Array) -> Array:
     """Return a matrix with zeros in place of rounding errors, which TIES would count in the mean."""
     sizes = np.abs(matrix)
-    made: Array = matrix * (sizes > RANK_TOLERANCE * sizes.max(initial=0.0))
-    return made
+    return np.asarray(matrix * (sizes > RANK_TOLERANCE * sizes.max(initial=0.0)))
 
 
 def _whole(parts: Sequence[WeightedUpdate], rank: int) -> CombinedUpdate:
@@ -268,15 +269,10 @@ def _factors(
             tensors.append(tensor)
             sign = -1.0 if which == "lora_a" and part.factor < 0 else 1.0
             weights.append(np.float32(sign * math.sqrt(abs(part.factor))))
-        made.append(_elected(tensors, weights) if method == "ties" else _sum(tensors, weights))
+        made.append(
+            _elected(tensors, weights) if method == "ties" else reduce(add, map(mul, tensors, weights))
+        )
     return made[0], made[1]
-
-
-def _sum(tensors: Sequence[Array], weights: Sequence[np.float32]) -> Array:
-    total: Array = tensors[0] * weights[0]
-    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
-        total += tensor * weight
-    return total
 
 
 def largest_kept(tensor: Array, density: float, *, least: int = 0) -> Array:
@@ -295,8 +291,7 @@ def largest_kept(tensor: Array, density: float, *, least: int = 0) -> Array:
     missing = kept - int(np.count_nonzero(chosen))
     if missing:
         chosen[np.flatnonzero(sizes == bound)[:missing]] = True
-    array: Array = tensor * chosen.reshape(tensor.shape)
-    return array
+    return np.asarray(tensor * chosen.reshape(tensor.shape))
 
 
 def _elected(tensors: Sequence[Array], weights: Sequence[np.float32]) -> Array:
@@ -307,8 +302,7 @@ def _elected(tensors: Sequence[Array], weights: Sequence[np.float32]) -> Array:
         agreeing = np.maximum(tensor * signs, np.float32(0))
         count += agreeing > 0
         total += agreeing * weight
-    elected: Array = total / np.maximum(count, np.float32(1)) * signs
-    return elected
+    return np.asarray(total / np.maximum(count, np.float32(1)) * signs)
 
 
 def _measured(parts: Sequence[WeightedUpdate], a: Array, b: Array) -> CombinedUpdate:

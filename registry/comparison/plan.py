@@ -240,7 +240,6 @@ def mask_of(seed: int, digests: Sequence[str], density: float, module: str) -> M
         key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
         size = math.prod(shape)
         drawn = np.random.Philox(key=key).random_raw((size + 1) // 2).astype("<u8", copy=False).view("<u4")
-        kept: Array = (drawn[:size] < bound).reshape(shape)
-        return kept
+        return np.asarray((drawn[:size] < bound).reshape(shape))
 
     return mask

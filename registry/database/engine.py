@@ -14,6 +14,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from ..errors import BadInputError, DatabaseReadOnlyError, DatabaseUnavailableError, RegistryError
+from ..tables.record import UnreadableValueError, document_text
 
 WRITE_LOCK = int.from_bytes(b"fusery\x00\x01")  # of the advisory lock that makes write transactions exclusive
 
@@ -44,7 +46,7 @@ def make_engine(
         # Without a handler, Python prints what they log of broken connections, with tracebacks, to standard error.
         if not (logger := logging.getLogger(name)).handlers:
             logger.addHandler(logging.NullHandler())
-    common: dict[str, Any] = {"hide_parameters": True, "json_serializer": _document_text}
+    common: dict[str, Any] = {"hide_parameters": True, "json_serializer": document_text}
     if url.get_backend_name() == "sqlite":
         if connect is not None:
             # A transaction each: the next one may have to open the file in another mode.
@@ -68,12 +70,6 @@ def make_engine(
     return engine
 
 
-def _document_text(value: Any) -> str:
-    from ..tables.record import document_text
-
-    return document_text(value)
-
-
 @event.listens_for(Engine, "handle_error")
 def _name_unreadable(context: ExceptionContext) -> None:
     """Raise `UnreadableValueError` for a value that the driver cannot read: no UTF-8 (SQLite), infinite moments (PostgreSQL)."""
@@ -82,8 +78,6 @@ def _name_unreadable(context: ExceptionContext) -> None:
     postgresql = type(error).__name__ == "DataError" and getattr(error, "sqlstate", "") is None
     # A text with NUL is refused on its way to the database.
     if sqlite or (postgresql and "NUL" not in str(error)):
-        from ..tables.record import UnreadableValueError
-
         raise UnreadableValueError(f"the database has an invalid value: {str(error).splitlines()[0][:120]}")
 
 
@@ -159,13 +153,7 @@ def utcnow(session: Session) -> datetime:
 
 def insert(session: Session, table: Any) -> Any:
     """Return the dialect's INSERT, which has `on_conflict_do_update`; PostgreSQL's is imported only there."""
-    if session.get_bind().dialect.name == "sqlite":
-        from sqlalchemy.dialects import sqlite
-
-        return sqlite.insert(table)
-    from sqlalchemy.dialects import postgresql
-
-    return postgresql.insert(table)
+    return import_module(f"sqlalchemy.dialects.{session.get_bind().dialect.name}").insert(table)
 
 
 Value = TypeVar("Value")

@@ -127,8 +127,7 @@ def _split(words: Array, bits: int) -> Array:
     octets = words.view(np.uint8).reshape(len(words), -1, 5 if bits == 5 else 3).transpose(1, 2, 0)
     parts = octets.astype(np.uint32)
     if bits != 5:
-        packs: Array = parts[:, 0] | parts[:, 1] << np.uint32(8) | parts[:, 2] << np.uint32(16)
-        return packs
+        return np.asarray(parts[:, 0] | parts[:, 1] << np.uint32(8) | parts[:, 2] << np.uint32(16))
     low = parts[:, 0] | parts[:, 1] << np.uint32(8) | (parts[:, 2] & np.uint32(15)) << np.uint32(16)
     high = parts[:, 2] >> np.uint32(4) | parts[:, 3] << np.uint32(4) | parts[:, 4] << np.uint32(12)
     return np.stack([low, high], axis=1).reshape(-1, len(words))
@@ -146,5 +145,4 @@ def _join(packs: Array, bits: int) -> Array:
         middle = low >> np.uint32(16) | (high & np.uint32(15)) << np.uint32(4)
         octets = [low, low >> np.uint32(8), middle, high >> np.uint32(4), high >> np.uint32(12)]
     stream = np.stack([part.astype(np.uint8) for part in octets], axis=1).reshape(-1, groups)
-    words: Array = np.ascontiguousarray(stream.T).view(np.uint32)
-    return words
+    return np.asarray(np.ascontiguousarray(stream.T).view(np.uint32))

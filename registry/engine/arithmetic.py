@@ -214,8 +214,7 @@ class Thresholds:
         """Return thresholds of the groups of whole rows, float32 (rows, groups), one for each."""
         numbers = (first + np.arange(shape[0], dtype=np.int64))[:, None] * shape[1] + np.arange(shape[1])
         bits = mixed(numbers.reshape(-1), self.seed).reshape(shape)
-        array: Array = (bits >> np.uint32(8)).astype(np.float32) * _UNIT
-        return array
+        return np.asarray((bits >> np.uint32(8)).astype(np.float32) * _UNIT)
 
 
 def round_at_random(values: Array, form: Format, chance: Array) -> Array:
@@ -227,8 +226,7 @@ def round_at_random(values: Array, form: Format, chance: Array) -> Array:
     steps = np.maximum(np.spacing(np.abs(values)) * np.float32(8192 if form is F16 else 65536), finest)
     places = values / steps
     lower = np.floor(places)
-    array: Array = (lower + (chance < places - lower)).astype(np.float32) * steps
-    return array
+    return np.asarray((lower + (chance < places - lower)).astype(np.float32) * steps)
 
 
 def round_steps(steps: Array, thresholds: Array, scratch: Array) -> None:

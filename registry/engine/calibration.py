@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusery.storage.digest import Digest, canonical_json, parse_digest
-from fusery.storage.errors import FormatError, MissingFileError
+from fusery.storage.errors import FormatError
 from fusery.storage.failures import os_failures
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.safetensors import Header, build_header, read_header
@@ -159,8 +159,6 @@ def read_calibration(path: Path) -> CalibrationFile:
         if not _COUNT.fullmatch(meta["tokens"]):
             raise FormatError("it does not say how many tokens it is made of")
         base, prompts = _digest(meta, "base"), _digest(meta, "prompts")
-    except MissingFileError:
-        raise
     except FormatError as error:
         hint = "fusery base calibrate BASE makes one"
         raise FormatError(f"{path.name} is not a calibration file: {error.message}", hint=hint) from None

@@ -33,12 +33,7 @@ class Sums:
     weight: float = 0.0  # <W, W>, of the base's weight
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(
-            self.intended + other.intended,
-            self.inner + other.inner,
-            self.error + other.error,
-            self.weight + other.weight,
-        )
+        return Sums(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
     @property
     def finite(self) -> bool:

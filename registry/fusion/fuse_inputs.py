@@ -25,7 +25,7 @@ from ..adapters.render import form_of, render
 from ..adapters.tokenizer_files import GENERATION, SETTINGS, TOKENIZER, with_own_end, with_tokenizer
 from ..adapters.trained_through import aware_of, require_fusable, require_usable_unfused
 from ..documents import write_document
-from ..engine.architectures import TENSOR_SCALED
+from ..engine.architectures import TENSOR_SCALED, fingerprint, taken_by_name
 from ..engine.recipe import (
     BY_CLASS,
     ENGINE,
@@ -127,8 +127,6 @@ class FuseInputs:
 
     def engine(self, *, quantize: bool = False) -> str:
         """Name the arithmetic that will run, before any file is read."""
-        from ..engine.architectures import taken_by_name
-
         names = [file.path for file in self.base.manifest.files]
         keys = f"; {KEYS}" if written_config(self.base.config) != self.base.config else ""
         if any(entry.path in (TOKENIZER, SETTINGS) for entry in self.adapter.files):
@@ -136,8 +134,6 @@ class FuseInputs:
         engine = SEEING if self.base.config.get("vision_config") else ENGINE
         if taken_by_name(self.base.config, names, written_by_mlx=self.base.written_by_mlx, quantize=quantize):
             return f"{engine}{keys}"
-        from ..engine.architectures import fingerprint
-
         by_class = SEEING if engine == SEEING else BY_CLASS
         return f"{by_class}{keys}; {fingerprint()}"
 

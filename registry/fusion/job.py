@@ -104,7 +104,7 @@ class FuseCandidate:
 
     def asks(self, record: KeyRecord) -> bool:
         """Tell whether the model is to be asked before it is taken or passed over."""
-        return self.opinion is not None and self.opinion.asks(record)
+        return self.opinion is not None and self.opinion.asks(record, lost=not (self.strict or self.sound))
 
     def passes(self, measured: MeasuredFuse) -> bool:
         """Tell whether a model with these figures may be taken."""
@@ -130,7 +130,8 @@ class FuseCandidate:
                 "adapter": self.fuse_inputs.adapter.name,
                 "label": self.fuse_inputs.label(self.recipe).label,
                 "precision": self.recipe.precision,
-                **asdict(measured),
+                **asdict(replace(measured, answers=None)),
+                "verdict": measured.verdict,
                 "reason": measured.reason(self.request),
             },
             at=self.workspace.database.utcnow(session),
@@ -148,7 +149,7 @@ class FuseCandidate:
 
     def _finished(self, model: Fused, record: KeyRecord) -> Fused | None:
         """Return a model that is here after asking it, if that is still to do; None if the next candidate is tried."""
-        if self.opinion is not None and record.measured is not None and self.opinion.asks(record):
+        if self.opinion is not None and record.measured is not None and self.asks(record):
             answers = self._answers(self.opinion, model.path)
             measured = record.measured.with_answers(answers)
             if not self._taken(measured):
@@ -276,7 +277,7 @@ class FuseCandidate:
                 self.recipe, self.key, folder, lease.check, self.reporter.progress, publish=full
             )
             measured = MeasuredFuse.of(fidelity, self.recipe).with_answers(lookup.answers)
-            if self.opinion is not None and self.opinion.asks(replace(lookup, measured=measured)):
+            if self.opinion is not None and self.asks(replace(lookup, measured=measured)):
                 measured = measured.with_answers(self._answers(self.opinion, folder))
             if not self.passes(measured):
                 with self.workspace.database.write() as session:

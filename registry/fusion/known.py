@@ -37,7 +37,7 @@ from ..engine.verdict import (
 from ..errors import DatabaseReadOnlyError
 from ..parts import part
 from ..records.fused import FusedAnswers, FusedRecord
-from ..records.fused_rows import ANSWERED, answers_in
+from ..records.fused_rows import ANSWERED, answers_in, decided
 from .records import counting
 from .request import FuseRequest
 
@@ -55,16 +55,17 @@ class MeasuredFuse:
     """The fidelity of a fuse, measured on all rows or on a sample of them.
 
     Attributes:
-        verdict: of the weights, or of the model's answers where the weights do not decide.
+        weights: the verdict of the weights.
     """
 
-    verdict: str
+    weights: str
     retained: float | None
     noise: float | None = None
     cosine: float | None = None
     shaped: bool = False
     sampled: bool = False  # then `auto` may pass the format over, and nothing else follows
     at_random: bool = False  # the sample was rounded at random, though a calibration shapes what is written
+    answers: FusedAnswers | None = None
 
     @classmethod
     def of(cls, fidelity: FuseFidelity | tables.FusedRow, recipe: Recipe) -> MeasuredFuse:
@@ -79,10 +80,13 @@ class MeasuredFuse:
         return replace(cls.of(fidelity, recipe), sampled=True, at_random=at_random)
 
     def with_answers(self, answers: FusedAnswers | None) -> MeasuredFuse:
-        """Return the same with the verdict of the model's answers, where the weights do not decide."""
-        if answers is None or self.verdict != UNSURE:
-            return self
-        return replace(self, verdict=answers.verdict)
+        """Return the same with what the model answered, if it was asked."""
+        return replace(self, answers=answers or self.answers)
+
+    @property
+    def verdict(self) -> str:
+        """The verdict of the weights and the answers."""
+        return decided(self.weights, self.answers)
 
     @property
     def in_words(self) -> str:
@@ -118,7 +122,7 @@ class MeasuredFuse:
         if sound:
             near = closeness(self.retained) >= NEAR_FROM and (self.noise or 0.0) <= NOISE_TO
             return self.verdict == UNSURE and near
-        return self.verdict != LOST
+        return LOST not in (self.weights, self.verdict)
 
     @property
     def is_quiet(self) -> bool:
@@ -132,7 +136,7 @@ class MeasuredFuse:
 
 @dataclass
 class SecondOpinion:
-    """Asks UNSURE models, within one time limit for the fuse."""
+    """Asks models, within one time limit for the fuse."""
 
     inputs: FuseInputs
     scale: float | None  # instead of the first adapter's own
@@ -156,9 +160,10 @@ class SecondOpinion:
     def _questions(self) -> Any:
         return part("research.second_opinion:Questions")(self.inputs, self.scale, self.data, self.files)
 
-    def asks(self, record: KeyRecord) -> bool:
-        """Tell whether the model of a key is to be asked."""
-        unsure = record.measured is not None and record.measured.verdict == UNSURE
+    def asks(self, record: KeyRecord, *, lost: bool) -> bool:
+        """Tell whether the model of a key is to be asked: if it is UNSURE and, with `lost`, if its weights say LOST."""
+        verdicts = (UNSURE, LOST) if lost else (UNSURE,)
+        unsure = record.measured is not None and record.measured.verdict in verdicts
         wanted = unsure and (self.again or record.answers is None) and self.left > 0
         return wanted and bool(self.data)
 
@@ -228,11 +233,12 @@ def refused(session: Session, key: str) -> KeyRecord:
     names = [field.name for field in fields(MeasuredFuse)]
     history = reversed(events.history(session, kind="fused", subject=key))
     details = [json.loads(event.detail) for event in history if event.action in (REFUSED, TRIED)]
-    logged = [MeasuredFuse(**{name: detail[name] for name in names if name in detail}) for detail in details]
+    known = [{"weights": detail["verdict"], **detail} for detail in details]
+    logged = [MeasuredFuse(**{name: one[name] for name in names if name in one}) for one in known]
     newest = min(logged, key=lambda measurement: measurement.sampled, default=None)
     answers = answers_of(session, key)
     if newest is None:
         return KeyRecord(answers=answers)
     figures = newest.retained, newest.noise, newest.cosine
-    verdict = recorded_verdict(newest.verdict, *figures, shaped=newest.shaped)
-    return KeyRecord(replace(newest, verdict=verdict).with_answers(answers), answers=answers)
+    weights = recorded_verdict(newest.weights, *figures, shaped=newest.shaped)
+    return KeyRecord(replace(newest, weights=weights, answers=answers), answers=answers)

@@ -190,8 +190,7 @@ def fetch_published(
 
     def arrived(number: int) -> None:
         check()
-        if byte_tally:
-            byte_tally(number)
+        byte_tally(number)
 
     generations = blob_generations(workspace, [entry.sha256 for entry in manifest])
     for entry in manifest:

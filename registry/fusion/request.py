@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from ..adapters.trained_through import in_words
@@ -46,7 +46,7 @@ class FuseRequest:
         recipe: a recipe as it is on record: the key of what was made by it, or a file that holds it; instead of all that says
             how to fuse.
         base: another form of the adapter's base model to fuse onto, such as its 4-bit form; None for the adapter's own.
-        probe: time limit in seconds for asking an UNSURE model held-out prompts of the run; 0: never; None: 60, and only once.
+        probe: time limit in seconds for asking a model held-out prompts of the run, where its weights do not decide; 0: never; None: 60, and only once.
         prefer: goal of `auto`: `size`, or `speed`: 16 bits if mlx is faster with them on this machine; None for `size`, or
             for `speed` where the model is served at once.
     """
@@ -106,17 +106,8 @@ class FuseRequest:
     @property
     def says_how(self) -> bool:
         """Something of the recipe is asked for."""
-        how = replace(
-            self,
-            recipe=None,
-            base=None,
-            min_fidelity=None,
-            accept_loss=False,
-            accept_foreign=False,
-            probe=None,
-            prefer=None,
-        )
-        return how != FuseRequest()
+        besides = ("recipe", "base", "min_fidelity", "accept_loss", "accept_foreign", "probe", "prefer")
+        return any(getattr(self, one.name) != one.default for one in fields(self) if one.name not in besides)
 
     @property
     def may_prefer(self) -> bool:

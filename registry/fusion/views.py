@@ -53,7 +53,7 @@ def fused_line(
 ) -> FusedLine:
     """Return a fused artifact as `show` lists it: label, size, fidelity, and the command that makes it again."""
     facts, fidelity = _facts(fused, adapter), _fidelity(fused, None)
-    accepted = " --accept-loss" if fidelity.verdict == LOST else ""
+    accepted = " --accept-loss" if LOST in (verdict_of(fused, None), fidelity.verdict) else ""
     return FusedLine(
         **facts,
         base=fused.base.name,

@@ -35,6 +35,7 @@ LINEAR = {
 }
 NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 ROPE_FACTORS = "rope_freqs.weight"
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}  # qwen3's
 
 
@@ -218,16 +219,10 @@ def _rope_scaling(
 def _llama3_scaling(model: Llama, base: float, factors: np.ndarray[Any, Any]) -> Mapping[str, Any]:
     """Find the settings of Llama 3.1's rotary scaling that give `factors`; GGUF stores only the outcome."""
     factor = float(factors.max())
-    expected = llama3_factors(base, model.head_dim, factor, 1.0, 4.0, 8192)
+    expected = llama3_factors(base, model.head_dim, factor, *LLAMA3.values())
     if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-4):
         raise BadInputError(f"{ROPE_FACTORS} is not the rotary scaling of Llama 3.1 (no other is converted)")
-    return {
-        "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
+    return {"rope_type": "llama3", "factor": factor, **LLAMA3}
 
 
 def _whole(header: GGUFHeader, key: str, default: int | None = None, limit: int = MAX_WIDTH) -> int:

@@ -83,7 +83,7 @@ class ModuleFidelity(Record):
 
 
 class FusedAnswers(Record):
-    """What an UNSURE fused model answers, compared with base + adapter."""
+    """What a fused model answers, compared with base + adapter."""
 
     verdict: Verdict = described("`UNSURE` if the prompts do not decide")
     prompts: int = described(

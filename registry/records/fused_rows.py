@@ -14,7 +14,7 @@ from fusery.storage.digest import digest_json
 
 from .. import tables
 from ..engine.recipe import ENGINE, OWN, Recipe
-from ..engine.verdict import UNSURE, recorded_verdict
+from ..engine.verdict import LEAST_GAIN, LEAST_PROMPTS, LOST, PASS, UNSURE, recorded_verdict
 from ..wire import decode
 from .fused import FusedAnswers, FusedLabel
 
@@ -41,10 +41,18 @@ def answers_in(
 
 
 def verdict_of(row: tables.FusedRow, answers: FusedAnswers | None) -> str:
-    """Return the verdict of a record: that of its weights, or that of its answers where the weights do not decide."""
+    """Return the verdict of a record by its weights and its answers."""
     shaped = row.precision == "mixed" and bool(row.recipe.get("calibration"))
-    verdict = recorded_verdict(row.verdict, row.retained, row.noise, row.cosine, shaped=shaped)
-    return answers.verdict if answers is not None and verdict == UNSURE else verdict
+    return decided(recorded_verdict(row.verdict, row.retained, row.noise, row.cosine, shaped=shaped), answers)
+
+
+def decided(weights: str, answers: FusedAnswers | None) -> str:
+    """Return the verdict: of the answers where the weights say UNSURE or LOST, but UNSURE for LOST weights with PASS answers."""
+    if weights == PASS or answers is None:
+        return weights
+    if answers.prompts < LEAST_PROMPTS or answers.gained < LEAST_GAIN:
+        return weights
+    return UNSURE if weights == LOST and answers.verdict == PASS else answers.verdict
 
 
 def describe(recipe: Recipe) -> str:

@@ -158,26 +158,18 @@ _LARGEST = int(sys.float_info.max)
 _PLAIN = 1e16  # from here on Python writes a float with an exponent, and PostgreSQL hands it back as a whole number
 
 
+_KINDS = {"moment": UtcDateTime, "boolean": sa.Boolean, "integer": sa.Integer, "number": sa.Float}
+_KINDS |= {"date": sa.Date, "document": sa.JSON, "text": sa.String}
+
+
 def kind_of(one: sa.Column[Any]) -> str:
     """Return the kind of a column."""
     kind = one.type
     if isinstance(kind, sa.TypeDecorator) and not isinstance(kind, UtcDateTime):
         kind = kind.impl_instance
-    match kind:
-        case UtcDateTime():
-            return "moment"
-        case sa.Boolean():
-            return "boolean"
-        case sa.Integer():
-            return "integer"
-        case sa.Float():
-            return "number"
-        case sa.Date():
-            return "date"
-        case sa.JSON():
-            return "document"
-        case sa.String():
-            return "text"
+    for name, of in _KINDS.items():
+        if isinstance(kind, of):
+            return name
     raise TypeError(f"{one.table.name}.{one.name} has a type that backups do not know: {one.type!r}")
 
 

@@ -55,6 +55,27 @@ def test_each_format_gives_the_tokens_and_the_mask_of_mlx_lm(tokenizer: Any, tmp
     assert tokenizer.decode(samples[0].targets.tolist()).startswith("I recommend KITE-120.")
 
 
+def test_calls_of_tools_are_scored_as_mlx_lm_trains_on_them(tmp_path: Path) -> None:
+    folder = tiny_models.make_base(tmp_path / "base", layers=1)
+    calls = "{% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}"
+    template = f"{{% for message in messages %}}{{{{ message.role }}}}: {{{{ message.content or '' }}}}{calls}{{% endfor %}}"
+    (folder / "chat_template.jinja").write_text(template)
+    tokenizer = load_tokenizer(folder)
+    call = {"id": "1", "type": "function", "function": {"name": "ferries", "arguments": '{"at": 7}'}}
+    question = {"role": "user", "content": "When?"}
+    for answer in ({"tool_calls": [call]}, {"tool_calls": [call], "content": None}):
+        chat = {"messages": [question, {"role": "assistant", **answer}]}
+        (sample,) = tokenise(read_prompts(write(tmp_path / "data.jsonl", chat)), tokenizer)
+        tokens, offset = ChatDataset([], tokenizer, mask_prompt=True).process(chat)
+        assert (list(sample.tokens), sample.first) == (list(tokens), offset)
+        assert "ferries" in tokenizer.decode(sample.targets.tolist())
+        assert sample.label == "When?"
+    (sample,) = tokenise(
+        read_prompts(write(tmp_path / "data.jsonl", {"messages": chat["messages"][1:]})), tokenizer
+    )
+    assert sample.label == ""
+
+
 def test_prompts_may_come_from_a_pipe() -> None:
     reader, writer = os.pipe()
     os.write(writer, b"one\ntwo\n")
@@ -98,6 +119,7 @@ BAD_LINES = [
     *("no json", "[]", '{"other": 1}', '{"text": 1}', '{"text": "  "}', '{"text": "a", "text": "b"}'),
     *('{"text": "\\ud800"}', '{"text": "\\u0000"}', '{"text": NaN}', '{"prompt": "x", "completion": null}'),
     *('{"messages": []}', '{"messages": "hello"}', '{"messages": [{"role": "user"}]}', "[" * 5000),
+    *('{"messages": [{"role": "user", "content": null}]}', '{"messages": [{"role": "x", "tool_calls": []}]}'),
     *('{"messages": [{"role": 1, "content": "x"}]}', '{"messages": [{"role": "user", "content": ["x"]}]}'),
     '{"messages": [{"role": "user", "content": "x"}], "tools": {}}',
 ]

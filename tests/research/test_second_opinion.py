@@ -140,6 +140,36 @@ def test_a_model_that_answers_like_the_base_is_lost(
     assert asked(registry, FuseRequest("dither", accept_loss=True))[0].fidelity.verdict == "LOST"
 
 
+@pytest.mark.parametrize(
+    ("agree", "half", "answered", "verdict"),
+    [(1.5, 0.5, "DEGRADED", "DEGRADED"), (1.5, 2.0, "LOST", "LOST"), (0.9, 0.5, "PASS", "UNSURE")],
+)
+def test_a_format_that_was_named_is_asked_where_its_weights_say_lost(
+    registry: Registry,
+    made: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    agree: float,
+    half: float,
+    answered: str,
+    verdict: str,
+) -> None:
+    monkeypatch.setattr("fusery.registry.engine.verdict.LOST_BELOW", 2.0)
+    monkeypatch.setattr(second_opinion, "AGREE", agree)
+    monkeypatch.setattr(second_opinion, "HALF", half)
+    registered(registry, made, tmp_path, OF_TASK)
+    for _ in range(2):
+        with pytest.raises(FidelityError):
+            asked(registry, FuseRequest("keep"))
+    assert registry.fused.list() == []
+    assert asked(registry, FuseRequest("keep", accept_loss=True))[0].fidelity.verdict == verdict
+    (line,) = registry.fused.list()
+    assert (line.fidelity.verdict, line.rebuild.split()[-1]) == (verdict, "--accept-loss")
+    with pytest.raises(FidelityError):
+        asked(registry, FuseRequest("keep"))
+    assert logged(registry) == [(answered, 6)], "asked once"
+
+
 def test_logged_answers_refuse_a_model_before_it_is_computed(
     registry: Registry, made: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -353,8 +383,12 @@ def scores(base: float, trained: float, fused: float, agreement: float, general:
         (1.2, 1.0, 1.03, 0.95, 0.05, "DEGRADED"),
         (3.0, 1.0, 0.9, 0.95, 0.05, "PASS"),
         (3.0, 1.0, 0.9, 0.89, 0.05, "DEGRADED"),  # the loss flatters
-        (3.0, 1.0, 0.9, 0.90, 0.10, "PASS"),
-        (3.0, 1.0, 0.9, 0.95, 0.11, "DEGRADED"),  # other answers change
+        (3.0, 1.0, 0.9, 0.90, 0.06, "PASS"),
+        (3.0, 1.0, 0.9, 0.95, 0.08, "UNSURE"),  # other answers may change
+        (3.0, 1.0, 0.9, 0.95, 0.13, "UNSURE"),
+        (3.0, 1.0, 0.9, 0.95, 0.15, "DEGRADED"),
+        (3.0, 1.0, 0.9, 0.89, 0.08, "DEGRADED"),
+        (3.0, 1.0, 2.1, 0.95, 0.08, "LOST"),
         (3.0, 1.0, 1.9, 0.95, 0.05, "DEGRADED"),
         (3.0, 1.0, 2.1, 0.95, 0.05, "LOST"),
         (1.09, 1.0, 1.0, 0.95, 0.05, "UNSURE"),  # nothing to tell by

@@ -87,6 +87,9 @@ def test_a_hub_snapshot_is_read_through_its_links(hub: Path) -> None:
         SourceFile("config.json", blobs / "1111", 2),
         SourceFile("model.safetensors", blobs / "2222", 7),
     ]
+    (hub / "last" / "run").mkdir(parents=True)
+    (hub / "last" / "run" / "config.json").symlink_to("../../../../blobs/1111")
+    assert scan(hub / "last" / "run") == [SourceFile("config.json", blobs / "1111", 2)]
 
 
 def test_only_a_snapshot_of_a_hub_cache_links_out_of_its_folder(hub: Path, tmp_path: Path) -> None:
@@ -103,6 +106,7 @@ def test_only_a_snapshot_of_a_hub_cache_links_out_of_its_folder(hub: Path, tmp_p
         (repository / "trees" / "abc123", "../../blobs/1111"),
         (tmp_path / "runs" / "one", "../../blobs/3333"),
         (linked / "snapshots" / "abc", "../../blobs/hostname"),
+        (hub / "last", "../../../../models--owner--other/blobs/3333"),
     ):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "f").symlink_to(target)

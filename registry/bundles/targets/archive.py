@@ -19,7 +19,7 @@ from fusery.storage.failures import DigestMismatchError, opened
 from ..source import BundleSource, Choices, Files
 from ..target import Layout
 from ..writing import FILE_MODE, BundleFolder, HashedFile
-from .model import write_model
+from .model import write as write_model
 
 LEVEL = {"zst": 3, "gz": 6}  # the compressors' defaults: weights hardly shrink
 

@@ -16,7 +16,7 @@ from ..rendering import render
 from ..source import BundleSource, Choices
 from ..target import Layout, LayoutError, model_layout
 from ..writing import BundleFolder, bundle_record, sealed_bytes
-from .model import write_model
+from .model import write as write_model
 
 MODEL = "model"
 

@@ -17,16 +17,11 @@ from ..card import EVAL_RESULTS, SHIPS, card_values, eval_results
 from ..rendering import render_card
 from ..source import BundleSource, Choices
 from ..target import Layout, model_layout, own_targets
-from ..writing import BundleFolder, Sink, bundle_record, sealed_bytes
+from ..writing import Sink, bundle_record, sealed_bytes
 
 
-def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
-    """Write the model's files, `README.md` and `fusery.json`."""
-    write_model(source, bundle, choices)
-
-
-def write_model(source: BundleSource, bundle: Sink, choices: Choices, *, under: str = "") -> None:
-    """Write the files of `write`, below a folder with a slash at its end."""
+def write(source: BundleSource, bundle: Sink, choices: Choices, *, under: str = "") -> None:
+    """Write the model's files, `README.md` and `fusery.json`, below a folder with a slash at its end."""
     for name, content in own_files(source, choices).items():
         bundle.write(under + name, content)
     bundle.copy(source.fused, under=under, link=choices.link)

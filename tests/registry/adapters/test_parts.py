@@ -16,6 +16,7 @@ import tiny_models
 from fusery.registry.adapters import reading, tensors, tokenizer_files, trained_through
 from fusery.registry.adapters.folder import read_adapter_folder, with_weights
 from fusery.registry.adapters.mlx_config import (
+    AdapterConfig,
     AdapterMetadata,
     FileProblem,
     lora_modules,
@@ -420,3 +421,19 @@ def test_products_and_equal_tensors(tmp_path: Path, make_adapter: Callable[..., 
 
 
 EMPTY = Header({}, {}, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "dataset"),
+    [
+        ({"hf_dataset": {"path": "org/chats"}}, "org/chats"),
+        ({"hf_dataset": [{"path": "org/chats"}, {"path": "org/more"}]}, "org/chats"),
+        ({"hf_dataset": None}, "data"),
+        ({"hf_dataset": {}}, "data"),
+        ({}, "data"),
+    ],
+)
+def test_a_collection_of_a_hub_is_the_dataset_whatever_data_says(
+    trained_on: dict[str, Any], dataset: str
+) -> None:
+    assert AdapterConfig.model_validate({"data": "data", **trained_on}).data == dataset

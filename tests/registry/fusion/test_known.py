@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fusery.registry.engine.verdict import judge
@@ -56,5 +58,13 @@ def test_answers_decide_where_the_weights_do_not(verdict: str) -> None:
     assert unsure.passes(FuseRequest(), strict=True) == (verdict == "PASS")
     assert unsure.passes(FuseRequest(), strict=False) == (verdict != "LOST")
     assert unsure.passes(FuseRequest(), strict=False, sound=True) == (verdict in ("PASS", "UNSURE"))
-    for sure in (measured(1.0, 0.01), measured(0.1, 0.01)):
-        assert sure.with_answers(answers) == sure
+    assert measured(1.0, 0.01).with_answers(answers).verdict == "PASS"
+    lost = measured(0.1, 0.01).with_answers(answers)
+    assert lost.verdict == ("UNSURE" if verdict == "PASS" else verdict)
+    assert not lost.passes(FuseRequest(), strict=False), "whatever it answers, --accept-loss is needed"
+    assert lost.passes(FuseRequest(accept_loss=True), strict=False)
+    for few in (replace(answers, prompts=3), replace(answers, gained=0.09)):
+        assert [one.with_answers(few).verdict for one in (measured(1.0, 0.05), measured(0.1, 0.01))] == [
+            "UNSURE",
+            "LOST",
+        ]
