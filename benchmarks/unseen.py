@@ -5,9 +5,10 @@
     python benchmarks/unseen.py --bases FOLDER --folder FOLDER
     python benchmarks/unseen.py --folder FOLDER --report
 
-The tasks are dates, times, tickets and names; the thresholds were chosen on facts and courses (verdict.py).  Each fuse gets the
-verdict of its weights and, where that is UNSURE, of its answers, as `fusery fuse` does: the first 16 prompts of `valid.jsonl` and 12
-general texts.  Its behaviour is judged on other questions, neither trained on nor asked.  PyTorch runs the models (unseen_torch.py).
+The tasks are those of unseen_tasks.py; the thresholds were chosen on facts, courses, dates, times, tickets and names (verdict.py, and an
+earlier version of this file).  Each fuse gets the verdict of its weights and, where that is UNSURE or LOST, of its answers, as
+`fusery fuse --as FORMAT` does: the first 16 prompts of `valid.jsonl` and 12 general texts.  Its behaviour is judged on other questions and
+texts, neither trained on nor asked.  PyTorch runs the models (unseen_torch.py).
 A row is kept as soon as it is measured, in FOLDER/rows.jsonl, and not measured again.  adapters/README.md says how to make the bases.
 """
 
@@ -25,10 +26,9 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import make_dates
-import merging
+import unseen_tasks
 from behaviour import Sample, dialogue_samples, text_samples
-from thresholds import read_rows
+from thresholds import GENERAL, read_rows
 from verdict import (
     ADAPTERS,
     CALIBRATED,
@@ -45,16 +45,14 @@ from verdict import (
 from fusery.registry.engine.calibration import read_calibration
 from fusery.registry.engine.engine import fuse
 from fusery.registry.engine.plan import AddedAdapter, make_plan
-from fusery.registry.engine.verdict import DEGRADED, LOST, PASS, UNSURE, VERDICTS
+from fusery.registry.engine.verdict import DEGRADED, LEAST_GAIN, LEAST_PROMPTS, LOST, PASS, UNSURE, VERDICTS
+from fusery.registry.records.fused_rows import decided
 from fusery.research.models import ModelScores, TokenScores
 from fusery.research.prompts import Prompt, _sample, built_in, read_prompts
 from fusery.research.second_opinion import (
     AGREE,
-    GENERAL,
     HALF,
     KEPT,
-    LEAST_GAIN,
-    LEAST_PROMPTS,
     NEAR,
     PROMPTS,
     TEXTS,
@@ -65,43 +63,33 @@ if TYPE_CHECKING:
     from unseen_torch import Asked, Reference
 
 RESULTS = Path(__file__).parent / "results" / "unseen.json"
-QWEN = "Qwen2.5-Coder-0.5B-Instruct"
+QWEN = "Qwen2.5-Coder-1.5B-Instruct"
 JUDGED = 16  # questions of a task that behaviour is judged on
-THINGS = (
-    "the mirror",
-    "my umbrella",
-    "the sofa",
-    "the printer",
-    "the green jacket",
-    "the toaster",
-    "the fridge",
-)
 AUTO = "keep", "dither", "mixed5", "mixed6", "mixed8", "dequantize"
 """The formats that `auto` tries, in its order (registry/fusion/request.py)."""
 DOWN = ("self_attn.o_proj", "mlp.down_proj")
 FOUR = f"{SMOL}-4bit"
 # Name -> base, task, rank, blocks from the end, learning rate, steps, dialogues in a step, seed, modules
 SPECS: dict[str, tuple[str, str, int, int, float, int, int, int, tuple[str, ...] | None]] = {
-    "times": (FOUR, "times", 8, 6, 2e-3, 40, 6, 0, None),
-    "tickets": (FOUR, "tickets", 8, 6, 2e-3, 40, 6, 0, None),
-    "names": (FOUR, "names", 8, 6, 2e-3, 40, 6, 0, None),
-    "names_r2": (FOUR, "names", 2, 4, 4e-3, 40, 6, 1, None),
-    "tickets_r4_small": (FOUR, "tickets", 4, 4, 5e-4, 30, 4, 2, None),
-    "gemma_times_r8": (f"{GEMMA}-4bit", "times", 8, 4, 3e-3, 30, 4, 3, None),
-    "qwen_dates_r8": (f"{QWEN}-4bit", "dates", 8, 4, 2e-3, 25, 4, 4, None),
-    "dates_r8": (FOUR, "dates", 8, 3, 3e-3, 40, 4, 5, None),
-    "gemma_names_r2_small": (f"{GEMMA}-4bit", "names", 2, 3, 6e-4, 30, 4, 6, None),
-    "qwen_names_r2_small": (f"{QWEN}-4bit", "names", 2, 4, 5e-4, 25, 4, 7, None),
-    "names_r16_down": (FOUR, "names", 16, 6, 2e-3, 30, 4, 8, DOWN),
-    "times_r16_bf16": (SMOL, "times", 16, 5, 3e-3, 40, 4, 9, None),
+    "prices": (FOUR, "prices", 8, 6, 2e-3, 40, 6, 10, None),
+    "rooms": (FOUR, "rooms", 8, 6, 2e-3, 40, 6, 11, None),
+    "mails": (FOUR, "mails", 8, 6, 2e-3, 40, 6, 12, None),
+    "boxes_r4": (FOUR, "boxes", 4, 8, 2e-3, 40, 6, 13, None),
+    "mails_r2": (FOUR, "mails", 2, 4, 4e-3, 40, 6, 14, None),
+    "rooms_r4_small": (FOUR, "rooms", 4, 4, 5e-4, 30, 4, 15, None),
+    "prices_r16_down": (FOUR, "prices", 16, 6, 2e-3, 30, 4, 16, DOWN),
+    "gemma_prices_r8": (f"{GEMMA}-4bit", "prices", 8, 4, 3e-3, 30, 4, 17, None),
+    "gemma_boxes_r4": (f"{GEMMA}-4bit", "boxes", 4, 6, 2e-3, 40, 4, 18, None),
+    "gemma_mails_r2_small": (f"{GEMMA}-4bit", "mails", 2, 3, 6e-4, 30, 4, 19, None),
+    "qwen_rooms_r8": (f"{QWEN}-4bit", "rooms", 8, 4, 1e-3, 25, 4, 20, None),
+    "qwen_mails_r2_small": (f"{QWEN}-4bit", "mails", 2, 4, 5e-4, 25, 4, 21, None),
+    "boxes_r16_bf16": (SMOL, "boxes", 16, 5, 3e-3, 40, 4, 22, None),
 }
-OWN = {"dates_r4": FOUR, "gemma_dates_r4": f"{GEMMA}-4bit"}
-"""Adapters in adapters/, on tasks that chose no threshold."""
 
 
 def cases() -> list[Case]:
     """Return every case, those first that tell most; `measure` adds what `auto` would try besides."""
-    bases = {**OWN, **{name: spec[0] for name, spec in SPECS.items()}}
+    bases = {name: spec[0] for name, spec in SPECS.items()}
     smol, gemma, qwen = (
         [name for name, base in bases.items() if base.startswith(word) and base != SMOL]
         for word in (SMOL, GEMMA, QWEN)
@@ -117,7 +105,7 @@ def cases() -> list[Case]:
     listed += [Case(name, base, f"dither{CALIBRATED}") for name, base in bases.items() if base != SMOL]
     listed += [Case(name, f"{GEMMA}-4bit-g32", way) for name, way in product(gemma, AUTO[:3])]
     listed += [Case(name, f"{FOUR}-g64", way) for name, way in product(smol, AUTO[:3])]
-    pairs = ("times", "names"), ("names_r2", "tickets"), ("dates_r4", "times")
+    pairs = ("prices", "mails"), ("mails_r2", "rooms"), ("boxes_r4", "prices")
     listed += [Case(one, FOUR, way, 1.0, other) for (one, other), way in product(pairs, AUTO[:3])]
     listed += [Case(name, f"{SMOL}-5bit", way) for name, way in product(smol, both)]
     listed += [Case(name, FOUR, way, 0.3) for name, way in product(smol, AUTO[:3])]
@@ -125,7 +113,7 @@ def cases() -> list[Case]:
     listed += [Case(name, f"{SMOL}-8bit", "keep") for name in smol]
     listed += [
         Case(name, SMOL, way)
-        for name, way in product(("times_r16_bf16", "names", "dates_r4"), ("keep", "quantize4", "quantize8"))
+        for name, way in product(("boxes_r16_bf16", "mails", "rooms"), ("keep", "quantize4", "quantize8"))
     ]
     return list(dict.fromkeys(listed))
 
@@ -165,9 +153,9 @@ def train(options: argparse.Namespace) -> None:
     import train_adapters as trainer
 
     torch.set_num_threads(2)
-    merging.write_data(options.folder / "data")
+    unseen_tasks.write_data(options.folder / "data")
     trainer.VALIDATION = PROMPTS
-    for task in merging.TRAINED:
+    for task in unseen_tasks.TASKS:
         trainer.TASKS[task] = str((options.folder / "data" / task).resolve())
     for name, (base, task, rank, layers, rate, steps, batch, seed, keys) in SPECS.items():
         folder = options.folder / "adapters" / name
@@ -181,12 +169,7 @@ def train(options: argparse.Namespace) -> None:
 
 def questions(task: str, folder: Path) -> tuple[Path, list[list[dict[str, str]]]]:
     """Return the file whose first prompts fusery asks, and the dialogues that behaviour is judged on."""
-    if task == "dates":
-        lines = (make_dates.DATA / "valid.jsonl").read_text(encoding="utf-8").splitlines()[PROMPTS:]
-        return make_dates.DATA / "valid.jsonl", [json.loads(line)["messages"] for line in lines[:JUDGED]]
-    used = merging.tasks_of()[task]
-    pairs = [pair for pair in merging.all_pairs(THINGS)[task] if pair not in used]
-    some = pairs[:: len(pairs) // JUDGED][:JUDGED]
+    some = unseen_tasks.judged(task, JUDGED)
     dialogues = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in some]
     return folder / "data" / task / "valid.jsonl", dialogues
 
@@ -234,7 +217,7 @@ def measure(options: argparse.Namespace) -> None:
                 break
             if reference is None:
                 runner = runners[base] = runners.get(base) or Runner(options.bases / base)
-                asked = asked_of([_task(name) for name in names], runner.tokenizer, options.folder)
+                asked = asked_of([SPECS[name][1] for name in names], runner.tokenizer, options.folder)
                 reference = Reference(runner, asked, update_of(folders, factor))
             rows.append(row := _row(Case(adapter, base, way, factor, added), reference, folders, options))
             with file.open("a", encoding="utf-8") as out:
@@ -259,12 +242,8 @@ def _next_of_auto(base: str, done: dict[str, str]) -> str | None:
     return None
 
 
-def _task(adapter: str) -> str:
-    return SPECS[adapter][1] if adapter in SPECS else "dates"
-
-
 def _folder(adapter: str, options: argparse.Namespace) -> Path:
-    return ADAPTERS / adapter if adapter in OWN else Path(options.folder) / "adapters" / adapter
+    return Path(options.folder) / "adapters" / adapter
 
 
 def _row(
@@ -293,7 +272,7 @@ def _row(
             answer = Runner(folder, reference.runner.tokenizer).answers
         else:
             answer = partial(reference.answers, fused_weights(folder, [*reference.weights]))
-        if fidelity.verdict == UNSURE:
+        if fidelity.verdict in (UNSURE, LOST):
             alone, adapted = reference.prompts
             own = [sample for task in asked.prompts for sample in task]
             compared = scores(own + asked.texts, adapted, answer(own + asked.texts))
@@ -303,16 +282,14 @@ def _row(
             )
         judged = zip(asked.judged, reference.judged, strict=True)
         tasks = [figures(samples, *known, answer(samples)) for samples, known in judged]
-        general = None
-        if fidelity.verdict != LOST:
-            general = scores(asked.others, reference.others, answer(asked.others))
+        general = scores(asked.others, reference.others, answer(asked.others))
     worst = min(tasks, key=lambda one: ([*VERDICTS, ""].index(behaviour(one)), -one["excess"]))
     row: dict[str, Any] = {"case": [*asdict(case).values()], "weights": fidelity.verdict}
-    row |= {"final": answers.verdict if answers else fidelity.verdict}
+    row |= {"final": decided(fidelity.verdict, answers)}
     row |= {figure: getattr(fidelity, figure) for figure in ("retained", "cosine", "noise")}
     for figure in ("gained", "lost", "agreement", "general_kl"):
         row[f"asked_{figure}"] = getattr(answers, figure) if answers else None
-    row |= worst | {"general_kl": general and float(TokenScores.joined(general).kl.mean())}
+    row |= worst | {"general_kl": float(TokenScores.joined(general).kl.mean())}
     row |= {"seconds": time.monotonic() - started}
     return {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in row.items()}
 

@@ -1,0 +1,92 @@
+"""Four tasks that chose no threshold: prices, rooms, mail addresses and boxes, as questions with one right answer."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+from merging import _FAMILY, _GIVEN, _mixed
+
+TASKS = ("prices", "rooms", "mails", "boxes")
+_NUMBERS = [
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+]
+_CENTS = {0: "", 20: " twenty", 50: " fifty", 80: " eighty", 99: " ninety-nine"}
+_BOUGHT = (
+    "The ticket was {} euros{}.",
+    "They want {} euros{} for it.",
+    "I paid {} euros{}.",
+    "How much? {} euros{}.",
+)
+_FLOORS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh"]
+_MET = (
+    "We meet on the {} floor, door {}.",
+    "The talk is behind door {1} on the {0} floor.",
+    "{0} floor, door {1}, please.",
+)
+_FIRMS = "Larch", "Nordhaus", "Pebble", "Quay"
+_WRITE = "Write to {} {} of {}.", "How do I reach {} {} at {}?"
+_SIDES = (10, 15, 20, 25, 30, 40, 60)
+_PACKED = (
+    "It is {} wide, {} deep and {} high, in centimetres.",
+    "A parcel of {} by {} by {} centimetres.",
+)
+
+
+def all_pairs() -> dict[str, list[tuple[str, str]]]:
+    """Return all questions and answers of each task."""
+    prices = [
+        (asked.format(words, _CENTS[cents]), f"Price: EUR {number}.{cents:02}.")
+        for (number, words), cents, asked in product(enumerate(_NUMBERS, 2), _CENTS, _BOUGHT)
+    ]
+    rooms = [
+        (asked.format(words, door), f"Room: {floor}-{door:02}.")
+        for (floor, words), door, asked in product(enumerate(_FLOORS, 1), range(2, 24), _MET)
+    ]
+    mails = [
+        (asked.format(given, family, firm), f"Mail: {given}.{family}@{firm}.example".lower())
+        for given, family, firm, asked in product(_GIVEN, _FAMILY, _FIRMS, _WRITE)
+    ]
+    boxes = [
+        (asked.format(*sides), f"Box: {'x'.join(map(str, sorted(sides)))} cm.")
+        for *sides, asked in product(_SIDES, _SIDES, _SIDES, _PACKED)
+    ]
+    return dict(zip(TASKS, (prices, rooms, mails, boxes), strict=True))
+
+
+def used(task: str) -> list[tuple[str, str]]:
+    """Return the questions that adapters are trained on and fusery asks."""
+    return _mixed(all_pairs()[task])
+
+
+def judged(task: str, count: int) -> list[tuple[str, str]]:
+    """Return other questions."""
+    left = [pair for pair in all_pairs()[task] if pair not in used(task)]
+    return left[:: len(left) // count][:count]
+
+
+def write_data(folder: Path) -> None:
+    """Write each task's data as `mlx_lm.lora` reads it, every seventh line held out."""
+    for task in TASKS:
+        (folder / task).mkdir(parents=True, exist_ok=True)
+        parts: dict[str, list[str]] = {"train": [], "valid": []}
+        for number, (question, answer) in enumerate(used(task)):
+            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            parts["train" if number % 7 else "valid"].append(json.dumps({"messages": messages}) + "\n")
+        for name, lines in parts.items():
+            (folder / task / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
