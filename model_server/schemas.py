@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
@@ -120,7 +121,7 @@ class Body(BodyPart):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Annotated[int, Field(ge=-1)] = 0  # 0, and vLLM's -1: all
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)] | None = None
     presence_penalty: _Penalty = 0.0
@@ -132,6 +133,11 @@ class Body(BodyPart):
     user: Annotated[str, Field(max_length=1000)] | None = None
     logprobs: bool | int = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] = 0
+
+    @field_validator("max_tokens", "max_completion_tokens", mode="before")
+    @classmethod
+    def _endless(cls, value: Any) -> Any:
+        return sys.maxsize if value == -1 else value  # llama.cpp's -1
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -164,7 +170,7 @@ class Body(BodyPart):
         return Sampling(
             temperature=self.temperature if self.top_p > 0 else 0.0,
             top_p=self.top_p,
-            top_k=self.top_k if self.top_k < vocabulary else 0,
+            top_k=self.top_k if 0 < self.top_k < vocabulary else 0,
             min_p=self.min_p,
             seed=None if self.seed is None else self.seed % (1 << 64),
             presence_penalty=self.presence_penalty,
@@ -203,6 +209,7 @@ class ChatBody(Body):
     chat_template_kwargs: dict[TemplateOption, bool | Annotated[str, Field(max_length=64)]] = Field(
         default_factory=dict
     )
+    reasoning_effort: Annotated[str, Field(max_length=64)] | None = None
     logprobs: bool = False
     response_format: ResponseFormat | None = None
     tools: list[Tool] = Field(default_factory=list, max_length=MOST_TOOLS)
@@ -232,6 +239,12 @@ class ChatBody(Body):
         if isinstance(self.tool_choice, Tool):
             return [tool for tool in self.tools if tool.function.name == self.tool_choice.function.name]
         return self.tools if self.tool_choice == "required" else []
+
+    @property
+    def template_options(self) -> dict[str, object]:
+        """The variables that the chat template gets."""
+        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        return {**effort, **{str(name): value for name, value in self.chat_template_kwargs.items()}}
 
     @property
     def answer_schema(self) -> dict[str, object] | None:

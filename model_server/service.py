@@ -148,12 +148,13 @@ class Service:
         body, target = await self.preparing.run(access.owner, lambda: self._read(table, data, kind, access))
         if not isinstance(body, ChatBody):
             return await self.preparing.run(access.owner, lambda: self._jobs(table, body, target, access))
-        template = {str(name): value for name, value in body.chat_template_kwargs.items()}
         place = self.rendering if self.prompts.renders_apart else self.preparing
         tools = body.callable_tools
         if tools:
             require_tools(self.engine.tokenizer)
-        text = await place.run(access.owner, lambda: self.prompts.render(body.messages, template, tools))
+        text = await place.run(
+            access.owner, lambda: self.prompts.render(body.messages, body.template_options, tools)
+        )
         return await self.preparing.run(access.owner, lambda: self._jobs(table, body, target, access, text))
 
     def _read(

@@ -49,17 +49,9 @@ class Entry:
         return Path(self.name).suffix.lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """The files of the folder and of its subfolders."""
-
-    entries: tuple[Entry, ...]
-
-
-def look_around(root: Path) -> Surroundings:
-    """Inspect the files of a folder; those that cannot be read are skipped, since they are not stored either."""
-    entries = islice(_walk(root, "", DEPTH), LIMIT)
-    return Surroundings(tuple(sorted(entries, key=lambda entry: entry.path)))
+def look_around(root: Path) -> tuple[Entry, ...]:
+    """Inspect the files of a folder and its subfolders, without those that cannot be read, which are not stored either."""
+    return tuple(sorted(islice(_walk(root, "", DEPTH), LIMIT), key=lambda entry: entry.path))
 
 
 def _walk(folder: Path, prefix: str, depth: int, *, hidden: bool = False) -> Iterator[Entry]:
@@ -143,7 +135,7 @@ class Candidate:
     sketch: Callable[[], str] = str  # of its update, in hex
 
     @cached_property
-    def surroundings(self) -> Surroundings:
+    def surroundings(self) -> tuple[Entry, ...]:
         """The files in its folder and in the folders below; looked for once."""
         return look_around(self.folder.path)
 

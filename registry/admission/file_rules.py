@@ -75,9 +75,7 @@ def readable_files(candidate: Candidate) -> Iterator[Finding]:
         if problem.absent:
             yield FILE_MISSING.finding(problem.file, problem.message)
         elif problem.file.endswith(".safetensors"):
-            head = next(
-                (entry.head for entry in candidate.surroundings.entries if entry.path == problem.file), b""
-            )
+            head = next((entry.head for entry in candidate.surroundings if entry.path == problem.file), b"")
             starts = (start for start in _OTHER_STARTS if head.startswith(start))
             what, hint = _OTHER_STARTS.get(next(starts, b""), ("", None))
             yield NOT_SAFETENSORS.finding(problem.file, problem.message + what, hint)
@@ -139,7 +137,7 @@ def _kind(file: str, what: str, hint: str) -> Finding:
 def supported_form(candidate: Candidate) -> Iterator[Finding]:
     """The folder holds an adapter in mlx-lm's or PEFT's form."""
     task = candidate.folder.raw_config.get("task_type")
-    top = {entry.path for entry in candidate.surroundings.entries if "/" not in entry.path}
+    top = {entry.path for entry in candidate.surroundings if "/" not in entry.path}
     kind = None
     if candidate.folder.form == "peft" and isinstance(task, str) and task in _CLASSIFIERS:
         hint = f"fusery keeps adapters of language models: load it with PEFT on transformers' {_CLASSIFIERS[task]}"
@@ -213,7 +211,7 @@ def _by_names(candidate: Candidate, top: Collection[str]) -> Finding | None:
         for name in sorted(top):
             if re.fullmatch(pattern, name):
                 return _kind(name, what, hint.replace("NAME", name))
-    entries = candidate.surroundings.entries
+    entries = candidate.surroundings
     below = sorted({entry.path.rpartition("/")[0] for entry in entries if _FACTORS.fullmatch(entry.path)})
     if below:
         hint = f"give one of them: {Path(candidate.folder.path.name, below[-1])}"
@@ -286,7 +284,7 @@ REMOTE_CODE = error(
 @rule(PICKLE_FILE, TRAINER_FILE, PROGRAM_FILE)
 def no_executable_files(candidate: Candidate) -> Iterator[Finding]:
     """The folder has no programs, and no files that run code when they are loaded."""
-    entries = candidate.surroundings.entries
+    entries = candidate.surroundings
     programs = {e.path for e in entries if e.suffix in _PROGRAMS or e.head.startswith(_PROGRAM_HEADS)}
     # A pickle named .safetensors has its own error, `not_safetensors`.
     others = [entry for entry in entries if entry.suffix != ".safetensors"]

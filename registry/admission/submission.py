@@ -145,25 +145,19 @@ def checked(name: str, value: Any) -> Any:
             raise BadInputError(message, hint=f"leave out --{name.replace('_', '-')} if it is not known")
         return value
     if part.kind == "real":
-        return not_negative(value, part.title)
+        hint = "leave it out if it is not known"
+        try:
+            number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise BadInputError(f"the {part.title} is not a finite number", hint=hint)
+        if number < 0:
+            raise BadInputError(f"invalid {part.title}: {number:g} (0 or more)", hint=hint)
+        return number
     require_text(part.title, value, declared.most)
     value = dataset_name(value) if name == "dataset" else value
     return without_credentials(value) if declared.masked else value
-
-
-def not_negative(value: Any, what: str) -> float | None:
-    """Return a number of 0 or more in its canonical form; None is allowed."""
-    if value is None:
-        return None
-    try:
-        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise BadInputError(f"the {what} is not a finite number", hint="leave it out if it is not known")
-    if number < 0:
-        raise BadInputError(f"invalid {what}: {number:g} (0 or more)", hint="leave it out if it is not known")
-    return number
 
 
 def _checkpoint(checkpoint: Any) -> str | None:

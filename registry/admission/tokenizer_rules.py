@@ -113,7 +113,7 @@ def tokenizer_is_kept(candidate: Candidate) -> Iterator[Finding]:
     """Each tokenizer file is kept, equals the base's, or comes with a tokenizer.json; none is only in the run's folder."""
     base, own = candidate.base, own_tokenizer(candidate.folder.kept)
     root = candidate.folder.path.resolve()
-    entries = [entry.path for entry in candidate.surroundings.entries]
+    entries = [entry.path for entry in candidate.surroundings]
     names = [name for name in entries if is_other_form(name, whole=TOKENIZER in own)]
     if other := [name for name in names if _read(root / name) != base.tokenizer(name)]:
         message = f"{some(other)} of the adapter will not be kept: the base's tokenizer is used"

@@ -59,7 +59,7 @@ def plan(destination: Workspace, documents: Sequence[Item], origin: str) -> list
                 kept = f"keeps its own {', '.join(updates.kept)}" if updates.kept else None
             kept = "; ".join(filter(None, (kept, unsigned))) or None
             answers = missing_answers(destination, origin, document, row)
-            if is_complete(row, document) and not signatures and not updates.any and answers is None:
+            if is_complete(row, document) and not signatures and not updates.words() and answers is None:
                 return moved_as(document, name, "present", 0, kept)
             if isinstance(row, tables.AdapterRow):
                 require_allowed(destination, session, row, updates)

@@ -43,11 +43,6 @@ class Updates:
     withdrawn: list[tuple[tables.EvaluationRow, documents.EvaluationDocument]] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
 
-    @property
-    def any(self) -> bool:
-        """Whether there are updates."""
-        return bool(self.amendments or self.yanks or self.evaluations or self.withdrawn)
-
     def words(self) -> list[str]:
         """Return the kinds of missing parts, as the log names them."""
         words = ["yank"] * len(self.yanks)

@@ -23,7 +23,7 @@ from ..records.adapter_details import CombinationRecipe
 from ..records.amendments import amendment_records
 from ..records.bases import adapter_licence, base_licence
 from ..records.bundles import WRITTEN
-from ..records.views import public_facts, trained_on_view
+from ..records.views import entries, public_facts, trained_on_view
 from ..records.withdrawals import of_adapters, of_bundles, of_fused, recipe_in
 from ..workspace.workspace import Workspace
 
@@ -144,7 +144,7 @@ def _of_fused(workspace: Workspace, session: Session, row: tables.FusedRow) -> A
         "fused",
         str(line["combined"]),
         row.digest,
-        _files(row.manifest),
+        entries(row.manifest),
         base=base,
         adapters=adapters,
         recorded=row.created_at,
@@ -179,7 +179,7 @@ def _of_bundle(workspace: Workspace, session: Session, row: tables.BundleRow) ->
         "bundle",
         f"{row.target} of {' + '.join(names)}",
         row.digest,
-        _files(row.manifest),
+        entries(row.manifest),
         base=base,
         adapters=adapters,
         recorded=row.created_at,
@@ -205,7 +205,7 @@ def _base(workspace: Workspace, row: tables.BaseModelRow) -> AccountPart:
     source = (hub.source.removeprefix("hub:"), hub.revision) if hub else None
     names = ("architecture", "model_type", "parameters", "dtype", "quantization")
     facts = {name: getattr(row, name) for name in names}
-    identity = "base", row.name, row.digest, _files(row.manifest)
+    identity = "base", row.name, row.digest, entries(row.manifest)
     return AccountPart(*identity, base_licence(workspace, row), hub=source, facts=facts)
 
 
@@ -218,7 +218,7 @@ def _adapter(row: tables.AdapterRow, weight: float | None = None) -> AccountPart
         "amended": amended,
     }
     licence = adapter_licence({tag.key: tag.value for tag in row.tags})
-    identity = "adapter", row.name, row.digest, _files(row.manifest)
+    identity = "adapter", row.name, row.digest, entries(row.manifest)
     return AccountPart(*identity, licence, weight, data=_data(row), facts=facts)
 
 
@@ -228,10 +228,6 @@ def _data(row: tables.AdapterRow) -> Data | None:
         return None
     examples = row.examples if row.examples is not None else data.examples
     return Data(str(without_places(data.name)), data.revision, data.digest, examples)
-
-
-def _files(manifest: tables.ManifestRow) -> tuple[FileEntry, ...]:
-    return tuple(file.entry for file in manifest.files)
 
 
 def _entry(

@@ -169,13 +169,8 @@ def read_record(data: bytes, claim: SignedClaim) -> None:
     document = parse_json(data, documents.RECORD)
     if document["format"] != documents.BUNDLE_FORMAT:
         raise ValueError("another format")
-    _check(
-        claim,
-        document.get(documents.CHECKSUM),
-        documents.checksum_of(document),
-        documents.record_bytes(document),
-        data,
-    )
+    checksum = document.get(documents.CHECKSUM)
+    _check(claim, checksum, documents.checksum_of(document), documents.record_bytes(document), data)
     claim.name, claim.target = _text(document["name"]), _text(document["target"])
     claim.add("", document.get("contents", []))
     if document["model"] is not None:
@@ -193,13 +188,8 @@ def _read_export_metadata(data: bytes, claim: SignedClaim) -> None:
     inner = document.get(documents.KEY) if isinstance(document, Mapping) else None
     if not isinstance(inner, Mapping) or inner.get("format") != documents.FORMAT:
         return
-    _check(
-        claim,
-        inner.get(documents.CHECKSUM),
-        documents.checksum_of_metadata(document),
-        documents.document_bytes(document),
-        data,
-    )
+    checksum, computed = inner.get(documents.CHECKSUM), documents.checksum_of_metadata(document)
+    _check(claim, checksum, computed, documents.document_bytes(document), data)
     claim.name, claim.digest = _text(inner["name"]), _text(inner["digest"])
     claim.target = f"adapter-{_text(inner['form'])}"
     claim.complete = "contents" in inner

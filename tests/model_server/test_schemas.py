@@ -28,6 +28,9 @@ BAD: tuple[tuple[dict[str, Any], str], ...] = (
     ({"stop": [""]}, "stop"),
     ({"stop": ["a"] * 17}, "stop"),
     ({"max_tokens": True}, "max_tokens"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": -2}, "max_tokens"),
+    ({"top_k": -2}, "top_k"),
     ({"temperature": 1e300}, "temperature"),
     ({"seed": 10**30}, "seed"),
     ({"top_p": 1.5}, "top_p"),
@@ -102,6 +105,8 @@ def test_how_many_probabilities_are_told() -> None:
 def test_a_template_gets_its_own_options_and_no_other_template() -> None:
     options = {"enable_thinking": False, "reasoning_effort": "low"}
     assert chat(chat_template_kwargs=options).chat_template_kwargs == options
+    assert chat(reasoning_effort="high").template_options == {"reasoning_effort": "high"}
+    assert chat(reasoning_effort="high", chat_template_kwargs=options).template_options == options
     for bad in ({"chat_template": "{{ 1 }}"}, {"tokenize": False}, {"enable_thinking": []}, []):
         refusal(json.dumps(CHAT | {"chat_template_kwargs": bad}).encode(), ChatBody)
 
@@ -120,6 +125,9 @@ def test_all_forms_of_prompts_and_messages() -> None:
 def test_options_within_what_the_model_has() -> None:
     found = text(top_k=320, top_p=0, seed=-1).sampling(320)
     assert found == Sampling(temperature=0, top_p=0, top_k=0, seed=2**64 - 1)
+    assert text(top_k=-1).sampling(320) == text().sampling(320)
+    for name in ("max_tokens", "max_completion_tokens"):
+        assert min(text(**{name: -1}).length(512), 300_000) == 300_000
     for key in ("320", "-1", "x", "٣", "9" * 20):
         with pytest.raises(Refusal):
             text(logit_bias={key: 1}).sampling(320)
