@@ -25,7 +25,6 @@ from .columns import (
     change_of,
     chosen_columns,
     marked,
-    metrics_in,
     print_adapters,
     record_facts,
     record_table,
@@ -151,7 +150,8 @@ def list_adapters(
         return
     if columns is not None and (session.json or session.quiet):
         raise click.UsageError("--columns goes with neither --json, which has all of them, nor -q.")
-    adapters = session.registry.adapters.list(**filters, metrics=metrics_in(columns))
+    metrics = [key.removeprefix(METRIC) for key in columns or () if key.startswith(METRIC)]
+    adapters = session.registry.adapters.list(**filters, metrics=metrics)
 
     def human() -> None:
         print_adapters(session, adapters, columns or USUAL, whole=columns is not None)

@@ -131,11 +131,6 @@ def chosen_columns(ctx: click.Context, param: click.Parameter, value: str | None
     return tuple(dict.fromkeys(keys))
 
 
-def metrics_in(columns: tuple[str, ...] | None) -> list[str]:
-    """Return the names of the metrics among some columns."""
-    return [key.removeprefix(METRIC) for key in columns or () if key.startswith(METRIC)]
-
-
 def _column(key: str) -> Shown:
     if not key.startswith(METRIC):
         return COLUMNS.get(key) or shown(Version, key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from fusery.registry.api.upkeep import Upkeep
 from fusery.registry.charts.text import size
@@ -32,13 +32,8 @@ class Initialised(Record):
 class SchemaCheck(Record):
     """The result of `fusery admin db check`."""
 
+    ok: bool = described("whether there are no differences")
     differences: tuple[str, ...] = described("differences from the schema of this version, a sentence each")
-    KEYS: ClassVar[tuple[str, ...]] = ("ok", "differences")
-
-    @property
-    def ok(self) -> bool:
-        """Whether there are no differences."""
-        return not self.differences
 
 
 @command("admin init", document=".home:Initialised")
@@ -104,7 +99,8 @@ def check(session: Session) -> int:
 
     Exit code 1: they differ.
     """
-    done = SchemaCheck(differences=tuple(session.registry.upkeep.schema_differences()))
+    differences = tuple(session.registry.upkeep.schema_differences())
+    done = SchemaCheck(ok=not differences, differences=differences)
     text = "The schema is as it should be." if done.ok else f"{plural(len(done.differences), 'difference')}."
     lines = (*done.differences, text)
     session.emit(done, names=done.differences, human=lambda: session.print_lines(lines))

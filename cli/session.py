@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
@@ -45,9 +44,7 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if "registry" in self.__dict__:
             self.registry.close()
 
@@ -156,14 +153,11 @@ class Session:
         """Print a hint that belongs to a result, behind a margin."""
         self.print(f"{margin}Hint: {self.hints.spelled(text)}")
 
-    def table(
-        self, *columns: str, right: Iterable[str] = (), free: Iterable[str] = (), rare: Iterable[str] = ()
-    ) -> Table:
+    def table(self, *columns: str, right: Collection[str] = (), free: Collection[str] = ()) -> Table:
         """Return an empty table with these columns, the least important ones last."""
         from .tables import Column, Table
 
-        kinds = [set(right), set(free), set(rare)]
-        return Table([Column(title, *(title in kind for kind in kinds)) for title in columns])
+        return Table([Column(title, title in right, title in free) for title in columns])
 
     def print_table(self, table: Table) -> None:
         """Print a table, fitted to the terminal, if there is one."""

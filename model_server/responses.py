@@ -62,7 +62,7 @@ class Reply:
         if self.kind == "text":
             return []
         rest = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-        return [self._event([{"index": number, **rest}]) for number in range(count)]
+        return [self.chunk([{"index": number, **rest}]) for number in range(count)]
 
     def piece(self, number: int, piece: Piece, choice: AnswerChoice) -> bytes:
         """Return the event for a piece of one answer, which `choice` has already."""
@@ -73,13 +73,7 @@ class Reply:
             delta["tool_calls"] = [{"index": place, **call} for place, call in enumerate(piece.calls, before)]
         content = {"text": piece.text} if self.kind == "text" else {"delta": delta}
         logprobs = self._logprobs(choice, latest)
-        return self._event(
-            [{"index": number, "logprobs": logprobs, "finish_reason": piece.finish, **content}]
-        )
-
-    def closing(self, used: Mapping[str, Any]) -> bytes:
-        """Return the event with `usage`."""
-        return self._event([], usage=used)
+        return self.chunk([{"index": number, "logprobs": logprobs, "finish_reason": piece.finish, **content}])
 
     def _head(self, *, stream: bool) -> dict[str, object]:
         chat = self.kind == "chat"
@@ -111,7 +105,8 @@ class Reply:
         before = choice.logprobs[: len(choice.logprobs) - len(logprobs)]
         return text_form(logprobs, sum(len(logprob.token) for logprob in before))
 
-    def _event(self, choices: list[dict[str, object]], **more: Any) -> bytes:
+    def chunk(self, choices: list[dict[str, object]], **more: Any) -> bytes:
+        """Return an event of a streamed answer."""
         return event({**self._head(stream=True), "choices": choices, **more})
 
 
@@ -174,7 +169,7 @@ class Answers:
                 if piece.text or piece.finish or piece.logprob or piece.calls:
                     yield self.reply.piece(number, piece, self.choices[number])
         if include_usage:
-            yield self.reply.closing(self._usage(prompt_tokens))
+            yield self.reply.chunk([], usage=self._usage(prompt_tokens))
         yield DONE
 
     async def pieces(self) -> AsyncGenerator[_Entry, None]:

@@ -28,19 +28,15 @@ class RoutingTable:
     def __init__(
         self, document: ServingDocument, residents: Mapping[str, Resident], extra_names: Collection[str] = ()
     ) -> None:
-        self.document, self._extra_names = document, frozenset(extra_names)
+        self.document = document
         self._targets = {document.base.name: RouteTarget(document.base.name, None, document.base.digest)}
         for adapter in document.adapters:
             self._targets[adapter.name] = RouteTarget(adapter.name, residents[adapter.name], adapter.digest)
+        own = [name for name in self._targets if name not in extra_names]
+        self.default = own[0] if len(own) == 1 else None  # the model of requests without a name
         self._routes = {name: {name: 1.0} for name in self._targets}
         for name, target in document.routes.items():
             self._routes[name] = {target: 1.0} if isinstance(target, str) else dict(target)
-
-    @property
-    def default(self) -> str | None:
-        """Return the model of requests without a name; None if there are several."""
-        own = [name for name in self._targets if name not in self._extra_names]
-        return own[0] if len(own) == 1 else None
 
     @property
     def residents(self) -> list[Resident]:

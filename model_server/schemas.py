@@ -51,13 +51,6 @@ class ResponseFormat(BodyPart):
             raise ValueError("json_schema is for the type json_schema, which needs it")
         return self
 
-    @property
-    def schema_asked_for(self) -> dict[str, object] | None:
-        """The JSON schema of the answer; None for any text."""
-        if self.type == "text":
-            return None
-        return {"type": "object"} if self.json_schema is None else self.json_schema.content
-
 
 class Function(BodyPart):
     """A function in `tools`."""
@@ -249,7 +242,10 @@ class ChatBody(Body):
     @property
     def answer_schema(self) -> dict[str, object] | None:
         """The JSON schema of the answer; None for any text."""
-        return None if self.response_format is None else self.response_format.schema_asked_for
+        form = self.response_format
+        if form is None or form.type == "text":
+            return None
+        return {"type": "object"} if form.json_schema is None else form.json_schema.content
 
 
 class TextBody(Body):

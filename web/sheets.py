@@ -94,16 +94,13 @@ def alias_sheet(registry: Registry, task: str, name: str, offset: int = 0) -> Sh
     """Return an alias of a task, with its moves and rules."""
     holder = registry.aliases.show(f"{task}#{name}")
     newest, rules = registry.aliases.history(f"{task}#{name}", limit=PAGE + 1, offset=offset), None
-    moves = newest[-PAGE:]
     with suppress(UnknownReferenceError):
         rules = registry.aliases.rules(f"{task}#{name}")
     content = {
         "alias": f"{task}#{name}",
         "holder": holder,
         "rules": rules,
-        "offset": offset,
-        "next": next_page(newest, offset),
-        "moves": moves[::-1],
+        **page_of("moves", newest[::-1], offset),
     }
     return Sheet("alias.html.j2", content, {"task": task})
 
@@ -136,14 +133,9 @@ def lineage_of(registry: Registry, reference: str) -> Graph:
     )
 
 
-def next_page(rows: Sequence[object], offset: int) -> int | None:
-    """Return the offset of the next page; None on the last page."""
-    return offset + PAGE if len(rows) > PAGE else None
-
-
 def page_of(name: str, rows: Sequence[object], offset: int) -> Mapping[str, Any]:
     """Return a page of rows under a name, and its place; one row more than a page means another page."""
-    return {"offset": offset, "next": next_page(rows, offset), name: rows[:PAGE]}
+    return {"offset": offset, "next": offset + PAGE if len(rows) > PAGE else None, name: rows[:PAGE]}
 
 
 def _link(node: Node) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusery.registry.adapters.render import Form
 from fusery.registry.errors import BadInputError, ServerRefusedError
-from fusery.registry.remote.address import ServerAddress, bearer_token
+from fusery.registry.remote.address import ServerAddress, bearer_token, is_loopback
 from fusery.registry.remote.client import HttpClient
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FuseryError
@@ -273,7 +273,7 @@ def _listed_by_ours(cards: list[Any]) -> Listed:
 
 def _place(kind: str, address: ServerAddress) -> str:
     """Return a server's name in deployments, the same for each name of this machine."""
-    if address.loopback:
+    if is_loopback(address.host):
         path = f":{address.port or (443 if address.secure else 80)}{address.path}"
         return f"{kind}={'https' if address.secure else 'http'}://{socket.gethostname()}{path}"
     return f"{kind}={address.url.lower()}"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.cli.command import command
 from fusery.cli.fuse import FUSE
-from fusery.cli.options import LocalPath
 from fusery.cli.session import Session
 
 if TYPE_CHECKING:
     from .serve import Serving
-
-_FILE = LocalPath(exists=True, dir_okay=False, path_type=Path)
 
 
 @command(

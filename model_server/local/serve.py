@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from fusery.registry import tables
 from fusery.registry.adapters.render import FORM_FILES
@@ -67,15 +67,10 @@ class Serving(Record, kw_only=False):
     url: str = described("for OpenAI's clients: `base_url`")
     base: str = described("name of the base")
     adapters: tuple[str, ...] = described("full names of the adapters in memory")
+    models: tuple[str, ...] = described("all names that a request may ask for")
     routes: Mapping[str, str | Mapping[str, float]] = described(
         "public names, each with the name that it leads to, or with several and their weights"
     )
-    KEYS: ClassVar[tuple[str, ...]] = ("url", "base", "adapters", "models", "routes")
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """All names that a request may ask for."""
-        return (self.base, *self.adapters, *self.routes)
 
 
 def serve(
@@ -117,7 +112,8 @@ def serve(
         def listening(url: str) -> None:
             document = read_document(path)
             names = tuple(adapter.name for adapter in document.adapters)
-            ready(Serving(f"{url}/v1", document.base.name, names, document.routes))
+            models = (document.base.name, *names, *document.routes)
+            ready(Serving(f"{url}/v1", document.base.name, names, models, document.routes))
             if follower is not None:
                 follower.start()
 

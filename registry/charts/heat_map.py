@@ -235,7 +235,7 @@ def _layer_numbers(layers: Sequence[int], left: int, wide: int, bottom: float) -
 
 
 def _legend(left: int, top: float, wide: float) -> Iterator[Markup]:
-    run = svg.Scale(0.0, 1.0, left, left + _STEPS * wide)
+    run = svg.scale(0.0, 1.0, left, left + _STEPS * wide)
     for at in range(_STEPS):
         fill = f"#{bytes(colour((at + 0.5) / _STEPS)).hex()}"
         yield svg.element("rect", x=left + wide * at, y=top, width=wide + 0.5, height=10, fill=fill)

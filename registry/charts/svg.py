@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -136,18 +135,12 @@ def mark(x: float, y: float, shape: int, kind: str, title: str | None = None) ->
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """From values to pixels along one axis."""
+Scale = Callable[[float], float]  # from values to pixels along one axis
 
-    low: float
-    high: float
-    start: float
-    end: float
 
-    def __call__(self, value: float) -> float:
-        """Return where a value stands."""
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+def scale(low: float, high: float, start: float, end: float) -> Scale:
+    """Return where the values from `low` to `high` stand along an axis."""
+    return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
 _NOTHING = 1e-300  # smaller values are drawn as 0: a step between round numbers would have no digits left
@@ -167,7 +160,7 @@ def axis(values: Sequence[float], start: float, end: float, *, about: int = 5) -
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
     first, last = math.floor(low / step), math.ceil(high / step)
     ticks = [number * step for number in range(first, last + 1)]
-    return Scale(ticks[0], ticks[-1], start, end), ticks
+    return scale(ticks[0], ticks[-1], start, end), ticks
 
 
 def grid(rise: Scale, ticks: Iterable[float], left: float, right: float) -> Iterator[Markup]:
@@ -186,8 +179,6 @@ def rendered(document: str, kind: str) -> bytes:
         return document.encode()
     try:
         # Letters of a package: a machine may have none, and those that it has differ from another's.
-        from importlib.resources import files
-
         from resvg_py import svg_to_bytes
 
         letters = files("ttf_opensans") / "ttf"

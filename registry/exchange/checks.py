@@ -27,7 +27,6 @@ from ..remote.documents import (
     MOST_EVENTS,
     AdapterDocument,
     BaseDocument,
-    Document,
     FusedDocument,
     Item,
     Package,
@@ -186,7 +185,7 @@ _CHECKS: Mapping[str, Callable[[Any, datetime], None]] = {
 }
 
 
-def validate(document: Document, now: datetime) -> None:
+def validate(document: Item, now: datetime) -> None:
     """Refuse a document with invalid values or edited log entries."""
     name = visible(document.name[:200])
     problem = problem_of(document, About(), now)

@@ -133,12 +133,8 @@ def list_aliases(
         return [
             Alias(
                 alias=f"{row.task}#{row.alias}",
-                task=row.task,
-                adapter=row.adapter,
-                since=row.since,
-                by=row.by,
-                reason=row.reason,
                 withdrawals=withdrawals.get(row.holder, ()),
+                **{name: getattr(row, name) for name in ("task", "adapter", "since", "by", "reason")},
             )
             for row in rows
         ]
@@ -204,14 +200,10 @@ def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -
         withdrawals = of_adapters(session, [row.holder] if row.holder is not None else [], at=moment)
     return AliasHolder(
         alias=f"{row.task}#{row.alias}",
-        adapter=row.adapter,
-        digest=row.digest,
         yanked=None if row.adapter is None else bool(row.yanked),
         withdrawals=withdrawals.get(row.holder, ()),
         at=moment,
-        since=row.since,
-        by=row.by,
-        reason=row.reason,
+        **{name: getattr(row, name) for name in ("adapter", "digest", "since", "by", "reason")},
     )
 
 

@@ -56,11 +56,6 @@ class ServerAddress:
         path = parts.path.rstrip("/")
         return cls(f"{parts.scheme}://{parts.netloc}{path}", host, port, path, secure)
 
-    @property
-    def loopback(self) -> bool:
-        """Return whether the server is on this machine."""
-        return is_loopback(self.host)
-
 
 def _invalid(url: str) -> BadInputError:
     # A text with one of these characters may contain a password.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from fusery.storage.errors import FuseryError
 
 from ..errors import BadInputError, ServerRefusedError, ServerUnavailableError
-from .address import ServerAddress, trusted_certificates
+from .address import ServerAddress, is_loopback, trusted_certificates
 
 if TYPE_CHECKING:
     import httpx2 as httpx
@@ -103,19 +103,15 @@ class HttpClient:
     secret = "token"  # name of the credential in messages
     attempts = ATTEMPTS
     unavailable_hint: str | None = None  # hint if the server does not answer; None for the default
+    login_hint: str | None = None  # hint for a missing or invalid credential; None for the default
 
     def __init__(self, address: ServerAddress, token: str = "") -> None:
-        self.address, self.token = address, token
+        self.address, self.token, self.url = address, token, address.url
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
         self._sockets = Sockets()
         self._reached = False
         self._pool: httpx.Client | None = None
-
-    @property
-    def url(self) -> str:
-        """Return the server's URL, as messages show it."""
-        return self.address.url
 
     def __enter__(self) -> Self:
         return self
@@ -240,13 +236,10 @@ class HttpClient:
             return ServerRefusedError(problem, hint="give the final address")
         if status == 401:
             problem = f"refuses this {self.secret}" if self.token else f"needs a {self.secret}"
-            return ServerRefusedError(f"{self.url} {problem}", hint=self.login_hint)
+            return ServerRefusedError(
+                f"{self.url} {problem}", hint=self.login_hint or f"fusery login {self.url}"
+            )
         return self.error(status, data)
-
-    @property
-    def login_hint(self) -> str:
-        """Return the hint for a missing or invalid credential."""
-        return f"fusery login {self.url}"
 
     def error(self, status: int, data: bytes) -> FuseryError:
         """Return the error for a response that is neither transient nor about the credential."""
@@ -272,7 +265,8 @@ class HttpClient:
             headers["Authorization"] = f"Bearer {self.token}"
         # Without TLS, skip loading the system's certificates, which is slow.
         verify = trusted_certificates() if self.address.secure else SSLContext(PROTOCOL_TLS_CLIENT)
-        options: Any = {"limits": httpx.Limits(keepalive_expiry=IDLE), "trust_env": not self.address.loopback}
+        limits = httpx.Limits(keepalive_expiry=IDLE)
+        options: Any = {"limits": limits, "trust_env": not is_loopback(self.address.host)}
         try:
             return httpx.Client(base_url=self.url, headers=headers, verify=verify, **options)
         except (ValueError, ImportError, httpx.InvalidURL) as error:

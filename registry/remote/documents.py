@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FormatError
@@ -35,21 +35,16 @@ class Document(Record):
     """The base class of documents; `kept` says where the files are: in the store, in a folder, or `absent`."""
 
     kind: ClassVar[str]
+    SUBJECT: ClassVar[str] = "digest"  # the field that names the subject of its log entries
     digest: Digest
     files: tuple[FileEntry, ...]
     kept: Literal["store", "folder", "absent"] = "store"
     log: LogEntries = ()
 
-    if TYPE_CHECKING:
-
-        @property
-        def name(self) -> str:
-            """Its name."""
-
     @property
     def subject(self) -> str:
         """The subject of its log entries."""
-        return self.digest
+        return str(getattr(self, self.SUBJECT))
 
     @property
     def manifest(self) -> Manifest:
@@ -142,6 +137,7 @@ class AdapterDocument(Adapter, Document):
     """An adapter with everything recorded about it."""
 
     kind: ClassVar[str] = "adapter"
+    SUBJECT: ClassVar[str] = "name"
     base_digest: Digest
     base_names: tuple[str, ...] = described("names and hub ids of its base model", most=LONG)
     trained_on_names: tuple[str, ...] = described("those of the base model of its training", most=LONG)
@@ -155,16 +151,12 @@ class AdapterDocument(Adapter, Document):
     evaluations: tuple[EvaluationDocument, ...] = ()
     signatures: tuple[SignatureDocument, ...] = ()
 
-    @property
-    def subject(self) -> str:
-        """The subject of its log entries."""
-        return self.name
-
 
 class FusedDocument(Document):
     """A fused model; its files are in the package if published."""
 
     kind: ClassVar[str] = "fused"
+    SUBJECT: ClassVar[str] = "key"
     key: Digest
     base_digest: Digest
     adapter: Pinned
@@ -193,11 +185,6 @@ class FusedDocument(Document):
         """Its name in messages: adapters, precision and the beginning of its key."""
         adapters = " + ".join(pinned_adapter.name for pinned_adapter in (self.adapter, *self.extras))
         return f"{adapters} ({self.precision}, {self.key[:12]})"
-
-    @property
-    def subject(self) -> str:
-        """The subject of its log entries."""
-        return self.key
 
 
 Item = BaseDocument | CalibrationDocument | AdapterDocument | FusedDocument

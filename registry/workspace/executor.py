@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -49,11 +48,6 @@ class Failure(Record, kw_only=False):
     message: str = described("one sentence")
     hint: str | None = described("what to do about it", default=None)
 
-    @classmethod
-    def of(cls, error: FuseryError) -> Failure:
-        """Return what an error says."""
-        return cls(error.code, error.message, error.hint)
-
 
 LOST = Failure("worker_lost", "its process was killed several times", "run the command again")
 
@@ -67,33 +61,25 @@ class ItemOutcome(Generic[T, R]):
     failure: Failure | None = None
 
 
-class Workers(ABC):
-    """Runs one function on many items."""
-
-    @abstractmethod
-    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
-        """Yield an outcome for every item, in the order in which they are done; begin no more when the caller stops."""
-
-
 def attempt(work: Callable[[T], R], item: T) -> ItemOutcome[T, R]:
     """Do one item."""
     try:
         return ItemOutcome(item, work(item))
     except FuseryError as error:
-        return ItemOutcome(item, None, Failure.of(error))
+        return ItemOutcome(item, None, Failure(error.code, error.message, error.hint))
 
 
-class Serial(Workers):
+class Serial:
     """One after the other, in this thread."""
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
-        """Yield an outcome for every item."""
+        """Yield an outcome for every item, in the order in which they are done; begin no more when the caller stops."""
         for item in items:
             yield attempt(work, item)
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessPool(Workers):
+class ProcessPool:
     """Processes on this machine: for work that computes.  If one is killed, a new pool does the rest, up to three times."""
 
     jobs: int
@@ -251,7 +237,7 @@ class ClusterError(RegistryError):
     """The dask cluster cannot be reached, or the connection was lost."""
 
 
-class Cluster(Workers):
+class Cluster:
     """The workers of a dask scheduler."""
 
     def __init__(self, address: str) -> None:
@@ -261,7 +247,7 @@ class Cluster(Workers):
         self._address = address
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
-        """Yield an outcome for every item; see `Workers.run`."""
+        """Yield an outcome for every item; see `Serial.run`."""
         with self._connected() as client:
             from distributed.scheduler import KilledWorker
 
@@ -343,6 +329,9 @@ class Cluster(Workers):
     def _error(self, reason: str) -> ClusterError:
         hint = "start dask scheduler and dask worker, or unset FUSERY_CLUSTER; run the command again"
         return ClusterError(f"the cluster {self._address} cannot be used: {reason}", hint=hint)
+
+
+Workers = Serial | ProcessPool | Cluster
 
 
 def workers_of(workspace: Workspace, jobs: int) -> tuple[Workers, Site]:
