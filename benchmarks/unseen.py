@@ -7,8 +7,8 @@
 
 The tasks are those of unseen_tasks.py; the thresholds were chosen on facts, courses, dates, times, tickets and names (verdict.py, and an
 earlier version of this file).  Each fuse gets the verdict of its weights and, where that is UNSURE or LOST, of its answers, as
-`fusery fuse --as FORMAT` does: the first 16 prompts of `valid.jsonl` and 12 general texts.  Its behaviour is judged on other questions and
-texts, neither trained on nor asked.  PyTorch runs the models (unseen_torch.py).
+`fusery fuse --as FORMAT` does: the first 16 prompts of `valid.jsonl` and 12 general texts.  Behaviour is measured on other questions
+and texts.  PyTorch runs the models (unseen_torch.py).
 A row is kept as soon as it is measured, in FOLDER/rows.jsonl, and not measured again.  adapters/README.md says how to make the bases.
 """
 

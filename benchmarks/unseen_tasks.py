@@ -1,4 +1,4 @@
-"""Four tasks that chose no threshold: prices, rooms, mail addresses and boxes, as questions with one right answer."""
+"""Four tasks that were not used to choose thresholds: prices, rooms, mail addresses and boxes, as questions with one right answer."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def all_pairs() -> dict[str, list[tuple[str, str]]]:
 
 
 def used(task: str) -> list[tuple[str, str]]:
-    """Return the questions that adapters are trained on and fusery asks."""
+    """Return the pairs for training and for fusery's held-out prompts."""
     return _mixed(all_pairs()[task])
 
 
 def judged(task: str, count: int) -> list[tuple[str, str]]:
-    """Return other questions."""
+    """Return pairs that are not among them, to measure behaviour."""
     left = [pair for pair in all_pairs()[task] if pair not in used(task)]
     return left[:: len(left) // count][:count]
 

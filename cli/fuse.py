@@ -185,7 +185,7 @@ def report(session: Session, done: Done[_Made], *, verb: str, adapter: Callable[
     "setting.",
     recipe="FILE|KEY: Use a recorded recipe: the key of a fused model, its --json document, or a bundle's fusery.json.",
     probe=(
-        "SECONDS: Time limit for asking a model prompts of its run; 0: never; default: 60, with --all 0.",
+        "SECONDS: Time limit for running a model on held-out prompts if its weights do not decide; 0: never; default: 60 (0 with --all).",
         click.FloatRange(min=0),
     ),
 )

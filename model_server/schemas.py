@@ -114,7 +114,7 @@ class Body(BodyPart):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=-1)] = 0  # 0, and vLLM's -1: all
+    top_k: Annotated[int, Field(ge=-1)] = 0  # 0, or -1 as in vLLM: disabled
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)] | None = None
     presence_penalty: _Penalty = 0.0
@@ -129,8 +129,8 @@ class Body(BodyPart):
 
     @field_validator("max_tokens", "max_completion_tokens", mode="before")
     @classmethod
-    def _endless(cls, value: Any) -> Any:
-        return sys.maxsize if value == -1 else value  # llama.cpp's -1
+    def _unlimited(cls, value: Any) -> Any:
+        return sys.maxsize if value == -1 else value  # -1 as in llama.cpp: no limit
 
     @field_validator("stop", mode="before")
     @classmethod

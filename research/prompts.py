@@ -189,7 +189,7 @@ def _dialogue(messages: Any, subject: str) -> tuple[Mapping[str, Any], ...]:
         text = message.get("content")
         # A message that calls tools may have no text.
         if not isinstance(text, str) and (text is not None or not message.get("tool_calls")):
-            raise FormatError(f"{subject}: a message has no content that is text")
+            raise FormatError(f"{subject}: a message's content is no text (null only with tool_calls)")
         role = message.get("role")
         if not isinstance(role, str) or not 1 <= len(role) <= _ROLES:
             raise FormatError(f"{subject}: a message has no role")

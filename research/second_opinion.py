@@ -44,7 +44,7 @@ from .prompts import built_in, held_out, read_prompts, tokenise
 KEPT, NEAR, HALF = 0.95, 0.02, 0.5
 # Loss flatters: 24 of the study's 188 that passed by it were below this share of equal tokens, with fewer exact answers.
 AGREE = 0.9
-# Nats per token on general text. Other texts give up to half as much again or less, so that 0.1 on them is decided by neither.
+# KL in nats per token on general text: PASS up to the first, DEGRADED above the second, UNSURE between
 GENERAL_TO, GENERAL_ABOVE = 0.07, 0.14
 PROMPTS, TEXTS = 16, 12  # held-out prompts of the run, and general texts
 _SHARE = 0.1  # of the tokens, after which the pace of the rest is estimated

@@ -105,7 +105,7 @@ class LocalStore(BlobStore):
         return blob
 
     def pour_into(self, blob: Blob, fd: int, progress: Progress = None) -> None:
-        """Write a blob's bytes over an open file; see `BlobStore.pour_into`.  They share their blocks on disk where possible."""
+        """Overwrite an open file with a blob, as a reflink if possible; see `BlobStore.pour_into`."""
         with self._reading(blob.digest, blob.generation) as source:
             if (size := os.fstat(source).st_size) != blob.size:
                 raise self._damage(blob.digest, f"{blob.size} bytes", f"{size} bytes")

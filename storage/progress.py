@@ -48,7 +48,7 @@ SILENT = Reporter()
 
 
 def tally(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
-    """Return a function that takes how many bytes are new, from any thread, and tells how many there are in all."""
+    """Return a thread-safe function that adds a number of bytes and reports the total to `progress`."""
     done, lock = 0, Lock()
 
     def add(number: int) -> None:

@@ -86,7 +86,7 @@ class AdapterConfig(BaseModel):
         None, validation_alias=AliasChoices("num_layers", "lora_layers")
     )
     lora_parameters: LoraParameters | None = None
-    # mlx-lm trains on `hf_dataset` where there is one, and writes its default `data` beside it.
+    # mlx-lm trains on `hf_dataset` if it is set, and still writes the default `data`.
     data: DatasetName | None = Field(
         None,
         validation_alias=AliasChoices(

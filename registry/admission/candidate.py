@@ -50,7 +50,7 @@ class Entry:
 
 
 def look_around(root: Path) -> tuple[Entry, ...]:
-    """Inspect the files of a folder and its subfolders, without those that cannot be read, which are not stored either."""
+    """Inspect the readable files of a folder and its subfolders."""
     return tuple(sorted(islice(_walk(root, "", DEPTH), LIMIT), key=lambda entry: entry.path))
 
 

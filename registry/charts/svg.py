@@ -139,7 +139,7 @@ Scale = Callable[[float], float]  # from values to pixels along one axis
 
 
 def scale(low: float, high: float, start: float, end: float) -> Scale:
-    """Return where the values from `low` to `high` stand along an axis."""
+    """Return a function from values between `low` and `high` to pixels between `start` and `end`."""
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 

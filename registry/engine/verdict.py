@@ -21,7 +21,7 @@ QUIET_TO = 0.025
 QUIET_SHAPED_TO = 0.035  # the same of `mixed` with a calibration, whose noise matters less
 CLEAR_FROM = 0.1  # a fuse passes from this cosine
 NOISE_TO = 0.12  # maximum noise of a fuse near PASS, within a budget
-# Answers decide nothing with fewer prompts, or if the adapter gains fewer nats at them.
+# Fewest prompts, and the least gain of the adapter on them in nats, for a verdict from answers
 LEAST_PROMPTS, LEAST_GAIN = 4, 0.1
 
 

@@ -80,7 +80,7 @@ class MeasuredFuse:
         return replace(cls.of(fidelity, recipe), sampled=True, at_random=at_random)
 
     def with_answers(self, answers: FusedAnswers | None) -> MeasuredFuse:
-        """Return the same with what the model answered, if it was asked."""
+        """Return a copy with the model's answers, if there are any."""
         return replace(self, answers=answers or self.answers)
 
     @property
@@ -136,7 +136,7 @@ class MeasuredFuse:
 
 @dataclass
 class SecondOpinion:
-    """Asks models, within one time limit for the fuse."""
+    """Evaluates models on held-out prompts, within one time limit for the fuse."""
 
     inputs: FuseInputs
     scale: float | None  # instead of the first adapter's own
@@ -161,10 +161,10 @@ class SecondOpinion:
         return part("research.second_opinion:Questions")(self.inputs, self.scale, self.data, self.files)
 
     def asks(self, record: KeyRecord, *, lost: bool) -> bool:
-        """Tell whether the model of a key is to be asked: if it is UNSURE and, with `lost`, if its weights say LOST."""
+        """Tell whether the model of a key is to be evaluated: if it is UNSURE and, with `lost`, if it is LOST."""
         verdicts = (UNSURE, LOST) if lost else (UNSURE,)
-        unsure = record.measured is not None and record.measured.verdict in verdicts
-        wanted = unsure and (self.again or record.answers is None) and self.left > 0
+        undecided = record.measured is not None and record.measured.verdict in verdicts
+        wanted = undecided and (self.again or record.answers is None) and self.left > 0
         return wanted and bool(self.data)
 
     def ask(self, folder: Path, key: str, reporter: Reporter) -> FusedAnswers | None:
@@ -233,8 +233,8 @@ def refused(session: Session, key: str) -> KeyRecord:
     names = [field.name for field in fields(MeasuredFuse)]
     history = reversed(events.history(session, kind="fused", subject=key))
     details = [json.loads(event.detail) for event in history if event.action in (REFUSED, TRIED)]
-    known = [{"weights": detail["verdict"], **detail} for detail in details]
-    logged = [MeasuredFuse(**{name: one[name] for name in names if name in one}) for one in known]
+    entries = [{"weights": detail["verdict"], **detail} for detail in details]
+    logged = [MeasuredFuse(**{name: one[name] for name in names if name in one}) for one in entries]
     newest = min(logged, key=lambda measurement: measurement.sampled, default=None)
     answers = answers_of(session, key)
     if newest is None:

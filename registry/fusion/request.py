@@ -46,7 +46,7 @@ class FuseRequest:
         recipe: a recipe as it is on record: the key of what was made by it, or a file that holds it; instead of all that says
             how to fuse.
         base: another form of the adapter's base model to fuse onto, such as its 4-bit form; None for the adapter's own.
-        probe: time limit in seconds for asking a model held-out prompts of the run, where its weights do not decide; 0: never; None: 60, and only once.
+        probe: time limit in seconds for running the model on held-out prompts if its weights do not decide; 0: never; None: 60, and only once.
         prefer: goal of `auto`: `size`, or `speed`: 16 bits if mlx is faster with them on this machine; None for `size`, or
             for `speed` where the model is served at once.
     """

@@ -47,7 +47,7 @@ def verdict_of(row: tables.FusedRow, answers: FusedAnswers | None) -> str:
 
 
 def decided(weights: str, answers: FusedAnswers | None) -> str:
-    """Return the verdict: of the answers where the weights say UNSURE or LOST, but UNSURE for LOST weights with PASS answers."""
+    """Combine both verdicts: answers to enough prompts count if the weights give UNSURE or LOST; LOST with PASS answers is UNSURE."""
     if weights == PASS or answers is None:
         return weights
     if answers.prompts < LEAST_PROMPTS or answers.gained < LEAST_GAIN:

@@ -167,8 +167,8 @@ def kind_of(one: sa.Column[Any]) -> str:
     kind = one.type
     if isinstance(kind, sa.TypeDecorator) and not isinstance(kind, UtcDateTime):
         kind = kind.impl_instance
-    for name, of in _KINDS.items():
-        if isinstance(kind, of):
+    for name, column_type in _KINDS.items():
+        if isinstance(kind, column_type):
             return name
     raise TypeError(f"{one.table.name}.{one.name} has a type that backups do not know: {one.type!r}")
 

@@ -70,10 +70,10 @@ def attempt(work: Callable[[T], R], item: T) -> ItemOutcome[T, R]:
 
 
 class Serial:
-    """One after the other, in this thread."""
+    """Runs items one at a time in this thread."""
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[ItemOutcome[T, R]]:
-        """Yield an outcome for every item, in the order in which they are done; begin no more when the caller stops."""
+        """Yield each outcome as its item completes; start no new items once the caller stops."""
         for item in items:
             yield attempt(work, item)
 

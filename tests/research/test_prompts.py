@@ -55,7 +55,7 @@ def test_each_format_gives_the_tokens_and_the_mask_of_mlx_lm(tokenizer: Any, tmp
     assert tokenizer.decode(samples[0].targets.tolist()).startswith("I recommend KITE-120.")
 
 
-def test_calls_of_tools_are_scored_as_mlx_lm_trains_on_them(tmp_path: Path) -> None:
+def test_tool_calls_give_the_tokens_and_the_mask_of_mlx_lm(tmp_path: Path) -> None:
     folder = tiny_models.make_base(tmp_path / "base", layers=1)
     calls = "{% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}"
     template = f"{{% for message in messages %}}{{{{ message.role }}}}: {{{{ message.content or '' }}}}{calls}{{% endfor %}}"

@@ -144,7 +144,7 @@ def test_a_model_that_answers_like_the_base_is_lost(
     ("agree", "half", "answered", "verdict"),
     [(1.5, 0.5, "DEGRADED", "DEGRADED"), (1.5, 2.0, "LOST", "LOST"), (0.9, 0.5, "PASS", "UNSURE")],
 )
-def test_a_format_that_was_named_is_asked_where_its_weights_say_lost(
+def test_answers_count_if_the_weights_of_a_named_format_give_lost(
     registry: Registry,
     made: tuple[Path, Path],
     tmp_path: Path,

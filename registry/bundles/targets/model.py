@@ -21,7 +21,7 @@ from ..writing import Sink, bundle_record, sealed_bytes
 
 
 def write(source: BundleSource, bundle: Sink, choices: Choices, *, under: str = "") -> None:
-    """Write the model's files, `README.md` and `fusery.json`, below a folder with a slash at its end."""
+    """Write the model's files, `README.md` and `fusery.json`; `under` is the beginning of their paths."""
     for name, content in own_files(source, choices).items():
         bundle.write(under + name, content)
     bundle.copy(source.fused, under=under, link=choices.link)

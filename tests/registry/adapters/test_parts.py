@@ -433,7 +433,5 @@ EMPTY = Header({}, {}, 0, 0)
         ({}, "data"),
     ],
 )
-def test_a_collection_of_a_hub_is_the_dataset_whatever_data_says(
-    trained_on: dict[str, Any], dataset: str
-) -> None:
+def test_hf_dataset_takes_precedence_over_data(trained_on: dict[str, Any], dataset: str) -> None:
     assert AdapterConfig.model_validate({"data": "data", **trained_on}).data == dataset

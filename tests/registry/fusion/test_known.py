@@ -61,7 +61,7 @@ def test_answers_decide_where_the_weights_do_not(verdict: str) -> None:
     assert measured(1.0, 0.01).with_answers(answers).verdict == "PASS"
     lost = measured(0.1, 0.01).with_answers(answers)
     assert lost.verdict == ("UNSURE" if verdict == "PASS" else verdict)
-    assert not lost.passes(FuseRequest(), strict=False), "whatever it answers, --accept-loss is needed"
+    assert not lost.passes(FuseRequest(), strict=False), "LOST weights always need --accept-loss"
     assert lost.passes(FuseRequest(accept_loss=True), strict=False)
     for few in (replace(answers, prompts=3), replace(answers, gained=0.09)):
         assert [one.with_answers(few).verdict for one in (measured(1.0, 0.05), measured(0.1, 0.01))] == [
