@@ -17,6 +17,8 @@ import compiled_statements
 import printed_documents
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 from postgres_server import PostgresDatabases, postgres_server
 
 from fusery.registry.database import Database, schema
@@ -35,6 +37,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("fusery")
+
+if "FUSERY_SOAK" not in os.environ:
+    # A twentieth of the values come from constants of the local modules that this process has imported so far, which depends on
+    # the tests before.
+    providers._get_local_constants = Constants
 
 gc.disable()  # until the tests are collected
 

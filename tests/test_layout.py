@@ -25,7 +25,7 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 80_207,
+    "lines": 80_205,
     "files": 437,
     "files under 60 lines": 47,
     "class names used more than once": 10,

@@ -118,7 +118,7 @@ def _run(
     log: str,
 ) -> Run:
     """Return the run of a folder with a trainer's state."""
-    ended: State = "finished" if state is not None and state.is_finished else "unknown"
+    ended: State = "finished" if state and state.step >= (state.planned or MAX_STEP + 1) else "unknown"
     return Run(
         name=path.resolve().name,
         checkpoints=tuple(checkpoints),

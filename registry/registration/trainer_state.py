@@ -33,11 +33,6 @@ class TrainerState:
     best: int | None
     curve: Curve
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether the run came to its end."""
-        return self.planned is not None and self.step >= self.planned
-
     def is_of_one_run_with(self, other: TrainerState) -> bool:
         """Return whether two states' histories agree as far as both go."""
         return self.curve.until(min(self.step, other.step)).differs_at(other.curve) is None

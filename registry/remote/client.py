@@ -61,13 +61,15 @@ class Sockets:
     def __init__(self) -> None:
         self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._lock, self._refused = threading.Lock(), False
+        self._thread = threading.local()  # `late`: the event of its deadline
 
     def trace(self, event: str, details: Mapping[str, Any]) -> None:
         """Record a new connection."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             with self._lock:
                 self._open.add(details["return_value"].get_extra_info("socket"))
-            if self._refused:
+            late = getattr(self._thread, "late", None)
+            if self._refused or (late is not None and late.is_set()):
                 self.shut_down()
 
     def shut_down(self, *, further: bool = False) -> None:
@@ -81,8 +83,8 @@ class Sockets:
 
     @contextmanager
     def deadline(self, seconds: float) -> Iterator[threading.Event]:
-        """Shut down the connections after a time; yield an event that is then set."""
-        late = threading.Event()
+        """Shut down the connections after a time, also those that this thread opens later; yield an event that is then set."""
+        late = self._thread.late = threading.Event()
 
         def end() -> None:
             late.set()
@@ -95,6 +97,7 @@ class Sockets:
             yield late
         finally:
             timer.cancel()
+            self._thread.late = None
 
 
 class HttpClient:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -82,7 +81,7 @@ def somewhere(kind: str, registry: Registry, base: Path, tmp_path: Path, opened:
             (root / name / "adapter_config.json").write_text("{}")
 
         def forget() -> None:
-            shutil.rmtree(root)
+            root.rename(tmp_path / uuid.uuid4().hex)  # in one step, while a sync looks at it
 
         return Somewhere(kind, str(root), root, lambda: names_in(root), seize, forget)
     if kind == "bucket":

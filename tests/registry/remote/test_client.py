@@ -15,6 +15,7 @@ import pytest
 from certificates import certificate
 from programs import free_port, running
 from stub_server import TOKEN, Write, lying, raw_server, response
+from waiting import PATIENCE
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, ServerRefusedError, ServerUnavailableError
@@ -75,9 +76,39 @@ def test_response_is_limited_in_time(monkeypatch: pytest.MonkeyPatch, dripping: 
             write(b"x")
 
     with lying(drip) as (server, heads), pytest.raises(ServerUnavailableError):
-        server.request("POST", "/x", b"{}", whole=0.3, repeat=not writes)
+        assert server.pool, "its imports do not count"
+        server.request("POST", "/x", b"{}", whole=1.0, repeat=not writes)
     ended.set()
     assert len(heads) == 1 if writes else len(heads) > 1, "a change is sent once"
+
+
+def test_connection_made_after_the_time_is_up_is_shut_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, late = threading.Event(), threading.Event()
+    shut_down, make = client.Sockets.shut_down, client.HttpClient._make_pool
+
+    def noted(self: client.Sockets, **options: Any) -> None:
+        late.set()
+        shut_down(self, **options)
+
+    def slow(self: client.HttpClient) -> Any:
+        assert late.wait(PATIENCE)
+        return make(self)
+
+    def drip(head: bytes, write: Write) -> None:
+        write(response(b"", Content_Length=1_000_000))
+        while not ended.wait(0.02):
+            write(b"x")
+
+    monkeypatch.setattr(client.Sockets, "shut_down", noted)
+    monkeypatch.setattr(client.HttpClient, "_make_pool", slow)
+    with lying(drip) as (server, _):
+        guard = threading.Timer(PATIENCE, ended.set)
+        guard.start()
+        with pytest.raises(ServerUnavailableError):
+            server.request("POST", "/x", b"{}", whole=0.1, repeat=False)
+    guard.cancel()
+    assert not ended.is_set()
+    ended.set()
 
 
 def test_compressed_response_is_refused() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stub_server import raw_server
+from waiting import PATIENCE
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 ANSWERS = {
@@ -73,7 +74,7 @@ class Receiver:
             if manner in ("well", "created", "huge"):
                 self.taken.append(request.seq)
         if manner == "hang":
-            self.over.wait(20)
+            self.over.wait(PATIENCE)
         elif manner == "a byte at a time":
             for byte in OK:
                 connection.sendall(bytes([byte]))

@@ -140,8 +140,8 @@ def test_after_an_interrupt_no_answer_is_another_s(processes: TemplateProcesses)
     processes.start()
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
         with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
             processes.render(asked(chat_templates.ENDLESS))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
