@@ -77,7 +77,7 @@ def test_response_is_limited_in_time(monkeypatch: pytest.MonkeyPatch, dripping: 
 
     with lying(drip) as (server, heads), pytest.raises(ServerUnavailableError):
         assert server.pool, "its imports do not count"
-        server.request("POST", "/x", b"{}", whole=1.0, repeat=not writes)
+        server.request("POST", "/x", b"{}", whole=0.5, repeat=not writes)
     ended.set()
     assert len(heads) == 1 if writes else len(heads) > 1, "a change is sent once"
 
