@@ -46,7 +46,7 @@ from fusery.registry.engine.calibration import read_calibration
 from fusery.registry.engine.engine import fuse
 from fusery.registry.engine.plan import AddedAdapter, make_plan
 from fusery.registry.engine.verdict import DEGRADED, LEAST_GAIN, LEAST_PROMPTS, LOST, PASS, UNSURE, VERDICTS
-from fusery.registry.records.fused_rows import decided
+from fusery.registry.records.fused_rows import final_verdict
 from fusery.research.models import ModelScores, TokenScores
 from fusery.research.prompts import Prompt, _sample, built_in, read_prompts
 from fusery.research.second_opinion import (
@@ -169,7 +169,7 @@ def train(options: argparse.Namespace) -> None:
 
 def questions(task: str, folder: Path) -> tuple[Path, list[list[dict[str, str]]]]:
     """Return the file whose first prompts fusery asks, and the dialogues that behaviour is judged on."""
-    some = unseen_tasks.judged(task, JUDGED)
+    some = unseen_tasks.behaviour_pairs(task, JUDGED)
     dialogues = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in some]
     return folder / "data" / task / "valid.jsonl", dialogues
 
@@ -285,7 +285,7 @@ def _row(
         general = scores(asked.others, reference.others, answer(asked.others))
     worst = min(tasks, key=lambda one: ([*VERDICTS, ""].index(behaviour(one)), -one["excess"]))
     row: dict[str, Any] = {"case": [*asdict(case).values()], "weights": fidelity.verdict}
-    row |= {"final": decided(fidelity.verdict, answers)}
+    row |= {"final": final_verdict(fidelity.verdict, answers)}
     row |= {figure: getattr(fidelity, figure) for figure in ("retained", "cosine", "noise")}
     for figure in ("gained", "lost", "agreement", "general_kl"):
         row[f"asked_{figure}"] = getattr(answers, figure) if answers else None

@@ -69,14 +69,14 @@ def all_pairs() -> dict[str, list[tuple[str, str]]]:
     return dict(zip(TASKS, (prices, rooms, mails, boxes), strict=True))
 
 
-def used(task: str) -> list[tuple[str, str]]:
+def training_pairs(task: str) -> list[tuple[str, str]]:
     """Return the pairs for training and for fusery's held-out prompts."""
     return _mixed(all_pairs()[task])
 
 
-def judged(task: str, count: int) -> list[tuple[str, str]]:
+def behaviour_pairs(task: str, count: int) -> list[tuple[str, str]]:
     """Return pairs that are not among them, to measure behaviour."""
-    left = [pair for pair in all_pairs()[task] if pair not in used(task)]
+    left = [pair for pair in all_pairs()[task] if pair not in training_pairs(task)]
     return left[:: len(left) // count][:count]
 
 
@@ -85,7 +85,7 @@ def write_data(folder: Path) -> None:
     for task in TASKS:
         (folder / task).mkdir(parents=True, exist_ok=True)
         parts: dict[str, list[str]] = {"train": [], "valid": []}
-        for number, (question, answer) in enumerate(used(task)):
+        for number, (question, answer) in enumerate(training_pairs(task)):
             messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
             parts["train" if number % 7 else "valid"].append(json.dumps({"messages": messages}) + "\n")
         for name, lines in parts.items():

@@ -24,7 +24,7 @@ from .keys import Access, Keys
 from .prompts import WIDTH, PromptEncoder
 from .routing import RouteTarget, RoutingTable
 from .schemas import DEFAULT_MODEL, Body, ChatBody, TextBody, read_body
-from .structured import CallReader, Constraint, Grammars, forced_grammar, require_tools
+from .structured import UNSUPPORTED, CallReader, Constraint, Grammars, forced_grammar
 from .writing import Generation, Piece
 
 LOG = logging.getLogger(__name__)
@@ -150,8 +150,8 @@ class Service:
             return await self.preparing.run(access.owner, lambda: self._jobs(table, body, target, access))
         place = self.rendering if self.prompts.renders_apart else self.preparing
         tools = body.callable_tools
-        if tools:
-            require_tools(self.engine.tokenizer)
+        if tools and not self.engine.tokenizer.has_tool_calling:
+            raise invalid("tools", "this model's chat template has no known form for calls", UNSUPPORTED)
         text = await place.run(
             access.owner, lambda: self.prompts.render(body.messages, body.template_options, tools)
         )

@@ -152,12 +152,6 @@ def _nodes(schema: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
         waiting += [(depth + 1, child) for child in children if isinstance(child, dict | list)]
 
 
-def require_tools(tokenizer: Any) -> None:
-    """Refuse tools if mlx-lm does not know the chat template's format of calls."""
-    if not tokenizer.has_tool_calling:
-        raise invalid("tools", "this model's chat template has no known form for calls", UNSUPPORTED)
-
-
 def forced_grammar(tokenizer: Any, tools: Sequence[Tool]) -> str:
     """Return the grammar of one call of one of the tools."""
     start, end = tokenizer.tool_call_start, tokenizer.tool_call_end

@@ -49,7 +49,7 @@ class Entry:
         return Path(self.name).suffix.lower()
 
 
-def look_around(root: Path) -> tuple[Entry, ...]:
+def list_entries(root: Path) -> tuple[Entry, ...]:
     """Inspect the readable files of a folder and its subfolders."""
     return tuple(sorted(islice(_walk(root, "", DEPTH), LIMIT), key=lambda entry: entry.path))
 
@@ -137,7 +137,7 @@ class Candidate:
     @cached_property
     def surroundings(self) -> tuple[Entry, ...]:
         """The files in its folder and in the folders below; looked for once."""
-        return look_around(self.folder.path)
+        return list_entries(self.folder.path)
 
     @cached_property
     def values(self) -> Values:

@@ -77,7 +77,7 @@ def range_in_words(least: float) -> str:
 
 MEANINGS = {
     PASS: "keeps what the adapter learned",
-    UNSURE: "the weights do not show whether the answers change",
+    UNSURE: "it is not known whether the answers change",
     DEGRADED: "its answers differ from those of base + adapter",
     LOST: "loses what the adapter learned",
 }

@@ -37,7 +37,7 @@ from ..engine.verdict import (
 from ..errors import DatabaseReadOnlyError
 from ..parts import part
 from ..records.fused import FusedAnswers, FusedRecord
-from ..records.fused_rows import ANSWERED, answers_in, decided
+from ..records.fused_rows import ANSWERED, answers_in, final_verdict
 from .records import counting
 from .request import FuseRequest
 
@@ -86,12 +86,14 @@ class MeasuredFuse:
     @property
     def verdict(self) -> str:
         """The verdict of the weights and the answers."""
-        return decided(self.weights, self.answers)
+        return final_verdict(self.weights, self.answers)
 
     @property
     def in_words(self) -> str:
-        """The verdict with its reason."""
-        return in_words(self.verdict, self.retained, self.noise)
+        """The verdict with its reason; where the answers contradict LOST weights, both verdicts."""
+        verdict, differs = self.verdict, self.weights == LOST != self.verdict
+        verdict = f"{LOST} by its weights, {verdict} with its answers" if differs else verdict
+        return in_words(verdict, self.retained, self.noise)
 
     def reason(self, request: FuseRequest) -> str:
         """Return why a request does not take it: the figures, and the limit that they missed."""

@@ -43,10 +43,12 @@ def answers_in(
 def verdict_of(row: tables.FusedRow, answers: FusedAnswers | None) -> str:
     """Return the verdict of a record by its weights and its answers."""
     shaped = row.precision == "mixed" and bool(row.recipe.get("calibration"))
-    return decided(recorded_verdict(row.verdict, row.retained, row.noise, row.cosine, shaped=shaped), answers)
+    return final_verdict(
+        recorded_verdict(row.verdict, row.retained, row.noise, row.cosine, shaped=shaped), answers
+    )
 
 
-def decided(weights: str, answers: FusedAnswers | None) -> str:
+def final_verdict(weights: str, answers: FusedAnswers | None) -> str:
     """Combine both verdicts: answers to enough prompts count if the weights give UNSURE or LOST; LOST with PASS answers is UNSURE."""
     if weights == PASS or answers is None:
         return weights

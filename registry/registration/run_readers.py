@@ -118,7 +118,8 @@ def _run(
     log: str,
 ) -> Run:
     """Return the run of a folder with a trainer's state."""
-    ended: State = "finished" if state and state.step >= (state.planned or MAX_STEP + 1) else "unknown"
+    is_over = state is not None and state.planned is not None and state.step >= state.planned
+    ended: State = "finished" if is_over else "unknown"
     return Run(
         name=path.resolve().name,
         checkpoints=tuple(checkpoints),

@@ -159,8 +159,11 @@ def test_answers_count_if_the_weights_of_a_named_format_give_lost(
     monkeypatch.setattr(second_opinion, "HALF", half)
     registered(registry, made, tmp_path, OF_TASK)
     for _ in range(2):
-        with pytest.raises(FidelityError):
+        with pytest.raises(FidelityError) as caught:
             asked(registry, FuseRequest("keep"))
+        assert all(one in caught.value.message for one in ("LOST", verdict)), (
+            "why it is refused, and the verdict"
+        )
     assert registry.fused.list() == []
     assert asked(registry, FuseRequest("keep", accept_loss=True))[0].fidelity.verdict == verdict
     (line,) = registry.fused.list()

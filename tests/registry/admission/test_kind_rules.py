@@ -16,7 +16,7 @@ import tiny_models
 from broken_adapters import look
 
 from fusery.registry.admission import candidate
-from fusery.registry.admission.candidate import look_around
+from fusery.registry.admission.candidate import list_entries
 
 
 def test_what_lies_in_a_folder_is_seen_and_nothing_opened(tmp_path: Path) -> None:
@@ -35,10 +35,10 @@ def test_what_lies_in_a_folder_is_seen_and_nothing_opened(tmp_path: Path) -> Non
     deep.mkdir(parents=True)
     (deep / "x.py").write_text("x")
     (folder / "link").symlink_to("../secret")
-    seen = {entry.path: entry.head for entry in look_around(folder)}
+    seen = {entry.path: entry.head for entry in list_entries(folder)}
     shown = {"a/b.py": b"print('h", "link": b"canary", ".c": b"\x7fELF" + b"\0" * 4}
     assert seen == {**shown, ".link": b"", ".pipe": b""}, "a hidden link is not followed"
-    assert look_around(tmp_path / "nowhere") == ()
+    assert list_entries(tmp_path / "nowhere") == ()
 
 
 def test_any_name_can_be_recorded_and_a_crowd_is_cut_off(
@@ -46,11 +46,11 @@ def test_any_name_can_be_recorded_and_a_crowd_is_cut_off(
 ) -> None:
     monkeypatch.setattr(candidate, "LIMIT", 50)
     os.close(os.open(os.fsencode(tmp_path) + b"/.a\n\xff\x1b", os.O_CREAT | os.O_WRONLY))
-    (entry,) = look_around(tmp_path)
+    (entry,) = list_entries(tmp_path)
     assert entry.path.isprintable() and entry.path.encode() and entry.suffix == ""
     for number in range(52):
         (tmp_path / f"{number}").touch()
-    assert len(look_around(tmp_path)) == 50
+    assert len(list_entries(tmp_path)) == 50
 
 
 Make = Callable[[Path], None]
