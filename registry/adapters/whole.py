@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from fusery.storage.safetensors import Header, Tensor, read_header
 
 from ..engine.affine import Grid
 from ..engine.arithmetic import FORMATS, decode, encode
-from ..engine.base import Base, Source, read_sources
+from ..engine.base import Base, Source
 from ..engine.grids import requantized
 from ..engine.matrices import StoredMatrix, matrix_of
 from ..models.libraries import HEAD, every_name
@@ -42,7 +42,6 @@ class TrainedRows:
 
     indices: tuple[int, ...]
     tensor: Tensor  # the rows, (tokens, columns)
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ def read_whole(
             if problem is not None:
                 remarks.append(refused(problem))
             elif indices is not None:
-                rows[f"{module}.weight"] = TrainedRows(indices, header.tensors[chosen], chosen)
+                rows[f"{module}.weight"] = TrainedRows(indices, header.tensors[chosen])
         else:
             tensors[own], stored_names[own] = header.tensors[chosen], chosen
             if _is_unwrapped(chosen, module, whole, adapted, in_rows):
@@ -197,16 +196,9 @@ _EMBEDDINGS = (
 )
 
 
-def likenesses(
-    files: Mapping[str, Path], config: Mapping[str, Any], weights: Path, names: Sequence[str]
-) -> dict[str, str]:
+def likenesses(base: Base, weights: Path, names: Iterable[str]) -> dict[str, str]:
     """Return which tensors in an adapter's file are the base's, by name, and how; not those that cannot be compared."""
-    try:
-        tensors, _ = read_sources(files)
-        sources = {name: Source(_OWN, tensor) for name, tensor in read_header(weights).tensors.items()}
-    except FuseryError:
-        return {}
-    base = Base(files, config, tensors, all_linear=False)
+    sources = {name: Source(_OWN, tensor) for name, tensor in read_header(weights).tensors.items()}
     own = Base({_OWN: weights}, {}, sources, all_linear=False)
     copies = {}
     for name in names:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from fusery.storage.errors import FuseryError
-from fusery.storage.safetensors import BASE_HEADER_LIMIT, Header, Tensor, read_header
+from fusery.storage.safetensors import Tensor
 
 from ..engine import architectures
 from ..engine.arithmetic import FORMATS
-from ..engine.config import weight_names
+from ..engine.base import Base, read_sources
 from ..models.architecture import Architecture, architecture_of
 from ..models.libraries import HEAD as SEEING_HEAD
 from .finding import some
@@ -54,9 +54,10 @@ def fit_whole(
 ) -> FittedWhole:
     """Hold whole tensors against a base."""
     try:
-        headers = [read_header(files[name], limit=BASE_HEADER_LIMIT) for name in weight_names(files)]
-        alike = likenesses(files, config, weights, list(whole.names.values()))
-        return _Fitting(architecture_of(config, headers), headers, weights, whole, alike).fitted()
+        sources, _ = read_sources(files)
+        alike = likenesses(Base(files, config, sources, all_linear=False), weights, whole.names.values())
+        held = {name: source.tensor for name, source in sources.items()}
+        return _Fitting(architecture_of(config, held), held, weights, whole, alike).fitted()
     except (FuseryError, OSError):
         return FittedWhole({}, {}, problems=("the base cannot be read, to hold whole tensors against it",))
 
@@ -71,7 +72,7 @@ class _Fitting:
     def __init__(
         self,
         architecture: Architecture,
-        headers: Sequence[Header],
+        held: dict[str, Tensor],
         weights: Path,
         whole: WholeTensors,
         alike: Mapping[str, str],
@@ -80,7 +81,6 @@ class _Fitting:
         self._alike = {name: alike[given] for name, given in whole.names.items() if given in alike}
         self._tensors, self._rows = dict(whole.tensors), dict(whole.rows)
         self._untied: str | None = None
-        held = {name: tensor for header in headers for name, tensor in header.tensors.items()}
         tensor_names = architectures.architecture_of(architecture.model_type)
         self._comes_apart = tensor_names is not None and tensor_names.tied is not None
         for name in tensor_names.dropped(held, architecture.config) if tensor_names else ():

@@ -178,7 +178,8 @@ def read_sources(files: Mapping[str, Path]) -> tuple[dict[str, Source], bool]:
     """Return every tensor of a base's weight files by name, and whether MLX wrote all of them."""
     names = weight_names(files)
     if not names:
-        raise FormatError("the base has no weights in safetensors format (model*.safetensors)")
+        hint = "a model folder holds model.safetensors or model-00001-of-0000N.safetensors"
+        raise FormatError("the base has no weights in safetensors format (model*.safetensors)", hint=hint)
     tensors: dict[str, Source] = {}
     written_by_mlx = True
     for file in names:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.jsonfile import is_keepable, read_config, read_object
-from fusery.storage.safetensors import BASE_HEADER_LIMIT, Header, Tensor, read_header
+from fusery.storage.safetensors import Tensor
 
 from ..engine.architectures import TENSOR_SCALE, TENSOR_SCALED, has_tensor_scales
-from ..engine.config import INDEX, weight_names
+from ..engine.config import INDEX
 
 NAME_LIMIT = 200
 TYPE_LIMIT = 100
@@ -78,6 +78,8 @@ class Architecture:
 
 def read_architecture(folder: Path | Mapping[str, Path]) -> Architecture:
     """Read the architecture of a model from its folder, or from its files by name."""
+    from ..engine.base import read_sources  # with NumPy, which few commands need
+
     files = folder if isinstance(folder, Mapping) else {path.name: path for path in folder.iterdir()}
     config = read_config(files.get("config.json", Path("config.json")))
     if not is_keepable(config):
@@ -91,11 +93,9 @@ def read_architecture(folder: Path | Mapping[str, Path]) -> Architecture:
             hint = "is this the config.json that came with the model?"
             raise FormatError(f"config.json: {key} is not a name of at most {limit} characters", hint=hint)
     _require_all_shards(files)
-    headers = [read_header(files[name], limit=BASE_HEADER_LIMIT) for name in weight_names(files)]
-    if not headers:
-        hint = "a model folder holds model.safetensors or model-00001-of-0000N.safetensors"
-        raise FormatError("there are no weights in safetensors format", hint=hint)
-    return architecture_of(config, headers)
+    sources, written_by_mlx = read_sources(files)
+    tensors = {name: source.tensor for name, source in sources.items()}
+    return architecture_of(config, tensors, written_by_mlx=written_by_mlx)
 
 
 def _require_all_shards(files: Mapping[str, Path]) -> None:
@@ -121,15 +121,10 @@ def _incomplete(why: str, count: int) -> MissingFileError:
     return MissingFileError(f"{files} missing: {why[:200]}", hint="finish the download or copy of the model")
 
 
-def architecture_of(config: Mapping[str, Any], headers: Iterable[Header]) -> Architecture:
-    """Work out the architecture from a configuration and the headers of the shards."""
-    tensors: dict[str, Tensor] = {}
-    written_by_mlx = True
-    for header in headers:
-        written_by_mlx &= header.metadata.get("format") == "mlx"
-        if twice := tensors.keys() & header.tensors.keys():
-            raise FormatError(f"two weight files hold the tensor {min(twice)!r}")
-        tensors |= header.tensors
+def architecture_of(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, written_by_mlx: bool = False
+) -> Architecture:
+    """Work out the architecture from a configuration and the tensors of all weight files."""
     quantization = config.get("quantization")
     quantization = quantization if isinstance(quantization, dict) else None
     if has_tensor_scales(config):

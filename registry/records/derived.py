@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fusery.storage.jsonfile import read_config
-from fusery.storage.safetensors import Header
 
 from ..adapters.folder import AdapterFolder
 from ..engine.architectures import taken_by_name, within_layer
@@ -37,8 +35,7 @@ def describe_base(files: Mapping[str, Path], failed: Callable[[str], None] = lam
         return architecture
     except MissingExtraError:
         return architecture
-    header = Header(tensors, {}, 0, 0)
-    return replace(architecture_of(architecture.config, [header]), written_by_mlx=architecture.written_by_mlx)
+    return architecture_of(architecture.config, tensors, written_by_mlx=architecture.written_by_mlx)
 
 
 def require_sensible(files: Mapping[str, Path]) -> None:

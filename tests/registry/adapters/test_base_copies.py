@@ -12,6 +12,7 @@ import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.adapters.whole import COPY, QUANTISED_COPY, likenesses
+from fusery.registry.engine.base import Base, read_sources
 from fusery.storage.jsonfile import read_object
 
 HEAD, EMBEDDING, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"
@@ -122,7 +123,8 @@ def ask(base: Path, scratch: Path, name: str, tensor: Any) -> str | None:
     file = scratch / "adapter_model.safetensors"
     tiny_models.write_tensors(file, {f"base_model.model.{name}": tensor}, None)
     files = {path.name: path for path in base.iterdir()}
-    found = likenesses(files, read_object(base / "config.json"), file, [f"base_model.model.{name}"])
+    own = Base(files, read_object(base / "config.json"), read_sources(files)[0], all_linear=False)
+    found = likenesses(own, file, [f"base_model.model.{name}"])
     return found.get(f"base_model.model.{name}")
 
 

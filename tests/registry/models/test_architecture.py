@@ -19,7 +19,7 @@ from fusery.registry.models.libraries import (
     prefix_of,
 )
 from fusery.storage.errors import FormatError, MissingFileError
-from fusery.storage.safetensors import Header, Tensor
+from fusery.storage.safetensors import Tensor
 
 
 def edit(folder: Path, **changes: Any) -> Path:
@@ -109,8 +109,7 @@ def test_packed_weights() -> None:
     def shape(quantization: dict[str, Any] | None, scales: str = "F16") -> Any:
         shapes = {"m.weight": ("U32", (4, 16)), "m.scales": (scales, (4, 2)), "m.biases": (scales, (4, 2))}
         tensors = {name: Tensor(name, dtype, size, 0, 0) for name, (dtype, size) in shapes.items()}
-        header = Header(tensors, {}, 0, 0)
-        found = architecture_of({"quantization": quantization}, [header])
+        found = architecture_of({"quantization": quantization}, tensors)
         assert found.parameters == 4 * found.weights["m"].shape[1]
         return found.weights["m"].shape[1], found.weights["m"].bits, found.dtype
 
@@ -123,7 +122,7 @@ def test_packed_weights() -> None:
 
 def test_a_tied_head_counts_once() -> None:
     names = ("model.embed_tokens.weight", "lm_head.weight")
-    header = Header({name: Tensor(name, "F16", (2, 3), 0, 0) for name in names}, {}, 0, 0)
+    tensors = {name: Tensor(name, "F16", (2, 3), 0, 0) for name in names}
     for tied, parameters in ((True, 6), (False, 12)):
-        found = architecture_of({"tie_word_embeddings": tied}, [header])
+        found = architecture_of({"tie_word_embeddings": tied}, tensors)
         assert (found.parameters, "lm_head" in found.weights) == (parameters, not tied)
