@@ -189,9 +189,9 @@ def _read_peft_folder(
     remarks, scratch, config, header = list(peft.remarks), None, AdapterConfig.model_validate({}), None
     if peft.config is not None and peft.header is not None and not peft.problems:
         try:
-            placed = put_on_base(peft.config, peft.modules, peft.experts, base)
+            placed = put_on_base(peft.config, peft, base)
             remarks += placed.remarks
-            plan = plan_mlx(peft.config, placed.modules, placed.switches)
+            plan = plan_mlx(peft.config, placed)
             require_bearable(plan, peft.header.size)
             scratch = Scratch("form")
             write_mlx(files[PEFT_WEIGHTS], plan, scratch.path)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from .finding import some
 from .patterns import PatternError
 from .peft_config import PeftConfig, lora_document
 from .peft_folder import PREFIX, PeftModule
-from .reading import SwitchFactors, read_peft
+from .reading import OnBase, SwitchFactors, read_peft
 from .tensors import (
     StoredTensor,
     multiplied,
@@ -53,7 +53,7 @@ class MlxPlan:
     rank: int
     scale: float
     factors: Mapping[str, float]
-    switches: Mapping[str, SwitchFactors] = field(default_factory=dict)
+    switches: Mapping[str, SwitchFactors]
 
     @property
     def ranks(self) -> dict[str, int | None]:
@@ -62,11 +62,9 @@ class MlxPlan:
         return own | {path: switch.factors.rank for path, switch in self.switches.items()}
 
 
-def plan_mlx(
-    config: PeftConfig, modules: Mapping[str, PeftModule], switches: Mapping[str, SwitchFactors] | None = None
-) -> MlxPlan:
+def plan_mlx(config: PeftConfig, placed: OnBase) -> MlxPlan:
     """Choose the rank and the scale."""
-    switches = switches or {}
+    modules, switches = placed.modules, placed.switches
     scales = {path: config.scale_of(module.path) * module.gain for path, module in modules.items()}
     scales |= {path: config.scale_of(switch.factors.name) for path, switch in switches.items()}
     # The most frequent scale leaves most modules as they are; of equally frequent ones the largest.
@@ -216,8 +214,8 @@ def read_plain(name: str, files: Mapping[str, Path]) -> PlainAdapter:
     if bare or not peft.modules:
         raise FormatError(f"{name} has modules without both factors: {some(bare)}")
     try:
-        plan = plan_mlx(peft.config, peft.modules)
-        scales = {path: peft.config.scale_of(path) for path in peft.modules}
+        plan = plan_mlx(config, OnBase(peft.modules, {}))
+        scales = {path: config.scale_of(path) for path in peft.modules}
     except PatternError as error:
         raise FormatError(f"the configuration of {name} holds {error}") from error
     alpha = plan.scale * plan.rank

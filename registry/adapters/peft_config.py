@@ -109,21 +109,23 @@ class PeftConfig(BaseModel):
     def rank_of(self, module: str) -> int:
         """Return the rank that a module gets, or a parameter."""
         if module not in self._ranks:
-            name = self._pattern_name(module)
-            self._ranks[module] = _by_pattern(self.rank_pattern or {}, name, self.r, self._budget)
+            self._ranks[module] = self._by_pattern(self.rank_pattern, module, self.r)
         return self._ranks[module]
 
     def scale_of(self, module: str) -> float:
         """Return the factor of a module's update, with PEFT's own arithmetic."""
-        name = self._pattern_name(module)
-        alpha = _by_pattern(self.alpha_pattern or {}, name, self.lora_alpha, self._budget)
-        rank = self.rank_of(module)
+        alpha, rank = self._by_pattern(self.alpha_pattern, module, self.lora_alpha), self.rank_of(module)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
-    def _pattern_name(self, module: str) -> str:
-        """Return what patterns are matched with: of a module that is adapted by its parameter, the parameter's path."""
+    def _by_pattern(self, pattern: Mapping[str, _Value] | None, module: str, default: _Value) -> _Value:
+        """Return the value of the first pattern that a module matches: its parameter's path, if it is adapted by that."""
         weight = f"{module}.weight"
-        return weight if self.targets_parameter(weight) else module
+        name = weight if self.targets_parameter(weight) else module
+        # As PEFT's `get_pattern_key` finds it.
+        for key, value in (pattern or {}).items():
+            if key == name or full_match(rf"(.*\.)?({key})", name, self._budget):
+                return value
+        return default
 
 
 def lora_document(
@@ -151,14 +153,6 @@ def lora_document(
         "use_rslora": False,
         **more,
     }
-
-
-def _by_pattern(pattern: Mapping[str, _Value], module: str, default: _Value, budget: Budget) -> _Value:
-    # As PEFT's `get_pattern_key` finds it.
-    for key, value in pattern.items():
-        if key == module or full_match(rf"(.*\.)?({key})", module, budget):
-            return value
-    return default
 
 
 @dataclass(frozen=True, slots=True)

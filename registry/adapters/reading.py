@@ -291,13 +291,9 @@ def read_peft(files: Mapping[str, Path]) -> PeftReading:
     return PeftReading(raw or {}, config, header, modules, whole, *lists)
 
 
-def put_on_base(
-    config: PeftConfig,
-    modules: Mapping[str, PeftModule],
-    experts: Sequence[ExpertFactors],
-    base: Architecture | None,
-) -> OnBase:
+def put_on_base(config: PeftConfig, peft: PeftReading, base: Architecture | None) -> OnBase:
     """Find the modules of a base that an adapter's factors belong to."""
+    modules = peft.modules
     if base is not None and sees(base):
         placed: dict[str, PeftModule] = {}
         for path, module in modules.items():
@@ -313,7 +309,7 @@ def put_on_base(
     if config.group is not None and base is not None:
         # A layer that PEFT did not quantise has plain LoRA, with all columns.
         modules = {path: _pooled(path, module, config.group, base) for path, module in modules.items()}
-    return place_experts(config, modules, experts, base)
+    return place_experts(config, modules, peft.experts, base)
 
 
 def _pooled(path: str, module: PeftModule, group: int, base: Architecture) -> PeftModule:

@@ -62,8 +62,8 @@ def _write_mlx(files: Mapping[str, Path], base: Architecture, folder: Path) -> N
     if peft.config is None or peft.header is None:
         raise FormatError(f"{PEFT_WEIGHTS} is not an adapter that can be read")
     try:
-        placed = put_on_base(peft.config, peft.modules, peft.experts, base)
-        write_mlx(files[PEFT_WEIGHTS], plan_mlx(peft.config, placed.modules, placed.switches), folder)
+        plan = plan_mlx(peft.config, put_on_base(peft.config, peft, base))
+        write_mlx(files[PEFT_WEIGHTS], plan, folder)
     except PatternError as error:
         raise FormatError(f"{CONFIG} holds {error}") from error
 

@@ -340,7 +340,8 @@ def test_groups_of_qalora_on_a_base() -> None:
     config = PeftConfig(use_qalora=True, qalora_group_size=4)
 
     def pooled(module: PeftModule, config: PeftConfig = config) -> Any:
-        return reading.put_on_base(config, {module.path: module}, [], base)
+        peft = reading.PeftReading({}, config, None, {module.path: module}, reading.WholeTensors(), (), ())
+        return reading.put_on_base(config, peft, base)
 
     assert pooled(plain).modules[plain.path].pooled == 4
     for change in ({"a": tensor(2, 16)}, {"a": None}, {"embedding": True}, {"path": "x"}):
