@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,7 @@ from ..adapters.files import WEIGHTS
 from ..charts.text import natural
 from ..engine.adapter import FULL, LORA, Factors, read_adapter, read_stored
 from ..engine.arithmetic import FORMATS, Array, NotFiniteError, decode
-from ..engine.files import open_input
+from ..engine.files import OpenFiles, open_input
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.bases import blob_generations
 from ..records.renderings import fetch_form
@@ -97,12 +96,10 @@ def open_adapter(path: Path, scale: float, *, method: str = LORA, name: str = ""
         raise FusionUnsupportedError(f"{name or path} is a full fine-tune, which has no factors")
     if not math.isfinite(scale):
         raise FusionUnsupportedError(f"{name or path} has the scale {scale}")
-    file = open_input(path)
-    try:
+    with OpenFiles() as stack:
+        file = stack.hold(open_input(path))
         factors = read_adapter(path, {"fine_tune_type": method, "num_layers": 0}, 1.0).factors
         yield OpenAdapter(name or str(path), scale, factors, file)
-    finally:
-        os.close(file)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,11 +167,6 @@ def row_norms(values: Array, form: Format, spare: Array, turned: Array, *, per_r
     return rounded(np.sqrt(rounded(sums, form)), form)
 
 
-def result_form(m_form: Format, form: Format) -> Format:
-    """Return the format of DoRA's result for magnitudes of one format and a weight of another."""
-    return form if m_form is form else F32
-
-
 @np.errstate(all="ignore")
 def row_factors(m: Array, norms: Array, result: Format) -> Array:
     """Return `m / norms` as MLX computes it: float32 (rows,), numbers of `result`; not finite for rows of zeros."""

@@ -27,7 +27,6 @@ from .config import weight_names
 # The name of the file of replaced tensors among the base's files; no file on disk has it.
 REPLACED = "adapter:whole"
 OTHER_BASE = "was it trained on another base?"
-_LAYER_LISTS = ("layers", "h", "blocks")
 _COPYABLE = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32"}
 
 
@@ -161,7 +160,7 @@ class Base:
             module = name.removesuffix(".weight")
             parts = module.split(".")
             place = next((index for index, part in enumerate(parts) if part.isdecimal()), 0)
-            if module == name or not place or parts[place - 1] not in _LAYER_LISTS:
+            if module == name or not place or parts[place - 1] not in ("layers", "h", "blocks"):
                 continue
             block = blocks_by_stem.setdefault(".".join(parts[:place]), {}).setdefault(int(parts[place]), [])
             if len(source.shape) >= 2:

@@ -49,8 +49,6 @@ MOST_ENERGY = 1e30  # mean square of an input: with more, float32 would overflow
 _PARTS = ("directions", "rest", "mean")
 _KEYS = {"format", "modules", "base", "tokens", "prompts"}
 _LEARNED = "learned"
-_LEARNED_KEYS = {"modules", "adapter", "seed", "steps", "tokens", "prompts"}
-_SEEDS = 1 << 64
 _MOST_COUNT = 10**15
 _ID = re.compile(r"[a-z0-9_-]{1,64}")
 _MAX_PATH = 500
@@ -217,9 +215,9 @@ def write_calibration(
 
 def _learned(text: str) -> tuple[Learned, dict[str, str]]:
     value = parse_json(text.encode(), "what was learned")
-    if not isinstance(value, dict) or value.keys() != _LEARNED_KEYS:
+    if not isinstance(value, dict) or value.keys() != {"modules", *Learned.__slots__}:
         raise FormatError("the learned scales do not have the form of the format")
-    ends = {"seed": _SEEDS, "steps": _MOST_COUNT, "tokens": _MOST_COUNT}
+    ends = {"seed": 1 << 64, "steps": _MOST_COUNT, "tokens": _MOST_COUNT}
     if not all(type(value[key]) is int and 0 <= value[key] < end for key, end in ends.items()):
         raise FormatError("invalid seed, steps or tokens of the learned scales")
     seed, steps, tokens = (value[key] for key in ends)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +16,7 @@ from fusery.storage.transfer import Need, require_rooms
 
 from ..errors import FusionUnsupportedError
 from .base import Source
-from .files import create_output, open_input, read_all, write_all
+from .files import OpenFiles, create_output, open_input, read_all, write_all
 
 # The name of the scratch file among the base's files; no file on disk has it.
 COMPUTED: Final = "mlx-lm:computed"
@@ -53,14 +52,10 @@ def write_computed(
     size = len(header) + sum(tensor_bytes(dtype, shape) for _, dtype, shape in entries)
     path = scratch / "computed.safetensors"
     require_rooms([Need(scratch, [size])], hint="fusery admin cache prune")
-    with os_failures(f"write to {scratch}", near=scratch):
-        output = create_output(path, header, size)
-        try:
-            position = len(header)
-            for tensor in wanted.values():
-                position = _write(mx, tensor, files, output, position)
-        finally:
-            os.close(output)
+    with os_failures(f"write to {scratch}", near=scratch), OpenFiles() as stack:
+        output, position = stack.hold(create_output(path, header, size)), len(header)
+        for tensor in wanted.values():
+            position = _write(mx, tensor, files, output, position)
     written = read_header(path, limit=BASE_HEADER_LIMIT).tensors
     return {name: Source(COMPUTED, tensor) for name, tensor in written.items()}, {COMPUTED: path}
 
@@ -84,14 +79,12 @@ def _write(mx: ModuleType, tensor: Computed, files: Mapping[str, Path], output: 
 
 
 def _copied(source: Source, path: Path) -> Iterator[memoryview]:
-    descriptor = open_input(path)
-    try:
+    with OpenFiles() as stack:
+        descriptor = stack.hold(open_input(path))
         for begin in range(source.tensor.begin, source.tensor.end, _CHUNK):
             block = memoryview(bytearray(min(_CHUNK, source.tensor.end - begin)))
             read_all(descriptor, block, begin)
             yield block
-    finally:
-        os.close(descriptor)
 
 
 def _evaluated(mx: ModuleType, array: Any) -> memoryview:

@@ -107,7 +107,6 @@ MOST: Mapping[str, int] = {
     "max_position_embeddings": (1 << 31) - 1,
 }
 _AT_LEAST_ONE = frozenset({"num_hidden_layers", "hidden_size", "vocab_size", "max_position_embeddings"})
-_POSITIVE = frozenset({"rope_theta", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"})
 
 
 def absurdity(config: Mapping[str, Any]) -> str | None:
@@ -123,7 +122,7 @@ def absurdity(config: Mapping[str, Any]) -> str | None:
             number = int(value) if isinstance(value, float) and value.is_integer() else value
             if type(number) is not int or not least <= number <= most:
                 return f"{name} is {repr(value)[:40]}, and not a whole number from {least} to {most:,}"
-    for name in sorted(_POSITIVE):
+    for name in ("layer_norm_eps", "layer_norm_epsilon", "norm_eps", "rms_norm_eps", "rope_theta"):
         # Models compute in float32, which knows no larger ones.
         if (value := config.get(name)) is not None and not (type(value) in (int, float) and 0 < value < 3e38):
             return f"{name} is {repr(value)[:40]}, and not a number above 0"

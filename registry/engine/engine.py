@@ -34,7 +34,6 @@ from .work import Block, Worker
 
 _BUFFER = 512
 _CHECK_SECONDS = 0.5
-_WAIT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ class _Threads:
     def _tasks(self) -> Iterator[int]:
         work, buffer, schedule = Arrays(), np.empty(CHUNK, np.uint8), self._schedule
         while not schedule.finished:
-            task = schedule.take(_WAIT)
+            task = schedule.take(timeout=0.05)
             if isinstance(task, Hash):
                 data = buffer[: task.size]
                 read_all(task.chain.descriptor, data.data, task.offset)

@@ -28,7 +28,6 @@ from .config import weight_names
 
 LINEAR, EMBEDDING, SWITCH = "linear", "embedding", "switch"
 
-_MODELOPT = "hf_quant_config.json"
 _MODEL_TYPE = re.compile(r"[A-Za-z][\w-]{0,99}")
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_experts", "num_local_experts")
 _COUNT_LIMIT = 4096
@@ -63,7 +62,7 @@ class _Opened:
             raise MissingExtraError("loading a base through mlx-lm's class of it", "mlx") from error
         with temporary_folder("class") as folder:
             # A folder as `load_model` wants it: the weights are links.
-            for name in [*weight_names(files), *({_MODELOPT} & files.keys())]:
+            for name in [*weight_names(files), *({"hf_quant_config.json"} & files.keys())]:
                 (folder / name).symlink_to(files[name].absolute())
             (folder / "config.json").write_text(json.dumps(with_mlx_keys(config)), encoding="utf-8")
             try:

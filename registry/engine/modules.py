@@ -14,10 +14,10 @@ from ..errors import FusionUnsupportedError
 from .adapter import DORA, FULL, Factors, TrainedAdapter
 from .affine import Grid
 from .architectures import TENSOR_SCALED, NeedsModelClassError, quantised_alike
-from .arithmetic import BF16, F16, F32, FORMATS, result_form
+from .arithmetic import BF16, F16, F32, FORMATS
 from .base import OTHER_BASE, Base, Source
 from .grids import AFFINE, AnyGrid, grid_of
-from .policy import Quantize, WritePolicy, quantized_target
+from .policy import Quantize, WritePolicy, WriteTarget
 from .recipe import DEQUANTIZE, ONCE
 from .rows import RowsFormat
 
@@ -190,14 +190,18 @@ def _module(
     m = parts[0].factors.m if parts else None
     scaled = bool(parts) and policy.aware is not None and policy.aware.mode == TENSOR_SCALED
     once = scaled if m is None else policy.rounding == ONCE
-    plain = form if m is None or once else result_form(FORMATS[m.dtype], form)
+    # DoRA's result has the format of the weight if its magnitudes have that, too.
+    plain = form if m is None or once or FORMATS[m.dtype] is form else F32
     if policy.quantize is not None:
         # mlx-lm casts numbers to the format that the configuration says they are before it quantises.
         text = base.config.get("text_config")
         name = base.config.get("torch_dtype") or (text.get("dtype") if isinstance(text, Mapping) else None)
         declared = {"bfloat16": BF16, "float16": F16, "float32": F32}.get(str(name), plain)
         quantize = _quantize(base, path, policy.quantize)
-        target = quantized_target(quantize, declared, plain, columns, policy.quantize)
+        if quantize is None or columns % policy.quantize.group_size or columns % quantize.group_size:
+            target = WriteTarget(None, plain)
+        else:
+            target = WriteTarget(quantize.grid(declared), declared)
     else:
         rescaled, switch = m is not None, len(weight.shape) > 2
         target = policy.target(

@@ -110,7 +110,7 @@ class WritePolicy:
         rescaled: bool = False,
         switch: bool = False,
     ) -> WriteTarget:
-        """Return what is written of a module; with `quantize`, `quantized_target` does."""
+        """Return what is written of a module, unless every layer is requantised."""
         if grid is None or self.precision == DEQUANTIZE:
             return WriteTarget(None, plain)
         if isinstance(grid, FloatGrid) and grid.tensor_scale is not None and self.precision != KEEP:
@@ -142,12 +142,3 @@ class WritePolicy:
             message = f"the calibration knows {width} inputs of {path[:80]}, {fault}"
             raise FormatError(message, hint="fusery base calibrate BASE makes one that fits")
         return True
-
-
-def quantized_target(
-    quantize: Quantize | None, form: Format, plain: Format, columns: int, asked: Quantize
-) -> WriteTarget:
-    """Return the target of a module when all are requantised, this one by `quantize` (None: it stays plain)."""
-    if quantize is None or columns % asked.group_size or columns % quantize.group_size:
-        return WriteTarget(None, plain)
-    return WriteTarget(quantize.grid(form), form)

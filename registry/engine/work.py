@@ -246,7 +246,11 @@ class Worker:
 
     def _prepare(self, module: PlannedModule, expert: int) -> Change:
         update = read_update(module, expert, self._factors)
-        magnitudes = read_magnitudes(module, self._factors)
+        magnitudes = None
+        if module.parts and (m := module.parts[0].factors.m) is not None:
+            magnitudes = decode(read_stored(m, self._factors[module.parts[0].path]), FORMATS[m.dtype])
+            if not np.isfinite(magnitudes).all():
+                raise FusionUnsupportedError(f"the magnitudes of {module.path} are not finite")
         target, grid, thresholds = module.target, module.target.grid, None
         if target.dither or target.shaped or target.biases:
             thresholds = Thresholds.of(self._policy.seed, f"{module.path}/{expert}")
@@ -292,14 +296,3 @@ def read_update(module: PlannedModule, expert: int, files: Mapping[Path, int]) -
     same = len({update.form.name for update in updates}) == 1
     left, right = (np.concatenate([getattr(one, side) for one in updates]) for side in ("left", "right"))
     return Update(left, right, updates[0].form if same else F32, updates[0].after)
-
-
-def read_magnitudes(module: PlannedModule, files: Mapping[Path, int]) -> Array | None:
-    """Return DoRA's magnitudes of a module, float32 (rows,); None with LoRA."""
-    m = module.parts[0].factors.m if module.parts else None
-    if m is None:
-        return None
-    values = decode(read_stored(m, files[module.parts[0].path]), FORMATS[m.dtype])
-    if not np.isfinite(values).all():
-        raise FusionUnsupportedError(f"the magnitudes of {module.path} are not finite")
-    return values
