@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from pathlib import Path
@@ -197,7 +197,7 @@ def _cached_models(
             last_used=datetime.fromtimestamp(entry.last_used, UTC),
             adapter=row.adapter.name if row else None,
             precision=row.precision if row else None,
-            **(label or _NO_LABEL),
+            **(label or dict.fromkeys(("scale", "combined", "format", "label"))),
             digest=row.digest if row else entry.key if label else None,
             foreign=foreign_record(row) if row else None,
             aliases=tuple(held),
@@ -222,9 +222,6 @@ def _folders(session: Session, digests: Iterable[str]) -> dict[str, FusedLabel]:
         for row in session.scalars(bases):
             labels.setdefault(row.digest, _label(row.name, "files of a base"))
     return labels
-
-
-_NO_LABEL: Mapping[str, None] = dict.fromkeys(("scale", "combined", "format", "label"))
 
 
 def _label(name: str, kind: str) -> FusedLabel:

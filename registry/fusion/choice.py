@@ -156,6 +156,8 @@ def _fitting(
 def _within_budget(
     inputs: InputFiles, request: FuseRequest, candidates: Sequence[Recipe], budget: float
 ) -> list[Recipe]:
+    from ..engine.engine import allocate
+
     ours = inputs.fuse_inputs
     fresh: Mapping[str, Any] = {"quantization": None, "bits": {}, "seed": None, "calibration": None}
     plain = replace(candidates[0], precision="keep", biases=False, fitted=False, **fresh)
@@ -175,29 +177,20 @@ def _within_budget(
             least = int((ours.quantization or {}).get("bits", 4))
             samples[least] = inputs.sample(replace(plain, precision="mixed", bits={"": least}))
         mixed = replace(plain, precision="mixed", calibration=ours.calibration)
-        fitting += _allocated(inputs, mixed, samples, budget)
+        room = (budget - 1) * kept.size
+        while room >= 0:
+            recipe = replace(mixed, bits=allocate(samples, room))
+            # The header entries of tensors that the base lacks (biases beside mxfp4) take room as well.
+            affine = _is_all_affine(ours)
+            over = 0.0 if affine else inputs.plan(policy_of(recipe, 0), recipe).size - budget * kept.size
+            if over <= 0:
+                fitting.append(recipe)
+                break
+            room -= over
     if not fitting:
         hint = "allow more: --budget 1.5x"
         raise FidelityError(f"nothing that was asked for fits into {budget} times the base's size", hint=hint)
     return fitting
-
-
-def _allocated(
-    inputs: InputFiles, mixed: Recipe, samples: Mapping[int, Sampled], budget: float
-) -> Iterator[Recipe]:
-    from ..engine.engine import allocate
-
-    kept = samples[OWN]
-    room = (budget - 1) * kept.size
-    while room >= 0:
-        recipe = replace(mixed, bits=allocate(samples, room))
-        # The header entries of tensors that the base lacks (biases beside mxfp4) take room as well.
-        affine = _is_all_affine(inputs.fuse_inputs)
-        over = 0.0 if affine else inputs.plan(policy_of(recipe, 0), recipe).size - budget * kept.size
-        if over <= 0:
-            yield recipe
-            return
-        room -= over
 
 
 def _is_all_affine(inputs: FuseInputs) -> bool:

@@ -23,7 +23,7 @@ from ..records.fused import Fused
 from ..records.references import digest_prefix, resolve_adapter, resolve_any, resolve_base
 from ..records.withdrawals import usable_record
 from .choice import worth_computing
-from .fuse_inputs import FuseInputs, gather
+from .fuse_inputs import gather
 from .job import FuseCandidate
 from .known import SecondOpinion
 from .records import checked_publish
@@ -65,7 +65,11 @@ def fuse(
         if request.prefer == "speed" and recipes[0].precision == "dequantize" and fuse_inputs.aware is None:
             times = times_faster_here(fuse_inputs)
             reporter.say(f"16 bits: {times:g} times as fast as the base's format on this machine")
-        opinion = _second_opinion(fuse_inputs, request, files)
+        opinion = None
+        # Answers are held against base + adapter unrounded, which is not what was trained through a quantiser (decision 37).
+        if request.probe != 0 and fuse_inputs.aware is None and has_part("research"):
+            seconds, again = request.probe or ASKED_FOR, request.probe is not None
+            opinion = SecondOpinion(fuse_inputs, request.scale, seconds, again, files)
         if request.probe and (opinion is None or not opinion.data):
             needs = "the recorded data of each adapter's run on this machine, and mlx-lm"
             reporter.say(f"no model is asked: that needs {needs}")
@@ -74,14 +78,6 @@ def fuse(
             if (model := job.run()) is not None:
                 return model
     raise AssertionError("the last candidate either returns or raises")
-
-
-def _second_opinion(inputs: FuseInputs, request: FuseRequest, files: ExitStack) -> SecondOpinion | None:
-    # Answers are held against base + adapter unrounded, which is not what was trained through a quantiser (decision 37).
-    if request.probe == 0 or inputs.aware is not None or not has_part("research"):
-        return None
-    again = request.probe is not None
-    return SecondOpinion(inputs, request.scale, request.probe or ASKED_FOR, again, files)
 
 
 def _of_fused(workspace: Workspace, reference: str, request: FuseRequest) -> tuple[str, FuseRequest]:

@@ -232,7 +232,12 @@ class InputFiles:
 
         policy = policy_of(recipe, seed_of(key), self._calibration(recipe))
         plan = self.plan(policy, recipe, {"fusery.key": key})
-        self._require_room(folder, plan, publish=publish)
+        # There must be room in the cache, beside the database and, where it goes there, in the store.
+        held = self._workspace.cache.in_use_here()
+        needs = [Need(folder.parent, [held, *plan.sizes], taken=held), *self._workspace.notes]
+        needs += needs_of(self._workspace.store, plan.sizes) if publish else ()
+        hint = "fusery admin cache prune, or set FUSERY_CACHE_DIR to a folder on another disk"
+        require_rooms(needs, hint=hint)
         fuse_progress = None if progress is None else lambda done: progress(done, plan.size)
         if not self._verify:
             fused = fuse(plan, folder, check=check, progress=fuse_progress)
@@ -258,16 +263,6 @@ class InputFiles:
     def adapters(self) -> list[dict[str, Path]]:
         """The files of each adapter by name, verified: they are small, and read whole by the plan."""
         return [self._fetched(number, part) for number, part in enumerate(self.fuse_inputs.parts)]
-
-    def _require_room(self, folder: Path, plan: FusePlan, *, publish: bool) -> None:
-        """Refuse what there is no room for: in the cache, beside the database and, where it goes there, in the store."""
-        workspace, held = self._workspace, self._workspace.cache.in_use_here()
-        needs = [Need(folder.parent, [held, *plan.sizes], taken=held), *workspace.notes]
-        if publish:
-            needs += needs_of(workspace.store, plan.sizes)
-        require_rooms(
-            needs, hint="fusery admin cache prune, or set FUSERY_CACHE_DIR to a folder on another disk"
-        )
 
     def _place(self, number: int, path: str) -> Path:
         return self._scratch / f"adapter-{number}-{path.replace('/', '-')}"

@@ -12,13 +12,14 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageError, StoreUnavailableError
 from fusery.storage.manifest import Manifest
-from fusery.storage.progress import Reporter
+from fusery.storage.progress import Reporter, tally
 
 from ..database import events, leases
 from ..engine.recipe import Recipe, written_as
 from ..engine.verdict import closeness
 from ..errors import DatabaseReadOnlyError, FidelityError, RebuildDiffersError
 from ..parsing import plural
+from ..records.deposit import Deposit
 from ..records.fused import Fused, FusedAnswers, FusedRecord
 from ..records.fused_rows import describe
 from .fuse_inputs import FuseInputs, InputFiles
@@ -26,7 +27,6 @@ from .known import REFUSED, TRIED, KeyRecord, MeasuredFuse, SecondOpinion, recor
 from .records import (
     compare_claims,
     counting,
-    deposit_files,
     fetch_published,
     in_words,
     make_room,
@@ -38,7 +38,6 @@ from .request import FuseRequest
 from .views import find_fused, fused_record
 
 if TYPE_CHECKING:
-    from ..records.deposit import Deposit
     from ..workspace.workspace import Workspace
 
 
@@ -262,12 +261,18 @@ class FuseCandidate:
         with self.workspace.cache.using(self.key) as folder:
             if folder is None:  # evicted since: what was asked for is a model, and there is one no more
                 return model
-            self.reporter.say(f"publishing {self._name}")
-            deposit = deposit_files(self.workspace, manifest, folder, self.reporter.progress)
+            deposit = self._upload(manifest, folder)
         with deposit.recording() as session:
-            deposit.commit(session)
-            record_published(self.workspace, session, self.key, manifest)
+            record_published(deposit, session, self.key, manifest)
         return replace(model, published=True)
+
+    def _upload(self, manifest: Manifest, folder: Path) -> Deposit:
+        """Store the files of a fused model; they count once a transaction commits the deposit."""
+        self.reporter.say(f"publishing {self._name}")
+        deposit = Deposit(self.workspace.database, self.workspace.store, self.workspace.owner())
+        files = {entry.path: folder / entry.path for entry in manifest}
+        deposit.put(files, manifest=manifest, progress=tally(self.reporter.progress, manifest.size))
+        return deposit
 
     def _compute(self, lease: leases.Lease, lookup: KeyRecord) -> Fused | None:
         started, cache, full = time.monotonic(), self.workspace.cache, self.publish == "full"
@@ -302,8 +307,7 @@ class FuseCandidate:
                 )
                 claims = compare_claims(session, self.key, manifest)
             if deposit:
-                deposit.commit(session)
-                record_published(self.workspace, session, self.key, manifest)
+                record_published(deposit, session, self.key, manifest)
             view = fused_record(row, self.fuse_inputs.adapter.name)
         for claim in claims:
             self.reporter.say(claim)
@@ -318,8 +322,7 @@ class FuseCandidate:
         """Upload the files if they are to be published, while the lease holds: no other process fuses the model."""
         if self.publish != "full" and lookup.published is None:
             return None, None
-        self.reporter.say(f"publishing {self._name}")
         try:
-            return deposit_files(self.workspace, manifest, path, self.reporter.progress), None
+            return self._upload(manifest, path), None
         except StorageError as error:
             return None, error if self.publish == "full" else None

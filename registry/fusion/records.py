@@ -153,20 +153,9 @@ def checked_publish(wanted: str) -> str:
     return wanted
 
 
-def deposit_files(
-    workspace: Workspace, manifest: Manifest, folder: Path, progress: Callable[[int, int], None] | None
-) -> Deposit:
-    """Store the files of a fused model; they count once a transaction commits the deposit."""
-    from ..records.deposit import Deposit
-
-    deposit = Deposit(workspace.database, workspace.store, workspace.owner())
-    files = {entry.path: folder / entry.path for entry in manifest}
-    deposit.put(files, manifest=manifest, progress=tally(progress, manifest.size))
-    return deposit
-
-
-def record_published(workspace: Workspace, session: Session, key: str, manifest: Manifest) -> None:
-    """Log that the files of a fused artifact are now in the store."""
+def record_published(deposit: Deposit, session: Session, key: str, manifest: Manifest) -> None:
+    """Commit the files of a fused artifact, and log that they are now in the store."""
+    deposit.commit(session)
     session.expire_all()  # the manifest's rows were read before the deposit set their blobs
     events.record(
         session, "fused.published", "fused", key, {"digest": manifest.digest, "bytes": manifest.size}
