@@ -17,8 +17,6 @@ from fusery.storage.safetensors import Tensor
 from ..engine.architectures import TENSOR_SCALE, TENSOR_SCALED, has_tensor_scales
 from ..engine.config import INDEX
 
-NAME_LIMIT = 200
-TYPE_LIMIT = 100
 _TENSOR_SCALES = ("weight_scale", TENSOR_SCALE, "input_scale")  # of a weight in NVFP4 with a scale per tensor
 _SHARD = re.compile(r"(?P<stem>model[^/]*)-(?P<number>[0-9]{1,9})-of-(?P<total>[0-9]{1,9})\.safetensors")
 _LAYER = re.compile(r"(?P<stem>(?:[A-Za-z_][\w]*\.)*?[A-Za-z_]\w*)\.(?P<index>[0-9]{1,5})\.(?P<key>.+)")
@@ -88,7 +86,7 @@ def read_architecture(folder: Path | Mapping[str, Path]) -> Architecture:
     name = listed[0] if isinstance(listed, list) and listed else ""
     model_type = config.get("model_type", "")
     # They have to fit into the record of a base.
-    for key, value, limit in (("architectures", name, NAME_LIMIT), ("model_type", model_type, TYPE_LIMIT)):
+    for key, value, limit in (("architectures", name, 200), ("model_type", model_type, 100)):
         if not isinstance(value, str) or len(value) > limit:
             hint = "is this the config.json that came with the model?"
             raise FormatError(f"config.json: {key} is not a name of at most {limit} characters", hint=hint)

@@ -42,7 +42,9 @@ def _logical(base: Base) -> Iterator[str]:
 
 
 def _agree(ours: StoredMatrix, theirs: StoredMatrix) -> bool:
-    one, other = _first_rows(ours), _first_rows(theirs)
+    # Their shapes are equal.
+    count = min(ours.shape[0], max(1, _NUMBERS // max(1, ours.width)))
+    one, other = ours.numbers(0, count), theirs.numbers(0, count)
     if _close(one, other, np.float32(0)):
         return True
     if ours.grid is None and theirs.grid is not None:
@@ -50,11 +52,6 @@ def _agree(ours: StoredMatrix, theirs: StoredMatrix) -> bool:
     if theirs.grid is None and ours.grid is not None:
         return _requantised_alike(other, one, ours.grid)
     return False
-
-
-def _first_rows(matrix: StoredMatrix) -> Array:
-    count = min(matrix.shape[0], max(1, _NUMBERS // max(1, matrix.width)))
-    return matrix.numbers(0, count)
 
 
 def _requantised_alike(dense: Array, packed: Array, grid: AnyGrid) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +18,7 @@ from ..engine.arithmetic import BF16, FORMATS, Array, decode, encode
 from ..engine.matrices import StoredMatrix
 from ..errors import BadInputError, MissingExtraError
 from .gguf_header import MAGIC, GGUFHeader, TensorEntry, read_header
-from .gguf_llama import ROPE_FACTORS, TensorPlace, model_config, placements, read_llama
+from .gguf_llama import ROPE_FACTORS, model_config, placements, read_llama
 from .gguf_tokenizer import convert_tokenizer
 
 KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
@@ -92,19 +92,6 @@ class GGUFWeights:
         return np.frombuffer(data, np.uint8)
 
 
-def write_weights(path: Path, plan: Sequence[tuple[TensorPlace, TensorEntry]], weights: GGUFWeights) -> None:
-    """Write the tensors of `plan` in its order, as one safetensors file in bf16 with mlx's metadata."""
-    # The file gets its name when it is whole.
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        entries = [(place.name, "BF16", place.shape) for place, _ in plan]
-        file.write(build_header(entries, {"format": "mlx"}))
-        for place, entry in plan:
-            for block in weights.bf16(entry, place.head):
-                file.write(block)
-    part.rename(path)
-
-
 def is_gguf(path: Path) -> bool:
     """Tell whether the file at `path` begins as GGUF does."""
     with os_failures(f"read {path}", near=path), path.open("rb") as file:
@@ -135,7 +122,13 @@ def convert_gguf(path: Path, folder: Path) -> None:
             _write_json(folder / "generation_config.json", tokenizer.ids)
             _write_json(folder / "tokenizer_config.json", tokenizer.config)
             (folder / "tokenizer.json").write_text(tokenizer.tokenizer, encoding="utf-8")
-            write_weights(folder / "model.safetensors", plan, weights)
+            part = folder / "model.safetensors.part"
+            with part.open("wb") as out:
+                entries = [(place.name, "BF16", place.shape) for place, _ in plan]
+                out.write(build_header(entries, {"format": "mlx"}))
+                for place, entry in plan:
+                    out.writelines(weights.bf16(entry, place.head))
+            part.rename(folder / "model.safetensors")
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

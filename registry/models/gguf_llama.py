@@ -209,15 +209,13 @@ def _rope_scaling(
     if kind not in ("none", "linear") or (factors is not None and kind == "linear"):
         also = "" if factors is None else f" beside {ROPE_FACTORS}"
         raise BadInputError(f"rotary scaling of type {str(kind)[:40]!r}{also} is not converted")
-    if factors is not None:
-        return _llama3_scaling(model, base, factors)
-    if kind == "none":
-        return None
-    return {"rope_type": kind, "factor": _real(header, "rope.scaling.factor", None)}
-
-
-def _llama3_scaling(model: Llama, base: float, factors: np.ndarray[Any, Any]) -> Mapping[str, Any]:
-    """Find the settings of Llama 3.1's rotary scaling that give `factors`; GGUF stores only the outcome."""
+    if factors is None:
+        return (
+            {"rope_type": kind, "factor": _real(header, "rope.scaling.factor", None)}
+            if kind != "none"
+            else None
+        )
+    # Find the settings of Llama 3.1's rotary scaling that give the factors; GGUF stores only the outcome.
     factor = float(factors.max())
     expected = llama3_factors(base, model.head_dim, factor, *LLAMA3.values())
     if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-4):

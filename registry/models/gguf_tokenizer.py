@@ -17,9 +17,7 @@ from ..errors import BadInputError, MissingExtraError
 from .gguf_header import Value
 
 CONTROL, USER_DEFINED = 3, 4
-TOKEN_KINDS = range(7)
 ROLES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
-EXTRA_ENDS = ("eot_token_id", "eom_token_id")
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _AFTER_DIGITS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -75,14 +73,14 @@ def convert_tokenizer(metadata: Mapping[str, Value], vocab: int, context: int) -
     tokens = _strings(metadata, "tokens")
     if len(tokens) != vocab or len(set(tokens)) != vocab:
         raise FormatError(f"the GGUF file has {len(set(tokens))} different tokens, and {vocab} embeddings")
-    kinds = _list(metadata, "token_type", lambda item: item in TOKEN_KINDS)
+    kinds = _list(metadata, "token_type", lambda item: item in range(7))
     if len(kinds) != vocab:
         raise FormatError(f"this GGUF file has {vocab} tokens and {len(kinds)} token types")
     roles = {role: _token_id(metadata, key, vocab) for role, key in ROLES.items()}
     begins = bool(metadata.get("tokenizer.ggml.add_bos_token", style.begins)) and roles["bos"] is not None
     prefix = roles["bos"] if begins else None
     text = _tokenizer_json(style, tokens, _merges(metadata, tokens), kinds, prefix)
-    ends = [_token_id(metadata, key, vocab) for key in ("eos_token_id", *EXTRA_ENDS)]
+    ends = [_token_id(metadata, key, vocab) for key in ("eos_token_id", "eot_token_id", "eom_token_id")]
     return TokenizerFiles(text, _config(metadata, tokens, roles, begins, context), _ids(roles, ends))
 
 
@@ -90,41 +88,32 @@ def _tokenizer_json(
     style: _Style, tokens: list[str], merges: list[tuple[str, str]], kinds: list[int], prefix: int | None
 ) -> str:
     try:
-        from tokenizers import (
-            AddedToken,
-            Regex,
-            Tokenizer,
-            decoders,
-            models,
-            normalizers,
-            pre_tokenizers,
-            processors,
-        )
+        import tokenizers
     except ImportError as error:
         raise MissingExtraError("reading a GGUF file's tokenizer", "gguf") from error
-    model = models.BPE(
+    model = tokenizers.models.BPE(
         vocab={token: index for index, token in enumerate(tokens)},
         merges=merges,
         ignore_merges=style.whole_words_first,
     )
-    tokenizer = Tokenizer(model)
+    tokenizer, cutters = tokenizers.Tokenizer(model), tokenizers.pre_tokenizers
     if style.compose:
-        tokenizer.normalizer = normalizers.NFC()
-    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if style.single_digits else []
-    steps += [pre_tokenizers.Split(Regex(cut), behavior="isolated") for cut in style.cuts]
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=style.gpt2_words))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
-    tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.normalizer = tokenizers.normalizers.NFC()
+    steps: list[Any] = [cutters.Digits(individual_digits=True)] if style.single_digits else []
+    steps += [cutters.Split(tokenizers.Regex(cut), behavior="isolated") for cut in style.cuts]
+    steps.append(cutters.ByteLevel(add_prefix_space=False, use_regex=style.gpt2_words))
+    tokenizer.pre_tokenizer = cutters.Sequence(steps) if len(steps) > 1 else steps[0]
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
     if prefix is not None:
         first = tokens[prefix]
         if ":" in first or first.startswith("$"):  # They have a meaning in the template.
             raise BadInputError(f"a first token {first[:40]!r} is not converted")
-        tokenizer.post_processor = processors.TemplateProcessing(
+        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
             single=[first, "$A"], pair=[first, "$A", f"{first}:1", "$B:1"], special_tokens=[(first, prefix)]
         )
     tokenizer.add_tokens(
         [
-            AddedToken(token, special=kind == CONTROL, normalized=False)
+            tokenizers.AddedToken(token, special=kind == CONTROL, normalized=False)
             for token, kind in zip(tokens, kinds, strict=True)
             if kind in (CONTROL, USER_DEFINED)
         ]

@@ -60,11 +60,14 @@ def identify_base(
             is_model_document = path in _CONFIGURATION or path in _TOKENIZER or path.startswith("tokenizer")
             if is_model_document or (path.endswith(_TOKENIZER_SUFFIXES) and not path.startswith("LICENSE")):
                 documents[path] = _document_digest(path, file, digest)
+    # For some architectures mlx-lm turns or renames tensors unless it wrote them itself: the same bytes are then two
+    # models, distinguished by the metadata of the files alone.
+    as_stored = taken_by_name(config, files.keys(), written_by_mlx=False)
     content = {
         "format": FORMAT,
         "tensors": sorted(tensors),
         "documents": documents,
-        "rearranged": _rearranged(config, files, written_by_mlx),
+        "rearranged": None if as_stored else not written_by_mlx,
     }
     return BaseIdentity(Manifest.of(entries), digest_json(content))
 
@@ -84,12 +87,3 @@ def _document_digest(path: str, file: Path, digest: Digest) -> str:
     except (ValueError, RecursionError):
         return digest  # what it means is not known: it is the same only where its bytes are
     return digest
-
-
-def _rearranged(config: Mapping[str, Any], files: Mapping[str, Path], written_by_mlx: bool) -> bool | None:
-    """Return whether mlx-lm takes the tensors as they are, where that depends on who wrote the files; else None."""
-    # For some architectures mlx-lm turns or renames tensors unless it wrote them itself: the same bytes are then two
-    # models, distinguished by the metadata of the files alone.
-    if taken_by_name(config, files.keys(), written_by_mlx=False):
-        return None
-    return not written_by_mlx
