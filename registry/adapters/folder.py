@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from .finding import Finding
 
 
-_NAMES = (WEIGHTS, PEFT_WEIGHTS, CONFIG, METADATA)
-
 # Makes a private copy of a file that is to be kept, and returns its path: what is read then is the copy.
 Take = Callable[[Path], Path]
 
@@ -134,7 +132,7 @@ def _find_files(path: Path, run: Path | None) -> tuple[dict[str, SourceFile], di
     for file in sources:
         if is_tokenizer_file(file.path) and (why := refusal(file.path, file.size)) is not None:
             left_out[file.path] = why
-        elif file.path in _NAMES or is_tokenizer_file(file.path):
+        elif file.path in (WEIGHTS, PEFT_WEIGHTS, CONFIG, METADATA) or is_tokenizer_file(file.path):
             files[file.path] = file
     return files, left_out
 

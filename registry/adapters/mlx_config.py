@@ -51,14 +51,12 @@ _INT32 = 2**31 - 1
 _Text = Annotated[str, AfterValidator(_keepable)]
 # Scale times rank is recorded: the product must stay finite.
 Factor = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=_INT32), BeforeValidator(_number_in_text)]
 Version = Annotated[int, Field(ge=1, le=999_999_999), BeforeValidator(_number_in_text)]
 Name = Annotated[_Text, Field(max_length=200)]
 DatasetName = Annotated[_Text, Field(max_length=500), AfterValidator(dataset_name)]
 # A path on the machine of the training run, which is compared and not recorded as a name.
 ModelSource = Annotated[_Text, Field(max_length=4096)]
-ModuleKey = Annotated[_Text, Field(max_length=512)]
 
 
 class LoraParameters(BaseModel):
@@ -69,8 +67,8 @@ class LoraParameters(BaseModel):
     rank: Annotated[int, Field(ge=1, le=65536)] | None = None
     scale: Factor | None = None
     alpha: Factor | None = None
-    dropout: Finite | None = None
-    keys: Annotated[list[ModuleKey], Field(max_length=10_000)] | None = None
+    dropout: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    keys: Annotated[list[Annotated[_Text, Field(max_length=512)]], Field(max_length=10_000)] | None = None
 
 
 class AdapterConfig(BaseModel):

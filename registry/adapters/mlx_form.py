@@ -55,12 +55,6 @@ class MlxPlan:
     factors: Mapping[str, float]
     switches: Mapping[str, SwitchFactors]
 
-    @property
-    def ranks(self) -> dict[str, int | None]:
-        """The rank that each module's tensors have in the file."""
-        own = {path: module.rank for path, module in self.modules.items()}
-        return own | {path: switch.factors.rank for path, switch in self.switches.items()}
-
 
 def plan_mlx(config: PeftConfig, placed: OnBase) -> MlxPlan:
     """Choose the rank and the scale."""
@@ -71,8 +65,10 @@ def plan_mlx(config: PeftConfig, placed: OnBase) -> MlxPlan:
     votes = Counter(scale for scale in scales.values() if scale)
     scale = max(votes, key=lambda scale: (votes[scale], scale), default=0.0)
     factors = {path: module_scale / scale if scale else 1.0 for path, module_scale in scales.items()}
-    plan = MlxPlan(config, modules, config.r, scale, factors, switches)
-    return replace(plan, rank=max(filter(None, plan.ranks.values()), default=config.r))
+    ranks = [module.rank for module in modules.values()]
+    ranks += [switch.factors.rank for switch in switches.values()]
+    rank = max(filter(None, ranks), default=config.r)
+    return MlxPlan(config, modules, rank, scale, factors, switches)
 
 
 def require_bearable(plan: MlxPlan, size: int) -> None:

@@ -10,6 +10,7 @@ import importlib
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +20,6 @@ _code: Any = importlib.import_module("re._constants")
 
 MAX_PATTERN = 4096
 _STEPS = 200_000
-_STEPS_IN_ALL = 1_500_000
 _REPEATS = 1000
 _CATEGORIES: dict[Any, Callable[[str], bool]] = {
     _code.CATEGORY_DIGIT: str.isdecimal,
@@ -37,17 +37,16 @@ class PatternError(ValueError):
     """An expression that is malformed, or uses what is not matched here: references, look-around, flags."""
 
 
+@dataclass(slots=True)
 class Budget:
     """What all matches of one configuration may take together: thousands of slow expressions are no better than one."""
 
-    def __init__(self, steps: int = _STEPS_IN_ALL) -> None:
-        """Begin with so many steps."""
-        self._left = steps
+    left: int = 1_500_000  # steps
 
     def take(self, steps: int) -> None:
         """Use some up."""
-        self._left -= steps
-        if self._left < 0:
+        self.left -= steps
+        if self.left < 0:
             raise PatternError("expressions that take too long together")
 
 
@@ -62,7 +61,7 @@ def full_match(pattern: str, text: str, budget: Budget | None = None) -> bool:
     try:
         return len(text) in matcher.ends(_parse(pattern), {0})
     finally:
-        budget.take(matcher.taken)
+        budget.take(_STEPS - matcher.left + 20)  # and the fixed cost of a match
 
 
 @lru_cache(maxsize=256)
@@ -85,12 +84,7 @@ class _Matcher:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._steps = _STEPS
-
-    @property
-    def taken(self) -> int:
-        """Steps so far, and the fixed cost of a match."""
-        return _STEPS - self._steps + 20
+        self.left = _STEPS
 
     def ends(self, items: Iterable[tuple[Any, Any]], starts: set[int]) -> set[int]:
         """Return where a sequence of parts may end that begins at one of `starts`."""
@@ -101,8 +95,8 @@ class _Matcher:
         return starts
 
     def _part(self, operation: Any, argument: Any, starts: set[int]) -> set[int]:
-        self._steps -= 1 + len(starts)
-        if self._steps < 0:
+        self.left -= 1 + len(starts)
+        if self.left < 0:
             raise PatternError("an expression that takes too long")
         if operation in (_code.MAX_REPEAT, _code.MIN_REPEAT):
             least, most, inner = argument
@@ -173,11 +167,9 @@ class Endings:
         self._lengths = sorted({len(word) for word in self._places})
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the words, each once."""
         return iter(self._places)
 
     def __bool__(self) -> bool:
-        """Tell whether there are any."""
         return bool(self._places)
 
     def of(self, path: str) -> str | None:

@@ -56,7 +56,6 @@ _Indexes = Annotated[list[Annotated[int, Field(ge=0, le=100_000)]], Field(max_le
 
 # Initialisations that subtract from the base what they put into the adapter.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
 class PeftConfig(BaseModel):
@@ -175,7 +174,7 @@ def _bias(value: Any) -> str | None:
 def _initialisation(value: Any) -> str | None:
     if isinstance(value, str) and value.startswith(_CHANGES_BASE):
         return "changed the base's weights before training, so the adapter does not fit the base itself"
-    is_neutral = value is None or isinstance(value, bool) or value in _PLAIN_STARTS
+    is_neutral = value in (True, False, None, "gaussian", "eva", "orthogonal", "mica")
     return None if is_neutral else "is not an initialisation that is known to leave the base as it is"
 
 

@@ -60,9 +60,7 @@ def write_peft(files: Mapping[str, Path], base: Architecture, folder: Path) -> N
     _require_expressible(config, modules, embeddings, parameters, base)
     document = _config(config, modules, parameters, base)
     tensors = list(_tensors(files[WEIGHTS], header, embeddings, parameters))
-    if layout is not None:
-        experts = expert_tensors(files[WEIGHTS], header, parameters, base, layout)
-        tensors += [(f"{PREFIX}{name}", tensor) for name, tensor in experts]
+    tensors += _expert_tensors(files[WEIGHTS], header, parameters, base)
     write_stored(folder / PEFT_WEIGHTS, tensors, {"format": "pt"})
     write_document(folder / CONFIG, document)
 
@@ -223,48 +221,37 @@ def target_parameters(parameters: Collection[str], base: Architecture, layout: E
     return short if meant == wanted else sorted(wanted)
 
 
-def expert_tensors(
-    weights: Path,
-    header: Header,
-    parameters: Mapping[str, list[str]],
-    base: Architecture,
-    layout: ExpertLayout,
+def _expert_tensors(
+    weights: Path, header: Header, parameters: Mapping[str, list[str]], base: Architecture
 ) -> Iterator[tuple[str, StoredTensor]]:
-    """Yield PEFT's tensors of experts by name, without PEFT's prefix."""
+    """Yield the factors of each parameter of experts: (experts * rank, in) and (out, rank * experts)."""
+    layout = expert_layout(base.config) or ExpertLayout()  # without one, there are no parameters
     for name in sorted(parameters):
         holder, _, parameter = name.rpartition(".")
         if parameter not in PROJECTIONS:
             continue
+        stem = holder.removesuffix(layout.experts)
+        paths = [f"{stem}{layout.switch}.{projection}" for projection in PROJECTIONS[parameter]]
+        held = {
+            path: [read_stored(weights, header.tensors[f"{path}.{part}"]) for part in ("lora_a", "lora_b")]
+            for path in paths
+            if f"{path}.lora_a" in header.tensors
+        }
+        if len({tensor.dtype for pair in held.values() for tensor in pair}) > 1:
+            held = {path: [widened(tensor) for tensor in pair] for path, pair in held.items()}
+        first, _ = next(iter(held.values()))
+        experts, rank, columns = first.bits.shape
+        outs = [base.weights[path].shape[1] for path in paths]
+        a = np.zeros((experts, rank * len(paths), columns), first.bits.dtype)
+        b = np.zeros((experts, sum(outs), rank * len(paths)), first.bits.dtype)
+        for number, path in enumerate(paths):
+            if path in held:
+                own = slice(number * rank, (number + 1) * rank)
+                left, right = held[path]
+                a[:, own] = left.bits
+                b[:, layout.rows(path.rpartition(".")[2], sum(outs)), own] = right.bits
+        b = b.transpose(1, 2, 0).reshape(sum(outs), -1)
         nested = parameter == GATE_UP and f"{holder}.{DOWN}" in parameters
-        a, b = _joined(weights, header, holder, parameter, base, layout)
-        place = f"{holder}.base_layer" if nested else holder
-        yield f"{place}.lora_A.weight", a
-        yield f"{place}.lora_B.weight", b
-
-
-def _joined(
-    weights: Path, header: Header, holder: str, parameter: str, base: Architecture, layout: ExpertLayout
-) -> tuple[StoredTensor, StoredTensor]:
-    """Return the factors of a parameter: (experts * rank, in) and (out, rank * experts)."""
-    stem = holder.removesuffix(layout.experts)
-    paths = [f"{stem}{layout.switch}.{projection}" for projection in PROJECTIONS[parameter]]
-    held = {
-        path: [read_stored(weights, header.tensors[f"{path}.{part}"]) for part in ("lora_a", "lora_b")]
-        for path in paths
-        if f"{path}.lora_a" in header.tensors
-    }
-    if len({tensor.dtype for pair in held.values() for tensor in pair}) > 1:
-        held = {path: [widened(tensor) for tensor in pair] for path, pair in held.items()}
-    first, _ = next(iter(held.values()))
-    experts, rank, columns = first.bits.shape
-    outs = [base.weights[path].shape[1] for path in paths]
-    a = np.zeros((experts, rank * len(paths), columns), first.bits.dtype)
-    b = np.zeros((experts, sum(outs), rank * len(paths)), first.bits.dtype)
-    for number, path in enumerate(paths):
-        if path in held:
-            own = slice(number * rank, (number + 1) * rank)
-            left, right = held[path]
-            a[:, own] = left.bits
-            b[:, layout.rows(path.rpartition(".")[2], sum(outs)), own] = right.bits
-    b = b.transpose(1, 2, 0).reshape(sum(outs), -1)
-    return StoredTensor(first.dtype, a.reshape(-1, columns)), StoredTensor(first.dtype, b)
+        place = f"{PREFIX}{holder}.base_layer" if nested else f"{PREFIX}{holder}"
+        yield f"{place}.lora_A.weight", StoredTensor(first.dtype, a.reshape(-1, columns))
+        yield f"{place}.lora_B.weight", StoredTensor(first.dtype, b)

@@ -19,7 +19,6 @@ Form = Literal["mlx", "peft"]  # A form of an adapter
 FORMS: tuple[Form, ...] = get_args(Form)
 # The files of each form, besides what people write by hand.
 FORM_FILES: Mapping[Form, tuple[str, str]] = {"mlx": (WEIGHTS, CONFIG), "peft": (PEFT_WEIGHTS, CONFIG)}
-_WEIGHTS = (WEIGHTS, PEFT_WEIGHTS)
 
 
 def form_of(names: Iterable[str]) -> Form:
@@ -44,28 +43,24 @@ def render(
 
         write_peft(files, base, folder)
     else:
-        _write_mlx(files, base, folder)
+        from .mlx_form import plan_mlx, write_mlx
+        from .patterns import PatternError
+        from .reading import put_on_base, read_peft
+
+        peft = read_peft(files)
+        if peft.config is None or peft.header is None:
+            raise FormatError(f"{PEFT_WEIGHTS} is not an adapter that can be read")
+        try:
+            plan = plan_mlx(peft.config, put_on_base(peft.config, peft, base))
+            write_mlx(files[PEFT_WEIGHTS], plan, folder)
+        except PatternError as error:
+            raise FormatError(f"{CONFIG} holds {error}") from error
     rendered = {name: folder / name for name in FORM_FILES[form]}
     if expected is not None and manifest_of(rendered).digest != expected:
         # The same adapter must be the same bytes for ever.
         hint = "use the version of fusery that recorded it, and report this"
         raise FormatError("the adapter's other form came out differently from what is recorded", hint=hint)
-    return {**{name: path for name, path in files.items() if name not in _WEIGHTS}, **rendered}
-
-
-def _write_mlx(files: Mapping[str, Path], base: Architecture, folder: Path) -> None:
-    from .mlx_form import plan_mlx, write_mlx
-    from .patterns import PatternError
-    from .reading import put_on_base, read_peft
-
-    peft = read_peft(files)
-    if peft.config is None or peft.header is None:
-        raise FormatError(f"{PEFT_WEIGHTS} is not an adapter that can be read")
-    try:
-        plan = plan_mlx(peft.config, put_on_base(peft.config, peft, base))
-        write_mlx(files[PEFT_WEIGHTS], plan, folder)
-    except PatternError as error:
-        raise FormatError(f"{CONFIG} holds {error}") from error
+    return {**{name: path for name, path in files.items() if name not in (WEIGHTS, PEFT_WEIGHTS)}, **rendered}
 
 
 def other_forms(

@@ -57,7 +57,6 @@ class WholeTensors:
     keeps_tied: bool = False
 
     def __bool__(self) -> bool:
-        """Whether there is anything."""
         return bool(self.tensors or self.rows)
 
     def is_saved(self, name: str) -> bool:
