@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from fusery.storage.safetensors import Tensor
 from ..engine import architectures
 from ..engine.arithmetic import FORMATS
 from ..engine.base import Base, read_sources
-from ..models.architecture import Architecture, architecture_of
+from ..models.architecture import architecture_of
 from ..models.libraries import HEAD as SEEING_HEAD
 from .finding import some
 from .peft_form import names_are_shared
@@ -39,14 +38,7 @@ class FittedWhole:
     problems: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether anything of the base is replaced."""
         return bool(self.tensors or self.rows)
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in all of them."""
-        held = [*self.tensors.values(), *(rows.tensor for rows in self.rows.values())]
-        return sum(prod(tensor.shape) for tensor in held)
 
 
 def fit_whole(
@@ -54,10 +46,7 @@ def fit_whole(
 ) -> FittedWhole:
     """Hold whole tensors against a base."""
     try:
-        sources, _ = read_sources(files)
-        alike = likenesses(Base(files, config, sources, all_linear=False), weights, whole.names.values())
-        held = {name: source.tensor for name, source in sources.items()}
-        return _Fitting(architecture_of(config, held), held, weights, whole, alike).fitted()
+        return _Fitting(files, config, weights, whole).fitted()
     except (FuseryError, OSError):
         return FittedWhole({}, {}, problems=("the base cannot be read, to hold whole tensors against it",))
 
@@ -70,14 +59,13 @@ class _Fitting:
     """One adapter's whole tensors on one base."""
 
     def __init__(
-        self,
-        architecture: Architecture,
-        held: dict[str, Tensor],
-        weights: Path,
-        whole: WholeTensors,
-        alike: Mapping[str, str],
+        self, files: Mapping[str, Path], config: Mapping[str, Any], weights: Path, whole: WholeTensors
     ) -> None:
-        self._architecture, self._weights, self._whole = architecture, weights, whole
+        sources, _ = read_sources(files)
+        held = {name: source.tensor for name, source in sources.items()}
+        alike = likenesses(Base(files, config, sources, all_linear=False), weights, whole.names.values())
+        self._architecture = architecture = architecture_of(config, held)
+        self._weights, self._whole = weights, whole
         self._alike = {name: alike[given] for name, given in whole.names.items() if given in alike}
         self._tensors, self._rows = dict(whole.tensors), dict(whole.rows)
         self._untied: str | None = None

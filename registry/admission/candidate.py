@@ -39,14 +39,9 @@ class Entry:
     head: bytes  # its first bytes; empty for what is no regular file
 
     @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return self.path.rpartition("/")[2]
-
-    @property
     def suffix(self) -> str:
         """What follows the last dot of the name, in lower case, with the dot."""
-        return Path(self.name).suffix.lower()
+        return Path(self.path).suffix.lower()
 
 
 def list_entries(root: Path) -> tuple[Entry, ...]:
@@ -172,25 +167,6 @@ class Candidate:
                 weights[path] = replace(weight, shape=tensor.shape)
         return weights
 
-    @property
-    def keys(self) -> list[str] | None:
-        """The configured paths of adapted modules; None for every linear layer."""
-        return self.folder.config.parameters.keys
-
-    def promised_layers(self) -> dict[int, dict[str, Weight]]:
-        """Return the layers that the configuration says are adapted: the last `num_layers`, all for 0 and below."""
-        # Where it does not say, they are those from the first that has tensors on. Source: `linear_to_lora_layers` of
-        # mlx-lm 0.32.2 (docs/internals/arithmetic.md).
-        layers = self.base.architecture.layers()
-        wanted = self.folder.config.num_layers
-        if wanted is None:
-            ours = self.adapted_layers
-            return {index: layers[index] for index in sorted(layers) if ours and index >= ours[0]}
-        if self.cut_layers is not None:
-            return {index: layers[index] for index in self.cut_layers}
-        first = 0 if wanted <= 0 else max(0, len(layers) - wanted)
-        return {index: layers[index] for index in sorted(layers)[first:]}
-
     @cached_property
     def adapted_layers(self) -> list[int]:
         """The layers that have tensors, in order."""
@@ -214,7 +190,7 @@ class Candidate:
         if "fine_tune_type" not in raw or "num_layers" not in raw or raw.get("mask_prompt") is not None:
             return None
         # A module named by its path from the root is adapted whatever the number says.
-        rooted = set(self.keys or ()) & set(self.folder.modules)
+        rooted = set(self.folder.config.parameters.keys or ()) & set(self.folder.modules)
         if self.folder.config.method == "full" or rooted:
             return None
         layers = sorted(self.base.architecture.layers())
@@ -223,7 +199,7 @@ class Candidate:
 
     def promised_modules(self) -> set[str]:
         """Return the paths of all modules that the configuration allows to be adapted."""
-        keys = self.keys
+        keys = self.folder.config.parameters.keys  # None for every linear layer
         paths = {key_path for layer in self.paths_of_layers() for key_path in layer.items()}
         promised = {path for key, path in paths if keys is None or key in keys}
         return promised | {key for key in keys or () if key in self.base.architecture.weights}
@@ -241,7 +217,7 @@ class Candidate:
         # Without `keys`, which matrices are adapted depends on mlx-lm's version: older ones take the query and value
         # projections, newer ones every linear layer. In all of them the layers are adapted alike.
         present = set(self.folder.modules)
-        if self.keys is not None:
+        if self.folder.config.parameters.keys is not None:
             return self.promised_modules() - present
         layers = self.paths_of_layers()
         adapted = {key for layer in layers for key, path in layer.items() if path in present}
@@ -249,10 +225,19 @@ class Candidate:
         return expected - present
 
     def paths_of_layers(self) -> list[dict[str, str]]:
-        """Return, for each promised layer, its matrices: path within the layer to path from the root."""
-        stem = self.base.architecture.layer_stem()
-        layers = self.promised_layers().items()
-        return [{key: f"{stem}.{index}.{key}" for key in weights} for index, weights in layers]
+        """Return, for each layer that the configuration says is adapted, its matrices: path within the layer to path from the root."""
+        # These are the last `num_layers`, all for 0 and below. Where it does not say, they are those from the first that
+        # has tensors on. Source: `linear_to_lora_layers` of mlx-lm 0.32.2 (docs/internals/arithmetic.md).
+        stem, layers = self.base.architecture.layer_stem(), self.base.architecture.layers()
+        wanted, promised = self.folder.config.num_layers, sorted(layers)
+        if wanted is None:
+            ours = self.adapted_layers
+            promised = [index for index in promised if ours and index >= ours[0]]
+        elif self.cut_layers is not None:
+            promised = self.cut_layers
+        elif wanted > 0:
+            promised = promised[-wanted:]
+        return [{key: f"{stem}.{index}.{key}" for key in layers[index]} for index in promised]
 
 
 def tail(name: str) -> str:

@@ -40,7 +40,7 @@ def measure(
             if len(held) < 2:
                 continue
             a, b = (_whole(fd, tensor) for tensor in held)
-            tensors |= {one.name: _look(one.name, part) for one, part in zip(held, (a, b), strict=True)}
+            tensors |= {one.name: _look(part) for one, part in zip(held, (a, b), strict=True)}
             if _multiply(a, b):
                 norms[module.path] = update_norm(a, b)
                 if group is not None and not _is_constant(a, group):
@@ -104,7 +104,7 @@ def _decoded(data: bytes, dtype: str) -> _Array:
         return decoded(data, dtype).astype(np.float32, copy=False)
 
 
-def _look(name: str, values: _Array) -> TensorValues:
+def _look(values: _Array) -> TensorValues:
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     finite = math.isfinite(low) and math.isfinite(high)
     at_ends = 0
@@ -114,19 +114,18 @@ def _look(name: str, values: _Array) -> TensorValues:
         if 100 * at_ends > values.size and np.median(np.abs(values)) > 0.9 * max(high, -low):
             at_ends = 0
     zero = low == high == 0
-    return TensorValues(name, finite, zero, values.size, low, high, at_ends / max(1, values.size))
+    return TensorValues(finite, zero, values.size, low, high, at_ends / max(1, values.size))
 
 
 def _look_in_blocks(fd: int, tensor: Tensor) -> TensorValues:
-    empty = _look(tensor.name, np.empty(0, np.float32))
-    parts = [_look(tensor.name, block) for block in _blocks(fd, tensor)] or [empty]
+    parts = [_look(block) for block in _blocks(fd, tensor)] or [_look(np.empty(0, np.float32))]
     low = float(np.min([part.low for part in parts]))
     high = float(np.max([part.high for part in parts]))
     finite, zero = all(part.finite for part in parts), all(part.zero for part in parts)
     count = sum(part.count for part in parts)
     # Blocks have ends of their own: clipping is measured of whole tensors only.
     clipped = parts[0].clipped if len(parts) == 1 else 0.0
-    return TensorValues(tensor.name, finite, zero, count, low, high, clipped)
+    return TensorValues(finite, zero, count, low, high, clipped)
 
 
 def _blocks(fd: int, tensor: Tensor) -> Iterator[_Array]:
@@ -145,7 +144,6 @@ def _blocks(fd: int, tensor: Tensor) -> Iterator[_Array]:
 class TensorValues:
     """What one tensor's numbers are like."""
 
-    name: str
     finite: bool  # no NaN and no infinity
     zero: bool
     count: int  # how many numbers

@@ -68,7 +68,7 @@ UPDATE_NEGLIGIBLE = warning(
 def numbers_finite(candidate: Candidate) -> Iterator[Finding]:
     """No number is NaN or infinite."""
     whole = candidate.whole_values
-    named_values = [*((values.name, values) for values in candidate.values.tensors.values()), *whole.items()]
+    named_values = [*candidate.values.tensors.items(), *whole.items()]
     broken = [name for name, values in named_values if not values.finite]
     yield from NOT_FINITE.listed(WEIGHTS, broken, "tensor", "with NaN or infinity")
     half = candidate.base.architecture.dtype == "f16"
@@ -112,11 +112,11 @@ def numbers_not_clipped(candidate: Candidate) -> Iterator[Finding]:
     # QA-LoRA has each number once for every input of a group.
     fewest = _FEWEST_TO_CLIP * (group_of(candidate.folder.raw_config) or 1)
     clipped = [
-        values.name
-        for values in candidate.values.tensors.values()
+        name
+        for name, values in candidate.values.tensors.items()
         if values.clipped > _CLIPPED
         and values.count >= fewest
-        and values.name.rpartition(".")[2] in ("lora_a", "lora_b")
+        and name.rpartition(".")[2] in ("lora_a", "lora_b")
     ]
     yield from CLIPPED.listed(WEIGHTS, clipped, "tensor", "with many numbers at the maximum or minimum")
 

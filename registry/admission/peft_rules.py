@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from fusery.storage.safetensors import read_header
 
@@ -140,7 +141,9 @@ def supported_by_mlx(candidate: Candidate) -> Iterator[Finding]:
 def _replacing(whole: FittedWhole) -> str:
     parts = [f"{name} ({' x '.join(map(str, tensor.shape))})" for name, tensor in whole.tensors.items()]
     parts += [f"{plural(len(rows.indices), 'row')} of {name}" for name, rows in whole.rows.items()]
-    message = f"{whole.parameters:,} numbers replace the base's when it is fused: {some(parts)}"
+    held = [*whole.tensors.values(), *(rows.tensor for rows in whole.rows.values())]
+    count = sum(prod(tensor.shape) for tensor in held)
+    message = f"{count:,} numbers replace the base's when it is fused: {some(parts)}"
     if whole.vocabulary is not None:
         message += f"; the vocabulary becomes {plural(whole.vocabulary, 'token')}"
     return f"{message}; the head is no longer the embedding" if whole.untied else message

@@ -56,7 +56,8 @@ LAYERS_UNDECLARED = info(
 @rule(UNMATCHED_KEY)
 def keys_are_paths(candidate: Candidate) -> Iterator[Finding]:
     """Each key is the path of a module, within a layer or from the root."""
-    keys, folder, base = candidate.keys, candidate.folder, candidate.base
+    folder, base = candidate.folder, candidate.base
+    keys = folder.config.parameters.keys
     if keys is None or folder.config.method == "full":
         return
     if not keys:
@@ -202,8 +203,6 @@ def quantization_aware_training(candidate: Candidate) -> Iterator[Finding]:
         yield AWARE.finding(CONFIG, message)
 
 
-_PARTS = ("weight", "bias", "scales", "biases")
-
 SHAPE_MISMATCH = error(
     "shape_mismatch",
     "the shape of lora_a, lora_b or m does not fit the others, or the base's weight",
@@ -269,7 +268,7 @@ def full_weights(candidate: Candidate) -> Iterator[Finding]:
         weight = weights.get(module)
         if part in ("lora_a", "lora_b"):
             continue  # a method_mismatch
-        if weight is not None and part in _PARTS:
+        if weight is not None and part in ("weight", "bias", "scales", "biases"):
             if why := _misfit_full(tensor, part, weight):
                 yield _shape_code(module).finding(tensor.name, f"{tensor.name}: {why}")
         # A module with a weight may have other numbers too, such as the bias by which a router corrects itself.
