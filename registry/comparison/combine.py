@@ -167,7 +167,7 @@ def _compute(
             return _result(made, recipe, names, measure(adapters, made), None)
         folder = scratch / "new"
         folder.mkdir()
-        figures = write(adapters, made, folder / WEIGHTS, reporter.progress)
+        figures = write(adapters, made, folder / WEIGHTS, reporter)
         write_document(folder / CONFIG, {**mlx_document(made), RECIPE: recipe.to_dict()})
         fetch_originals(workspace, sources[0], folder, only=is_tokenizer_file)
         if len({tokenizer_entries(file.entry for file in source.manifest.files) for source in sources}) > 1:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -183,59 +182,36 @@ def compare(a: LowRank | None, b: LowRank | None, *, shapes: bool = True) -> Upd
     updates = [update for update in ((a,) if a is b else (a, b)) if update is not None]
     if len({update.shape for update in updates}) != 1:
         raise ValueError(f"updates of {[update.shape for update in updates]}")
-    terms = _Terms(*updates)
-    ours, theirs = (terms.weights(update) for update in (a, b))
-    norms, change = (terms.norm(ours), terms.norm(theirs)), terms.norm(ours - theirs)
-    comparison = UpdateComparison(*norms, terms.product(ours, theirs), change)
-    if not shapes:
-        return comparison
-    spectra, angles = terms.cores.shapes(ours, theirs)
-    return replace(
-        comparison,
-        spectrum_a=_fitted(spectra[0], a),
-        spectrum_b=_fitted(spectra[1], b),
-        angles_in=tuple(angles[0].tolist()),
-        angles_out=tuple(angles[1].tolist()),
+    lefts, rights = [update.a for update in updates], [update.b for update in updates]
+    gram = Gram.of(lefts, rights)
+    # The weights of the terms a_k b_k that add up to each of the updates; nothing of one that is missing.
+    ours, theirs = (
+        np.concatenate([np.full(part.a.shape[1], part.scale * (part is update)) for part in updates])
+        for update in (a, b)
     )
+    sums = (ours, theirs, ours - theirs)
+    norms, product = [gram.norm(weights) for weights in sums], gram.product(ours, theirs)
+    if shapes or None in norms:
+        left = np.concatenate(lefts, axis=1, dtype=np.float64)
+        right = np.concatenate(rights, dtype=np.float64)
+        cores = _Cores.of(left, right)
+    if None in norms:  # something cancelled in the Gram matrices
+        product = float((cores.core(ours) * cores.core(theirs)).sum())
+    norm_a, norm_b, change = (
+        float(np.linalg.norm(cores.core(weights))) if norm is None else norm
+        for norm, weights in zip(norms, sums, strict=True)
+    )
+    figures = norm_a, norm_b, product, change
+    if not shapes:
+        return UpdateComparison(*figures)
+    spectra, angles = cores.shapes(ours, theirs)
+    spaced = (tuple(part.tolist()) for part in angles)
+    return UpdateComparison(*figures, _fitted(spectra[0], a), _fitted(spectra[1], b), *spaced)
 
 
 def _fitted(spectrum: Array, update: LowRank | None) -> tuple[float, ...]:
     """Return as many singular values as the update can have."""
     return () if update is None else tuple(spectrum.tolist()[: min(update.a.shape[1], *update.shape)])
-
-
-class _Terms:
-    """The terms a_k b_k of one or two updates, and sums of them with weights."""
-
-    def __init__(self, *updates: LowRank) -> None:
-        self._updates = updates
-
-    def weights(self, update: LowRank | None) -> Array:
-        """Return the weights of the terms that add up to one of the updates; None stands for zero."""
-        return np.concatenate(
-            [np.full(part.a.shape[1], part.scale * (part is update)) for part in self._updates]
-        )
-
-    @cached_property
-    def gram(self) -> Gram:
-        return Gram.of([update.a for update in self._updates], [update.b for update in self._updates])
-
-    @cached_property
-    def cores(self) -> _Cores:
-        left = np.concatenate([update.a for update in self._updates], axis=1, dtype=np.float64)
-        right = np.concatenate([update.b for update in self._updates], dtype=np.float64)
-        return _Cores.of(left, right)
-
-    def norm(self, weights: Array) -> float:
-        """Return the norm of a sum."""
-        norm = self.gram.norm(weights)
-        return self.cores.norm(weights) if norm is None else norm
-
-    def product(self, ours: Array, theirs: Array) -> float:
-        """Return the inner product of two sums."""
-        if "cores" in self.__dict__:  # as something cancelled in the Gram matrices
-            return float((self.cores.core(ours) * self.cores.core(theirs)).sum())
-        return self.gram.product(ours, theirs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +234,6 @@ class _Cores:
     def core(self, weights: Array) -> Array:
         """Return a small matrix that is a sum of the terms, in orthonormal bases that all sums share."""
         return np.asarray((self.left * (weights * self.lengths)) @ self.right.T)
-
-    def norm(self, weights: Array) -> float:
-        """Return the norm of a sum."""
-        return float(np.linalg.norm(self.core(weights)))
 
     def shapes(self, ours: Array, theirs: Array) -> tuple[list[Array], list[Array]]:
         """Return the singular values of two sums, and the angles between their column and row spaces."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from fusery.storage.failures import os_failures
+from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.safetensors import Entry, build_header
 from fusery.storage.transfer import in_order
 
@@ -51,11 +52,6 @@ class CombineOptions:
     seed: int | None = None
     rank: int | None = None
 
-    @property
-    def arithmetic(self) -> Method:
-        """The method of `methods.combine` that does it."""
-        return "svd" if self.method == SHRINK else cast(Method, self.method)
-
 
 def choice(
     names: Sequence[str],
@@ -66,17 +62,21 @@ def choice(
     rank: int | None,
 ) -> CombineOptions:
     """Return the options, if they are valid."""
-    factors = tuple(map(_weight, weights)) if weights is not None else (1.0,) * len(names)
+    factors = tuple(weights) if weights is not None else (1.0,) * len(names)
     seed = 0 if method == "dare" and seed is None else seed
     density = _DENSITY if method in ALIGNED and density is None else density
     options = CombineOptions(method, factors, density, seed, rank)
     for message, hint in _faults(names, options):
         raise BadInputError(message, hint=hint)
-    return options
+    return replace(options, weights=tuple(map(float, factors)))
 
 
 def _faults(names: Sequence[str], options: CombineOptions) -> Iterator[tuple[str, str]]:
     method, density, seed = options.method, options.density, options.seed
+    for weight in options.weights:
+        if weight != 0 and not 1 / _MOST_WEIGHT <= abs(weight) <= _MOST_WEIGHT:
+            hint = "weights are 0, or numbers such as 0.5, from a millionth to a million"
+            yield f"invalid weight: {str(weight)[:40]}", hint
     if method not in METHODS:
         yield f"unknown method {method[:40]!r}", f"--method {'|'.join(METHODS)}"
     if not 2 <= len(names) <= MOST:
@@ -94,13 +94,6 @@ def _faults(names: Sequence[str], options: CombineOptions) -> Iterator[tuple[str
         yield f"invalid seed: {seed} (a whole number, for dare)", "--method dare --seed 0"
     if options.rank is not None and method not in OF_ANY_RANK:
         yield f"the rank of {method} follows from the adapters", f"--method svd --rank {options.rank}"
-
-
-def _weight(weight: float) -> float:
-    if weight != 0 and not 1 / _MOST_WEIGHT <= abs(weight) <= _MOST_WEIGHT:
-        hint = "weights are 0, or numbers such as 0.5, from a millionth to a million"
-        raise BadInputError(f"invalid weight: {str(weight)[:40]}", hint=hint)
-    return float(weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +177,7 @@ def measure(adapters: Sequence[OpenAdapter], plan: CombinePlan) -> dict[str, Com
 
 
 def write(
-    adapters: Sequence[OpenAdapter],
-    plan: CombinePlan,
-    path: Path,
-    progress: Callable[[int, int], None] | None = None,
+    adapters: Sequence[OpenAdapter], plan: CombinePlan, path: Path, reporter: Reporter = SILENT
 ) -> dict[str, CombinedUpdate]:
     """Write a new adapter's safetensors file, and return the figures of each module."""
     entries = plan.entries()
@@ -203,8 +193,7 @@ def write(
                 laid = np.ascontiguousarray(factor.T if module.switch else factor, dtype="<f4")
                 file.write(laid.data)
                 done += laid.nbytes
-            if progress is not None:
-                progress(done, total)
+            reporter.progress(done, total)
     return figures
 
 
@@ -221,10 +210,10 @@ def _make(adapters: Sequence[OpenAdapter], plan: CombinePlan, module: NewModule,
     choice, digests = plan.choice, [adapter.digest for adapter in adapters]
     read = ((number, adapters[number].read(module.path, part)) for number in module.holders)
     updates = [WeightedUpdate(number, update, choice.weights[number]) for number, update in read]
-    density = choice.density or 1.0
+    density, method = choice.density or 1.0, "svd" if choice.method == SHRINK else cast(Method, choice.method)
     mask = mask_of(choice.seed or 0, digests, density, f"{module.path}#{part}")
     with finite_updates([adapters[number] for number in module.holders], module.path):
-        made = combine(updates, choice.arithmetic, rank=plan.rank, density=density, mask=mask)
+        made = combine(updates, method, rank=plan.rank, density=density, mask=mask)
     if not all(np.isfinite(factor).all() for factor in (made.a, made.b) if factor is not None):
         hint = "--weights with smaller ones"
         raise BadInputError(f"numbers of {module.path} are too large for float32", hint=hint)

@@ -219,45 +219,31 @@ class ProbeReport(Record, kw_only=False):
         return f"{self._sentences(numbers)} {note}" if note else self._sentences(numbers)
 
     def _sentences(self, numbers: str) -> str:
+        base = "" if self.loss_base is None else short(self.loss_base)
+        of_base = base and f", of the base {base}"
         if self.b.kind == "base" != self.a.kind:
             fused = ", fused," if self.a.kind == "fused" else ""
-            return f"The adapter{fused} {self._change}: {numbers}.{self._losses}"
-        if not (self.b.kind == "fused" and self.a.kind == "adapter" and self.a.name == self.b.name):
-            difference = self._by_distance("alike", "nearly alike", "differently")
-            return f"{self._better} They answer {difference}: {numbers}."
-        kept = ""
-        if self.gain_kept is not None:
-            kept = f" It keeps {100 * self.gain_kept:.1f} % of the adapter's gain."
-        likeness = self._by_distance("answers as", "answers nearly as", "does not answer as")
-        return f"The fused model {likeness} base + adapter: {numbers}.{self._losses}{kept}"
-
-    @property
-    def _better(self) -> str:
+            change = "changed little" if self.kl <= SAME else "changed what the model says"
+            if self.kl < NOTHING and self.top1_agreement == 1:
+                change = "changed nothing that these prompts show"
+            return f"The adapter{fused} {change}: {numbers}. The loss is {short(self.loss_a)}{of_base}."
+        if self.b.kind == "fused" and self.a.kind == "adapter" and self.a.name == self.b.name:
+            likeness = self._by_distance("answers as", "answers nearly as", "does not answer as")
+            loss = f"{short(self.loss_b)} against {short(self.loss_a)}{of_base}"
+            kept = ""
+            if self.gain_kept is not None:
+                kept = f" It keeps {100 * self.gain_kept:.1f} % of the adapter's gain."
+            return f"The fused model {likeness} base + adapter: {numbers}. The loss is {loss}.{kept}"
         (low, better), (high, other) = sorted(((self.loss_a, str(self.a)), (self.loss_b, str(self.b))))
-        base = f"; base alone {short(self.loss_base)}" if self.loss_base is not None else ""
+        verdict = f"{better} is better. Loss: {better} {short(low)}; {other} {short(high)}"
         if short(low) == short(high):
-            return f"{self.a} and {self.b} have the same loss, {short(low)}{base}."
-        return f"{better} is better. Loss: {better} {short(low)}; {other} {short(high)}{base}."
-
-    @property
-    def _of_base(self) -> str:
-        return f", of the base {short(self.loss_base)}" if self.loss_base is not None else ""
+            verdict = f"{self.a} and {self.b} have the same loss, {short(low)}"
+        alone = base and f"; base alone {base}"
+        difference = self._by_distance("alike", "nearly alike", "differently")
+        return f"{verdict}{alone}. They answer {difference}: {numbers}."
 
     def _by_distance(self, same: str, near: str, far: str) -> str:
         return same if self.kl <= SAME else near if self.kl <= NEAR else far
-
-    @property
-    def _change(self) -> str:
-        if self.kl < NOTHING and self.top1_agreement == 1:
-            return "changed nothing that these prompts show"
-        return "changed little" if self.kl <= SAME else "changed what the model says"
-
-    @property
-    def _losses(self) -> str:
-        loss = f"{short(self.loss_b)} against {short(self.loss_a)}"
-        if self.b.kind == "base" != self.a.kind:
-            loss = short(self.loss_a)
-        return f" The loss is {loss}{self._of_base}."
 
 
 ACTION = "adapter.benched"  # the action of a measurement in the log
