@@ -165,7 +165,6 @@ class _Pass:
     _seen: dict[bytes, str] = field(default_factory=dict)
 
     def add(self, path: str, inputs: Inputs) -> None:
-        """Take in what a layer multiplies."""
         key = self.modules.get(path)
         if key is None:
             # Layers that share an input get the very same numbers, so that these tell which they are.
@@ -260,9 +259,7 @@ def inputs_of(model: LoadedModel, samples: Sequence[Sample], report: Callable[[s
             report(path, values[real])
 
     try:
-        for positions, tokens in batches(samples):
-            lengths = [len(samples[position].tokens) for position in positions]
-            real = np.arange(tokens.shape[1]) < np.array(lengths)[:, None]
+        for _, tokens, real in batches(samples):
             for path, module in watched.items():
                 watch(module, partial(without_padding, path, real))
             model.run(tokens, np.zeros(tokens.shape, bool))

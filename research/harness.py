@@ -67,7 +67,7 @@ def run(
         reporter.say(f"running {', '.join(tasks)} of lm-evaluation-harness")
         subject = as_trained(workspace, subject_of(workspace, name, base), name, None, reporter)
         with source_of(workspace, subject) as source:
-            document = _evaluated(source, manager, tasks, shots=shots, limit=limit, seed=seed)
+            document = _evaluated(source, manager, tasks, shots, limit, seed)
     results = results_of(document, "what lm-evaluation-harness found")
     return _recorded(workspace, number, results.form, results.measured, base)
 
@@ -99,13 +99,7 @@ def _manager(tasks: Sequence[str], include: Path | None) -> Any:
 
 
 def _evaluated(
-    source: ModelSource,
-    manager: Any,
-    tasks: Sequence[str],
-    *,
-    shots: int | None,
-    limit: int | None,
-    seed: int,
+    source: ModelSource, manager: Any, tasks: Sequence[str], shots: int | None, limit: int | None, seed: int
 ) -> Mapping[str, Any]:
     import lm_eval
     import mlx.core as mx

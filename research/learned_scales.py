@@ -167,9 +167,8 @@ def _batches(samples: Sequence[Sample], steps: int) -> Iterator[list[Sample]]:
 def _padded(samples: Sequence[Sample]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
     """Yield batches of texts, cut after `LONGEST` tokens: token ids (texts, tokens), and a mask without the padding."""
     cut = [Sample(sample.label, sample.tokens[:LONGEST], 1) for sample in samples]
-    for positions, tokens in batches(cut):
-        lengths = [len(cut[position].tokens) for position in positions]
-        yield tokens, np.arange(tokens.shape[1]) < np.array(lengths)[:, None]
+    for _, tokens, real in batches(cut):
+        yield tokens, real
 
 
 def _answers(model: LoadedModel, tokens: NDArray[np.int32], rows: NDArray[np.bool_]) -> Matrix:

@@ -86,7 +86,7 @@ class LoadedModel:
 
     def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Logits]]:
         """Yield the position of each sample, and the logits (scored tokens, vocabulary) that predict its scored tokens."""
-        for positions, tokens in batches(samples):
+        for positions, tokens, _ in batches(samples):
             scored = np.zeros(tokens.shape, bool)
             for row, position in enumerate(positions):
                 scored[row, samples[position].first - 1 : len(samples[position].tokens) - 1] = True
@@ -97,24 +97,23 @@ class LoadedModel:
                 start = end
 
 
-def batches(samples: Sequence[Sample]) -> Iterator[tuple[list[int], NDArray[np.int32]]]:
-    """Yield samples of similar length together, padded at the end, where a causal model does not look."""
-    group: list[int] = []
+def batches(
+    samples: Sequence[Sample],
+) -> Iterator[tuple[list[int], NDArray[np.int32], NDArray[np.bool_]]]:
+    """Yield the positions of samples of similar length, their ids, padded at the end, and a mask without the padding."""
+    groups: list[list[int]] = []
     for position in sorted(range(len(samples)), key=lambda position: len(samples[position].tokens)):
-        length = len(samples[position].tokens)
-        if group and (len(group) + 1) * length > BATCH_TOKENS:
-            yield group, _padded([samples[member].tokens for member in group])
-            group = []
-        group.append(position)
-    if group:
-        yield group, _padded([samples[member].tokens for member in group])
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
-    tokens = np.zeros((len(rows), max(map(len, rows))), np.int32)
-    for number, row in enumerate(rows):
-        tokens[number, : len(row)] = row
-    return tokens
+        if not groups or (len(groups[-1]) + 1) * len(samples[position].tokens) > BATCH_TOKENS:
+            groups.append([])
+        groups[-1].append(position)
+    for group in groups:
+        # A causal model does not look at the end; the last sample is the longest.
+        tokens = np.zeros((len(group), len(samples[group[-1]].tokens)), np.int32)
+        real = np.zeros(tokens.shape, bool)
+        for row, position in enumerate(group):
+            length = len(samples[position].tokens)
+            tokens[row, :length], real[row, :length] = samples[position].tokens, True
+        yield group, tokens, real
 
 
 def require_loadable(folder: Path) -> None:
@@ -199,7 +198,7 @@ def measure(
     count = tally(reporter.progress, tokens)
     with tempfile.TemporaryFile(prefix="fusery-logits-") as file:
         first = FirstAnswers.write(file, a, samples, of_base=of_base, reporter=reporter, count=count)
-        return first.compare(b, samples, reporter=reporter, count=count)
+        return first.compare(b, samples, reporter, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,14 +224,12 @@ class FirstAnswers:
         model, own = LoadedModel.load(source.model), samples[:of_base]
         base_losses: dict[int, Floats] = {}
         if own:
-            reporter.say(f"the base answers {plural(len(own), 'prompt')}")
-            answered = _counted(model, own, count)
+            answered = _answered(model, "the base", own, reporter, count)
             base_losses = {at: losses(rows, samples[at].targets) for at, rows in answered}
         if source.adapter is not None:
             model.put_on(source.adapter)
-        reporter.say(f"{source.name} answers {plural(len(samples), 'prompt')}")
         places: dict[int, tuple[int, tuple[int, ...]]] = {}
-        for at, rows in _counted(model, samples, count):
+        for at, rows in _answered(model, source.name, samples, reporter, count):
             if not places:
                 size = sum(len(sample.targets) for sample in samples) * rows[:1].nbytes
                 require_rooms([Need(Path(tempfile.gettempdir()), [size])], hint="set TMPDIR to a larger disk")
@@ -242,19 +239,13 @@ class FirstAnswers:
         return cls(file, places, tuple(base_losses[at] for at in sorted(base_losses)))
 
     def compare(
-        self,
-        source: ModelSource,
-        samples: Sequence[Sample],
-        *,
-        reporter: Reporter,
-        count: Callable[[int], None],
+        self, source: ModelSource, samples: Sequence[Sample], reporter: Reporter, count: Callable[[int], None]
     ) -> ModelScores:
         """Run another model over the same samples and return how its predictions differ."""
         model = LoadedModel.load(source.model)
         if source.adapter is not None:
             model.put_on(source.adapter)
-        reporter.say(f"{source.name} answers {plural(len(samples), 'prompt')}")
-        answered = _counted(model, samples, count)
+        answered = _answered(model, source.name, samples, reporter, count)
         scores = {at: compare(self._rows(at), rows, samples[at].targets) for at, rows in answered}
         return ModelScores(tuple(scores[at] for at in sorted(scores)), self.base_losses)
 
@@ -264,9 +255,10 @@ class FirstAnswers:
         return np.asarray(mapped_logits)
 
 
-def _counted(
-    model: LoadedModel, samples: Sequence[Sample], count: Callable[[int], None]
+def _answered(
+    model: LoadedModel, name: str, samples: Sequence[Sample], reporter: Reporter, count: Callable[[int], None]
 ) -> Iterator[tuple[int, Logits]]:
+    reporter.say(f"{name} answers {plural(len(samples), 'prompt')}")
     for at, rows in model.answers(samples):
         yield at, rows
         count(len(samples[at].tokens))

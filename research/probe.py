@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from fusery.storage.manifest import Manifest
 from fusery.storage.progress import SILENT, Reporter
 
 from .models import ModelSource, load_tokenizer, measure
-from .prompts import LIMIT, Prompt, Sample, built_in, held_out, read_prompts, tokenise
+from .prompts import LIMIT, Prompt, built_in, held_out, read_prompts, tokenise
 from .reports import probed, report
 
 BASE = "base"  # what `against` is to compare an adapter or a fused model with its own base
@@ -80,7 +80,7 @@ def measure_probe(
     """Return the report of `probe`, and the evaluations to record by the adapter's row id; without `fallback`, prompts are required."""
     if limit < 1:
         raise BadInputError("at least one prompt is needed", hint="--limit 32")
-    asked = None if prompts is None else _first_of(prompts, limit, reporter.say)  # before anything is fused
+    asked = None if prompts is None else _first_of(prompts, limit, reporter)  # before anything is fused
     a = subject_of(workspace, reference, base)
     if a.aware and against is None:
         b = subject_of(workspace, a.base)  # what was trained is its fused model, which nothing can be lost of
@@ -94,13 +94,17 @@ def measure_probe(
     about = ProbePrompts("file", prompts.name) if prompts is not None else ProbePrompts("built-in")
     task_of = a.task_of if a.task_of is not None else b.task_of
     if asked is None:
-        asked, about = _own_prompts(workspace, a, task_of, limit, reporter.say, fallback=fallback)
+        asked, about = _own_prompts(workspace, a, task_of, limit, reporter, fallback)
     with workspace.database.read() as session:
         val_loss = None if task_of is None else session.get_one(tables.AdapterRow, task_of).val_loss
     about = replace(about, val_loss=val_loss)
     started = time.monotonic()
     with source_of(workspace, a) as first, source_of(workspace, b) as second:
-        samples = _samples(first, second, asked, a, b, strict=about.origin == "file")
+        tokenizer = load_tokenizer(first.model)
+        if a.base != b.base and tokenizer.get_vocab() != load_tokenizer(second.model).get_vocab():
+            message = f"{a.side.name} and {b.side.name} have bases with different vocabularies"
+            raise BadInputError(message, hint="compare models of one family")
+        samples = tokenise(asked, tokenizer, strict=about.origin == "file")
         reporter.begin("tokens")
         of_base = len(samples) if a.side.kind == "adapter" and b.side.kind != "base" else 0
         measured = measure(first, second, samples, of_base=of_base, reporter=reporter)
@@ -120,29 +124,25 @@ def as_trained(
     return _own_fused(workspace, one, reference, request, reporter)
 
 
-def _first_of(path: Path, limit: int, say: Callable[[str], None]) -> list[Prompt]:
+def _first_of(path: Path, limit: int, reporter: Reporter) -> list[Prompt]:
     prompts = read_prompts(path, limit + 1)
     if len(prompts) > limit:
-        say(f"{path.name} has more prompts: the first {limit} are measured; --limit N measures N")
+        reporter.say(f"{path.name} has more prompts: the first {limit} are measured; --limit N measures N")
     return prompts[:limit]
 
 
 def _own_prompts(
-    workspace: Workspace,
-    a: ProbeSubject,
-    task_of: int | None,
-    limit: int,
-    say: Callable[[str], None],
-    *,
-    fallback: bool,
+    workspace: Workspace, a: ProbeSubject, task_of: int | None, limit: int, reporter: Reporter, fallback: bool
 ) -> tuple[list[Prompt], ProbePrompts]:
     """Return the default prompts: the run's held-out data, or else the built-in prompts."""
     with workspace.database.read() as session:
         data = held_out(session, task_of, unrecorded=True) if task_of is not None else None
     if data is not None and data.path is not None:
-        say(f"asking {data.path}" + ("" if data.is_recorded else ", of which its run recorded no digest"))
+        reporter.say(
+            f"asking {data.path}" + ("" if data.is_recorded else ", of which its run recorded no digest")
+        )
         origin: Origin = "held-out" if data.is_recorded else "file"
-        return _first_of(data.path, limit, say), ProbePrompts(origin, data.name)
+        return _first_of(data.path, limit, reporter), ProbePrompts(origin, data.name)
     if not fallback:
         folders = "" if data is None else f" in {' or '.join(data.folders)}"
         message = f"held-out data of {a.side.name} not found: test.jsonl or valid.jsonl of its run{folders}"
@@ -150,7 +150,7 @@ def _own_prompts(
         raise BadInputError(message, hint=f"give --prompts FILE; {built_in_run}")
     if data is not None and data.is_recorded:
         gone = f"{data.name} of its run is not in {data.folders[0]} any more, or has changed"
-        say(f"{gone}: asking the built-in prompts, which are not of its task")
+        reporter.say(f"{gone}: asking the built-in prompts, which are not of its task")
     return built_in()[:limit], ProbePrompts("built-in")
 
 
@@ -239,30 +239,9 @@ def source_of(workspace: Workspace, subject: ProbeSubject) -> Iterator[ModelSour
             assert row.manifest.files is not None  # loaded, for use after the session
         own = fetch_originals(workspace, row, folder.parent / "adapter")
         adapter = render("mlx", own, base, folder.parent / "rendered-adapter")
-        yield ModelSource(_with_tokenizer(folder, adapter), adapter[WEIGHTS].parent, subject.side.name)
-
-
-def _with_tokenizer(model: Path, adapter: Mapping[str, Path]) -> Path:
-    """Return a folder with links to a base's files and an adapter's tokenizer files; the base's folder without any."""
-    if not own_tokenizer(adapter):
-        return model
-    files = {path.relative_to(model).as_posix(): path for path in model.rglob("*") if not path.is_dir()}
-    lay_out(with_tokenizer(files, adapter), made := model.with_name("with-tokenizer"))
-    return made
-
-
-def _samples(
-    first: ModelSource,
-    second: ModelSource,
-    asked: Sequence[Prompt],
-    a: ProbeSubject,
-    b: ProbeSubject,
-    *,
-    strict: bool,
-) -> list[Sample]:
-    """Make the prompts into tokens, which have to mean the same to both models."""
-    tokenizer = load_tokenizer(first.model)
-    if a.base != b.base and tokenizer.get_vocab() != load_tokenizer(second.model).get_vocab():
-        message = f"{a.side.name} and {b.side.name} have bases with different vocabularies"
-        raise BadInputError(message, hint="compare models of one family")
-    return tokenise(asked, tokenizer, strict=strict)
+        model = folder
+        if own_tokenizer(adapter):  # links to the base's files, and the adapter's tokenizer
+            paths = (path for path in folder.rglob("*") if not path.is_dir())
+            files = {path.relative_to(folder).as_posix(): path for path in paths}
+            lay_out(with_tokenizer(files, adapter), model := folder.with_name("with-tokenizer"))
+        yield ModelSource(model, adapter[WEIGHTS].parent, subject.side.name)

@@ -29,7 +29,6 @@ LONGEST = 512  # how many tokens of a prompt are looked at
 LINE_BYTES = 1 << 20
 _CHUNK = 1000  # characters of a running text that is cut
 _MESSAGES = 1000
-_ROLES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +190,7 @@ def _dialogue(messages: Any, subject: str) -> tuple[Mapping[str, Any], ...]:
         if not isinstance(text, str) and (text is not None or not message.get("tool_calls")):
             raise FormatError(f"{subject}: a message's content is no text (null only with tool_calls)")
         role = message.get("role")
-        if not isinstance(role, str) or not 1 <= len(role) <= _ROLES:
+        if not isinstance(role, str) or not 1 <= len(role) <= 40:
             raise FormatError(f"{subject}: a message has no role")
     return tuple(messages)
 

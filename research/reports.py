@@ -74,9 +74,6 @@ def _row(sample: Sample, scores: TokenScores) -> PromptScores:
     )
 
 
-_HELD_OUT = {"test.jsonl": "test", "valid.jsonl": "validation"}
-
-
 def probed(
     probe_report: ProbeReport,
     prompts: Sequence[Prompt],
@@ -87,9 +84,10 @@ def probed(
     """Return what a probe measured of adapters, by the numbers of their rows."""
     about = probe_report.about_prompts
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", about.file or "built-in")[:100]
+    split = {"test.jsonl": "test", "valid.jsonl": "validation"}.get(name, "")
     setting: Mapping[str, Any] = {
         "dataset": f"{name}@{digest_json([asdict(prompt) for prompt in prompts])[:12]}",
-        "split": _HELD_OUT.get(name, "") if about.origin == "held-out" else "",
+        "split": split if about.origin == "held-out" else "",
         "harness": "fusery probe",
         "harness_version": version("fusery"),
         "samples": probe_report.prompts,

@@ -63,7 +63,6 @@ class _Timed(Reporter):
         self._first: tuple[float, int] | None = None  # time and tokens after the first batch
 
     def begin(self, what: str) -> None:
-        """Pass it on."""
         self._reporter.begin(what)
 
     def progress(self, done: int, total: int) -> None:
@@ -124,17 +123,13 @@ class Questions:
             count = tally(reporter.progress, sum(len(sample.tokens) for sample in runs))
             reporter.begin("tokens")
             if self.first is None:
-                logits = tempfile.TemporaryFile(prefix="fusery-logits-")  # noqa: SIM115 -- `files` closes it
+                file = tempfile.TemporaryFile(prefix="fusery-logits-")  # noqa: SIM115 -- `files` closes it
+                self.files.enter_context(file)
                 self.first = FirstAnswers.write(
-                    self.files.enter_context(logits),
-                    trained,
-                    samples,
-                    of_base=len(own),
-                    reporter=reporter,
-                    count=count,
+                    file, trained, samples, of_base=len(own), reporter=reporter, count=count
                 )
             fused = ModelSource(folder, name="the fused model")
-            measured = self.first.compare(fused, samples, reporter=reporter, count=count)
+            measured = self.first.compare(fused, samples, reporter, count)
         return judge_answers(measured, [len(task) for task in tasks])
 
     @contextmanager

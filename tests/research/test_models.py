@@ -192,7 +192,7 @@ def test_padding_changes_nothing_and_batches_hold_every_sample_once(tiny_base: P
     random = np.random.default_rng(1)
     samples = [Sample("", (1,) * int(n), 1) for n in random.integers(2, BATCH_TOKENS + 99, 60)]
     seen = []
-    for positions, tokens in batches(samples):
+    for positions, tokens, _ in batches(samples):
         seen += positions
         assert tokens.size <= BATCH_TOKENS or len(positions) == 1
         assert tokens.shape == (len(positions), max(len(samples[position].tokens) for position in positions))
