@@ -66,7 +66,7 @@ def learn(
     if report is None:  # else it would be the very same once more, and no newer
         with workspace.scratch() as scratch:
             file = scratch / CALIBRATION
-            learned = _learned(workspace, inputs, recipe, texts, scratch, file, steps, reporter)
+            learned = _learned(inputs, recipe, texts, file, steps, reporter)
             report = store(workspace, file, inputs.base.digest, reading, learned.tokens, started, reporter)
         report = replace(report, before=learned.before, after=learned.after)
     if gather(workspace, name).learned != report.digest:
@@ -114,18 +114,12 @@ def _texts(workspace: Workspace, inputs: FuseInputs, prompts: Path | None, repor
 
 
 def _learned(
-    workspace: Workspace,
-    inputs: FuseInputs,
-    recipe: Recipe,
-    texts: Texts,
-    scratch: Path,
-    file: Path,
-    steps: int,
-    reporter: Reporter,
+    inputs: FuseInputs, recipe: Recipe, texts: Texts, file: Path, steps: int, reporter: Reporter
 ) -> LearnedScales:
     from .learned_scales import learn_scales
 
-    key, model, adapter = inputs.key(recipe), scratch / "model", scratch / "adapter"
+    workspace, key = inputs.workspace, inputs.key(recipe)
+    model, adapter = file.with_name("model"), file.with_name("adapter")
     for folder in (model, adapter):
         folder.mkdir()
     with base_folder(workspace, inputs.base_digest) as base:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from fusery.storage.manifest import FileEntry
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS
 from ..adapters.trained_through import aware_of, group_of
-from ..engine.architectures import within_layer
 from ..engine.recipe import DITHER, USUAL_SEED, Recipe
 from ..errors import FusionUnsupportedError
 from ..records.calibrations import fetch_calibration
@@ -70,22 +69,6 @@ def fits_biases(groups: Iterable[int | None], quantization: Mapping[str, Any] | 
         for group in groups
         for size in sizes
     )
-
-
-def keeps_format(
-    paths: Iterable[str],
-    targets: Collection[str],
-    quantization: Mapping[str, Any] | None,
-    aware: Mapping[str, Any],
-) -> bool:
-    """Tell whether the adapted modules of a base are all stored in the format that an adapter was trained through."""
-    own = quantization or {}
-    for path in paths:
-        special = own.get(path, {})
-        form = {"mode": "affine", **own, **special} if isinstance(special, Mapping) else {}
-        if within_layer(path) in targets and any(form.get(key) != value for key, value in aware.items()):
-            return False
-    return True
 
 
 def whole_of(

@@ -67,15 +67,6 @@ def form_difference(
         related = events.history(session, kind="base", subject=first.digest, action=RELATED)
         if any(json.loads(entry.detail)["other"] == second.digest for entry in related):
             return None
-    difference = _computed(workspace, first, second)
-    if difference is None:
-        detail = {"name": first.name, "other": second.digest, "other_name": second.name}
-        with suppress(DatabaseReadOnlyError), workspace.database.write() as session:
-            events.record(session, RELATED, "base", first.digest, detail)
-    return difference
-
-
-def _computed(workspace: Workspace, first: tables.BaseModelRow, second: tables.BaseModelRow) -> str | None:
     if first.model_type != second.model_type:
         return f"the architectures are {first.model_type} and {second.model_type}"
     from ..engine.base import read_base
@@ -83,11 +74,15 @@ def _computed(workspace: Workspace, first: tables.BaseModelRow, second: tables.B
 
     with workspace.scratch() as folder:
         try:
-            return difference_of_forms(
-                *(read_base(locate_files(workspace, row, folder), row.config) for row in (first, second))
-            )
+            bases = (read_base(locate_files(workspace, row, folder), row.config) for row in (first, second))
+            difference = difference_of_forms(*bases)
         except FusionUnsupportedError as error:
             return error.message
+    if difference is None:
+        detail = {"name": first.name, "other": second.digest, "other_name": second.name}
+        with suppress(DatabaseReadOnlyError), workspace.database.write() as session:
+            events.record(session, RELATED, "base", first.digest, detail)
+    return difference
 
 
 def _alike(session: Session, base: tables.BaseModelRow) -> list[tables.BaseModelRow]:

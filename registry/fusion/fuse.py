@@ -56,7 +56,7 @@ def fuse(
 
         recipe, base = find_recipe(workspace, request.recipe)
         request = replace(request, base=request.base or base)
-        return _by_recipe(workspace, reference, recipe, request, wanted, reporter, is_explicit=True)
+        return _by_recipe(workspace, reference, recipe, request, wanted, reporter)
     fuse_inputs = gather(workspace, reference, request.extras, base=request.base)
     if len({tokenizer_entries(part.files) for part in fuse_inputs.parts}) > 1:
         reporter.say(f"the tokenizer files differ: the fused model has those of {fuse_inputs.adapter.name}")
@@ -123,19 +123,12 @@ def remake(workspace: Workspace, key: Digest, *, reporter: Reporter = SILENT) ->
 
 
 def _by_recipe(
-    workspace: Workspace,
-    reference: str,
-    recipe: Recipe,
-    request: FuseRequest,
-    publish: str,
-    reporter: Reporter,
-    *,
-    is_explicit: bool = False,
+    workspace: Workspace, adapter: str, recipe: Recipe, request: FuseRequest, publish: str, reporter: Reporter
 ) -> Fused:
     """Return what a recipe makes of an adapter: from the cache, from the store if it is published, or computed."""
-    added = _added(workspace, reference, request.base, recipe)
-    fuse_inputs = gather(workspace, reference, added, base=request.base)
-    if is_explicit:
+    added = _added(workspace, adapter, request.base, recipe)
+    fuse_inputs = gather(workspace, adapter, added, base=request.base)
+    if request.recipe is not None:
         require_own(recipe, fuse_inputs)
     with fuse_inputs.opened(reporter.progress) as inputs:
         job = FuseCandidate(inputs, recipe, request, publish, reporter)
@@ -145,7 +138,7 @@ def _by_recipe(
         engine = fuse_inputs.engine(quantize=recipe.quantization is not None)
         if engine != recipe.engine:
             message = f"{job.key[:12]} is made by {recipe.engine}, and here is {engine}"
-            raise FusionUnsupportedError(message, hint=f"fusery fuse {reference}")
+            raise FusionUnsupportedError(message, hint=f"fusery fuse {adapter}")
         require_meaning(recipe.precision, fuse_inputs)
         model = job.run()
     assert model is not None  # there is no other candidate

@@ -25,7 +25,7 @@ from ..adapters.render import form_of, render
 from ..adapters.tokenizer_files import GENERATION, SETTINGS, TOKENIZER, with_own_end, with_tokenizer
 from ..adapters.trained_through import aware_of, require_fusable, require_usable_unfused
 from ..documents import write_document
-from ..engine.architectures import TENSOR_SCALED, fingerprint, taken_by_name
+from ..engine.architectures import TENSOR_SCALED, fingerprint, taken_by_name, within_layer
 from ..engine.recipe import (
     BY_CLASS,
     ENGINE,
@@ -45,7 +45,7 @@ from ..records.references import resolve_adapter, resolve_base
 from ..records.renderings import require_factors_alone
 from ..records.withdrawals import refuse_yanked
 from ..runtime.mlx_keys import written_config
-from .adapter_part import AdapterPart, calibration_of, fits_biases, keeps_format, part_of, policy_of, whole_of
+from .adapter_part import AdapterPart, calibration_of, fits_biases, part_of, policy_of, whole_of
 from .base_forms import require_form
 
 if TYPE_CHECKING:
@@ -105,9 +105,15 @@ class FuseInputs:
     @property
     def aware_precisions(self) -> tuple[Precision, ...]:
         """The precisions that write all adapted modules with the numbers of the adapter's training."""
-        weights, targets = self.base.weights, self.adapter.target_modules
-        if self.aware is None or not keeps_format(weights, targets, self.quantization, self.aware):
+        if self.aware is None:
             return ()
+        own = self.quantization or {}
+        for path in self.base.weights:
+            special = own.get(path, {})
+            form = {"mode": "affine", **own, **special} if isinstance(special, Mapping) else {}
+            adapted = within_layer(path) in self.adapter.target_modules
+            if adapted and any(form.get(key) != value for key, value in self.aware.items()):
+                return ()
         # MLX lacks this format, and uses the same numbers in 16 bits.
         return ("keep", "dequantize") if self.aware["mode"] == TENSOR_SCALED else ("keep",)
 
@@ -143,18 +149,15 @@ class FuseInputs:
     ) -> Iterator[InputFiles]:
         """Hold the files, fetched when first needed, until the block ends; without `verify` (never to publish), damaged ones too."""
         with ExitStack() as stack:
-            yield InputFiles(self, stack, tally(progress, self.base.bytes), verify=verify)
+            yield InputFiles(self, stack, tally(progress, self.base.bytes), verify)
 
 
 class InputFiles:
     """The files of a base and of adapters on this machine."""
 
-    def __init__(
-        self, fuse_inputs: FuseInputs, stack: ExitStack, arrived: Progress, *, verify: bool = True
-    ) -> None:
-        self.fuse_inputs, self._stack, self._arrived = fuse_inputs, stack, arrived
-        self._verify = verify
-        self._workspace = fuse_inputs.workspace
+    def __init__(self, fuse_inputs: FuseInputs, stack: ExitStack, arrived: Progress, verify: bool) -> None:
+        self.fuse_inputs, self._workspace = fuse_inputs, fuse_inputs.workspace
+        self._stack, self._arrived, self._verify = stack, arrived, verify
 
     @cached_property
     def _scratch(self) -> Path:

@@ -243,9 +243,7 @@ class FuseCandidate:
         try:
             with cache.build(key, lease.fence if lease else 0) as folder:
                 check = lease.check if lease else lambda: None
-                fetch_published(
-                    self.workspace, manifest, folder, check=check, progress=self.reporter.progress
-                )
+                fetch_published(self.workspace, manifest, folder, check=check, reporter=self.reporter)
                 path = cache.publish(key, folder, manifest, hashed=True)
         except (BlobCorruptError, BlobMissingError, StoreUnavailableError) as error:
             self.reporter.say(f"what is published of {key[:12]} cannot be used: {error.message}")

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, aliased
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, StorageError
 from fusery.storage.manifest import Manifest
-from fusery.storage.progress import tally
+from fusery.storage.progress import Reporter, tally
 from fusery.storage.transfer import Need, require_rooms
 
 from .. import tables
@@ -163,15 +163,10 @@ def record_published(deposit: Deposit, session: Session, key: str, manifest: Man
 
 
 def fetch_published(
-    workspace: Workspace,
-    manifest: Manifest,
-    folder: Path,
-    *,
-    check: Callable[[], None],
-    progress: Callable[[int, int], None] | None,
+    workspace: Workspace, manifest: Manifest, folder: Path, *, check: Callable[[], None], reporter: Reporter
 ) -> None:
     """Write the files of a published model into an empty folder, each verified; a damaged blob is put aside."""
-    byte_tally = tally(progress, manifest.size)
+    byte_tally = tally(reporter.progress, manifest.size)
     workspace.cache.sweep()  # what a killed fetch left may be as large as what is coming
     held = workspace.cache.in_use_here()
     need = Need(folder.parent, [held, *(entry.size for entry in manifest)], taken=held)

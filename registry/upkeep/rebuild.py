@@ -14,6 +14,7 @@ from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, FuseryError, StorageError
 from fusery.storage.manifest import Manifest
 from fusery.storage.plugins import PluginError
+from fusery.storage.progress import SILENT
 
 from .. import tables
 from ..engine.fidelity import FuseFidelity
@@ -172,7 +173,7 @@ def _recorded_bytes(
     if is_published(row):
         fetched = Path(tempfile.mkdtemp(prefix="published-", dir=scratch))
         try:
-            fetch_published(workspace, recorded, fetched, check=lambda: None, progress=None)
+            fetch_published(workspace, recorded, fetched, check=lambda: None, reporter=SILENT)
         except StorageError:
             fetched = None
     yield fetched
