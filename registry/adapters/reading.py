@@ -147,7 +147,13 @@ def place_experts(
         return OnBase({}, {}, (_remark(reason, MERGE),))
     remarks: list[Finding] = []
     named: dict[str, PeftModule] = {}
-    for path, module in _named(modules, routers, layout, remarks):
+    for path, module in modules.items():
+        if path in routers and layout.routers is not None and path.endswith(f".{layout.routers[0]}"):
+            path = path.removesuffix(layout.routers[0]) + layout.routers[1]
+        elif path in routers and not path.endswith("_proj"):
+            reason = f"{_short(path)}.weight is among target_parameters, and mlx-lm has no linear layer for it that could be adapted"
+            remarks.append(_remark(reason, MERGE))
+            continue
         if (same := named.setdefault(path, module)) is not module:
             names = f"{_short(same.path)} and {_short(module.path)}"
             remarks.append(_remark(f"{names} are one module of the base"))
@@ -164,22 +170,6 @@ def place_experts(
 
 
 _Place = tuple[ExpertFactors, list[str], tuple[int, int, int]]
-
-
-def _named(
-    modules: Mapping[str, PeftModule], routers: set[str], layout: ExpertLayout, remarks: list[Finding]
-) -> Iterator[tuple[str, PeftModule]]:
-    for path, module in modules.items():
-        if path not in routers:
-            yield path, module
-        elif layout.routers is not None and path.endswith(f".{layout.routers[0]}"):
-            name = path.removesuffix(layout.routers[0]) + layout.routers[1]
-            yield name, module
-        elif path.endswith("_proj"):
-            yield path, module
-        else:
-            reason = f"{_short(path)}.weight is among target_parameters, and mlx-lm has no linear layer for it that could be adapted"
-            remarks.append(_remark(reason, MERGE))
 
 
 def _places(

@@ -106,12 +106,11 @@ def read_whole(
             what = "trained rows" if part == ROWS else f"a whole {part}"
             remarks.append(refused(f"{module} has factors and {what} beside them, which PEFT does not load"))
         elif part == ROWS:
-            indices = _indices(tokens, rowed, module)
-            problem = _misfit(indices, header.tensors[chosen], module)
-            if problem is not None:
-                remarks.append(refused(problem))
-            elif indices is not None:
-                rows[f"{module}.weight"] = TrainedRows(indices, header.tensors[chosen])
+            trained = _trained_rows(tokens, rowed, module, header.tensors[chosen])
+            if isinstance(trained, str):
+                remarks.append(refused(trained))
+            else:
+                rows[f"{module}.weight"] = trained
         else:
             tensors[own], stored_names[own] = header.tensors[chosen], chosen
             if _is_unwrapped(chosen, module, whole, adapted, in_rows):
@@ -150,25 +149,19 @@ def _chosen(weights: Path, header: Header, names: Sequence[str]) -> str | None:
     return first if all(alike) else None
 
 
-def _indices(declared_indices: Any, rowed: Endings, module: str) -> tuple[int, ...] | None:
-    """Return which rows the configuration says were trained of a module: a list is for the embedding, and a tied head."""
-    if isinstance(declared_indices, Mapping):
-        declared_indices = declared_indices.get(rowed.of(module))
+def _trained_rows(declared: Any, rowed: Endings, module: str, tensor: Tensor) -> TrainedRows | str:
+    """Return the rows that the configuration declares of a module, or what is wrong: a list is for the embedding, and a tied head."""
+    if isinstance(declared, Mapping):
+        declared = declared.get(rowed.of(module))
     elif not _EMBEDDING.fullmatch(module) and module.rpartition(".")[2] != "lm_head":
-        return None
-    if isinstance(declared_indices, list) and all(type(index) is int for index in declared_indices):
-        return tuple(declared_indices)
-    return None
-
-
-def _misfit(indices: tuple[int, ...] | None, tensor: Tensor, module: str) -> str | None:
-    if indices is None:
+        declared = None
+    if not isinstance(declared, list) or not all(type(index) is int for index in declared):
         return f"trainable_token_indices in {CONFIG} does not say which rows of {module} were trained"
-    if len(tensor.shape) != 2 or tensor.shape[0] != len(indices):
-        return f"{module} has rows of the shape {tensor.shape} for {len(indices)} trained tokens"
-    if len(set(indices)) != len(indices) or min(indices, default=0) < 0:
+    if len(tensor.shape) != 2 or tensor.shape[0] != len(declared):
+        return f"{module} has rows of the shape {tensor.shape} for {len(declared)} trained tokens"
+    if len(set(declared)) != len(declared) or min(declared, default=0) < 0:
         return f"trainable_token_indices names negative tokens of {module}, or one more than once"
-    return None
+    return TrainedRows(tuple(declared), tensor)
 
 
 def _absent(whole: WholeTensors, raw: Mapping[str, Any]) -> Iterator[Finding]:

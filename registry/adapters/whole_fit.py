@@ -97,9 +97,14 @@ class _Fitting:
         problems += [*self._unknown(), *self._misfits()]
         vocabulary = None
         if not problems:
-            problems += self._ends()
-            rows, before = self._rows_of(self._embedding), self._shape(self._embedding)[:1]
-            vocabulary = rows if before and rows != before[0] else None
+            head = HEAD if self._untied else self._head
+            ours, theirs = self._rows_of(self._embedding), self._rows_of(head)
+            resized = head and self._embedding and {self._embedding, head} & self._tensors.keys()
+            if resized and ours != theirs:
+                parts = f"{self._embedding} has {ours} rows and {head} {theirs}"
+                problems.append(f"{parts}: the vocabulary was resized at one end only")
+            before = self._shape(self._embedding)[:1]
+            vocabulary = ours if before and ours != before[0] else None
         quantised = QUANTISED_COPY in self._alike.values()
         ends = self._untied, vocabulary, tuple(problems)
         return FittedWhole(self._tensors, self._rows, copies, quantised, *ends)
@@ -180,10 +185,3 @@ class _Fitting:
                 yield f"the trained rows of {name} are {rows.tensor.shape}, and the base's {theirs}"
             elif theirs and (highest := max(rows.indices)) >= self._rows_of(name):
                 yield f"token {highest} was trained, and {name} has {self._rows_of(name)} rows"
-
-    def _ends(self) -> Iterator[str]:
-        """Refuse a vocabulary that is resized at one end only."""
-        head = HEAD if self._untied else self._head
-        ours, theirs = self._rows_of(self._embedding), self._rows_of(head)
-        if head and self._embedding and {self._embedding, head} & self._tensors.keys() and ours != theirs:
-            yield f"{self._embedding} has {ours} rows and {head} {theirs}: the vocabulary was resized at one end only"

@@ -136,11 +136,18 @@ def plan(adapters: Sequence[OpenAdapter], choice: CombineOptions) -> CombinePlan
     if not any(left.values()):  # else rounding alone would be registered as an adapter
         raise BadInputError("the weights leave nothing of the adapters", hint="--weights 0.5,0.5")
     paths = sorted({path for adapter in adapters for path in adapter.factors}, key=natural)
-    modules = tuple(_module(adapters, path) for path in paths)
+    modules = []
+    for path in paths:
+        holders = tuple(number for number, adapter in enumerate(adapters) if path in adapter.factors)
+        parts, rows, columns = common_shape([adapters[number] for number in holders], path)
+        of_rank = {adapters[number].rank(path): adapters[number].name for number in holders}
+        if len(of_rank) > 1 and choice.method in OF_ONE_RANK:
+            listed = " and ".join(f"{rank} in {of_rank[rank]}" for rank in sorted(of_rank))
+            message = f"{choice.method} needs factors of one rank: those of {path} have rank {listed}"
+            raise BadInputError(message, hint="--method svd adds up whole updates, of any rank")
+        switch = adapters[holders[0]].factors[path].switch
+        modules.append(NewModule(path, parts, switch, rows, columns, holders))
     ranks = [max((adapter.rank(path) for path in adapter.factors), default=1) for adapter in adapters]
-    if choice.method in OF_ONE_RANK:
-        for module in modules:
-            _require_one_rank(adapters, module, choice.method)
     # The result of `core`, `knots` and `tsv` has up to as many directions as all updates together.
     default = sum(ranks) if choice.method in ("cat", "tsv", *ALIGNED) else max(ranks)
     rank = choice.rank if choice.rank is not None else default
@@ -153,22 +160,7 @@ def plan(adapters: Sequence[OpenAdapter], choice: CombineOptions) -> CombinePlan
         raise BadInputError(f"{adapters[0].name} has rank {ranks[0]}, and is not shrunk to {rank}", hint=hint)
     if rank > sum(ranks):
         raise BadInputError(f"invalid rank {rank} (at most {sum(ranks)})", hint=f"--rank {sum(ranks)}")
-    return CombinePlan(choice, rank, modules)
-
-
-def _module(adapters: Sequence[OpenAdapter], path: str) -> NewModule:
-    holders = [number for number, adapter in enumerate(adapters) if path in adapter.factors]
-    parts, rows, columns = common_shape([adapters[number] for number in holders], path)
-    switch = adapters[holders[0]].factors[path].switch
-    return NewModule(path, parts, switch, rows, columns, tuple(holders))
-
-
-def _require_one_rank(adapters: Sequence[OpenAdapter], module: NewModule, method: str) -> None:
-    ranks = {adapters[number].rank(module.path): adapters[number].name for number in module.holders}
-    if len(ranks) > 1:
-        ranks_text = " and ".join(f"{rank} in {ranks[rank]}" for rank in sorted(ranks))
-        message = f"{method} needs factors of one rank: those of {module.path} have rank {ranks_text}"
-        raise BadInputError(message, hint="--method svd adds up whole updates, of any rank")
+    return CombinePlan(choice, rank, tuple(modules))
 
 
 def measure(adapters: Sequence[OpenAdapter], plan: CombinePlan) -> dict[str, CombinedUpdate]:
@@ -200,24 +192,24 @@ def write(
 def _updates(
     adapters: Sequence[OpenAdapter], plan: CombinePlan
 ) -> Iterator[tuple[NewModule, list[CombinedUpdate]]]:
+    choice, digests = plan.choice, [adapter.digest for adapter in adapters]
+    density, method = choice.density or 1.0, "svd" if choice.method == SHRINK else cast(Method, choice.method)
+
     def make(module: NewModule) -> tuple[NewModule, list[CombinedUpdate]]:
-        return module, [_make(adapters, plan, module, part) for part in range(module.parts)]
+        made = []
+        for part in range(module.parts):
+            read = ((number, adapters[number].read(module.path, part)) for number in module.holders)
+            updates = [WeightedUpdate(number, update, choice.weights[number]) for number, update in read]
+            mask = mask_of(choice.seed or 0, digests, density, f"{module.path}#{part}")
+            with finite_updates([adapters[number] for number in module.holders], module.path):
+                combined = combine(updates, method, rank=plan.rank, density=density, mask=mask)
+            if not all(np.isfinite(one).all() for one in (combined.a, combined.b) if one is not None):
+                hint = "--weights with smaller ones"
+                raise BadInputError(f"numbers of {module.path} are too large for float32", hint=hint)
+            made.append(combined)
+        return module, made
 
     yield from in_order(make, plan.modules, WORKERS)
-
-
-def _make(adapters: Sequence[OpenAdapter], plan: CombinePlan, module: NewModule, part: int) -> CombinedUpdate:
-    choice, digests = plan.choice, [adapter.digest for adapter in adapters]
-    read = ((number, adapters[number].read(module.path, part)) for number in module.holders)
-    updates = [WeightedUpdate(number, update, choice.weights[number]) for number, update in read]
-    density, method = choice.density or 1.0, "svd" if choice.method == SHRINK else cast(Method, choice.method)
-    mask = mask_of(choice.seed or 0, digests, density, f"{module.path}#{part}")
-    with finite_updates([adapters[number] for number in module.holders], module.path):
-        made = combine(updates, method, rank=plan.rank, density=density, mask=mask)
-    if not all(np.isfinite(factor).all() for factor in (made.a, made.b) if factor is not None):
-        hint = "--weights with smaller ones"
-        raise BadInputError(f"numbers of {module.path} are too large for float32", hint=hint)
-    return made
 
 
 def mask_of(seed: int, digests: Sequence[str], density: float, module: str) -> Mask:

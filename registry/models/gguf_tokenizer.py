@@ -80,8 +80,23 @@ def convert_tokenizer(metadata: Mapping[str, Value], vocab: int, context: int) -
     begins = bool(metadata.get("tokenizer.ggml.add_bos_token", style.begins)) and roles["bos"] is not None
     prefix = roles["bos"] if begins else None
     text = _tokenizer_json(style, tokens, _merges(metadata, tokens), kinds, prefix)
+    config: dict[str, object] = {
+        "add_bos_token": begins,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": context,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{f"{role}_token": tokens[index] for role, index in roles.items() if index is not None},
+    }
+    if isinstance(template := metadata.get("tokenizer.chat_template"), str):
+        config["chat_template"] = template
+    ids: dict[str, int | list[int]] = {
+        f"{role}_token_id": index for role in ("bos", "pad") if (index := roles[role]) is not None
+    }
     ends = [_token_id(metadata, key, vocab) for key in ("eos_token_id", "eot_token_id", "eom_token_id")]
-    return TokenizerFiles(text, _config(metadata, tokens, roles, begins, context), _ids(roles, ends))
+    if different := list(dict.fromkeys(end for end in ends if end is not None)):
+        ids["eos_token_id"] = different if len(different) > 1 else different[0]
+    return TokenizerFiles(text, config, ids)
 
 
 def _tokenizer_json(
@@ -121,39 +136,6 @@ def _tokenizer_json(
     if tokenizer.get_vocab_size() != len(tokens):
         raise FormatError("this GGUF file's special tokens are not all in its vocabulary")
     return str(tokenizer.to_str(pretty=False))
-
-
-def _config(
-    metadata: Mapping[str, Value],
-    tokens: list[str],
-    roles: Mapping[str, int | None],
-    begins: bool,
-    context: int,
-) -> Mapping[str, Any]:
-    config: dict[str, object] = {
-        "add_bos_token": begins,
-        "add_prefix_space": False,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": context,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    for role, index in roles.items():
-        if index is not None:
-            config[f"{role}_token"] = tokens[index]
-    template = metadata.get("tokenizer.chat_template")
-    if isinstance(template, str):
-        config["chat_template"] = template
-    return config
-
-
-def _ids(roles: Mapping[str, int | None], ends: list[int | None]) -> dict[str, int | list[int]]:
-    ids: dict[str, int | list[int]] = {
-        f"{role}_token_id": index for role in ("bos", "pad") if (index := roles[role]) is not None
-    }
-    different = list(dict.fromkeys(end for end in ends if end is not None))
-    if different:
-        ids["eos_token_id"] = different if len(different) > 1 else different[0]
-    return ids
 
 
 def _list(metadata: Mapping[str, Value], key: str, is_valid: Callable[[object], bool]) -> list[Any]:
