@@ -117,7 +117,7 @@ def learn_scales(
     total = 0
     for number, batch in enumerate(_batches(learned_from, steps), start=1):
         tokens = sum(len(sample.tokens) for sample in batch)
-        for ids, rows in _padded(batch):
+        for _, ids, rows in batches(batch):
             _go_back(fused, ids, rows, np.exp(_answers(adapted, ids, rows)), layers)
         rate = RATE * min(1.0, number / _WARM) * (1 - (1 - _LAST) * (number - 1) / steps)
         for layer in layers.values():
@@ -145,10 +145,10 @@ def _moved_layers(fused: LoadedModel, adapted: LoadedModel) -> Iterator[tuple[st
 
 def _parted(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     # Of all of them alike: texts of one kind are together, and those of the task last.
-    tokens = sum(min(len(sample.tokens), LONGEST) for sample in samples)
-    apart = max(min(_HELD, len(samples)), -(-tokens // _MOST_HELD_OUT))
-    kept = [sample for number, sample in enumerate(samples) if number % apart]
-    return kept, list(samples[::apart])
+    cut = [Sample(sample.label, sample.tokens[:LONGEST], 1) for sample in samples]
+    tokens = sum(len(sample.tokens) for sample in cut)
+    apart = max(min(_HELD, len(cut)), -(-tokens // _MOST_HELD_OUT))
+    return [sample for number, sample in enumerate(cut) if number % apart], cut[::apart]
 
 
 def _batches(samples: Sequence[Sample], steps: int) -> Iterator[list[Sample]]:
@@ -159,16 +159,8 @@ def _batches(samples: Sequence[Sample], steps: int) -> Iterator[list[Sample]]:
         while sum(len(sample.tokens) for sample in batch) < BATCH:
             if not order:
                 order = random.permutation(len(samples)).tolist()
-            sample = samples[order.pop()]
-            batch.append(Sample(sample.label, sample.tokens[:LONGEST], 1))
+            batch.append(samples[order.pop()])
         yield batch
-
-
-def _padded(samples: Sequence[Sample]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
-    """Yield batches of texts, cut after `LONGEST` tokens: token ids (texts, tokens), and a mask without the padding."""
-    cut = [Sample(sample.label, sample.tokens[:LONGEST], 1) for sample in samples]
-    for _, tokens, real in batches(cut):
-        yield tokens, real
 
 
 def _answers(model: LoadedModel, tokens: NDArray[np.int32], rows: NDArray[np.bool_]) -> Matrix:
@@ -181,7 +173,7 @@ def _answers(model: LoadedModel, tokens: NDArray[np.int32], rows: NDArray[np.boo
 
 def _divergence(fused: LoadedModel, adapted: LoadedModel, samples: Sequence[Sample]) -> float:
     total = count = 0.0
-    for tokens, rows in _padded(samples):
+    for _, tokens, rows in batches(samples):
         wanted, fused_answers = _answers(adapted, tokens, rows), _answers(fused, tokens, rows)
         total += float((np.exp(wanted) * (wanted - fused_answers)).sum(dtype=np.float64))
         count += len(wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -66,23 +66,18 @@ class LoadedModel:
         """Return the logits (scored tokens, vocabulary) of a batch of ids (prompts, tokens); of all without `scored`."""
         mx = _mlx()
         rows = np.flatnonzero(np.ones(tokens.shape, bool) if scored is None else scored)
-        with self._computing(rows), reported("the model cannot be run"):
+        with ExitStack() as stack, reported("the model cannot be run"):
+            if self.numpy:
+                from .layers import functions_in_numpy, head_limited_to
+
+                for context in (uncompiled(mx), functions_in_numpy(), head_limited_to(self.network, rows)):
+                    stack.enter_context(context)
             logits = np.asarray(self.network(mx.array(tokens)).astype(mx.float32))
         if logits.shape[:2] == tokens.shape:
             logits = logits.reshape(-1, logits.shape[-1])[rows]
         if logits.size and np.isnan(logits.max()):
             raise ModelUnusableError("the model answers with numbers that are not numbers (NaN)")
         return logits.reshape(-1, logits.shape[-1])
-
-    @contextmanager
-    def _computing(self, rows: NDArray[np.intp]) -> Iterator[None]:
-        from .layers import functions_in_numpy, head_limited_to
-
-        if not self.numpy:
-            yield
-            return
-        with uncompiled(_mlx()), functions_in_numpy(), head_limited_to(self.network, rows):
-            yield
 
     def answers(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Logits]]:
         """Yield the position of each sample, and the logits (scored tokens, vocabulary) that predict its scored tokens."""

@@ -28,11 +28,10 @@ from fusery.research.learned_scales import (
     _batches,
     _go_back,
     _Layer,
-    _padded,
     _parted,
     learn_scales,
 )
-from fusery.research.models import LoadedModel
+from fusery.research.models import LoadedModel, batches
 from fusery.research.prompts import Sample
 
 PATHS = ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj")
@@ -121,7 +120,7 @@ def test_gradient_of_padded_texts_equals_the_sum_of_single_texts(folders: tuple[
     path, texts = PATHS[1], [*samples(2, 20), *samples(1, 13, seed=1)]
     modules = dict(model.network.named_modules())
     layer, module = _Layer.of(modules[path]), modules[path]
-    parts = list(_padded(texts))
+    parts = [(tokens, rows) for _, tokens, rows in batches(texts)]
     assert len(parts) == 1 and parts[0][1].sum() == 53
     for part, rows in parts:
         _go_back(model, part, rows, np.exp(_answers(adapted, part, rows)), {path: layer})
@@ -164,11 +163,11 @@ def test_each_sample_comes_once_before_one_comes_again_and_none_that_was_put_asi
     learned_from, aside = _parted(samples(50, 300))
     assert [sample.label for sample in aside] == ["0", "16", "32", "48"]
     assert not {sample.label for sample in learned_from} & {sample.label for sample in aside}
-    batches = list(_batches(learned_from, 23))
-    assert {sum(len(sample.tokens) for sample in batch) for batch in batches} == {BATCH}, (
+    steps = list(_batches(learned_from, 23))
+    assert {sum(len(sample.tokens) for sample in batch) for batch in steps} == {BATCH}, (
         f"of each sample {LONGEST} tokens"
     )
-    seen = [sample.label for batch in batches for sample in batch]
+    seen = [sample.label for batch in steps for sample in batch]
     assert len(set(seen[:46])) == 46 and set(seen) == {sample.label for sample in learned_from}
     many = _parted(samples(2000, 300))
     # As many as fit into the tokens that are put aside, from the first to the last alike.
