@@ -63,11 +63,6 @@ class WholeTensors:
         """Tell whether `modules_to_save` names the module of a tensor, or a module around it."""
         return bool(self.saved) and bool(self.saved.within(name.rpartition(".")[0]))
 
-    def has_rows(self, name: str) -> bool:
-        """Tell whether `trainable_token_indices` names the module of a tensor."""
-        module, _, part = name.rpartition(".")
-        return part == "weight" and self.rowed.of(module) is not None
-
 
 def read_whole(
     weights: Path, header: Header, names: Sequence[str], raw: Mapping[str, Any], adapted: Collection[str]

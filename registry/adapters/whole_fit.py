@@ -118,7 +118,8 @@ class _Fitting:
         # Factors within a saved module go into its weight, which the file has as well.
         if saved and self._tensors.keys() - self._alike.keys():
             yield f"modules_to_save means {some(saved)} too, which the adapter does not hold"
-        rows = [name for name in names if self._whole.has_rows(name) and name not in self._rows]
+        weights = [name for name in names if name.endswith(".weight") and name not in self._rows]
+        rows = [name for name in weights if self._whole.rowed.of(name.removesuffix(".weight")) is not None]
         if rows and self._rows:
             yield f"trainable_token_indices means {some(rows)} too, of which the adapter holds no rows"
         if HEAD in self._rows and self._head is not None and not self._whole.rowed:
