@@ -47,14 +47,6 @@ class OpenFile:
         if _stamp(file_status or os.fstat(self.fd)) != self.stamp:
             raise StorageError(f"{self.path} changed while it was read", hint="run the command again")
 
-    def require_same_file(self) -> None:
-        """Refuse a file whose name now belongs to nothing, to another file, or to other bytes."""
-        try:
-            file_status = self.path.lstat()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise StorageError(f"{self.path} was removed while it was read") from error
-        self.require_unchanged(file_status)
-
 
 def _stamp(file_status: os.stat_result) -> tuple[int, ...]:
     return file_status.st_dev, file_status.st_ino, file_status.st_size, file_status.st_mtime_ns
@@ -220,6 +212,10 @@ class Staging(ExitStack):
         return {name: self._staged[path] for name, path in taken.items()}
 
     def require_unchanged(self) -> None:
-        """Refuse files that are no longer what they were when they were copied."""
+        """Refuse files whose names now belong to nothing, to other files, or to other bytes than were copied."""
         for source in self._sources:
-            source.require_same_file()
+            try:
+                file_status = source.path.lstat()
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise StorageError(f"{source.path} was removed while it was read") from error
+            source.require_unchanged(file_status)

@@ -39,21 +39,6 @@ class Blob:
     generation: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a backend can do: refuse a second writer of a name, and be read as files."""
-
-    create_exclusive: bool
-    local: bool
-
-    @property
-    def promise(self) -> str:
-        """What two writers of one name may rely on."""
-        if self.create_exclusive:
-            return "exclusive create"
-        return "no exclusive create: names are digests, and each write is read back"
-
-
 @dataclass(frozen=True, slots=True, order=True)
 class Leftover:
     """Something an interrupted write left behind, by the name that `remove_leftover` takes."""
@@ -72,10 +57,13 @@ class BlobStore(ABC):
     _readings = 1
     """How often a blob is read before it is called damaged."""
 
+    is_local = False
+    """Whether blobs can be read as files of this machine."""
+
     @property
-    @abstractmethod
-    def capabilities(self) -> Capabilities:
-        """What the backend can do."""
+    def create_exclusive(self) -> bool:
+        """Whether the backend refuses a second writer of a name; the first time, a remote one is probed."""
+        return True
 
     @abstractmethod
     def put_file(

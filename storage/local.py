@@ -20,7 +20,7 @@ from .copying import Progress, Staged, pump, reading
 from .digest import CHUNK, Digest, digest_bytes
 from .errors import MissingFileError, StoreUnavailableError, UnsafePathError
 from .failures import AbsentBlobError, opened, os_failures
-from .interface import NOT_A_FILE, Blob, BlobStore, Capabilities, Leftover
+from .interface import NOT_A_FILE, Blob, BlobStore, Leftover
 from .manifest import FileEntry, require_expected, require_size
 
 ATTEMPTS = 5
@@ -30,15 +30,12 @@ ATTEMPTS = 5
 class LocalStore(BlobStore):
     """A store in a folder; the folder is made by the first write."""
 
+    is_local = True
+
     def __init__(self, root: Path) -> None:
         """Open the store in `root`, which need not exist yet; nothing is written."""
         self.root = root.expanduser().resolve()
         self.url = self.root.as_uri()
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What a folder can do."""
-        return Capabilities(create_exclusive=True, local=True)
 
     def put_file(
         self, path: Path, *, expected: FileEntry | None = None, generation: int = 0, progress: Progress = None

@@ -107,10 +107,6 @@ class Objects:
             self.calls.run("rm_file", self.key(name))
         return size
 
-    def discard(self, name: str) -> None:
-        """Remove an object of ours that is not needed; one that stays is swept later."""
-        self.calls.tidy("rm_file", self.key(name))
-
     def entries(self, folder: str) -> Iterator[Leftover]:
         """List the objects below a folder of the prefix, or all of them for an empty one, in no order."""
         try:

@@ -14,7 +14,7 @@ from .copying import OpenFile, Progress, Staged, pump, reading
 from .digest import Digest, digest_bytes
 from .errors import StorageError, StoreDeniedError, StoreUnavailableError
 from .failures import AbsentBlobError, os_failures
-from .interface import Blob, BlobStore, Capabilities, Leftover, Sink
+from .interface import Blob, BlobStore, Leftover, Sink
 from .layout import FORMAT_NAME, TMP, blob_name, document_name, format_document
 from .manifest import FileEntry, Outgoing, require_expected, require_size
 from .objects import READ, Objects
@@ -57,13 +57,12 @@ class FsspecStore(RemotePlace, BlobStore):
     _probed: bool | None = None
 
     @property
-    def capabilities(self) -> Capabilities:
-        """What the backend can do; the first time, a probe asks it."""
+    def create_exclusive(self) -> bool:
+        """Whether the backend refuses a second writer of a name; see `BlobStore.create_exclusive`."""
         try:
-            exclusive = self._exclusive
+            return self._exclusive
         except StoreDeniedError:
-            exclusive = False
-        return Capabilities(create_exclusive=exclusive, local=False)
+            return False
 
     @property
     def _exclusive(self) -> bool:
@@ -89,7 +88,7 @@ class FsspecStore(RemotePlace, BlobStore):
             self._objects.write(name, b"probe", exclusive=False)
             return False
         finally:
-            self._objects.discard(name)
+            self._objects.calls.tidy("rm_file", self._objects.key(name))
 
     def put_file(
         self, path: Path, *, expected: FileEntry | None = None, generation: int = 0, progress: Progress = None

@@ -285,7 +285,19 @@ def classify(error: BaseException) -> FailureKind:
             if status >= 500 and status != 501:
                 return FailureKind.TRANSIENT
             return _STATUSES.get(status, FailureKind.BROKEN) if status else kind
-    return _classify_os_error(error) if isinstance(error, OSError) else FailureKind.BROKEN
+    if not isinstance(error, OSError):
+        return FailureKind.BROKEN
+    if isinstance(error, FileExistsError):
+        return FailureKind.EXISTS
+    if isinstance(error, FileNotFoundError):
+        return FailureKind.MISSING
+    if isinstance(error, PermissionError) or error.errno in DENIED:
+        return FailureKind.DENIED
+    if error.errno in FULL:
+        return FailureKind.FULL
+    if isinstance(error, ConnectionError | TimeoutError) or error.errno in _TRANSIENT_ERRNO:
+        return FailureKind.TRANSIENT
+    return FailureKind.BROKEN
 
 
 def describe(error: BaseException | None) -> str:
@@ -314,20 +326,6 @@ def failure(kind: FailureKind, error: BaseException, where: str) -> StorageError
     if kind is FailureKind.FULL:
         return OutOfSpaceError(text, hint="free some space in the store")
     return StoreUnavailableError(text, hint="check the store's URL and options")
-
-
-def _classify_os_error(error: OSError) -> FailureKind:
-    if isinstance(error, FileExistsError):
-        return FailureKind.EXISTS
-    if isinstance(error, FileNotFoundError):
-        return FailureKind.MISSING
-    if isinstance(error, PermissionError) or error.errno in DENIED:
-        return FailureKind.DENIED
-    if error.errno in FULL:
-        return FailureKind.FULL
-    if isinstance(error, ConnectionError | TimeoutError) or error.errno in _TRANSIENT_ERRNO:
-        return FailureKind.TRANSIENT
-    return FailureKind.BROKEN
 
 
 def _status(error: BaseException | None) -> int:

@@ -240,16 +240,9 @@ def _shown(name: str) -> str:
     return repr(name[:_SHOWN])
 
 
-@dataclass(frozen=True, slots=True)
-class TensorDigests:
-    """What a safetensors file holds, by digests."""
-
-    digest: Digest
-    size: int
-    tensors: dict[str, Digest]
-
-
-def digest_tensors(path: Path, header: Header, *, progress: Progress = None) -> TensorDigests:
+def digest_tensors(
+    path: Path, header: Header, *, progress: Progress = None
+) -> tuple[Digest, dict[str, Digest]]:
     """Return the digests of a file and of its tensors; every byte is read once, and hashed on two cores."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -272,7 +265,7 @@ def digest_tensors(path: Path, header: Header, *, progress: Progress = None) -> 
     if position != header.size:
         raise FormatError(f"{path.name} has {position} bytes now, and had {header.size}")
     del digests[""]
-    return TensorDigests(Digest(whole.hexdigest()), position, digests)
+    return Digest(whole.hexdigest()), digests
 
 
 PLAIN: Mapping[str, str] = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}

@@ -70,7 +70,10 @@ def remember(options: Mapping[str, Any]) -> None:
     with _lock:
         for text in secret_texts:
             _registered.update(one for one in _forms(text) if len(one) >= _SHORTEST)
-    _quieten()
+    # Before the root's handlers: a record passes the handlers of its own logger and of the parents first.
+    for logger in map(logging.getLogger, _LOGGERS):
+        if _redactor not in logger.handlers:
+            logger.addHandler(_redactor)
 
 
 def remember_given(words: Iterable[str], environment: Mapping[str, str], settings: Mapping[str, Any]) -> None:
@@ -190,11 +193,3 @@ class _Redactor(logging.Handler):
 
 
 _redactor = _Redactor()
-
-
-def _quieten() -> None:
-    """Stand before the root's handlers: a record passes the handlers of its own logger and of the parents first."""
-    for name in _LOGGERS:
-        logger = logging.getLogger(name)
-        if _redactor not in logger.handlers:
-            logger.addHandler(_redactor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
+import stat
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -233,8 +234,6 @@ async def _rename(file_system: Any, path: str, target: str) -> None:
 
 
 async def _size(file_system: Any, path: str) -> int | None:
-    import stat
-
     async with file_system._pool.get() as channel:
         attributes = await channel.lstat(path)
     return int(attributes.size) if stat.S_ISREG(attributes.permissions) else None
@@ -242,8 +241,6 @@ async def _size(file_system: Any, path: str) -> int | None:
 
 async def _scan(file_system: Any, folder: str) -> list[tuple[str, int | None, float]]:
     """Return path, size (None for a folder) and time of the last write of what is in a folder."""
-    import stat
-
     scanned_entries: list[tuple[str, int | None, float]] = []
     async with file_system._pool.get() as channel:
         async for entry in channel.scandir(folder):

@@ -239,6 +239,6 @@ class BytesContract:
     def test_local_path_is_a_readable_file_or_none(self, backend: Backend) -> None:
         blob = backend.store.put_bytes(HELLO)
         path = backend.store.local_path(blob.digest)
-        assert (path is not None) == backend.store.capabilities.local
+        assert (path is not None) == backend.store.is_local
         assert path is None or path.read_bytes() == HELLO
         assert backend.store.local_path(NOWHERE) is None

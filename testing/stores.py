@@ -138,7 +138,7 @@ class StoreContract(BytesContract):
 
     def test_what_is_no_digest_never_becomes_a_name(self, backend: Backend) -> None:
         calls: list[Callable[[Digest], object]] = [backend.store.size, backend.store.delete]
-        calls += [backend.store.local_path] if backend.store.capabilities.local else []
+        calls += [backend.store.local_path] if backend.store.is_local else []
         for digest in ("../../format.json", "ce", "", HELLO_DIGEST.upper(), HELLO_DIGEST + "\n"):
             for call in calls:
                 with pytest.raises(ValueError, match="not a SHA-256 digest"):
@@ -193,7 +193,7 @@ class StoreContract(BytesContract):
         with ThreadPoolExecutor(6) as pool:
             winners = sum(pool.map(claim, range(6)))
         assert backend.reopen().identify() in {f"registry-{number}" for number in range(6)}
-        assert winners == 1 or not backend.store.capabilities.create_exclusive
+        assert winners == 1 or not backend.store.create_exclusive
 
     def test_the_url_names_no_secret_and_opens_the_same_store(self, backend: Backend) -> None:
         blob = backend.store.put_bytes(HELLO)

@@ -112,7 +112,7 @@ class LocalFolder(Place):
         guarded = {"the registry's home": workspace.settings.home, "the cache": workspace.settings.cache}
         if (database := workspace.database.path) is not None:
             guarded["the database's folder"] = database.parent
-        if workspace.store.capabilities.local:
+        if workspace.store.is_local:
             guarded["the store"] = Path(url2pathname(urlsplit(workspace.store.url).path))
         base = tables.BaseModelRow
         with workspace.database.read() as session:

@@ -69,7 +69,7 @@ def restore(
         digests = {blob.digest for blob, _ in filling.read_blobs(backup)}
         store_id = _take_over(store, present, contents.registry, digests)
         generations, blobs = _in_generations(backup, store)
-        local = blobs if store.capabilities.local else []
+        local = blobs if store.is_local else []
         missing = [one.size for one in local if store.size(one.digest, generation=one.generation) is None]
         needs = [backup.need(rows), *needs_of(store, missing)]
         if database.path is not None:

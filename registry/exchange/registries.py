@@ -90,7 +90,7 @@ class LocalRegistry:
         workspace = self.workspace
         sizes = [moved.bytes for moved in planned if moved.bytes]
         needs = [*needs_of(workspace.store, sizes), *workspace.notes]
-        if not isinstance(origin, LocalRegistry) or not origin.workspace.store.capabilities.local:
+        if not isinstance(origin, LocalRegistry) or not origin.workspace.store.is_local:
             needs.append(Need(self.here.settings.cache, sizes))
         require_rooms(needs)
         progress = tally(reporter.progress, sum(moved.bytes for moved in planned))

@@ -48,10 +48,10 @@ def identify_base(
         if WEIGHTS.fullmatch(path):
             header = read_header(file, limit=BASE_HEADER_LIMIT)
             written_by_mlx &= header.metadata.get("format") == "mlx"
-            file_digests = digest_tensors(file, header, progress=progress)
-            entries.append(FileEntry(path, file_digests.size, file_digests.digest))
+            digest, tensor_digests = digest_tensors(file, header, progress=progress)
+            entries.append(FileEntry(path, header.size, digest))
             for name, tensor in header.tensors.items():
-                tensors.append([name, tensor.dtype, list(tensor.shape), file_digests.tensors[name]])
+                tensors.append([name, tensor.dtype, list(tensor.shape), tensor_digests[name]])
         else:
             digest, size = digest_file(file)
             entries.append(FileEntry(path, size, digest))

@@ -77,7 +77,7 @@ class Deposit:
             with self._intents.kept():
                 files: list[Outgoing] = []
                 # Where reading costs nothing, `put_file` reads what is there, and replaces it if it is damaged.
-                skips = not self._store.capabilities.local
+                skips = not self._store.is_local
                 for digest, (entry, source) in wanted.items():
                     generation, is_ready = self._generations[digest], skips and digest in ready
                     if is_ready and self._store.size(digest, generation=generation) == entry.size:

@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import ClassVar, Literal
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.failures import existing_folder
 from fusery.storage.plugins import Group, Plugin, plugins, taken_twice
 from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.verified_files import others_may_write
@@ -88,9 +89,7 @@ def examine(workspace: Workspace) -> list[Check]:
     """Check every setting and part, without changes."""
     parts: dict[str, Callable[[], str]] = {
         "database": partial(_database, workspace),
-        "store": lambda: (
-            f"{workspace.store.url} belongs to this database, {workspace.store.capabilities.promise}"
-        ),
+        "store": partial(_store, workspace),
         "cache": partial(_cache, workspace),
     }
     engine = Check("engine", "ok", "canonical, compiled")
@@ -185,12 +184,17 @@ def _database(workspace: Workspace) -> str:
     return ", ".join(plural(*number) for number in numbers)
 
 
+def _store(workspace: Workspace) -> str:
+    promise = "no exclusive create: names are digests, and each write is read back"
+    if workspace.store.create_exclusive:
+        promise = "exclusive create"
+    return f"{workspace.store.url} belongs to this database, {promise}"
+
+
 def _cache(workspace: Workspace) -> str:
     cache = workspace.cache
     entries = list(cache.entries())
-    folder = workspace.settings.cache
-    while not folder.exists():
-        folder = folder.parent
+    folder = existing_folder(workspace.settings.cache)
     free = shutil.disk_usage(folder).free
     writable = "" if os.access(folder, os.W_OK) else ", not writable by this user"
     shared = cache.root.exists() and others_may_write(cache.root)

@@ -129,7 +129,7 @@ def leave_litter() -> None:
     shelf = Shelf(workspace)
     for number in range(LITTER):
         shelf.give_up(f"{number}".encode() * 100)
-    if workspace.store.capabilities.local:
+    if workspace.store.is_local:
         parts = workspace.settings.home / "store" / "tmp"
         make_folders(parts)
         (parts / "0123456789abcdef0123456789abcdef.part").write_bytes(b"half of something")

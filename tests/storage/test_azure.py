@@ -44,7 +44,7 @@ def test_blocks_that_somebody_dropped_are_sent_again(backend: AzureBackend, tmp_
                 other.delete(other.put_file(source).digest)
 
         store = backend.at(proxy.endpoint)
-        assert store.capabilities.create_exclusive
+        assert store.create_exclusive
         proxy.rule = overtake
         steps: list[int] = []
         blob = store.put_file(source, progress=steps.append)

@@ -78,7 +78,7 @@ def test_a_probe_that_finds_its_name_taken_asks_again(monkeypatch: pytest.Monkey
         "write",
         lambda *words, **how: write(*words, **how) and not (answers and not answers.pop()),
     )
-    assert store.capabilities.create_exclusive
+    assert store.create_exclusive
     assert list(store.leftovers()) == []
 
 

@@ -144,11 +144,11 @@ def test_digests_of_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chu
     start = build_header([(name, "U8", (size,)) for name, size in sizes.items()])
     path.write_bytes(start + DATA)
     header = read_header(path)
-    found = digest_tensors(path, header, progress=told.append)
+    digest, tensors = digest_tensors(path, header, progress=told.append)
     expected = {"a": b"", "b": DATA[:20], "c": b"", "d": DATA[20:], "e": b""}
-    assert found.tensors == {name: digest_bytes(data) for name, data in expected.items()}
-    assert (found.digest, found.size) == (digest_bytes(start + DATA), len(start) + 100)
-    assert sum(told) == found.size and max(told) <= chunk
+    assert tensors == {name: digest_bytes(data) for name, data in expected.items()}
+    assert (digest, header.size) == (digest_bytes(start + DATA), len(start) + 100)
+    assert sum(told) == header.size and max(told) <= chunk
     path.write_bytes(start + DATA[:-1])
     with pytest.raises(FormatError):
         digest_tensors(path, header)

@@ -62,7 +62,7 @@ class TestOverwritingStore(StoreContract):
         backend.clear()
 
     def test_the_probe_finds_out(self, backend: OverwritingBackend) -> None:
-        assert not backend.store.capabilities.create_exclusive
+        assert not backend.store.create_exclusive
         assert backend.names() == set()
 
 

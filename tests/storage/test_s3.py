@@ -150,7 +150,7 @@ def test_an_operation_that_is_never_answered_is_an_error(
         lambda: store.delete(digest),
         lambda: store.quarantine(digest),
         lambda: store.initialise("registry-one"),
-        lambda: store.capabilities,
+        lambda: store.create_exclusive,
     ):
         with pytest.raises(StoreUnavailableError):
             operation()

@@ -96,10 +96,10 @@ def test_digests_of_one_pass_are_those_of_the_bytes(tmp_path: Path) -> None:
     blocks = {f"t{number}": bytes([number + 1]) * (size * unit) for number, size in enumerate(sizes)}
     header = build_header([(name, "U8", (len(data),)) for name, data in blocks.items()])
     path.write_bytes(header + b"".join(blocks.values()))
-    found = digest_tensors(path, read_header(path))
-    assert (found.digest, found.size) == digest_file(path)
-    assert found.tensors == {name: digest_bytes(data) for name, data in blocks.items()}
     whole = read_header(path)
+    digest, tensors = digest_tensors(path, whole)
+    assert (digest, whole.size) == digest_file(path)
+    assert tensors == {name: digest_bytes(data) for name, data in blocks.items()}
     with path.open("ab") as file:  # not the file of the header any more
         file.write(b"more")
     with pytest.raises(FormatError):

@@ -50,7 +50,7 @@ class ServerContract(StoreContract):
     """How many requests it takes at least."""
 
     def test_the_backend_refuses_a_second_writer(self, backend: Any) -> None:
-        assert backend.store.capabilities.create_exclusive
+        assert backend.store.create_exclusive
         assert backend.names() == set()
 
     def test_a_large_file_goes_up_in_parts_and_comes_back(self, backend: Any, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ class HttpContract(ServerContract):
     def test_a_write_survives_a_fault(self, backend: Any, fault: Fault) -> None:
         with fault_proxy(backend.server.endpoint) as proxy:
             store = backend.at(proxy.endpoint)
-            assert store.capabilities.create_exclusive
+            assert store.create_exclusive
             proxy.rule = times(2, *self.write, fault)
             blob = store.put_bytes(HELLO)
         assert backend.read(name_of(blob.digest)) == HELLO
