@@ -14,11 +14,11 @@ from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS
 from fusery.registry.adapters.mlx_form import OWN_SERVER
 from fusery.registry.adapters.trained_through import is_merge_aware
 from fusery.registry.bundles import rendering
-from fusery.registry.bundles.source import BundledAdapter, BundleSource
+from fusery.registry.bundles.source import BundleSource
 from fusery.registry.bundles.target import Layout, LayoutError
 from fusery.registry.bundles.targets.model import is_packed, transformers_reads
 from fusery.registry.bundles.writing import BundleFolder, sealed_bytes
-from fusery.registry.documents import provenance_part
+from fusery.registry.documents import document_bytes, provenance_part
 from fusery.registry.engine.architectures import has_tensor_scales
 from fusery.registry.errors import BadInputError
 from fusery.registry.models.architecture import Architecture, read_architecture
@@ -43,14 +43,6 @@ def finish(bundle: BundleFolder, record: Mapping[str, Any], readme: str, **value
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """An adapter in the form that servers compute."""
-
-    adapter: BundledAdapter
-    plain: PlainAdapter
-
-
 def base_architecture(source: BundleSource) -> Architecture:
     """Return the architecture of a bundle's base or fused model."""
     if source.base is not None:
@@ -59,16 +51,14 @@ def base_architecture(source: BundleSource) -> Architecture:
     return read_architecture(source.model.paths)
 
 
-def served_adapters(source: BundleSource, base: Architecture) -> tuple[Served, ...]:
-    """Return a bundle's adapters as servers compute them."""
+def served_adapters(source: BundleSource, base: Architecture) -> dict[str, PlainAdapter]:
+    """Return a bundle's adapters by name, in the form that servers compute."""
     from fusery.registry.adapters.mlx_form import matched_modules, read_plain
 
-    adapters = []
-    for adapter in source.adapters:
-        plain = read_plain(adapter.name, adapter.files.paths)
-        matched_modules(adapter.name, plain, base)
-        adapters.append(Served(adapter, plain))
-    return tuple(adapters)
+    adapters = {adapter.name: read_plain(adapter.name, adapter.files.paths) for adapter in source.adapters}
+    for name, plain in adapters.items():
+        matched_modules(name, plain, base)
+    return adapters
 
 
 def require_dense(source: BundleSource, base: Architecture, server: str) -> None:
@@ -141,16 +131,13 @@ def harmless(text: str) -> str | None:
     return text if _HARMLESS.fullmatch(text) and ".." not in text else None
 
 
-def write_peft(bundle: BundleFolder, served: Served, base: str, *, under: str | None = None) -> None:
-    """Write an adapter's folder with the two files of PEFT's form."""
-    from fusery.registry.documents import document_bytes
-
-    folder = f"adapters/{served.adapter.name}/" if under is None else under
-    bundle.write(f"{folder}{CONFIG}", document_bytes(served.plain.config(base)))
-    tensors = list(served.plain.tensors())
+def write_peft(bundle: BundleFolder, adapter: PlainAdapter, base: str, under: str) -> None:
+    """Write the two files of PEFT's form; `under` is the beginning of their paths."""
+    bundle.write(f"{under}{CONFIG}", document_bytes(adapter.config(base)))
+    tensors = list(adapter.tensors())
     shapes = [(name, tensor.dtype, tensor.bits.shape) for name, tensor in tensors]
     header = build_header(shapes, {"format": "pt"})
-    with bundle.create(f"{folder}{PEFT_WEIGHTS}") as file:
+    with bundle.create(f"{under}{PEFT_WEIGHTS}") as file:
         file.write(header)
         for _, tensor in tensors:
             file.write(np.ascontiguousarray(tensor.bits).tobytes())

@@ -17,7 +17,7 @@ from fusery.registry.bundles.target import Layout, LayoutError, model_layout
 from fusery.registry.bundles.targets.model import own_files, transformers_class
 from fusery.registry.bundles.writing import BundleFolder, bundle_record, sealed_bytes
 from fusery.registry.charts.curves import CURVE, curve_svg
-from fusery.registry.documents import RECORD, provenance_part
+from fusery.registry.documents import RECORD, document_bytes, provenance_part
 from fusery.registry.errors import BadInputError, MissingExtraError
 from fusery.registry.names import is_hub_id
 from fusery.registry.registration.sources import transport_errors
@@ -43,8 +43,6 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     if len(source.adapters) > 1:
         hint = "materialize each to a repository of its own"
         raise BadInputError(f"a repository has one adapter, and {len(source.adapters)} were given", hint=hint)
-    from fusery.registry.documents import document_bytes
-
     adapter = source.adapters[0]
     record: dict[str, Any] = bundle_record(source, "hub", None)
     base = provenance_part(record["provenance"], "base")

@@ -24,7 +24,7 @@ from fusery.registry.names import is_hub_id
 from fusery.storage.digest import digest_bytes
 
 from . import common
-from .common import NamedBase, harmless
+from .common import VLLM, NamedBase, harmless
 from .vllm import adaptable
 
 IMAGE = "vllm/vllm-openai:v0.32.0"  # the default image of vLLM
@@ -32,7 +32,6 @@ HINT = "-o location=s3://BUCKET/PATH, oci://REPOSITORY:TAG or pvc://CLAIM/PATH"
 _PATH = r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._=-]{1,200}){0,32}"
 _BUCKET = re.compile(rf"[a-z0-9][a-z0-9._-]{{1,220}}[a-z0-9]{_PATH}")
 _CLAIM = re.compile(rf"[a-z0-9](?:[a-z0-9.-]{{0,250}}[a-z0-9])?{_PATH}")
-_SERVER = "vLLM"
 _LONGEST = 48  # characters of an object's name: Kubernetes takes 63, and KServe adds fifteen
 
 
@@ -58,16 +57,6 @@ class Location:
         """The URL."""
         return f"{self.kind}://{self.place}"
 
-    @property
-    def claim(self) -> str:
-        """The name of a claim."""
-        return self.place.partition("/")[0]
-
-    @property
-    def path(self) -> str:
-        """Where the bundle is in the volume of a claim."""
-        return self.place.partition("/")[2]
-
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     """Write `adapters/`, the manifests, README.md and fusery.json; a Dockerfile for an image."""
@@ -75,14 +64,14 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
         raise BadInputError("vLLM serves adapters by their full names only", hint="leave out -o models")
     architecture, served, rank = adaptable(source)
     try:
-        base = common.named_base(source, architecture, choices.base_name, _SERVER)
+        base = common.named_base(source, architecture, choices.base_name, VLLM)
         values = _values(source, base, rank, choices)
     except BadInputError as error:
         if choices.location is None and error.hint != HINT:
             error.hint = f"{error.hint}; and {HINT}"  # the next error would ask for it
         raise
-    for adapter in served:
-        common.write_peft(bundle, adapter, base.name)
+    for name, adapter in served.items():
+        common.write_peft(bundle, adapter, base.name, f"adapters/{name}/")
     # KServe's service, or a deployment of one pod with its service; each text in them is quoted.
     kind = values["location"].kind
     template = "k8s_kserve.yaml.j2" if kind == "s3" else "k8s_deployment.yaml.j2"

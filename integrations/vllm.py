@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusery.registry.adapters.mlx_form import OWN_SERVER
 from fusery.registry.bundles.card import card_values
@@ -23,7 +23,10 @@ from fusery.registry.errors import BadInputError
 from fusery.registry.models.architecture import Architecture, read_architecture
 
 from . import common
-from .common import NamedBase, Served
+from .common import VLLM, NamedBase
+
+if TYPE_CHECKING:
+    from fusery.registry.adapters.mlx_form import PlainAdapter
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` takes (vllm/config/lora.py, `MaxLoRARanks`)."""
@@ -33,15 +36,13 @@ WITH_ENDS = frozenset(
 )
 """Model types whose embedding and head vLLM can adapt (`embedding_modules` in vllm/model_executor/models/)."""
 
-_SERVER = common.VLLM
-
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     """Write `adapters/`, `vllm.env` and `tokenizer/` if needed, or `model/`; and `serve.sh`, README.md, fusery.json."""
     if source.adapters:
         _write_adapters(source, bundle, choices)
         return
-    common.require_dense(source, common.base_architecture(source), _SERVER)
+    common.require_dense(source, common.base_architecture(source), VLLM)
     record = bundle_record(source, "vllm", "model")
     write_model(source, bundle, choices, under="model/")
     script: Mapping[str, Any] = {"name": source.name, "base": None, "adapters": [], "rank": None}
@@ -51,33 +52,32 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 def _write_adapters(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     architecture, served, rank = adaptable(source)
-    base = common.named_base(source, architecture, choices.base_name, _SERVER)
-    for adapter in served:
-        common.write_peft(bundle, adapter, base.name)
+    base = common.named_base(source, architecture, choices.base_name, VLLM)
+    for name, adapter in served.items():
+        common.write_peft(bundle, adapter, base.name, f"adapters/{name}/")
     own = source.tokenizer is not None
     if source.tokenizer is not None:
         bundle.copy(source.tokenizer, under="tokenizer/")
-    names = [adapter.adapter.name for adapter in served]
     record = common.written_adapters(bundle_record(source, "vllm", None), bundle)
-    script = {"name": source.name, "base": base, "adapters": names, "rank": rank, "tokenizer": own}
+    script = {"name": source.name, "base": base, "adapters": list(served), "rank": rank, "tokenizer": own}
     bundle.write("serve.sh", common.render("vllm_serve.sh.j2", **script))
     bundle.write("vllm.env", resource("vllm.env.txt", "integrations"))
     readme = _readme(record, base, rank)
-    ranks = {"largest": max(adapter.plain.rank for adapter in served), "ranks": RANKS}
+    ranks = {"largest": max(adapter.rank for adapter in served.values()), "ranks": RANKS}
     common.finish(bundle, record, "vllm_readme.md.j2", **readme, **ranks, tokenizer=own)
 
 
-def adaptable(source: BundleSource) -> tuple[Architecture, tuple[Served, ...], int]:
+def adaptable(source: BundleSource) -> tuple[Architecture, dict[str, PlainAdapter], int]:
     """Return the base, the adapters as vLLM computes them, and the smallest `--max-lora-rank` for all."""
     base = common.base_architecture(source)
-    common.require_shared_names(base, _SERVER)
+    common.require_shared_names(base, VLLM)
     served = common.served_adapters(source, base)
-    for adapter in served:
-        ends = [path for path in adapter.plain.modules if path in ("lm_head", "model.embed_tokens")]
+    for name, adapter in served.items():
+        ends = [path for path in adapter.modules if path in ("lm_head", "model.embed_tokens")]
         if ends and base.model_type not in WITH_ENDS:
-            message = f"vLLM does not adapt {ends[0]} of {base.model_type}, as {adapter.adapter.name} does"
+            message = f"vLLM does not adapt {ends[0]} of {base.model_type}, as {name} does"
             raise BadInputError(message, hint=_other_target(source, base))
-    largest = max(adapter.plain.rank for adapter in served)
+    largest = max(adapter.rank for adapter in served.values())
     rank = next((rank for rank in RANKS if rank >= largest), None)
     if rank is None:
         message = f"rank {largest} of an adapter is above vLLM's maximum of {RANKS[-1]}"
@@ -88,7 +88,7 @@ def adaptable(source: BundleSource) -> tuple[Architecture, tuple[Served, ...], i
 def _other_target(source: BundleSource, base: Architecture) -> str:
     """Return the hint for adapters that vLLM does not serve beside their base."""
     try:
-        common.require_dense(source, base, _SERVER)
+        common.require_dense(source, base, VLLM)
     except BadInputError:
         return OWN_SERVER
     return "--target vllm --fused" if len(source.adapters) == 1 else OWN_SERVER

@@ -48,12 +48,12 @@ def write_base_and_adapters(
         require_digests(files.paths, files.manifest)
         with bundle.create(BASE) as file:
             write_model_gguf(file, model, provenance_keys("base", base, "model"), kind)
-    names = [adapter["name"] for adapter in record["adapters"]]
-    for name, adapter, entry in zip(names, served, record["adapters"], strict=True):
-        keys = provenance_keys(name, {**base, "adapter": entry["facts"]}, "adapter")
+    for adapter in record["adapters"]:
+        name = adapter["name"]
+        keys = provenance_keys(name, {**base, "adapter": adapter["facts"]}, "adapter")
         with bundle.create(f"adapters/{name}.gguf") as file:
-            write_adapter_gguf(file, name, adapter.plain, model, keys)
-    return names
+            write_adapter_gguf(file, name, served[name], model, keys)
+    return list(served)
 
 
 @contextmanager

@@ -46,15 +46,6 @@ class Planned:
     blocks: Callable[[], Iterator[bytes | memoryview]]  # yields its bytes in order
 
 
-def require_gguf() -> None:
-    """Refuse to begin without the packages."""
-    for package in ("gguf", "tokenizers"):
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise MissingExtraError("writing a GGUF file", "gguf") from error
-
-
 def byte_size(shape: Sequence[int], kind: str) -> int:
     """Return the bytes of a tensor, padding left out."""
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -151,7 +142,11 @@ class Model:
 
 def read_model(files: Mapping[str, Path]) -> Model:
     """Read a model's configuration and headers."""
-    require_gguf()
+    for package in ("gguf", "tokenizers"):
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise MissingExtraError("writing a GGUF file", "gguf") from error
     config = read_config(files["config.json"])
     return Model(files, config, dimensions_of(config), read_base(files, config))
 

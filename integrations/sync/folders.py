@@ -62,9 +62,9 @@ def write_plain(source: BundleSource, bundle: BundleFolder, base_name: str | Non
     """Write an adapter's two files in the form that every server computes alike; return the number of adapted modules."""
     base = base_architecture(source)
     require_shared_names(base, _SERVERS)
-    (served,) = served_adapters(source, base)
-    write_peft(bundle, served, named_base(source, base, base_name, _SERVERS).name, under="")
-    return len(served.plain.modules)
+    (adapter,) = served_adapters(source, base).values()
+    write_peft(bundle, adapter, named_base(source, base, base_name, _SERVERS).name, "")
+    return len(adapter.modules)
 
 
 def recorded_adapter(data: bytes) -> tuple[str, Manifest] | None:

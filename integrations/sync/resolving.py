@@ -78,7 +78,14 @@ class Resolver:
         try:
             self._require_servable(adapter, base_called)
             resolved = self._fetched(adapter, base_called)
-            _require_limits(resolved, max_rank, max_bytes)
+            if max_rank is not None and resolved.rank > max_rank:
+                hint = (
+                    f"start the server with --max-lora-rank {resolved.rank} or the next value that it accepts"
+                )
+                message = f"{resolved.name}: rank {resolved.rank} > --max-lora-rank {max_rank}"
+                raise NotServedError(message, hint=hint)
+            if max_bytes is not None and resolved.nbytes > max_bytes:
+                raise NotServedError(f"{resolved.name}: {resolved.nbytes:,} bytes (allowed: {max_bytes:,})")
         except BadInputError as error:
             self._record_refusal(adapter, error)
             if isinstance(error, NotServedError):
@@ -194,14 +201,6 @@ class Resolver:
             LOG.warning("what ran here is not ended on record: %s", error)
             return False
         return True
-
-
-def _require_limits(resolved: Resolved, max_rank: int | None, max_bytes: int | None) -> None:
-    if max_rank is not None and resolved.rank > max_rank:
-        hint = f"start the server with --max-lora-rank {resolved.rank} or the next value that it accepts"
-        raise NotServedError(f"{resolved.name}: rank {resolved.rank} > --max-lora-rank {max_rank}", hint=hint)
-    if max_bytes is not None and resolved.nbytes > max_bytes:
-        raise NotServedError(f"{resolved.name}: {resolved.nbytes:,} bytes (allowed: {max_bytes:,})")
 
 
 def _read(folder: Path, adapter: SourceAdapter) -> Resolved | None:
