@@ -18,6 +18,7 @@ from fusery.storage.errors import BlobCorruptError
 from . import samples
 
 MakeSource = Callable[[Content], BundleSource]
+Bundle = tuple[BundleSource, Path, Written]  # of what it was made, its folder, and what was written
 
 
 class TargetContract:
@@ -50,49 +51,40 @@ class TargetContract:
         folder.mkdir(parents=True)
         return write_bundle(source, target, folder, self.choices)
 
-    def test_its_manifest_is_what_lies_in_the_folder(
-        self, target: Target, source: MakeSource, tmp_path: Path
-    ) -> None:
-        for content in target.contents:
-            manifest = self.write(source(content), target, tmp_path / content).manifest
-            folder = tmp_path / content
+    @pytest.fixture
+    def bundles(self, target: Target, source: MakeSource, tmp_path: Path) -> list[Bundle]:
+        """A bundle of each content."""
+        sources = [(source(content), tmp_path / content) for content in target.contents]
+        return [(made, folder, self.write(made, target, folder)) for made, folder in sources]
+
+    def test_its_manifest_is_what_lies_in_the_folder(self, bundles: list[Bundle]) -> None:
+        for _, folder, written in bundles:
             digests = {path: digest_file(folder / path) for path in files_of(folder)}
-            assert digests == {entry.path: (entry.sha256, entry.size) for entry in manifest}
+            assert digests == {entry.path: (entry.sha256, entry.size) for entry in written.manifest}
 
-    def test_the_same_source_gives_the_same_bytes(
-        self, target: Target, source: MakeSource, tmp_path: Path
-    ) -> None:
-        for content in target.contents:
-            made = source(content)
-            first, second = (self.write(made, target, tmp_path / place / content) for place in ("a", "b"))
-            assert first.manifest == second.manifest
+    def test_the_same_source_gives_the_same_bytes(self, target: Target, bundles: list[Bundle]) -> None:
+        for made, folder, written in bundles:
+            assert (
+                self.write(made, target, folder.with_name(f"{folder.name}-again")).manifest
+                == written.manifest
+            )
 
-    def test_its_consumer_finds_what_is_in_it(
-        self, target: Target, source: MakeSource, tmp_path: Path
-    ) -> None:
-        for content in target.contents:
-            made = source(content)
-            layout = self.write(made, target, tmp_path / content).layout
-            assert layout.adapters == len(made.adapters)
-            assert layout.tensors or content == "adapters" or target.single
+    def test_its_consumer_finds_what_is_in_it(self, target: Target, bundles: list[Bundle]) -> None:
+        for made, _, written in bundles:
+            assert written.layout.adapters == len(made.adapters)
+            assert written.layout.tensors or made.adapters or target.single
 
     def test_a_record_says_what_it_is_and_lists_every_file(
-        self, target: Target, source: MakeSource, tmp_path: Path
+        self, target: Target, bundles: list[Bundle]
     ) -> None:
-        for content in () if target.single else target.contents:
-            folder = tmp_path / content
-            self.write(source(content), target, folder)
+        for _, folder, _ in () if target.single else bundles:
             record = json.loads((folder / RECORD).read_bytes())
             assert (record["target"], record[CHECKSUM]) == (target.name, checksum_of(record))
             assert {listed_file["path"] for listed_file in record["contents"]} == files_of(folder) - {RECORD}
             assert record["provenance"].get("plugin") == (str(target.plugin) if target.plugin else None)
 
-    def test_nothing_of_this_machine_is_in_it(
-        self, target: Target, source: MakeSource, tmp_path: Path
-    ) -> None:
-        for content in target.contents:
-            folder = tmp_path / content
-            self.write(source(content), target, folder)
+    def test_nothing_of_this_machine_is_in_it(self, bundles: list[Bundle], tmp_path: Path) -> None:
+        for _, folder, _ in bundles:
             for name in files_of(folder):
                 assert str(tmp_path).encode() not in (folder / name).read_bytes(), name
 
@@ -109,12 +101,8 @@ class TargetContract:
         with pytest.raises(BlobCorruptError):
             self.write(made, target, tmp_path / "bundle")
 
-    def test_a_bundle_that_lost_its_files_is_refused(
-        self, target: Target, source: MakeSource, tmp_path: Path
-    ) -> None:
-        for content in target.contents:
-            folder = tmp_path / content
-            self.write(source(content), target, folder)
+    def test_a_bundle_that_lost_its_files_is_refused(self, target: Target, bundles: list[Bundle]) -> None:
+        for _, folder, _ in bundles:
             shutil.rmtree(folder)
             folder.mkdir()
             with pytest.raises(LayoutError):

@@ -88,13 +88,13 @@ def test_a_bad_target_fails(
         check=lambda _: Layout(),
     )
     monkeypatch.setitem(sys.modules, "bad_target", module)
+    suite, target = TargetContract(), Target("bad", "bad_target")
+    source, folder = samples.fused_source(tmp_path / "source"), tmp_path / "fused"
+    bundles = [(source, folder, suite.write(source, target, folder))]
+    given = {"target": target, "source": lambda _: source, "bundles": bundles, "tmp_path": tmp_path}
+    wanted = test.__code__.co_varnames[1 : test.__code__.co_argcount]
     with pytest.raises((AssertionError, pytest.fail.Exception)):
-        test(
-            TargetContract(),
-            Target("bad", "bad_target"),
-            lambda _: samples.fused_source(tmp_path / "source"),
-            tmp_path,
-        )
+        test(suite, **{name: given[name] for name in wanted})
 
 
 def test_a_bad_source_fails(tmp_path: Path) -> None:
