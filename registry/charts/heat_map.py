@@ -114,9 +114,6 @@ def _retained(modules: Sequence[Mapping[str, Any]]) -> float | None:
     return float(sum(w * share for w, share in zip(weights, shares, strict=True)) / sum(weights))
 
 
-Colour = tuple[int, int, int]
-
-
 VIRIDIS = bytes.fromhex(
     "440154 471365 482475 463480 414487 3b528b 355f8d 2f6c8e 2a788e 25848e 21918c "
     "1e9c89 22a884 2fb47c 44bf70 5ec962 7ad151 9bd93c bddf26 dfe318 fde725"
@@ -131,13 +128,12 @@ _MARKS = (0.0, LOST_BELOW, NEAR_FROM, 1.0)  # shares that the scale of colours n
 _LIGHT_FROM = 0.4354  # the share from which black letters have more contrast: relative luminance above 0.18
 
 
-def colour(value: float) -> Colour:
-    """Return the colour of a share: the first one for 0 and less, the last one for 1 and more."""
+def colour(value: float) -> bytes:
+    """Return the red, green and blue of a share: the first colour for 0 and less, the last one for 1 and more."""
     at = min(max(value, 0.0), 1.0) * (len(VIRIDIS) // 3 - 1)
     low = min(int(at), len(VIRIDIS) // 3 - 2)
     stops = zip(VIRIDIS[3 * low : 3 * low + 3], VIRIDIS[3 * low + 3 : 3 * low + 6], strict=True)
-    red, green, blue = (round(a + (b - a) * (at - low)) for a, b in stops)
-    return red, green, blue
+    return bytes(round(a + (b - a) * (at - low)) for a, b in stops)
 
 
 def _written(value: float, wide: bool) -> str:
@@ -218,9 +214,8 @@ def _cell(value: float | None, x: float, y: float, wide: int) -> Iterator[Markup
     if value is None:
         yield svg.element("rect", **box, class_="nothing")
         return
-    red_green_blue = colour(value)
     tooltip = svg.element("title", share(value))
-    yield svg.element("rect", tooltip, **box, fill=f"#{bytes(red_green_blue).hex()}")
+    yield svg.element("rect", tooltip, **box, fill=f"#{colour(value).hex()}")
     kind = "on-light" if value > _LIGHT_FROM else "on-dark"
     if written := _written(value, wide == _WIDE):
         yield svg.text(x + wide / 2, y + 17.5, written, kind, "middle")
@@ -237,7 +232,7 @@ def _layer_numbers(layers: Sequence[int], left: int, wide: int, bottom: float) -
 def _legend(left: int, top: float, wide: float) -> Iterator[Markup]:
     run = svg.scale(0.0, 1.0, left, left + _STEPS * wide)
     for at in range(_STEPS):
-        fill = f"#{bytes(colour((at + 0.5) / _STEPS)).hex()}"
+        fill = f"#{colour((at + 0.5) / _STEPS).hex()}"
         yield svg.element("rect", x=left + wide * at, y=top, width=wide + 0.5, height=10, fill=fill)
     for value in _MARKS:
         yield svg.line(run(value), top, run(value), top + 14, "axis")
