@@ -6,6 +6,7 @@ variables say who started it.  A name that was set (`FUSERY_USER`) is taken as i
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Mapping
@@ -30,6 +31,16 @@ PIPELINES: Mapping[str, tuple[str, str, str, str]] = {
 
 _CLAIM = "claim: "
 _PLACE = re.compile(r"(.+?) \([^()]*\)", re.DOTALL)
+
+
+def user_name() -> str:
+    """Return the name of this process's user."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no name for this number, as in many containers
+        return f"uid-{os.getuid()}"
 
 
 def actor_of(environment: Mapping[str, str], user: str, host: str | None = None) -> str:

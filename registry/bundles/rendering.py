@@ -62,11 +62,11 @@ def _markdown_line(text: str) -> str:
     return re.sub("[&<>]", lambda match: _ENTITIES[match[0]], escaped)
 
 
-def markdown_prose(value: Any, limit: int = 4000) -> str:
+def markdown_prose(value: Any) -> str:
     """Return a text of several lines as Markdown paragraphs that show as plain text."""
     text = str(value)
-    if len(text) > limit:
-        text = text[: limit - 1] + "…"
+    if len(text) > 4000:
+        text = text[:3999] + "…"
     lines = (markdown_start(_markdown_line(line.strip())) for line in text.split("\n"))
     return "\n\n".join(line for line in lines if line)
 
@@ -93,7 +93,10 @@ def render_card(values: Mapping[str, Any], template: Path | None, *, builtin: st
     try:
         if len(source) > _LARGEST_TEMPLATE:
             raise ValueError(f"it has more than {_LARGEST_TEMPLATE >> 10} KiB")
-        card = _render_in_process(source.decode(), values)
+        # In a process with limits and without credentials.
+        command = [sys.executable, "-P", "-W", "ignore", "-c", f"from {__name__} import main; main()"]
+        with closing(TemplateProcesses(command, limits=LIMITS)) as processes:
+            card = processes.render({"template": source.decode(), "values": values})
         if not card.strip():
             raise ValueError("the card is empty")
         return card.encode()
@@ -102,15 +105,8 @@ def render_card(values: Mapping[str, Any], template: Path | None, *, builtin: st
         raise BadInputError(message, hint="see docs/guides/ship.md") from error
 
 
-def _render_in_process(template: str, values: Mapping[str, Any]) -> str:
-    """Render in a process with limits and without credentials."""
-    command = [sys.executable, "-P", "-W", "ignore", "-c", f"from {__name__} import main; main()"]
-    with closing(TemplateProcesses(command, limits=LIMITS)) as processes:
-        return processes.render({"template": template, "values": values})
-
-
 def main() -> None:
-    """Render one card; runs in the process that `_render_in_process` starts."""
+    """Render one card; runs in the process that `render_card` starts."""
     from ..runtime.templates.program import run
 
     environment = _card_environment()

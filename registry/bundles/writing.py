@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from fusery.storage.copying import copy_file
-from fusery.storage.digest import Digest, digest_bytes, digest_file
+from fusery.storage.digest import Digest, digest_file
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.transfer import NOTES, Need, on_disk, require_rooms
 
@@ -67,11 +67,8 @@ class BundleFolder:
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file from memory."""
-        target = self._prepare(path)
-        with target.open("xb") as file:
+        with self.create(path) as file:
             file.write(content)
-        target.chmod(FILE_MODE)
-        self._entries.append(FileEntry(path, len(content), digest_bytes(content)))
 
     def copy(self, files: Files, *, under: str = "", link: bool = False) -> None:
         """Copy files, and compare each with its manifest."""

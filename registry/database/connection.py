@@ -64,7 +64,10 @@ class Database:
             file = Path(str(parsed.database))
             # "WAL does not work over a network filesystem", https://www.sqlite.org/wal.html; and file locks there may
             # succeed for everybody at once.
-            if (kind := network_file_system(file)) is not None:
+            kind = ""  # unknown, as on macOS
+            with contextlib.suppress(OSError):
+                kind = file_system_in(_MOUNTS.read_text(errors="replace"), existing_folder(file.resolve()))
+            if _NETWORK.fullmatch(kind):
                 problem = f"SQLite is not safe on the network file system {kind} of {file}"
                 hint = "use PostgreSQL for several machines, or put the database on a local disk"
                 raise errors.DatabaseUnavailableError(problem, hint=hint)
@@ -306,15 +309,6 @@ class Snapshot:
                 stat = file.stat()
                 states[number] = stat.st_size, stat.st_mtime_ns
         return states
-
-
-def network_file_system(path: Path) -> str | None:
-    """Return the name of the network file system that `path` lies on, or None for a local or an unknown one (as on macOS)."""
-    try:
-        name = file_system_in(_MOUNTS.read_text(errors="replace"), existing_folder(path.resolve()))
-    except OSError:
-        return None
-    return name if _NETWORK.fullmatch(name) else None
 
 
 def file_system_in(mounts: str, path: Path) -> str:

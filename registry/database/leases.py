@@ -8,8 +8,6 @@ that the collector spares them (docs/internals/collection.md); that of a dead pr
 from __future__ import annotations
 
 import contextlib
-import getpass
-import os
 import random
 import re
 import socket
@@ -26,6 +24,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.processes import is_maker_dead, process_tag
 
 from .. import tables
+from ..actors import user_name
 from ..errors import DatabaseUnavailableError, LeaseLostError
 from ..tables import IntentRow
 from .connection import Database
@@ -48,11 +47,7 @@ class LeaseOwner:
     @classmethod
     def current(cls) -> LeaseOwner:
         """Return an owner for this process, a new one at each call."""
-        try:
-            user = getpass.getuser()
-        except (OSError, KeyError):  # no name for this number, as in many containers
-            user = str(os.getuid())
-        return cls(_plain(user, 32), _plain(socket.gethostname(), 48), process_tag(), uuid.uuid4().hex)
+        return cls(_plain(user_name(), 32), _plain(socket.gethostname(), 48), process_tag(), uuid.uuid4().hex)
 
     @classmethod
     def parse(cls, text: str) -> LeaseOwner | None:
@@ -83,17 +78,6 @@ TTL = 120.0  # seconds that a lease lasts without being renewed
 _ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """Somebody else holds the lease on a key; `owner` is None where the row is not readable."""
-
-    owner: LeaseOwner | None
-
-    def __str__(self) -> str:
-        """Who that is, for people."""
-        return self.owner.description if self.owner else "another process"
-
-
 class Lease:
     """The right to build one key; its fence, part of the path that is built in, grows by one with each holder."""
 
@@ -107,18 +91,12 @@ class Lease:
     def keep(self) -> Iterator[None]:
         """Renew the lease from a thread until the block ends, which calls `check`; after an exception, give it back."""
         try:
-            with repeated(self._renew_or_lose, self._ttl / 3, f"lease {self.key[:12]}"):
+            with repeated(self.renew, self._ttl / 3, f"lease {self.key[:12]}"):
                 yield
         except BaseException:
             with contextlib.suppress(DatabaseUnavailableError), self._database.write() as session:
                 self.release(session)
             raise
-
-    def _renew_or_lose(self) -> None:
-        # An outage may end before the lease does: `check` measures how long it has lasted.
-        with contextlib.suppress(LeaseLostError):
-            if not self._lost:
-                self.renew()
 
     def check(self) -> None:
         """Raise `LeaseLostError` if it was taken over, or could not be renewed for two thirds of its time."""
@@ -126,12 +104,13 @@ class Lease:
             raise self._loss()
 
     def renew(self) -> None:
-        """Extend the lease to its full time from now."""
+        """Extend the lease to its full time from now; `check` tells whether it was lost, or for how long an outage lasts."""
         asked = _now()
         extended = self._fenced().values(expires=Database.clock() + self._ttl)
-        if self._database.repeat(lambda session: _rows(session, extended)) == 0:
-            raise self._loss()
-        self._renewed = asked
+        if not self._lost and self._database.repeat(lambda session: _rows(session, extended)):
+            self._renewed = asked
+        else:
+            self._lost = True
 
     def publish(self, session: Session) -> None:
         """Give the lease back in the transaction that records what was built; raise `LeaseLostError` if it no longer holds."""
@@ -176,11 +155,11 @@ def repeated(work: Callable[[], None], seconds: float, name: str) -> Iterator[No
         thread.join()
 
 
-def acquire(database: Database, key: str, owner: LeaseOwner, *, ttl: float = TTL) -> Lease | Busy:
-    """Take the lease on a key if it is free, ran out, or its owner is dead; look for the finished thing only afterwards."""
+def acquire(database: Database, key: str, owner: LeaseOwner, *, ttl: float = TTL) -> Lease | str:
+    """Take a free lease, or that of a dead owner, or return who holds it; look for the finished thing only afterwards."""
     asked = _now()
     taken = database.repeat(lambda session: _take(session, key, owner, ttl))
-    if isinstance(taken, Busy):
+    if isinstance(taken, str):
         return taken
     return Lease(database, key, owner, fence=taken, ttl=ttl, since=asked)
 
@@ -190,11 +169,11 @@ def wait(
     key: str,
     owner: LeaseOwner,
     *,
-    on_busy: Callable[[Busy], None] | None = None,
+    on_busy: Callable[[str], None] | None = None,
 ) -> Lease:
     """Take the lease on a key, waiting for as long as others hold it."""
     pause, met = 0.05, None
-    while isinstance(taken := acquire(database, key, owner), Busy):
+    while isinstance(taken := acquire(database, key, owner), str):
         if on_busy is not None and taken != met:
             on_busy(taken)
         met = taken
@@ -203,7 +182,7 @@ def wait(
     return taken
 
 
-def _take(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int | Busy:
+def _take(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int | str:
     """Insert the row of a lease, or take it over where it has run out or its owner is dead; return the fence, or who holds it."""
     held, expires = tables.LeaseRow, Database.clock() + ttl
     statement = (
@@ -221,8 +200,10 @@ def _take(session: Session, key: str, owner: LeaseOwner, ttl: float) -> int | Bu
         return int(fence)
     holder, number = session.execute(select(held.owner, held.fence).where(held.key == key)).one()
     lease_holder = LeaseOwner.parse(holder)
-    if lease_holder is None or not lease_holder.is_dead():
-        return Busy(lease_holder)
+    if lease_holder is None:  # written by another version, or changed
+        return "another process"
+    if not lease_holder.is_dead():
+        return lease_holder.description
     values = {"owner": str(owner), "fence": number + 1, "expires": expires}
     session.execute(update(held).where(held.key == key).values(values))
     return int(number) + 1

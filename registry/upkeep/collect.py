@@ -62,7 +62,8 @@ def collect(
     listing = _survey(database, store)
     marking = Marking(database, store, grace=grace, started=started)
     with database.read() as session:
-        live, size = count_live(session)
+        counted = select(func.count(), func.coalesce(func.sum(BlobRow.size), 0)).where(is_referenced())
+        live, size = map(int, session.execute(counted).one())
     done = Collection(dry_run, listed=listing.listed, live=live, live_bytes=size)
     if listing.unknown and done.live == 0 and not force:
         raise BadInputError(
@@ -118,9 +119,12 @@ def collect(
 def _unreferenced(before: datetime, dead: Several[str]) -> Select[BlobRow]:
     """Return the query for blobs that may go: no reference, no claim, and older; what another collector has marked belongs to them."""
     waiting = BlobRow.state.in_(("pending", "ready")) & (BlobRow.created_at <= before)
+    claim = exists().where(IntentRow.digest == BlobRow.digest, IntentRow.expires >= Database.clock())
+    if dead:
+        claim = claim.where(IntentRow.owner.not_in(sorted(dead)))
     return (
         select(BlobRow)
-        .where(or_(waiting, BlobRow.state == "deleting"), ~is_referenced(), ~is_claimed(dead))
+        .where(or_(waiting, BlobRow.state == "deleting"), ~is_referenced(), ~claim)
         .order_by(BlobRow.digest)
     )
 
@@ -270,12 +274,6 @@ def is_referenced() -> ColumnElement[bool]:
     return exists().where(files.c.blob == BlobRow.digest, is_kept(files.c.manifest_id))
 
 
-def is_claimed(dead: Several[str]) -> ColumnElement[bool]:
-    """Tell of a row of `blob` whether a running command has an intent on it; those of `dead` owners do not count."""
-    claim = exists().where(IntentRow.digest == BlobRow.digest, IntentRow.expires >= Database.clock())
-    return claim.where(IntentRow.owner.not_in(sorted(dead))) if dead else claim
-
-
 def dead_owners(session: Session) -> set[str]:
     """Return the owners of intents that are provably gone: their time need not be waited for."""
     owners = session.scalars(select(IntentRow.owner).distinct())
@@ -308,10 +306,3 @@ def drop_orphans(database: Database) -> None:
             for part in (ManifestFileRow, TensorRow):
                 session.execute(delete(part).where(part.manifest_id.in_(numbers)))
             session.execute(delete(ManifestRow).where(ManifestRow.id.in_(numbers)))
-
-
-def count_live(session: Session) -> tuple[int, int]:
-    """Return how many blobs are referred to, and their bytes."""
-    query = select(func.count(), func.coalesce(func.sum(BlobRow.size), 0)).where(is_referenced())
-    number, total = session.execute(query).one()
-    return int(number), int(total)

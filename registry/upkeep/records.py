@@ -188,7 +188,10 @@ def check_table(session: Session, table: Table, among: str = "true") -> Iterator
         for check in table.constraints
         if isinstance(check, CheckConstraint)
     }
-    if not _any_row(session, table, [*wrong.values(), *checks.values()]):
+    # The table is read once where all is well.
+    conditions = " OR ".join(f"({condition})" for condition in [*wrong.values(), *checks.values()]) or "false"
+    query, options = f'SELECT 1 FROM "{table.name}" WHERE {conditions} LIMIT 1', {"no_parameters": True}
+    if session.connection().exec_driver_sql(query, execution_options=options).first() is None:
         wrong, checks = {}, {}
     for name, kind in kinds.items():
         bad_values = list(_rows(session, table, name, wrong[name])) if name in wrong else []
@@ -204,13 +207,6 @@ def check_table(session: Session, table: Table, among: str = "true") -> Iterator
         for *_, key in _rows(session, table, keys[0].name, refused):
             message = f"row {key} of {table.name} violates the check {check}"
             yield Problem("row_forbidden", f"{table.name} {key}", message)
-
-
-def _any_row(session: Session, table: Table, conditions: Sequence[str]) -> bool:
-    """Return whether a row meets one of the conditions; this reads the table once."""
-    wanted = " OR ".join(f"({condition})" for condition in conditions) or "false"
-    query, options = f'SELECT 1 FROM "{table.name}" WHERE {wanted} LIMIT 1', {"no_parameters": True}
-    return session.connection().exec_driver_sql(query, execution_options=options).first() is not None
 
 
 def _rows(session: Session, table: Table, column: str, condition: str) -> Iterator[tuple[str, Any, str]]:

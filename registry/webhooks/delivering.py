@@ -29,7 +29,6 @@ from fusery.storage.secrets import masked
 from .. import tables
 from ..catalog.event_log import events_of
 from ..database import events, leases
-from ..database.leases import Busy
 from ..errors import LeaseLostError
 from ..record import Record, described
 from ..records.event import Event, Webhook, WebhookDeliveries
@@ -187,7 +186,7 @@ class _Tried(NamedTuple):
 def _deliver_first(workspace: Workspace, hook: tables.WebhookRow, how: Manner) -> _Tried | None:
     """Send the first event that a webhook waits for; None without such, or if another process holds the lease."""
     lease = leases.acquire(workspace.database, f"webhook {hook.uid}", workspace.owner(), ttl=TTL)
-    if isinstance(lease, Busy):
+    if isinstance(lease, str):
         return None
     with lease.keep():
         with workspace.database.read() as session:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from fusery.storage.errors import StoreDeniedError
 from fusery.storage.jsonfile import is_keepable
 
-from ..actors import actor_of
+from ..actors import actor_of, user_name
 from ..errors import BadInputError
 from .homes import CONFIG_NAME, EMBEDDED, default_home, expanded, home_folder
 from .reach import require_allowed
@@ -65,7 +65,12 @@ class Settings:
         """
         folder = home_folder(home)
         try:
-            from_environment = _in_environment() if environment else {}
+            texts = {name: os.environ.get(variable_of(name)) for name in _READERS} if environment else {}
+            from_environment = {
+                name: _value(name, text, is_json=name in ("store_options", "admission"))
+                for name, text in texts.items()
+                if text
+            }
             from_file = _in_file(folder / CONFIG_NAME, from_environment)
         except PermissionError as error:
             hint = "set FUSERY_REGISTRY to a folder of your own"
@@ -115,7 +120,7 @@ class Settings:
     @property
     def actor(self) -> str:
         """The author of new records (`created_by`): the setting, or account and machine, or who started CI."""
-        return self.user or actor_of(os.environ, _user())
+        return self.user or actor_of(os.environ, user_name())
 
     def origin(self, name: str) -> str:
         """Return where a field's value came from: `environment`, `config.toml` or `default`."""
@@ -128,12 +133,6 @@ class Settings:
 def variable_of(name: str) -> str:
     """Return the environment variable of a field."""
     return "FUSERY_REGISTRY" if name == "home" else f"FUSERY_{name.upper()}"
-
-
-def _in_environment() -> dict[str, Any]:
-    texts = {name: os.environ.get(variable_of(name)) for name in _READERS}
-    texts = {name: text for name, text in texts.items() if text}
-    return {name: _value(name, text, is_json=_READERS[name] in _FROM_JSON) for name, text in texts.items()}
 
 
 def _in_file(path: Path, from_environment: dict[str, Any]) -> dict[str, Any]:
@@ -241,16 +240,6 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "user": _user_name,
     "admission": _admission,
 }
-_FROM_JSON = (_table, _admission)
-
-
-def _user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # no name for this number, as in many containers
-        return f"uid-{os.getuid()}"
 
 
 def _anchored(path: Path, start: Path) -> Path:

@@ -14,7 +14,7 @@ from programs import CONTEXT
 from s3_server import BUCKET, find_server, running_server
 from store_shelf import open_workspace
 
-from fusery.registry.upkeep.collect import collect, count_live
+from fusery.registry.upkeep.collect import collect
 from fusery.registry.workspace.workspace import Workspace
 
 WEED = find_server()
@@ -47,9 +47,8 @@ def opened(place: Place) -> Workspace:
 
 def require_exactly_the_live_bytes(workspace: Workspace) -> None:
     collect(workspace, grace=0.0)
-    collect(workspace, grace=0.0)
-    with workspace.database.read() as session:
-        live = count_live(session)
+    done = collect(workspace, grace=0.0)
+    live = done.live, done.live_bytes
     stored = list(workspace.store.blobs())
     assert (len(stored), sum(blob.size for blob in stored)) == live
     assert list(workspace.store.leftovers()) == []
