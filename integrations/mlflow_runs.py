@@ -200,7 +200,6 @@ def _files_of_models(uri: str, models: Sequence[LoggedModel]) -> dict[str, Track
 
 
 def _files(uri: str, location: str, owner: str, prefix: str = "") -> dict[str, TrackedFile]:
-    """Return the artifacts at the location of a run or a model."""
     # Through `runs:/` and `models:/`, MLflow may ask another tracking server.
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
@@ -238,7 +237,6 @@ def list_files(ask: Callable[[str | None], Sequence[FileInfo]], owner: str) -> d
 
 
 def _record(client: MlflowClient, run: Run) -> RunRecord:
-    """Return the record of a run."""
     began, ended, tags = run.info.start_time or 0, run.info.end_time, run.data.tags
     dirty = tags.get("mlflow.source.git.dirty", "")
 

@@ -91,22 +91,20 @@ def _write_model(source: BundleSource, bundle: BundleFolder, kind: str) -> Mappi
             tokens = min(_link_inputs(source.fused, model) + _TOKENS, _MAX_TOKENS)
             job = {"model": str(model), "folder": str(output), "cache": str(cache), "tokens": tokens}
             reply = _run({"do": "export", "type": TYPES[kind], **job}, weights)
-        _require_close(source, reply, kind, model)
+        hint = model_hint(base_architecture(source))
+        if error := reply.get("error"):
+            reason = error.replace(str(model), source.name)[:300]
+            raise BadInputError(f"onnxruntime-genai cannot export {source.name}: {reason}", hint=hint)
+        if reply["difference"] > _TOLERANCE[kind]:
+            hint += "; or -o onnx_type=f32" if kind == "f16" else ""
+            share = f"{min(reply['difference'], 10):.0%} of the largest"
+            raise BadInputError(
+                f"the logits of {source.name} and of its ONNX file differ by {share}", hint=hint
+            )
         for file in (*FILES, *_OPTIONAL):
             if (output / file).is_file():
                 bundle.take(output / file, file)
     return {"type": kind, "exporter": "onnxruntime-genai", "packages": reply["packages"]}
-
-
-def _require_close(source: BundleSource, reply: Mapping[str, Any], kind: str, model: Path) -> None:
-    hint = model_hint(base_architecture(source))
-    if error := reply.get("error"):
-        reason = error.replace(str(model), source.name)[:300]
-        raise BadInputError(f"onnxruntime-genai cannot export {source.name}: {reason}", hint=hint)
-    if reply["difference"] > _TOLERANCE[kind]:
-        hint += "; or -o onnx_type=f32" if kind == "f16" else ""
-        share = f"{min(reply['difference'], 10):.0%} of the largest"
-        raise BadInputError(f"the logits of {source.name} and of its ONNX file differ by {share}", hint=hint)
 
 
 def _link_inputs(files: Files, folder: Path) -> int:

@@ -188,7 +188,6 @@ def _download_entry(artifact: Any, path: str, folder: Path) -> Path:
 
 
 def _record(run: Run, *, dirty: bool) -> RunRecord:
-    """Return the record of a run."""
     began = datetime.fromisoformat(str(run.created_at))
     began = began.replace(tzinfo=UTC) if began.tzinfo is None else began.astimezone(UTC)
     summary = dict(run.summary)

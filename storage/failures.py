@@ -25,7 +25,6 @@ class AbsentBlobError(errors.BlobMissingError):
     code = "blob_missing"
 
     def __init__(self, digest: Digest, generation: int, where: str) -> None:
-        """Build the sentence; `where` names the store."""
         self.digest = digest
         self.generation = generation
         suffix = f" (generation {generation})" if generation else ""
@@ -40,7 +39,6 @@ class DigestMismatchError(errors.BlobCorruptError):
     def __init__(
         self, subject: str, digest: Digest, expected: str, got: str, *, hint: str | None = None
     ) -> None:
-        """Build the sentence; `subject` names the blob or the file."""
         self.digest = digest
         self.expected = expected
         self.got = got

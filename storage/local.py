@@ -160,7 +160,6 @@ class LocalStore(BlobStore):
             publishing.sync_folder(self.root)
 
     def _read_small(self, name: str, limit: int) -> bytes | None:
-        """Return the beginning of a file beside the blobs, None if it is not there; a pipe is not waited for."""
         path = self.root / name
         if self._lstat(path) is None:
             return None

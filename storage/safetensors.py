@@ -151,7 +151,6 @@ def _read(file: BinaryIO, limit: int) -> Header:
 
 
 def _parsed(text: bytes, size: int) -> Header:
-    """Return what a header says of a file of this size."""
     document = _parse_json(text)
     metadata = _check_metadata(document.pop(METADATA, None))
     if len(document) > MAX_TENSORS:

@@ -180,7 +180,6 @@ class _Redactor(logging.Handler):
     """Rewrites what a library logs before any other handler of the program sees it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Replace secrets in the record itself; nothing is written."""
         text = record.getMessage()
         shown = redact(text)
         if shown != text:

@@ -40,12 +40,10 @@ class RuleContract:
 
     @pytest.fixture
     def base(self, tmp_path: Path) -> Path:
-        """The folder of the base."""
         return samples.make_base(tmp_path / "base")
 
     @pytest.fixture
     def adapter(self, base: Path, tmp_path: Path) -> Path:
-        """The folder of a good adapter."""
         return self.make(tmp_path / "adapter", base)
 
     def make(self, folder: Path, base: Path) -> Path:
@@ -53,11 +51,9 @@ class RuleContract:
         return samples.make_adapter(folder, model=base.name)
 
     def look(self, adapter: Path, base: Path, declared: Submission | None = None) -> list[Finding]:
-        """Return what the rule finds."""
         return list(self.rule(samples.candidate(adapter, base, declared or self.declared)))
 
     def codes(self) -> dict[str, Code]:
-        """Return the rule's codes by name."""
         return {code.name: code for code in self.rule.codes}
 
     def test_a_good_adapter_has_no_finding(self, base: Path, adapter: Path) -> None:

@@ -64,8 +64,6 @@ _DAMAGED = b"hello, ADAPTER\n"
 class BytesContract:
     """Writing and reading."""
 
-    # -- writing ---------------------------------------------------------------------------------------------------
-
     @pytest.mark.parametrize("data", [b"", HELLO, LARGE], ids=["empty", "hello", "large"])
     def test_bytes_lie_under_the_name_of_their_digest(
         self, backend: Backend, tmp_path: Path, data: bytes
@@ -181,8 +179,6 @@ class BytesContract:
         name = name_of(digest_bytes(LARGE))
         assert backend.read(name) == LARGE
         assert {other for other in backend.names() if other.startswith("blobs/")} == {name}
-
-    # -- reading ---------------------------------------------------------------------------------------------------
 
     def test_a_second_store_sees_a_write_at_once(self, backend: Backend) -> None:
         second = backend.reopen()

@@ -36,8 +36,6 @@ __all__ = [
 class StoreContract(BytesContract):
     """All that every backend promises: bytes; checking, taking away and listing; the store's id, and documents."""
 
-    # -- checking --------------------------------------------------------------------------------------------------
-
     def test_one_flipped_bit_is_detected(self, backend: Backend) -> None:
         blob = backend.store.put_bytes(LARGE)
         backend.store.verify(blob.digest, blob.size)
@@ -60,8 +58,6 @@ class StoreContract(BytesContract):
                 backend.store.verify(blob.digest, blob.size)
             assert (caught.value.expected, caught.value.got) == ("15 bytes", f"{len(damage)} bytes")
 
-    # -- taking away -----------------------------------------------------------------------------------------------
-
     def test_delete_frees_the_bytes_once(self, backend: Backend) -> None:
         blob = backend.store.put_bytes(HELLO)
         backend.store.put_bytes(HELLO, generation=1)
@@ -83,8 +79,6 @@ class StoreContract(BytesContract):
         assert [(kept.name, kept.size) for kept in backend.store.quarantined()] == [(name, 7)]
         assert backend.store.remove_leftover(name) == 7
         assert list(backend.store.quarantined()) == []
-
-    # -- listing ---------------------------------------------------------------------------------------------------
 
     def test_all_blobs_are_listed(self, backend: Backend) -> None:
         for listing in (backend.store.blobs, backend.store.leftovers, backend.store.quarantined):
@@ -147,8 +141,6 @@ class StoreContract(BytesContract):
             with pytest.raises(ValueError, match="not a generation"):
                 backend.store.put_bytes(HELLO, generation=generation)
 
-    # -- whose store it is -----------------------------------------------------------------------------------------
-
     def test_an_id_is_given_once_and_kept(self, backend: Backend) -> None:
         assert backend.store.identify() is None
         backend.store.initialise("registry-one")
@@ -200,8 +192,6 @@ class StoreContract(BytesContract):
         assert "secret" not in backend.store.url
         assert backend.reopen().url == backend.store.url
         assert backend.reopen().size(blob.digest) == blob.size
-
-    # -- documents beside the blobs --------------------------------------------------------------------------------
 
     def test_document_is_replaced_as_a_whole(self, backend: Backend) -> None:
         assert backend.store.read_document("package.json") is None

@@ -32,7 +32,6 @@ class TargetContract:
 
     @pytest.fixture
     def target(self) -> Target:
-        """The target."""
         return find_target(self.name)
 
     @pytest.fixture
@@ -47,13 +46,11 @@ class TargetContract:
         return make
 
     def write(self, source: BundleSource, target: Target, folder: Path) -> Written:
-        """Write a bundle into a new folder."""
         folder.mkdir(parents=True)
         return write_bundle(source, target, folder, self.choices)
 
     @pytest.fixture
     def bundles(self, target: Target, source: MakeSource, tmp_path: Path) -> list[Bundle]:
-        """A bundle of each content."""
         sources = [(source(content), tmp_path / content) for content in target.contents]
         return [(made, folder, self.write(made, target, folder)) for made, folder in sources]
 

@@ -45,13 +45,13 @@ class Planned:
     kind: str
     blocks: Callable[[], Iterator[bytes | memoryview]]  # yields its bytes in order
 
+    @property
+    def size(self) -> int:
+        """Number of bytes, padding left out."""
+        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-def byte_size(shape: Sequence[int], kind: str) -> int:
-    """Return the bytes of a tensor, padding left out."""
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
-    return int(math.prod(shape) // block * size)
+        block, size = GGML_QUANT_SIZES[GGMLQuantizationType[self.kind]]
+        return int(math.prod(self.shape) // block * size)
 
 
 def write_container(
@@ -65,19 +65,19 @@ def write_container(
         if value != "":
             writer.add_key_value(key, value, *_types(value))
     for tensor in tensors:
-        kind, size = GGMLQuantizationType[tensor.kind], byte_size(tensor.shape, tensor.kind)
-        writer.add_tensor_info(tensor.name, tensor.shape, None, size, raw_dtype=kind)
+        kind = GGMLQuantizationType[tensor.kind]
+        writer.add_tensor_info(tensor.name, tensor.shape, None, tensor.size, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    file.require_room(sum(byte_size(tensor.shape, tensor.kind) + ALIGNMENT for tensor in tensors))
+    file.require_room(sum(tensor.size + ALIGNMENT for tensor in tensors))
     for tensor in tensors:
         file.write(bytes(-file.size % ALIGNMENT))
-        begin, size = file.size, byte_size(tensor.shape, tensor.kind)
+        begin = file.size
         for block in tensor.blocks():
             file.write(block)
-        if file.size - begin != size:
-            raise AssertionError(f"{tensor.name} has {file.size - begin} bytes, and {size} were announced")
+        if (written := file.size - begin) != tensor.size:
+            raise AssertionError(f"{tensor.name} has {written} bytes, and {tensor.size} were announced")
     file.write(bytes(-file.size % ALIGNMENT))
 
 

@@ -22,7 +22,6 @@ class Downloader:
     schemes = frozenset({SCHEME})
 
     def __init__(self) -> None:
-        """Open nothing yet."""
         self._resolver: Resolver | None = None
         self._lock = threading.Lock()
 

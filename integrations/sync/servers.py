@@ -69,8 +69,6 @@ class Listed:
 
 
 class _Client(HttpClient):
-    """Requests to a model server."""
-
     secret = "key"
     attempts = 3
     unavailable_hint = "check that it runs, and its address"

@@ -93,7 +93,6 @@ def _opened(registry: Registry, request: SyncRequest) -> Iterator[Destination]:
 
 @contextmanager
 def _alone(workspace: Workspace, destination: Destination, reporter: Reporter) -> Iterator[leases.Lease]:
-    """Hold the lease of a destination."""
     key = f"sync {digest_bytes(destination.text.encode())}"
     lease = leases.wait(
         workspace.database,
@@ -153,14 +152,12 @@ class _Sync:
         return (*(SyncStep(act="withheld", adapter=name, digest=None) for name in withheld), *steps)
 
     def look(self) -> Synced:
-        """Return the steps that a sync would do."""
         steps = self._plan()
         if self._objection is not None:
             raise self._objection
         return self._synced([self._step(step, reason=self._why(step)) for step in steps])
 
     def run(self, lease: leases.Lease) -> Synced:
-        """Do the steps, and return them."""
         self.lease = lease
         done: list[SyncStep] = []
         steps, wanted = self._plan(), self._wanted

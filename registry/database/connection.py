@@ -173,7 +173,6 @@ class Database:
                 session.commit()
 
     def _require_allowed(self, purpose: str) -> None:
-        """Refuse to write what may only be read."""
         if self._snapshot is not None and purpose != "read":
             problem = f"the database {self.shown} may only be read here: its folder cannot be written"
             hint = "run it where the registry may be written; list, show, diff and audit work here"

@@ -168,10 +168,11 @@ def batches(values: Iterable[Value]) -> Iterator[list[Value]]:
         yield batch
 
 
-# Primary result codes, https://www.sqlite.org/rescode.html
-_BUSY, _LOCKED, _PERM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _AUTH, _NOTADB = (
-    5, 6, 3, 8, 10, 11, 13, 14, 23, 26,
-)  # fmt: skip
+_SQLITE_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_SQLITE_REFUSED = (
+    *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM),
+    *(sqlite3.SQLITE_AUTH, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR),
+)
 
 # SQLSTATEs, https://www.postgresql.org/docs/current/errcodes-appendix.html
 _LOCK_NOT_AVAILABLE, _SERIALIZATION, _DEADLOCK, _STARTING = "55P03", "40001", "40P01", "57P03"
@@ -194,7 +195,7 @@ def is_transient(error: BaseException) -> bool:
     if not isinstance(error, DBAPIError):
         return False
     states = (_LOCK_NOT_AVAILABLE, _SERIALIZATION, _DEADLOCK, _STARTING)
-    return _sqlite_code(error) in (_BUSY, _LOCKED) or _sqlstate(error) in states
+    return _sqlite_code(error) in _SQLITE_BUSY or _sqlstate(error) in states
 
 
 def is_outage(error: BaseException) -> bool:
@@ -230,15 +231,15 @@ def _locked(name: str, timeout: float) -> DatabaseUnavailableError:
 def _explain_sqlite(
     code: int | None, path: Path, timeout: float, reason: str
 ) -> DatabaseUnavailableError | None:
-    if code in (_BUSY, _LOCKED):
+    if code in _SQLITE_BUSY:
         return _locked(str(path), timeout)
-    if code == _CANTOPEN and not path.parent.is_dir():
+    if code == sqlite3.SQLITE_CANTOPEN and not path.parent.is_dir():
         problem = f"cannot open the database {path}: there is no such folder"
         return DatabaseUnavailableError(problem, hint="fusery base add MODEL")
-    if code in (_CORRUPT, _NOTADB):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         problem = f"the database {path} is damaged, or not an SQLite database: {reason}"
         return DatabaseUnavailableError(problem, hint="restore it from a backup, or name another file")
-    if code in (_CANTOPEN, _READONLY, _PERM, _AUTH, _FULL, _IOERR):
+    if code in _SQLITE_REFUSED:
         # SQLite opens a file for reading where the system does not let it open it for writing.
         problem = f"cannot use the database {path}: {reason}"
         hint = "check who owns it and its folder, the disk, and its free space; run the command again"

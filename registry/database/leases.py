@@ -56,7 +56,6 @@ class LeaseOwner:
         return None if match is None else cls(*match.groups())
 
     def __str__(self) -> str:
-        """Return the form that is stored."""
         return f"{self.user}@{self.host}:{self.process}:{self.token}"
 
     @property

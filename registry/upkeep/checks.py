@@ -311,7 +311,6 @@ def _dependants_of_blob(session: Session, digest: str) -> tuple[str, ...]:
 
 
 def _dependants_of_fused(session: Session, key: str) -> tuple[str, ...]:
-    """Return the dependants of a fused model, as `kind name`."""
     fused, bundle, alias = tables.FusedRow, tables.BundleRow, tables.AliasRow
     row = session.scalars(select(fused).where(fused.key == key)).one()
     bundles = session.scalars(select(bundle).where(bundle.fused_id == row.id).order_by(bundle.id))

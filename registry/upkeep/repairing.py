@@ -102,7 +102,6 @@ class _Repairer:
         return paths_by_size
 
     def _find(self, damage: Damage) -> GoodCopy | None:
-        """Return a copy of a blob, or None."""
         recorded = {damage.generation} if damage.state == "ready" else set()
         for generation in sorted(self._generations.get(damage.digest, set()) - recorded, reverse=True):
             place = self._scratch / f"{damage.digest}.{generation}"
@@ -132,7 +131,6 @@ class _Repairer:
         return None
 
     def repair(self, problem: Problem) -> Repair | Problem:
-        """Return the repair, or the problem if it remains."""
         if problem.damage is None:
             return problem
         if _is_cached(problem.damage):

@@ -75,13 +75,12 @@ def deliver(
     name: str | None = None,
     *,
     manner: Manner | None = None,
-    stop: threading.Event | None = None,
     reporter: Reporter = SILENT,
 ) -> list[WebhookDeliveries]:
     """Deliver all due events, and return the results by webhook."""
     how = manner or Manner()
     how.deliverer.require_secrets()
-    stopped = stop or threading.Event()
+    stopped = threading.Event()
     with workspace.database.read() as session:
         only = find(session, name).id if name is not None else None
     due = [hook for hook in _all_due(workspace) if only in (None, hook.id)]

@@ -64,8 +64,6 @@ class _Archive:
 
 
 class _Hashed:
-    """A file that is hashed while it is read."""
-
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.running = file, sha256()
 
