@@ -25,6 +25,7 @@ from fusery.registry.registration.training_record import (
 )
 from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import is_keepable
+from fusery.storage.processes import environment
 from fusery.storage.secrets import redact, without_secrets
 
 LOSSES: Mapping[str, Sequence[str]] = {
@@ -172,20 +173,13 @@ class Client:
     def quiet(self, **settings: str) -> Iterator[None]:
         """Apply the settings while the client is in use: the process may be one that logs to the tracker itself."""
         changed = {name: value for name, value in self.settings.items() if name not in os.environ}
-        changed |= settings
-        before = {name: os.environ.get(name) for name in changed}
         levels = {logger: logger.level for logger in map(logging.getLogger, self.loggers)}
-        os.environ.update(changed)
         for logger in levels:
             logger.setLevel(logging.ERROR)
         try:
-            yield
+            with environment({**changed, **settings}):
+                yield
         finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
             for logger, level in levels.items():
                 logger.setLevel(level)
 

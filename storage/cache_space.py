@@ -138,7 +138,11 @@ def _locked(folder: Path, kind: int) -> int | None:
                 return None
             raise
         try:
-            _lock(fd, kind)
+            try:
+                fcntl.flock(fd, kind)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
             if os.path.samestat(os.fstat(fd), folder.lstat()):
                 return fd
         except FileNotFoundError:
@@ -147,11 +151,3 @@ def _locked(folder: Path, kind: int) -> int | None:
             os.close(fd)
             raise
         os.close(fd)
-
-
-def _lock(fd: int, kind: int) -> None:
-    try:
-        fcntl.flock(fd, kind)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise

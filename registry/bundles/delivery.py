@@ -36,26 +36,6 @@ if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
 
 
-def deliver(
-    place: Place,
-    fill: Callable[[Path], Manifest],
-    *,
-    force: bool,
-    before_replacing: Callable[[], None],
-    progress: Progress = None,
-) -> tuple[Manifest, bool]:
-    """Build a bundle, publish it after `before_replacing()`, and return its files and whether it existed already."""
-    with place.building() as temp:
-        manifest = fill(temp)
-        existed = place.occupied() and place.holds(manifest)
-        if not existed:
-            if place.occupied() and not force:
-                raise place.taken()
-            before_replacing()
-            place.publish(temp, manifest, replace=force, progress=progress)
-    return manifest, existed
-
-
 Progress = Callable[[int, int], None] | None  # called with the bytes done and the total
 
 
@@ -92,6 +72,24 @@ class Place(ABC):
     @abstractmethod
     def publish(self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress = None) -> None:
         """Write the built bundle to the place, durably."""
+
+    def deliver(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        force: bool,
+        prepare: Callable[[], None],
+        progress: Progress = None,
+    ) -> bool:
+        """Publish the built bundle after `prepare()`, unless it is there; return whether it is there already."""
+        existed = self.occupied() and self.holds(manifest)
+        if not existed:
+            if self.occupied() and not force:
+                raise self.taken()
+            prepare()
+            self.publish(folder, manifest, replace=force, progress=progress)
+        return existed
 
     def taken(self) -> AlreadyExistsError:
         """Return the error of an occupied place."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,10 +27,10 @@ from ..records.fused import Foreign, Fused
 from ..records.fused_rows import fused_from
 from ..records.references import digest_prefix, resolve_adapter, resolve_base
 from ..records.withdrawals import of_bundles
-from .delivery import Place, deliver, place_at
+from .delivery import Place, place_at
 from .source import BundleSource, Choices, Compression
 from .sources import adapters_source, fused_source
-from .target import Content, Layout, Target, Written, find_target, write_bundle
+from .target import Content, Layout, Target, find_target, write_bundle
 
 if TYPE_CHECKING:
     from ..workspace.workspace import Workspace
@@ -98,24 +99,16 @@ def materialize(
     place.refuse_ours(workspace)
     place.require_free(force)
     workspace.database.require_writable()
-    written: list[Written] = []
     if chosen.located and options.location is None and place.text.startswith("s3://"):
         options = replace(options, location=place.text)
     wanted = request or FuseRequest()
-    with _gathered(workspace, references, chosen, holding, wanted, options, reporter) as (source, fused):
-
-        def fill(folder: Path) -> Manifest:
-            reporter.say(f"writing {place.name}")
-            written.append(write_bundle(source, chosen, folder, options))
-            return written[-1].manifest
-
-        manifest, existed = deliver(
-            place,
-            fill,
-            force=force,
-            before_replacing=lambda: note_replaced(workspace, place.text),
-            progress=reporter.progress,
-        )
+    gathered = _gathered(workspace, references, chosen, holding, wanted, options, reporter)
+    with gathered as (source, fused), place.building() as folder:
+        reporter.say(f"writing {place.name}")
+        written = write_bundle(source, chosen, folder, options)
+        manifest = written.manifest
+        note = partial(note_replaced, workspace, place.text)
+        existed = place.deliver(folder, manifest, force=force, prepare=note, progress=reporter.progress)
     names = (fused.adapter,) if fused else tuple(adapter.name for adapter in source.adapters)
     if fused is None:
         for problem in chat_template_problems(workspace, names):
@@ -138,7 +131,7 @@ def materialize(
         adapters=names,
         fused=fused.digest if fused else None,
         existed=existed,
-        layout=written[-1].layout,
+        layout=written.layout,
         label=fused.label if fused else None,
         withdrawals=withdrawals,
         foreign=fused.foreign if fused else None,

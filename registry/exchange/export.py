@@ -17,7 +17,7 @@ from ..adapters.render import FORMS, Form
 from ..adapters.tokenizer_files import own_tokenizer
 from ..adapters.trained_through import format_in_words
 from ..bundles.card import computed_rows, measured_rows
-from ..bundles.delivery import deliver, place_at
+from ..bundles.delivery import place_at
 from ..bundles.rendering import render, resource
 from ..bundles.source import Files
 from ..bundles.sources import computed_facts
@@ -105,13 +105,11 @@ def export_adapter(
             else fetch_originals(workspace, facts.adapter, fetched)
         )
         rendering = rendering_of(files, facts.form)
-
-        def fill(folder: Path) -> Manifest:
+        with place.building() as folder:
             say(f"writing {place.name}")
-            return _fill(BundleFolder(folder), facts, files, rendering)
-
-        before = partial(note_replaced, workspace, place.text)
-        manifest, existed = deliver(place, fill, force=force, before_replacing=before)
+            manifest = _fill(BundleFolder(folder), facts, files, rendering)
+            note = partial(note_replaced, workspace, place.text)
+            existed = place.deliver(folder, manifest, force=force, prepare=note)
     with workspace.database.write() as session:
         adapter = session.get_one(tables.AdapterRow, facts.adapter.id)
         if facts.rendered:

@@ -17,7 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
@@ -160,12 +159,13 @@ def _serve(
         while len(delivered) < most and not stop.is_set():
             if (tried := _deliver_first(workspace, hook, how)) is None:
                 break
-            if tried.error:
-                error, next_at, disabled = tried.error, tried.next_at, tried.next_at is None
+            seq, problem, next_at = tried
+            if problem:
+                error, disabled = problem, next_at is None
                 again = f"next attempt at {next_at:%H:%M:%S} UTC" if next_at else "it is disabled"
-                reporter.say(f"webhook {hook.name}: entry {tried.seq} was not delivered: {error}; {again}")
+                reporter.say(f"webhook {hook.name}: entry {seq} was not delivered: {error}; {again}")
                 break
-            delivered.append(tried.seq)
+            delivered.append(seq)
     except FuseryError as failure:  # the database went away, or the lease did
         error = failure.message
         reporter.say(f"webhook {hook.name}: {error}")
@@ -176,10 +176,7 @@ def _serve(
     )
 
 
-class _Tried(NamedTuple):
-    seq: int
-    error: str
-    next_at: datetime | None
+_Tried = tuple[int, str, datetime | None]  # the entry, what went wrong, and when it is tried again
 
 
 def _deliver_first(workspace: Workspace, hook: tables.WebhookRow, how: Manner) -> _Tried | None:
@@ -250,7 +247,7 @@ def _settle(
             events.record(session, "webhook.disabled", "webhook", hook.name, detail, at=now)
     if not good:
         raise LeaseLostError("an event was passed over, or its webhook removed, while it was sent")
-    return _Tried(entry.seq, answer.error, next_at)
+    return entry.seq, answer.error, next_at
 
 
 def retry(

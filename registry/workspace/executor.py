@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.processes import environment
 
 from ..errors import BadInputError, MissingExtraError, RegistryError
 from ..record import Record, described
@@ -39,6 +40,8 @@ AHEAD = 2  # items per worker handed out at a time: enough to keep it busy, few 
 
 MOST_JOBS = 256
 _LOSSES = 3
+_SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+"""Without it, Python's processes would import from the folder that one is in, which may be anybody's."""
 
 
 class Failure(Record, kw_only=False):
@@ -99,7 +102,7 @@ class ProcessPool:
         self, work: Callable[[T], R], items: Iterator[T], lost: list[T]
     ) -> Iterator[ItemOutcome[T, R]]:
         others = set(multiprocessing.active_children())
-        with _safe_path():  # which starts a process of Python's own beside them
+        with environment(_SAFE_PATH):  # which starts a process of Python's own beside them
             pool = ProcessPoolExecutor(
                 self.jobs,
                 mp_context=_Alone(),
@@ -148,25 +151,10 @@ class _Process(SpawnProcess):
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
         try:
-            with _safe_path():
+            with environment(_SAFE_PATH):
                 super().start()
         finally:
             sys.modules["__main__"] = main
-
-
-@contextmanager
-def _safe_path() -> Iterator[None]:
-    """Let processes that begin import nothing from the folder that one is in, which may be anybody's: Python's own would."""
-    name = "PYTHONSAFEPATH"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before
 
 
 class _Alone(SpawnContext):

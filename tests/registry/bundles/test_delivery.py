@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from store_shelf import open_workspace
 
 from fusery.registry import Registry
-from fusery.registry.bundles.delivery import Place, deliver, place_at
+from fusery.registry.bundles.delivery import Place, place_at
 from fusery.registry.errors import AlreadyExistsError, BadInputError
 from fusery.storage.digest import digest_bytes
 from fusery.storage.locate import StoreUrlError
@@ -39,7 +40,10 @@ def fill(files: Files) -> Callable[[Path], Manifest]:
 def put(place: Place, files: Files, *, force: bool = False) -> bool:
     replaced: list[bool] = []
     place.require_free(force)
-    _, existed = deliver(place, fill(files), force=force, before_replacing=lambda: replaced.append(True))
+    with place.building() as folder:
+        manifest = fill(files)(folder)
+        note = partial(replaced.append, True)
+        existed = place.deliver(folder, manifest, force=force, prepare=note)
     assert len(replaced) == (not existed), "it is told before something is written, and only then"
     return existed
 
@@ -90,12 +94,9 @@ def test_a_folder_gives_way_by_force_only(registry: Registry, folder_url: str) -
 def test_a_build_that_fails_leaves_nothing(registry: Registry, folder_url: str) -> None:
     place = place_at(registry.workspace, folder_url)
 
-    def broken(folder: Path) -> Manifest:
+    with pytest.raises(BadInputError), place.building() as folder:
         (folder / "half").write_bytes(b"half")
         raise BadInputError("no")
-
-    with pytest.raises(BadInputError):
-        deliver(place, broken, force=False, before_replacing=lambda: None)
     assert read(folder_url) == {}
 
 
