@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from contextvars import ContextVar
 from pathlib import Path
 
-from .cache_space import CacheEntry, Eviction, alone, bytes_in, children, owner_file, shared, sweep
+from .cache_space import CacheEntry, Eviction, bytes_in, children, locked, owner_file, sweep
 from .copying import pump, reading
 from .digest import Digest, parse_digest
 from .errors import MissingFileError, StorageError, StoreDeniedError, StoreUnavailableError
@@ -76,7 +76,7 @@ class FusedCache:
             raise
         try:
             # The lock goes with the folder when it gets its name: no moment is left in which it could be evicted.
-            with shared(folder):
+            with locked(folder):
                 yield folder
         finally:
             self._made.pop(folder, None)
@@ -177,7 +177,7 @@ class FusedCache:
         path = self.entry(key)
         with ExitStack() as held:
             with os_failures(f"read the cache {self.root}", near=self.root):
-                is_present = held.enter_context(shared(path))
+                is_present = held.enter_context(locked(path))
             yield path if is_present else None
 
     @contextmanager
@@ -192,16 +192,17 @@ class FusedCache:
 
     def is_in_use(self, key: str) -> bool:
         """Tell whether somebody reads an entry at the moment."""
-        with os_failures(f"read the cache {self.root}", near=self.root), alone(self.entry(key)) as free:
-            return not free
+        reading = locked(self.entry(key), alone=True)
+        with os_failures(f"read the cache {self.root}", near=self.root), reading as is_held:
+            return is_held is False
 
     def remove(self, key: str) -> int:
         """Remove an entry and return the bytes freed: 0 if it is gone already, or is being read and so stays."""
         with os_failures(f"remove from the cache {self.root}", near=self.root):
             size = bytes_in(self.entry(key))
             trash = self.root / "tmp" / f"{parse_digest(key)}.trash.{uuid.uuid4().hex}"
-            with alone(self.entry(key)) as free:
-                if not free:
+            with locked(self.entry(key), alone=True) as is_held:
+                if is_held is False:
                     return 0
                 try:
                     # First the name, in one step: half an entry is never visible.

@@ -103,26 +103,14 @@ _NO_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 @contextmanager
-def shared(folder: Path) -> Iterator[bool]:
-    """Keep a folder from being removed until the block ends; yield whether it is there."""
-    fd = _locked(folder, fcntl.LOCK_SH)
+def locked(folder: Path, *, alone: bool = False) -> Iterator[bool | None]:
+    """Keep a folder until the block ends, or hold it `alone`; yield None if it is gone, False if somebody else reads it."""
+    fd, is_held = None, False
+    with suppress(BlockingIOError):
+        fd = _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        is_held = True
     try:
-        yield fd is not None
-    finally:
-        if fd is not None:
-            os.close(fd)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[bool]:
-    """Hold a folder alone until the block ends; yield False if somebody reads it."""
-    free = True
-    try:
-        fd = _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        fd, free = None, False
-    try:
-        yield free
+        yield None if is_held and fd is None else is_held
     finally:
         if fd is not None:
             os.close(fd)

@@ -17,7 +17,6 @@ from .digest import digest_bytes
 from .publishing import remove_tree
 
 _TAG = re.compile(r"([0-9]{1,20})-([0-9]{0,20})-([0-9a-f]{12})(?![0-9a-f])")
-_DEAD_STATES = "ZXx"
 _PREFIX = "fusery-"
 
 
@@ -65,7 +64,7 @@ def is_maker_dead(name: str) -> bool:
     state = _state(pid)
     if state is None or not started:
         return False
-    return state[0] in _DEAD_STATES or state[1] != started
+    return state[0] in "ZXx" or state[1] != started
 
 
 def _state(pid: int) -> tuple[str, str] | None:

@@ -107,19 +107,15 @@ def _private(path: Path | str, flags: int, folder: int | None = None) -> Iterato
     """Open a folder, or a file in an open one, that only this user can write; raise PermissionError for others."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, dir_fd=folder)
     try:
-        if _is_shared(os.fstat(fd)):
+        if others_may_write(os.fstat(fd)):
             raise PermissionError(f"others can write {path}")
         yield fd
     finally:
         os.close(fd)
 
 
-def others_may_write(path: Path) -> bool:
+def others_may_write(stats: os.stat_result) -> bool:
     """Return whether other users may write to a folder or file, by its mode and owner."""
-    return _is_shared(path.stat())
-
-
-def _is_shared(stats: os.stat_result) -> bool:
     return stats.st_uid != os.geteuid() or bool(stats.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 

@@ -51,9 +51,6 @@ def licences(base: Mapping[str, Any], adapters: Sequence[tuple[Any, Mapping[str,
     return {"id": "other", "name": only if only and _SLUG.fullmatch(only) else None, "parts": named}
 
 
-_DIGITS = 12
-
-
 def computed_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield labels and values of a computed adapter's method and sources."""
     computed = provenance_part(facts, "computed")
@@ -65,7 +62,7 @@ def computed_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, part in sources(facts):
         weight = part.get("weight")
         times = f"{weight:g} x " if isinstance(weight, int | float) and not isinstance(weight, bool) else ""
-        yield "computed from", f"{times}{name} ({str(part.get('digest'))[:_DIGITS]})"
+        yield "computed from", f"{times}{name} ({str(part.get('digest'))[:12]})"
 
 
 def sources(facts: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -216,8 +213,6 @@ def _is_number(value: Any) -> TypeGuard[float]:
 EVAL_RESULTS = ".eval_results/fusery.yaml"
 """The evaluation results in a hub's repository."""
 
-_DEFAULT = "default"  # a hub's name of a benchmark's only task
-
 
 def measured_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """Yield name, value, dataset with details, and harness of each metric."""
@@ -238,7 +233,7 @@ def eval_results(facts: Mapping[str, Any], *, name: str) -> bytes | None:
     last: dict[tuple[str, str, str], Mapping[str, Any]] = {}
     for evaluation in _objects(facts.get("evaluations")):
         if is_hub_id(evaluation.get("dataset")):
-            task = str(evaluation["metric"]).rpartition(".")[0] or _DEFAULT
+            task = str(evaluation["metric"]).rpartition(".")[0] or "default"  # a benchmark's only task
             last[evaluation["dataset"], task, str(evaluation["metric"])] = evaluation
     metrics = Counter(key[:2] for key in last)
     entries = [

@@ -198,11 +198,8 @@ def sync_tree(folder: Path) -> None:
     """Sync a bundle to the disk before its name and its record: unlike the cache, it cannot be rebuilt."""
     for path in folder.rglob("*"):
         if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                sync_file(descriptor)
-            finally:
-                os.close(descriptor)
+            with path.open("rb") as file:
+                sync_file(file.fileno())
         else:
             sync_folder(path)
     sync_folder(folder)

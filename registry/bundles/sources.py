@@ -108,9 +108,6 @@ def _curve(adapter: tables.AdapterRow) -> list[Facts]:
     return [point.to_dict() for point in kept]
 
 
-_WORST = 5  # modules in a model card
-
-
 @contextmanager
 def fused_source(
     workspace: Workspace, reference: str, request: FuseRequest, *, reporter: Reporter
@@ -191,7 +188,9 @@ def _provenance(workspace: Workspace, fused: Fused) -> Facts:
 
 def _worst(fused: tables.FusedRow) -> list[Facts]:
     modules = [module for module in fused.modules if module.retained is not None]
-    worst = sorted(modules, key=lambda module: (closeness(module.retained), module.module))[:_WORST]
+    worst = sorted(modules, key=lambda module: (closeness(module.retained), module.module))[
+        :5
+    ]  # for a model card
     return [ModuleFidelity.from_row(module).to_dict() for module in worst]
 
 

@@ -42,8 +42,6 @@ ABANDONED = 86400.0  # seconds after which a stalled write is given up, even if 
 
 BATCH = 100  # blobs between two transactions: few enough to be deleted well before their tombstones run out
 
-_SURVEYED = 500
-
 
 def collect(
     workspace: Workspace,
@@ -202,7 +200,7 @@ class Listing:
 
 def _survey(database: Database, store: BlobStore) -> Listing:
     listing, names = Listing(), store.blobs()
-    while batch := list(islice(names, _SURVEYED)):
+    while batch := list(islice(names, 500)):
         with database.read() as session:
             query = select(BlobRow.digest, BlobRow.generation)
             rows = session.execute(query.where(BlobRow.digest.in_([stored.digest for stored in batch])))

@@ -197,7 +197,7 @@ def _cache(workspace: Workspace) -> str:
     folder = existing_folder(workspace.settings.cache)
     free = shutil.disk_usage(folder).free
     writable = "" if os.access(folder, os.W_OK) else ", not writable by this user"
-    shared = cache.root.exists() and others_may_write(cache.root)
+    shared = cache.root.exists() and others_may_write(cache.root.stat())
     theirs = ", writable by other users, who could swap what you load from it" if shared else ""
     return f"{plural(len(entries), 'fused model')}, {shown_size(free)} free{writable}{theirs}"
 

@@ -13,7 +13,7 @@ from storage_backends import LocalBackend
 
 from fusery.storage import local as local_store
 from fusery.storage import publishing, safetensors
-from fusery.storage.cache_space import alone, shared
+from fusery.storage.cache_space import locked
 from fusery.storage.copying import copy_file, reading
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FormatError, StorageError, StoreUnavailableError
@@ -204,10 +204,10 @@ def test_no_descriptor_stays_open(tmp_path: Path, file: Path) -> None:
             for manager in (reading, opened):
                 with suppress(StorageError), manager(path):  # type: ignore[operator]
                     pass
-        for lock in (shared, alone):
+        for alone in (False, True):
             for folder in (tmp_path, gone):
-                with lock(folder) as free, alone(folder):
-                    assert free or folder is gone
+                with locked(folder, alone=alone) as is_held, locked(folder, alone=True) as is_held_twice:
+                    assert (is_held, is_held_twice) == ((None, None) if folder is gone else (True, False))
         for folder in (tmp_path, public):
             VerifiedFiles(folder).has_all("0" * 64, digest_bytes(b""), {})
         publishing.write_atomically(tmp_path / "new", b"x")
