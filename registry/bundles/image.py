@@ -42,17 +42,9 @@ REPOSITORIES = {"docker": "fused", "adapters": "adapters"}
 """Targets whose bundles build an image, and the image's repository."""
 
 _HARMLESS = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?")
-_SPDX = {
-    "apache-2.0": "Apache-2.0",
-    "mit": "MIT",
-    "bsd-3-clause": "BSD-3-Clause",
-    "cc-by-4.0": "CC-BY-4.0",
-    "cc-by-sa-4.0": "CC-BY-SA-4.0",
-    "cc-by-nc-4.0": "CC-BY-NC-4.0",
-    "cc0-1.0": "CC0-1.0",
-    "mpl-2.0": "MPL-2.0",
-    "unlicense": "Unlicense",
-}
+_SPDX = (
+    "Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC0-1.0", "MPL-2.0", "Unlicense",
+)  # fmt: skip
 """SPDX identifiers of the hub's licences; others become a LicenseRef (SPDX 2.3, annex D)."""
 
 
@@ -136,4 +128,4 @@ def spdx(licence: str | None) -> str | None:
     """Return the SPDX expression of a hub's licence; None for an unknown one."""
     if licence in (None, "other", "unknown"):
         return None
-    return _SPDX.get(licence, f"LicenseRef-{licence}")
+    return next((name for name in _SPDX if name.lower() == licence), f"LicenseRef-{licence}")

@@ -94,19 +94,10 @@ def event_hash(event: EventRow) -> str:
 
 
 def _hashed(event: EventRow) -> Mapping[str, Any]:
-    content = {
-        "seq": event.seq,
-        "at": event.at.astimezone(UTC).isoformat(timespec="microseconds"),
-        "actor": event.actor,
-        "action": event.action,
-        "subject_kind": event.subject_kind,
-        "subject": event.subject,
-        "detail": event.detail,
-        "previous": event.previous,
-    }
-    if event.seals is not None:
-        content["seals"] = event.seals
-    return content
+    names = ["seq", "at", "actor", "action", "subject_kind", "subject", "detail", "previous"]
+    names += ["seals"] if event.seals is not None else []
+    at = event.at.astimezone(UTC).isoformat(timespec="microseconds")
+    return {**{name: getattr(event, name) for name in names}, "at": at}
 
 
 def entry_values(event: EventRow) -> Mapping[str, Any]:

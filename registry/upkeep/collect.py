@@ -117,14 +117,10 @@ def collect(
 def _unreferenced(before: datetime, dead: Several[str]) -> Select[BlobRow]:
     """Return the query for blobs that may go: no reference, no claim, and older; what another collector has marked belongs to them."""
     waiting = BlobRow.state.in_(("pending", "ready")) & (BlobRow.created_at <= before)
-    claim = exists().where(IntentRow.digest == BlobRow.digest, IntentRow.expires >= Database.clock())
-    if dead:
-        claim = claim.where(IntentRow.owner.not_in(sorted(dead)))
-    return (
-        select(BlobRow)
-        .where(or_(waiting, BlobRow.state == "deleting"), ~is_referenced(), ~claim)
-        .order_by(BlobRow.digest)
-    )
+    runs = (IntentRow.expires >= Database.clock()) & IntentRow.owner.not_in(sorted(dead))
+    claim = exists().where(IntentRow.digest == BlobRow.digest, runs)
+    query = select(BlobRow).where(or_(waiting, BlobRow.state == "deleting"), ~is_referenced(), ~claim)
+    return query.order_by(BlobRow.digest)
 
 
 class Marking:

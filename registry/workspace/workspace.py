@@ -142,22 +142,20 @@ class Workspace:
             row = session.get(tables.RegistryRow, 1)
             store_id = row.store_id if row else None
         store = open_store(self.settings.store, options=self.settings.store_options)
-        made = store_id is None
-        if made:
-            # The store first: a row that names a store which does not exist would lock everybody out.
-            store_id = store.identify() or str(uuid4())
-            store.initialise(store_id)
-        elif store.identify() != store_id:
-            # Adopting another store would leave everything recorded so far without its bytes.
-            raise _foreign(store)
-        if made:
-            with database.write() as session:
-                if session.get(tables.RegistryRow, 1) is None:
-                    now = database.utcnow(session)
-                    session.add(tables.RegistryRow(id=1, store_id=store_id, created_at=now))
-                    detail = {"store": store.url}
-                    events.record(session, "registry.made", "registry", str(store_id), detail, at=now)
-        return made
+        if store_id is not None:
+            if store.identify() != store_id:
+                # Adopting another store would leave everything recorded so far without its bytes.
+                raise _foreign(store)
+            return False
+        # The store first: a row that names a store which does not exist would lock everybody out.
+        store_id = store.identify() or str(uuid4())
+        store.initialise(store_id)
+        with database.write() as session:
+            if session.get(tables.RegistryRow, 1) is None:
+                now = database.utcnow(session)
+                session.add(tables.RegistryRow(id=1, store_id=store_id, created_at=now))
+                events.record(session, "registry.made", "registry", store_id, {"store": store.url}, at=now)
+        return True
 
     def _open_database(self) -> Database:
         from ..database import Database
