@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NewType
 
@@ -33,6 +33,14 @@ def is_digest(text: str) -> bool:
 def digest_bytes(data: bytes) -> Digest:
     """Return the digest of bytes in memory."""
     return Digest(hashlib.sha256(data).hexdigest())
+
+
+def digest_pieces(pieces: Iterable[bytes | memoryview]) -> Digest:
+    """Return the digest of bytes that arrive in pieces."""
+    running = hashlib.sha256()
+    for piece in pieces:
+        running.update(piece)
+    return Digest(running.hexdigest())
 
 
 def digest_file(path: Path, check: Callable[[], None] | None = None) -> tuple[Digest, int]:

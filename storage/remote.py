@@ -11,7 +11,7 @@ from pathlib import Path
 from fsspec.spec import AbstractFileSystem
 
 from .copying import OpenFile, Progress, Staged, pump, reading
-from .digest import Digest, digest_bytes
+from .digest import Digest, digest_bytes, digest_pieces
 from .errors import StorageError, StoreDeniedError, StoreUnavailableError
 from .failures import AbsentBlobError, os_failures
 from .interface import Blob, BlobStore, Leftover, Sink
@@ -290,12 +290,10 @@ class RemoteTree(RemotePlace):
 
     def holds(self, entry: FileEntry) -> bool:
         """Return whether a file exists and has the bytes of an entry; it is read to its end."""
-        running = hashlib.sha256()
         with suppress(RemoteError):
             if self._objects.size(entry.path) == entry.size:
-                for _, piece in self._objects.pieces(entry.path, entry.size):
-                    running.update(piece)
-                return running.hexdigest() == entry.sha256
+                pieces = (piece for _, piece in self._objects.pieces(entry.path, entry.size))
+                return digest_pieces(pieces) == entry.sha256
         return False
 
     def fetch(self, name: str, size: int, path: Path) -> None:

@@ -55,5 +55,6 @@ def models_ini(base: str, adapters: Iterable[str]) -> bytes:
 
 def check(folder: Path) -> Layout:
     """Read the headers of the files."""
+    # Beside the adapters there is one file: the base, or a fused model.
     (path,) = folder.glob("*.gguf")
     return gguf_layout(path, sorted((folder / "adapters").glob("*.gguf")))

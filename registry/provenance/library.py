@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import selectinload
 
-from fusery.storage.digest import CHUNK, Digest, digest_file
+from fusery.storage.digest import CHUNK, Digest, digest_file, digest_pieces
 from fusery.storage.errors import FuseryError, MissingFileError, StorageError
 from fusery.storage.failures import os_failures
 
@@ -223,11 +222,9 @@ def _converted_digest(view: View, dtype: str) -> Digest:
 
     from ..engine.arithmetic import FORMATS, encode
 
-    running = hashlib.sha256()
     with np.errstate(over="ignore", invalid="ignore"):
-        for block in values(view):
-            running.update(encode(block.astype(np.float32), FORMATS[dtype]).tobytes())
-    return named_digest(dtype, view.shape, running.hexdigest())
+        blocks = (encode(block.astype(np.float32), FORMATS[dtype]).tobytes() for block in values(view))
+        return named_digest(dtype, view.shape, digest_pieces(blocks))
 
 
 def recorded_files(workspace: Workspace, manifest: int) -> dict[str, str]:
