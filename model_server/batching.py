@@ -11,7 +11,7 @@ from typing import Any
 from ..registry.runtime.switching import Resident, Switchboard
 from .fairness import TenantQueues, has_room
 from .prefixes import Prefixes
-from .sampling import make_sampler
+from .sampling import make_processors, make_sampler
 from .writing import Generation, Piece, RunningJob
 
 LOG = logging.getLogger(__name__)
@@ -167,7 +167,9 @@ class Batch:
             all_tokens=[job.tokens[: prefix.length]],
             max_tokens=[job.max_tokens],
             samplers=[make_sampler(job.sampling)],
-            logits_processors=[job.processors()],
+            logits_processors=[
+                [*make_processors(job.sampling), *([job.constraint] if job.constraint else [])]
+            ],
             stop_sequences=[self._ends],
         )
         self._generator.numbers[uid] = job.resident.number if job.resident is not None else None

@@ -37,8 +37,7 @@ def make_sampler(options: Sampling) -> Sampler:
 def _shared(temperature: float, top_p: float, top_k: int, min_p: float) -> Sampler:
     from mlx_lm.sample_utils import make_sampler as make
 
-    made: Sampler = make(temperature, top_p=top_p, top_k=top_k, min_p=min_p)
-    return made
+    return make(temperature, top_p=top_p, top_k=top_k, min_p=min_p)  # type: ignore[no-any-return]
 
 
 def _seeded(options: Sampling, seed: int) -> Sampler:
@@ -66,13 +65,12 @@ def make_processors(options: Sampling) -> list[Callable[[Any, Any], Any]]:
     """Return mlx-lm's functions that change logits; they take the tokens so far and the logits."""
     from mlx_lm.sample_utils import make_logits_processors
 
-    made: list[Callable[[Any, Any], Any]] = make_logits_processors(
+    return make_logits_processors(  # type: ignore[no-any-return]
         dict(options.logit_bias) or None,
         options.repetition_penalty if options.repetition_penalty != 1 else None,
         presence_penalty=options.presence_penalty,
         frequency_penalty=options.frequency_penalty,
     )
-    return made
 
 
 IMPOSSIBLE = -9999.0  # for probability 0, as in OpenAI's API: JSON has no infinity
@@ -107,8 +105,7 @@ def measure(tokenizer: Any, token: int, logprobs: Any, count: int) -> TokenLogpr
 
 def anchor_tokens(tokenizer: Any) -> list[int]:
     """Return tokens to decode before others: decoders drop the space before a text's first word."""
-    tokens: list[int] = tokenizer.encode("a", add_special_tokens=False)
-    return tokens
+    return tokenizer.encode("a", add_special_tokens=False)  # type: ignore[no-any-return]
 
 
 def chat_form(tokens: Sequence[TokenLogprob]) -> dict[str, object]:

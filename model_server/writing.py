@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..registry.runtime.switching import Resident
-from .sampling import Sampling, TokenLogprob, anchor_tokens, make_processors, measure
+from .sampling import Sampling, TokenLogprob, anchor_tokens, measure
 from .structured import Constraint
 
 Finish = Literal["stop", "length"]
@@ -42,11 +42,6 @@ class Generation:
         else:
             self.start = start
 
-    def processors(self) -> list[Callable[[Any, Any], Any]]:
-        """Return the functions that change the logits before a token is chosen; the constraint is last."""
-        made = make_processors(self.sampling)
-        return made if self.constraint is None else [*made, self.constraint]
-
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -63,9 +58,13 @@ class RunningJob:
     """A running answer; `reading` until its prompt is computed."""
 
     def __init__(self, job: Generation, tokenizer: Any) -> None:
+        from mlx_lm.generate import TextStateMachine
+
         self.job, self.reading = job, True
         self._tokenizer, self._detokenizer = tokenizer, _make_detokenizer(tokenizer, continues=job.continues)
-        self._stop = StopWords(job.stop)
+        # It holds back what may begin a stop string; its state is None after the one that is complete first.
+        self._machine = TextStateMachine({"text": [(word, None) for word in job.stop]})
+        self._state = self._machine.make_state("text")
 
     def add(self, token: int, finish: Finish | None, logprobs: Any) -> Piece:
         """Return the piece of a token."""
@@ -78,10 +77,11 @@ class RunningJob:
                 logprob = measure(self._tokenizer, token, logprobs, self.job.alternatives)
         if finish is not None:
             self._detokenizer.finalize()
-        text = self._stop.push(self._detokenizer.last_segment)
-        if self._stop.found:
+        self._state, text, state = self._machine.step(self._state, self._detokenizer.last_segment)
+        if state is None:
             return Piece(text, 1, "stop", logprob)
-        return Piece(text + self._stop.finish() if finish else text, 1, finish, logprob)
+        held = self._machine.flush(self._state)[1] if finish else ""
+        return Piece(text + held, 1, finish, logprob)
 
 
 def _make_detokenizer(tokenizer: Any, *, continues: bool) -> Any:
@@ -94,32 +94,3 @@ def _make_detokenizer(tokenizer: Any, *, continues: bool) -> Any:
             detokenizer.add_token(token)
         _ = detokenizer.last_segment  # reading it marks the text as returned
     return detokenizer
-
-
-class StopWords:
-    """Passes text on up to the stop string that is complete first; a possible beginning of one is held back."""
-
-    def __init__(self, words: Sequence[str] = ()) -> None:
-        self._words, self._held = words, ""
-        self.found = False
-
-    def push(self, text: str) -> str:
-        """Return the text that can be passed on; after a stop string, `found` is set and the text is empty."""
-        if self.found or not self._words:
-            return "" if self.found else text
-        held = self._held + text
-        matches = [(place + len(word), place) for word in self._words if (place := held.find(word)) >= 0]
-        if matches:
-            self.found, self._held = True, ""
-            return held[: min(matches)[1]]
-        # The longest beginning of a stop string at the end of the text.
-        keep = max(
-            length for word in self._words for length in range(len(word)) if held.endswith(word[:length])
-        )
-        self._held = held[len(held) - keep :]
-        return held[: len(held) - keep]
-
-    def finish(self) -> str:
-        """Return the text that was held back."""
-        held, self._held = self._held, ""
-        return held

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlx_lm.tokenizer_utils import load
 from tokenizers import Tokenizer, decoders, models, normalizers
 
-from fusery.model_server.writing import Generation, Piece, RunningJob, StopWords
+from fusery.model_server.writing import Generation, Piece, RunningJob
 
 WORDS = ["<unk>", "</s>", "\u2581a", "\u2581Paris", "\u2581is", "s", "<0xC3>", "<0xA9>"]
 
@@ -55,25 +55,50 @@ def test_a_character_in_two_tokens_is_written_when_it_is_complete(sentencepiece:
 LETTERS = st.text("ab", max_size=12)
 
 
-@given(st.lists(LETTERS, max_size=8), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+class Texts:
+    """A tokenizer and its detokenizer: each token is its own text."""
+
+    last_segment = ""
+
+    @property
+    def detokenizer(self) -> Texts:
+        return self
+
+    def add_token(self, text: str) -> None:
+        self.last_segment = text
+
+    def finalize(self) -> None:
+        pass
+
+
+def passed_on(texts: list[str], words: list[str], expected: str) -> str:
+    writing, said = RunningJob(Generation(None, [2], 9, stop=tuple(words)), Texts()), ""
+    for number, text in enumerate(texts, 1):
+        piece = writing.add(text, "length" if number == len(texts) else None, None)
+        said += piece.text
+        assert expected.startswith(said)
+        if piece.finish == "stop":
+            assert said == expected
+            assert any(word in "".join(texts) for word in words)
+            return said
+    assert not any(word in "".join(texts) for word in words)
+    return said
+
+
+@given(st.lists(LETTERS, min_size=1, max_size=8), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
 def test_what_comes_through_is_what_is_before_the_stop_string(pieces: list[str], words: list[str]) -> None:
     text = "".join(pieces)
     ends = [(place + len(word), place) for word in words if (place := text.find(word)) >= 0]
     expected = text[: min(ends)[1]] if ends else text
-    stop, said = StopWords(words), ""
-    for piece in pieces:
-        said += stop.push(piece)
-        assert expected.startswith(said)
-    assert stop.found == bool(ends)
-    if not stop.found:
-        said += stop.finish()
+    said = passed_on(pieces, words, expected)
     assert said == expected
 
 
 def test_only_what_may_be_a_stop_is_held_back() -> None:
-    stop = StopWords(["</end>"])
-    assert stop.push("one <") == "one "
-    assert stop.push("b> two </en") == "<b> two "
-    assert stop.push("d> three") == ""
-    assert stop.found
-    assert stop.push("four") == ""
+    writing = RunningJob(Generation(None, [2], 9, stop=("</end>",)), Texts())
+    texts = ["one <", "b> two </en", "d> three"]
+    assert [(piece.text, piece.finish) for piece in (writing.add(text, None, None) for text in texts)] == [
+        ("one ", None),
+        ("<b> two ", None),
+        ("", "stop"),
+    ]
