@@ -65,13 +65,6 @@ class Session:
         else:
             human()
 
-    def line(self, document: Any, *, name: str, text: str) -> None:
-        """Print one of many results as soon as it is there: as JSON on one line, its name, or for people."""
-        if self.json:
-            self.document(document, indent=None)
-        else:
-            click.echo(one_line(name if self.quiet else text))
-
     def document(self, document: Any, *, indent: int | None = 2) -> None:
         """Print one JSON document, without passwords and tokens in its URLs."""
         click.echo(self.text_of(document, indent=indent))

@@ -139,7 +139,10 @@ def log(session: Session, reference: str | None = None, *, follow: bool = False,
     if follow:
         with suppress(KeyboardInterrupt):  # the usual end, and no failure
             for entry in session.registry.upkeep.follow(reference=reference, **filters):
-                session.line(entry, name=entry.hash, text=_line(entry))
+                if session.json:
+                    session.document(entry, indent=None)
+                else:
+                    session.print(entry.hash if session.quiet else _line(entry))
         return
     entries = session.registry.upkeep.log(reference=reference, **filters)
 

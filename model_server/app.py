@@ -63,7 +63,7 @@ def create_app(
         service.table.choose(name, tenant, None)
         return JSONResponse(_model(service, name, created))
 
-    chat, text = Completions(service, ChatBody, "chat"), Completions(service, TextBody, "text")
+    chat, text = Completions(service, ChatBody), Completions(service, TextBody)
     if loading is not None:
         loading(app)
     app.router.routes += [

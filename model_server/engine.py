@@ -48,7 +48,7 @@ class Engine:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # By the adapter that the base model is switched to; the batch whose step is longest ago is first.
         self._batches_by_adapter: dict[Resident | None, Batch] = {}
-        self._board: Switchboard | None = None
+        self._board: Any = None  # the `Switchboard` while the base model is loaded
         self._shared = False  # several owners have jobs
         self._stream: Any = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -81,8 +81,7 @@ class Engine:
 
         def load() -> None:
             try:
-                board = self._require_board()
-                future.set_result(board.load(name, folder, digest, by_row=self._width > 1))
+                future.set_result(self._board.load(name, folder, digest, by_row=self._width > 1))
             except Exception as error:  # noqa: BLE001 - the future raises it
                 future.set_exception(error)
 
@@ -104,10 +103,6 @@ class Engine:
     def sweep(self) -> None:
         """Drop cached prompts of removed keys and unloaded adapters."""
         self._inbox.put(self.prefixes.sweep)
-
-    def _require_board(self) -> Switchboard:
-        assert self._board is not None
-        return self._board
 
     def _run(self) -> None:
         try:
@@ -163,7 +158,7 @@ class Engine:
         if mx.default_device() == mx.cpu and quantization and quantization.get("mode", "affine") == "affine":
             # On a processor, mlx multiplies quantised matrices eight times faster in float32 than in 16 bits.
             model.set_dtype(mx.float32)
-        self._board = Switchboard(model, wake=lambda: self._inbox.put(self._sweep_board))
+        self._board = Switchboard(model, wake=lambda: self._inbox.put(lambda: self._board.sweep()))
         if not self._computes_batches(model):
             self._width = 1
         text = config.get("text_config") or config
@@ -179,14 +174,10 @@ class Engine:
         if not all(hasattr(cache, "merge") for cache in make_prompt_cache(model)):
             raise EngineError(f"mlx-lm {version('mlx-lm')} cannot batch the caches of this model's class")
         self._say("testing whether the model computes several answers at a time")
-        if computes_batches(model, self._require_board().rows, self._stream):
+        if computes_batches(model, self._board.rows, self._stream):
             return True
         LOG.warning("answers are written one after the other: this model's class does not compute batches")
         return False
-
-    def _sweep_board(self) -> None:
-        if self._board is not None:
-            self._board.sweep()
 
     def _serve_inbox(self) -> bool:
         """Run the queued functions, after waiting for one if no batch runs; return False at the end."""
@@ -210,7 +201,7 @@ class Engine:
         try:
             if batch is None:
                 batch = self._batches_by_adapter[resident] = Batch(
-                    self._require_board(),
+                    self._board,
                     self.tokenizer,
                     width=self._width,
                     stream=self._stream,
@@ -239,7 +230,7 @@ class Engine:
     def _step(self, resident: Resident | None) -> None:
         batch = self._batches_by_adapter[resident] = self._batches_by_adapter.pop(resident)  # now the last
         try:
-            self._require_board().use(resident)
+            self._board.use(resident)
             pieces = batch.step(shared=self._shared)
             if pieces:
                 self._post([(job, piece) for job, piece in pieces if not job.cancelled])

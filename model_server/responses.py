@@ -6,24 +6,21 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from ..registry.runtime.errors import Refusal
-from .engine import Engine
 from .keys import Access
-from .routing import RouteTarget
 from .sampling import TokenLogprob, chat_form, text_form
-from .schemas import Body
+from .schemas import Body, ChatBody
 from .service import Call, ClientGoneError, Prepared, Service
-from .structured import CallReader
-from .writing import Generation, Piece
+from .writing import Piece
 
 DONE = b"data: [DONE]\n\n"
 
@@ -35,61 +32,93 @@ class AnswerChoice:
     text: str = ""
     tokens: int = 0
     finish: str | None = None
-    asks_logprobs: bool = False
     logprobs: list[TokenLogprob] = field(default_factory=list)
     calls: list[Mapping[str, Any]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One reply: its model and its time."""
+def event(document: Mapping[str, Any]) -> bytes:
+    """Return a server-sent event."""
+    return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
 
-    kind: Literal["chat", "text"]
-    target: RouteTarget
-    created: int = field(default_factory=lambda: int(time.time()))
-    id: str = field(default_factory=lambda: secrets.token_hex(12))
 
-    def whole(self, choices: Sequence[AnswerChoice], used: Mapping[str, Any]) -> dict[str, object]:
-        """Return a reply that is not streamed."""
+class Answers:
+    """The answers to one request, `n` for each of its prompts."""
+
+    def __init__(self, service: Service, prepared: Prepared) -> None:
+        self._engine, self._prepared = service.engine, prepared
+        self._chat = isinstance(prepared.body, ChatBody)
+        self._readers = [service.reader(prepared.body) for _ in prepared.jobs]
+        self.choices = [AnswerChoice() for _ in prepared.jobs]
+        self._created, self._id = int(time.time()), secrets.token_hex(12)
+        self.first: float | None = None
+        self._queue: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
+
+    @property
+    def reused(self) -> int:
+        """Tokens of its prompts from the prompt cache; each prompt counts once."""
+        return sum(job.reused for job in self._prepared.jobs[:: self._prepared.body.n])
+
+    async def whole(self) -> dict[str, object]:
+        """Wait for the answers, and return the document of all."""
+        async with aclosing(self.pieces()) as pieces:
+            async for _ in pieces:
+                pass
+        choices = [self._choice(number, choice) for number, choice in enumerate(self.choices)]
+        return {**self._head(stream=False), "choices": choices, "usage": self._usage()}
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Yield the events of a stream, beginning with the first token; in a chat, the role of each answer comes first."""
+        rest = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+        async with aclosing(self.pieces()) as pieces:
+            openings = [self._chunk([{"index": n, **rest}]) for n in range(len(self.choices)) if self._chat]
+            async for number, piece in pieces:
+                for opening in openings:
+                    yield opening
+                openings = []
+                if piece.text or piece.finish or piece.logprob or piece.calls:
+                    yield self._chunk([self._piece(number, piece)])
+        if self._prepared.body.stream_options.include_usage:
+            yield self._chunk([], usage=self._usage())
+        yield DONE
+
+    def _chunk(self, choices: list[dict[str, object]], **more: Any) -> bytes:
+        return event({**self._head(stream=True), "choices": choices, **more})
+
+    def _head(self, *, stream: bool) -> dict[str, object]:
+        name = "chat.completion" + (".chunk" if stream else "") if self._chat else "text_completion"
+        target = self._prepared.target
         return {
-            **self._head(stream=False),
-            "choices": [self._choice(number, choice) for number, choice in enumerate(choices)],
-            "usage": used,
+            "id": f"{'chatcmpl' if self._chat else 'cmpl'}-{self._id}",
+            "object": name,
+            "created": self._created,
+            "model": target.name,
+            "system_fingerprint": f"fusery-{target.digest[:16]}" if target.digest else None,
         }
 
-    def opening(self, count: int) -> list[bytes]:
-        """Return the events before the first text: the role of each answer to a chat."""
-        if self.kind == "text":
-            return []
-        rest = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-        return [self.chunk([{"index": number, **rest}]) for number in range(count)]
+    def _usage(self) -> dict[str, object]:
+        prompt_tokens, written = self._prepared.prompt_tokens, sum(choice.tokens for choice in self.choices)
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": written,
+            "total_tokens": prompt_tokens + written,
+            "prompt_tokens_details": {"cached_tokens": self.reused},
+        }
 
-    def piece(self, number: int, piece: Piece, choice: AnswerChoice) -> bytes:
-        """Return the event for a piece of one answer, which `choice` has already."""
-        latest = choice.logprobs[-1:] if piece.logprob else []
+    def _piece(self, number: int, piece: Piece) -> dict[str, object]:
+        """Return a new piece of an answer, which its choice has already."""
+        choice = self.choices[number]
         delta: dict[str, object] = {"content": piece.text} if piece.text else {}
         if piece.calls:
             before = len(choice.calls) - len(piece.calls)
             delta["tool_calls"] = [{"index": place, **call} for place, call in enumerate(piece.calls, before)]
-        content = {"text": piece.text} if self.kind == "text" else {"delta": delta}
-        logprobs = self._logprobs(choice, latest)
-        return self.chunk([{"index": number, "logprobs": logprobs, "finish_reason": piece.finish, **content}])
-
-    def _head(self, *, stream: bool) -> dict[str, object]:
-        chat = self.kind == "chat"
-        name = "chat.completion" + (".chunk" if stream else "") if chat else "text_completion"
-        return {
-            "id": f"{'chatcmpl' if chat else 'cmpl'}-{self.id}",
-            "object": name,
-            "created": self.created,
-            "model": self.target.name,
-            "system_fingerprint": f"fusery-{self.target.digest[:16]}" if self.target.digest else None,
-        }
+        content = {"delta": delta} if self._chat else {"text": piece.text}
+        logprobs = self._logprobs(choice, choice.logprobs[-1:] if piece.logprob else [])
+        return {"index": number, "logprobs": logprobs, "finish_reason": piece.finish, **content}
 
     def _choice(self, number: int, choice: AnswerChoice) -> dict[str, object]:
         logprobs = self._logprobs(choice, choice.logprobs)
         common = {"index": number, "logprobs": logprobs, "finish_reason": choice.finish}
-        if self.kind == "text":
+        if not self._chat:
             return {**common, "text": choice.text}
         message: dict[str, object] = {"role": "assistant", "content": choice.text}
         if choice.calls:
@@ -98,87 +127,20 @@ class Reply:
 
     def _logprobs(self, choice: AnswerChoice, logprobs: list[TokenLogprob]) -> dict[str, object] | None:
         """Return the log probabilities of an answer's last tokens."""
-        if not choice.asks_logprobs:
+        if self._prepared.body.alternatives is None:
             return None
-        if self.kind == "chat":
+        if self._chat:
             return chat_form(logprobs)
         before = choice.logprobs[: len(choice.logprobs) - len(logprobs)]
         return text_form(logprobs, sum(len(logprob.token) for logprob in before))
 
-    def chunk(self, choices: list[dict[str, object]], **more: Any) -> bytes:
-        """Return an event of a streamed answer."""
-        return event({**self._head(stream=True), "choices": choices, **more})
-
-
-def event(document: Mapping[str, Any]) -> bytes:
-    """Return a server-sent event."""
-    return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
-
-
-_Entry = tuple[int, Piece]
-
-
-class Answers:
-    """The answers to one request, `repeats` for each of its prompts."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        reply: Reply,
-        jobs: Sequence[Generation],
-        readers: Sequence[CallReader | None],
-        *,
-        repeats: int = 1,
-    ) -> None:
-        self.reply, self._repeats, self._readers = reply, repeats, readers
-        self.choices = [AnswerChoice(asks_logprobs=job.alternatives is not None) for job in jobs]
-        self._engine, self._jobs = engine, jobs
-        self.first: float | None = None
-        self._queue: asyncio.Queue[_Entry] = asyncio.Queue()
-
-    @property
-    def reused(self) -> int:
-        """Tokens of its prompts from the prompt cache; each prompt counts once."""
-        return sum(job.reused for job in self._jobs[:: self._repeats])
-
-    def _usage(self, prompt_tokens: int) -> dict[str, object]:
-        written = sum(choice.tokens for choice in self.choices)
-        return {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": written,
-            "total_tokens": prompt_tokens + written,
-            "prompt_tokens_details": {"cached_tokens": self.reused},
-        }
-
-    async def whole(self, prompt_tokens: int) -> dict[str, object]:
-        """Wait for the answers; `prompt_tokens` is for `usage`."""
-        async with aclosing(self.pieces()) as pieces:
-            async for _ in pieces:
-                pass
-        return self.reply.whole(self.choices, self._usage(prompt_tokens))
-
-    async def events(self, prompt_tokens: int, include_usage: bool) -> AsyncGenerator[bytes, None]:
-        """Yield the events of a stream, beginning with the first token."""
-        async with aclosing(self.pieces()) as pieces:
-            begun = False
-            async for number, piece in pieces:
-                if not begun:
-                    begun = True
-                    for opening in self.reply.opening(len(self.choices)):
-                        yield opening
-                if piece.text or piece.finish or piece.logprob or piece.calls:
-                    yield self.reply.piece(number, piece, self.choices[number])
-        if include_usage:
-            yield self.reply.chunk([], usage=self._usage(prompt_tokens))
-        yield DONE
-
-    async def pieces(self) -> AsyncGenerator[_Entry, None]:
+    async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
         """Begin the jobs and yield their pieces, each with the number of its answer; at the end, cancel running ones."""
         try:
-            for number, job in enumerate(self._jobs):
+            for number, job in enumerate(self._prepared.jobs):
                 job.receiver = lambda piece, number=number: self._queue.put_nowait((number, piece))
                 self._engine.submit(job)
-            left = len(self._jobs)
+            left = len(self.choices)
             while left:
                 number, piece = await self._queue.get()
                 choice = self.choices[number]
@@ -197,7 +159,7 @@ class Answers:
                     left -= 1
                 yield number, piece
         finally:
-            for job, choice in zip(self._jobs, self.choices, strict=True):
+            for job, choice in zip(self._prepared.jobs, self.choices, strict=True):
                 if choice.finish is None:
                     self._engine.cancel(job)
 
@@ -219,8 +181,8 @@ FAREWELL_SECONDS = 1.0  # to send the error that ends a stream to a slow client
 class Completions:
     """The application of a route for completions."""
 
-    def __init__(self, service: Service, kind: type[Body], form: Literal["chat", "text"]) -> None:
-        self._service, self._kind, self._form = service, kind, form
+    def __init__(self, service: Service, kind: type[Body]) -> None:
+        self._service, self._kind = service, kind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; raise a `Refusal` if nothing was sent yet."""
@@ -239,19 +201,15 @@ class Completions:
                 call.model = prepared.body.model
                 more = len(prepared.jobs) - 1
                 with service.admission.answers(access.tenant, more, counted_answers=1):
-                    reply = Reply(self._form, prepared.target)
-                    readers = [service.reader(prepared.body) for _ in prepared.jobs]
-                    answer = Answers(service.engine, reply, prepared.jobs, readers, repeats=prepared.body.n)
+                    answer = Answers(service, prepared)
                     with _counted(service, access, prepared, answer, began):
                         if prepared.body.stream:
-                            usage = bool(prepared.body.stream_options.include_usage)
-                            async with aclosing(answer.events(prepared.prompt_tokens, usage)) as events:
+                            async with aclosing(answer.events()) as events:
                                 async for event_bytes in events:
                                     await stream.send(event_bytes)
                             await stream.end()
                         else:
-                            document = await answer.whole(prepared.prompt_tokens)
-                            await JSONResponse(document)(scope, receive, send)
+                            await JSONResponse(await answer.whole())(scope, receive, send)
         except ClientGoneError:
             return
         except Refusal as refusal:

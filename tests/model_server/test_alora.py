@@ -120,7 +120,7 @@ def test_the_base_s_cache_is_shared(
 ) -> None:  # fmt: skip
     first, second = residents(host, adapters)
     (plain,) = residents(host, [small_adapter])
-    kind: Any = type(host.engine._require_board().model)
+    kind: Any = type(host.engine._board.model)
     call, computed = kind.__call__, [0]
 
     def counted(self: Any, inputs: Any, *more: Any, **named: Any) -> Any:
@@ -150,7 +150,7 @@ def test_the_base_s_cache_is_shared(
 
 
 def test_a_cache_that_cannot_be_cut_is_kept_at_the_invocation(host: EngineHost, adapters: list[Path]) -> None:
-    model = host.engine._require_board().model
+    model = host.engine._board.model
     model.make_cache = lambda: [RotatingKVCache(max_size=256) for _ in model.layers]
     first, second = residents(host, adapters)
     ask(host, job([*SHARED, *FIRST, 97], first))

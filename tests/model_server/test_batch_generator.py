@@ -118,7 +118,7 @@ def test_requests_are_mixed_through_joins_leaves_cancels_and_reloads(
 def test_one_pass_for_all(host: EngineHost, folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     some = [path for number, path in enumerate(folders) if number != 6][:6]
     residents = [host.engine.load(path.name, path).result() for path in some]
-    kind: Any = type(host.engine._require_board().model)
+    kind: Any = type(host.engine._board.model)
     call, passes = kind.__call__, []
 
     def counted(self: Any, inputs: Any, *more: Any, **named: Any) -> Any:

@@ -166,7 +166,7 @@ def test_a_processor_computes_quantised_bases_in_float32(bits: int | None, tmp_p
     base = tiny_models.make_base(tmp_path / "base", bits=bits, layers=2, hidden=64, intermediate=128)
     host = EngineHost(base)
     try:
-        norm = host.engine._require_board().model.model.norm.weight
+        norm = host.engine._board.model.model.norm.weight
         assert norm.dtype == (mx.float32 if bits and mx.default_device() == mx.cpu else mx.bfloat16)
         assert host.engine._width > 1
         assert say(host, Generation(None, host.tokens("a"), 2, GREEDY)) != [""]

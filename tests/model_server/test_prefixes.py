@@ -52,7 +52,7 @@ def job(
 
 def look_back_less(host: Host) -> None:
     """Give the model caches that cannot be cut once they are full: those of Gemma and others."""
-    model = host.engine._require_board().model
+    model = host.engine._board.model
     model.make_cache = lambda: [RotatingKVCache(max_size=256) for _ in model.layers]
 
 

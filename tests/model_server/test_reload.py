@@ -70,7 +70,7 @@ def test_an_alias_moves_while_an_answer_is_written(server: Served) -> None:
     stream = server.client().completions.create(model="caesar#prod", prompt="z", max_tokens=300, stream=True)
     chunks = iter(stream)
     text = next(chunks).choices[0].text
-    board = server.service.engine._require_board()
+    board = server.service.engine._board
     assert set(held(board)) == {1, 2}
     old = weakref.ref(server.service.table.residents[0])
     adapters = json.loads(server.document.read_text())["adapters"]
