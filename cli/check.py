@@ -121,7 +121,6 @@ def adapter_folders(files: Iterable[str | Path]) -> list[Path]:
 def _report(
     session: Session, checked: list[CheckedFolder], form: str, output: Path | None, force: bool
 ) -> None:
-    """Print or write what was found, in the form of others."""
     from fusery.registry.admission.ci_reports import code_quality, sarif_log
 
     document: object = sarif_log(checked) if form == "sarif" else code_quality(checked)

@@ -96,7 +96,6 @@ def train(
 
 
 def _finish(session: Session, run: RecordRun, base: str | None, **facts: Any) -> None:
-    """Register what was trained, if that was asked for, and print what there is now."""
     from fusery.registry.recording.trainer import TrainingResult
 
     made = None

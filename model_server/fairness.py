@@ -33,7 +33,6 @@ class TenantQueues(Generic[K, T]):
         self._queues: dict[K, deque[T]] = {}  # the next owner is first
 
     def __iter__(self) -> Iterator[T]:
-        """Yield all items that wait."""
         for queue in self._queues.values():
             yield from queue
 

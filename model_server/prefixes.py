@@ -59,7 +59,6 @@ class Prefixes:
         self._entries: dict[_Entry, None] = {}  # the least recently used first
 
     def __len__(self) -> int:
-        """Return the number of cached prompts."""
         return len(self._entries)
 
     def find(self, job: Generation) -> CachedPrefix:

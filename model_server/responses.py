@@ -287,7 +287,6 @@ def _too_long(limit: int) -> Refusal:
 def _counted(
     service: Service, access: Access, prepared: Prepared, answer: Answers, began: float
 ) -> Iterator[None]:
-    """Record the metrics of one request."""
     metrics, labels = service.metrics, (prepared.target.name, access.owner)
     metrics.prompt_tokens.labels(*labels).inc(prepared.prompt_tokens)
     outcome = "cancelled"

@@ -231,7 +231,6 @@ class CallReader:
 
 
 def _call(parsed: Mapping[str, Any]) -> dict[str, object]:
-    """Return a call in OpenAI's form."""
     name, arguments = parsed["name"], parsed["arguments"]
     if not isinstance(name, str) or not isinstance(arguments, dict | str):
         raise TypeError("a call has a name and arguments")

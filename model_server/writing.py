@@ -62,7 +62,7 @@ class RunningJob:
 
         self.job, self.reading = job, True
         self._tokenizer, self._detokenizer = tokenizer, _make_detokenizer(tokenizer, continues=job.continues)
-        # It holds back what may begin a stop string; its state is None after the one that is complete first.
+        # Holds back a possible beginning of a stop string; the state is None after a complete stop string.
         self._machine = TextStateMachine({"text": [(word, None) for word in job.stop]})
         self._state = self._machine.make_state("text")
 
@@ -85,7 +85,6 @@ class RunningJob:
 
 
 def _make_detokenizer(tokenizer: Any, *, continues: bool) -> Any:
-    """Return a detokenizer for one answer."""
     from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer
 
     detokenizer = tokenizer.detokenizer

@@ -224,7 +224,6 @@ def _shown(
     recorded: Mapping[str, Any] | None = None,
     problem: FuseryError | None = None,
 ) -> Response:
-    """Return the page of a form, with given and recorded values."""
     shown = {"act": form, "given": given, "promotion": None, "choices": (), "problem": problem}
     status = 200 if problem is None else status_of(problem)
     return page(request, "act.html.j2", shown | dict(recorded or {}), status)

@@ -183,7 +183,6 @@ def _add(routes: Routes, registry: Registry, resource: str, operation: Operation
 
 @cache  # pydantic needs milliseconds for each
 def _model(resource: str, operation: Operation) -> type[BaseModel]:
-    """Return the model of an operation's request."""
     fields: dict[str, Any] = {}
     for name, parameter in operation.parameters.items():
         if name == "reporter":

@@ -189,7 +189,6 @@ def saved(registry: Registry, subject: str | None = None, audit: Report | None =
 
 
 def _title(address: str) -> str:
-    """Return the title of a page in the table of contents."""
     kind, *names = [unquote(part) for part in address.strip("/").split("/")]
     if kind == "aliases":
         return "#".join(names)

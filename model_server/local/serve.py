@@ -324,7 +324,6 @@ class Follower:
 
 
 def _write(folder: Path, document: ServingDocument) -> None:
-    """Write `serving.json` in one step."""
     part = folder / "serving.json.part"
     part.write_bytes(document_bytes(document))
     part.replace(folder / "serving.json")

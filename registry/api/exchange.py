@@ -165,7 +165,6 @@ class Exchange(Resource):
 
 
 def _registry(ours: Workspace, home: str | Path, insecure: bool) -> Opened:
-    """Return the other registry, to be opened."""
     from ..exchange.registries import open_home, open_server_registry
 
     if is_server(home):
