@@ -21,7 +21,7 @@ from ..parsing import CLOCK_SKEW, require_past
 from ..record import About
 from ..records.evaluation import key_of, parse_metric, range_problem
 from ..registration.add_base import is_model_file
-from ..registration.recorded import first_state, require_fitting, submission_of
+from ..registration.recorded import AUDIT_ORIGIN, first_state, require_fitting, submission_of
 from ..registration.training_record import MOST_POINTS
 from ..remote.documents import (
     MOST_EVENTS,
@@ -33,7 +33,6 @@ from ..remote.documents import (
 )
 from ..tables.bounds import problem_of
 
-_HINT = "fusery audit, on the other registry"
 _ID = re.compile(r"[0-9A-Za-z.-]{1,36}")
 
 _ADAPTER_FILES = (WEIGHTS, CONFIG, METADATA, PEFT_WEIGHTS)
@@ -72,7 +71,7 @@ def check_identity(registry: str) -> str:
 
 def _refuse_if(wrong: object, message: str) -> None:
     if wrong:
-        raise BadInputError(message, hint=_HINT)
+        raise BadInputError(message, hint=AUDIT_ORIGIN)
 
 
 def _check_base(document: BaseDocument, _: datetime) -> None:
@@ -115,7 +114,7 @@ def _check_adapter(document: AdapterDocument, now: datetime) -> None:
     _require_kept(document, lambda path: path in _ADAPTER_FILES or is_tokenizer_file(path))
     for entry in document.files:
         if is_tokenizer_file(entry.path) and (why := refusal(entry.path, entry.size)) is not None:
-            raise BadInputError(f"{name}: {why}", hint=_HINT)
+            raise BadInputError(f"{name}: {why}", hint=AUDIT_ORIGIN)
 
 
 def _check_evaluations(document: AdapterDocument) -> None:
@@ -155,7 +154,7 @@ def _check_fused(document: FusedDocument, _: datetime) -> None:
     try:
         key, recipe = recipe_key_of(document.base_digest, document.adapter.digest, document.recipe)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInputError(f"invalid recipe of {name}", hint=_HINT) from error
+        raise BadInputError(f"invalid recipe of {name}", hint=AUDIT_ORIGIN) from error
     extras = [digest for digest, _ in recipe.extras]
     _refuse_if(
         key != document.key or extras != [extra.digest for extra in document.extras],

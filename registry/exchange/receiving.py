@@ -32,6 +32,7 @@ from ..records.transfer import Moved
 from ..registration.add_base import identify_received
 from ..registration.context import RegistrationContext, context_on
 from ..registration.new_adapter import examine_recorded
+from ..registration.recorded import AUDIT_ORIGIN
 from ..remote.blobs import Progress
 from ..remote.documents import AdapterDocument, BaseDocument, FusedDocument, Item
 from ..workspace.workspace import Workspace
@@ -42,8 +43,6 @@ _MOST = 32  # maximum number of adapters per transaction; more would block other
 _MOST_BYTES = 64 << 20  # maximum size of their files, which are temporarily on this machine
 _STORE_FAILURES = (errors.StoreUnavailableError, errors.OutOfSpaceError)
 _UNREACHABLE = (DatabaseUnavailableError, ServerUnavailableError, *_STORE_FAILURES)
-
-_HINT = "fusery audit, on the other registry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +194,7 @@ def _goes_with(document: Item, batch: list[Item]) -> bool:
 def _require_same(document: Item, paths: Mapping[str, Path]) -> None:
     if manifest_of(paths) != document.manifest:
         problem = f"wrong digest of the files of {document.name} (expected {document.digest[:12]})"
-        raise errors.BlobCorruptError(problem, hint=_HINT)
+        raise errors.BlobCorruptError(problem, hint=AUDIT_ORIGIN)
 
 
 def _require_key(document: FusedDocument, paths: Mapping[str, Path]) -> None:
@@ -207,7 +206,7 @@ def _require_key(document: FusedDocument, paths: Mapping[str, Path]) -> None:
         key = read_header(path, limit=BASE_HEADER_LIMIT).metadata.get("fusery.key")
         if key != document.key:
             problem = f"wrong fusery.key in {name} of {document.name}: {str(key)[:12]}"
-            raise BadInputError(problem, hint=_HINT)
+            raise BadInputError(problem, hint=AUDIT_ORIGIN)
 
 
 class Carrier:
@@ -304,5 +303,5 @@ class Carrier:
             for some in batches(digests):
                 generations |= blob_generations(self._origin, some)
         if any(not 0 <= generation <= MAX_GENERATION for generation in generations.values()):
-            raise BadInputError("invalid generation of a blob", hint=_HINT)
+            raise BadInputError("invalid generation of a blob", hint=AUDIT_ORIGIN)
         return generations

@@ -33,7 +33,7 @@ from ..records.renderings import record_rendering
 from ..records.transfer import Moved
 from ..registration.add_base import base_row
 from ..registration.new_adapter import Examined, add_adapter
-from ..registration.recorded import amendment_rows
+from ..registration.recorded import AUDIT_ORIGIN, amendment_rows
 from ..remote.documents import AdapterDocument, BaseDocument, CalibrationDocument, FusedDocument, Item
 from ..workspace.workspace import Workspace
 from . import planning
@@ -49,7 +49,6 @@ from .updates import (
 )
 
 RECEIVED = "received"  # second word of the actions: `adapter.received`
-_HINT = "fusery audit, on the other registry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +84,7 @@ class Recorder:
                         done.append(self._recorded(session, one, row, deposit, now))
                     except IntegrityError as error:
                         problem = f"invalid values in the record of {one.document.name}"
-                        raise BadInputError(problem, hint=_HINT) from error
-                if deposit is not None:
-                    deposit.finish(session)
+                        raise BadInputError(problem, hint=AUDIT_ORIGIN) from error
             return done
         finally:
             if deposit is not None:

@@ -34,6 +34,7 @@ from ..records.withdrawals import inherited_dataset, of_adapters, recipe_in, rec
 from ..remote.documents import AdapterDocument
 from .context import RegistrationContext, candidate_for, load_context, policy_of
 from .recorded import (
+    AUDIT_ORIGIN,
     adapter_with_weights,
     first_state,
     record_run,
@@ -75,14 +76,13 @@ def examine_recorded(
     parent: str | None,
 ) -> Examined:
     """Run admission on an adapter of another registry, from its verified files in one folder; `scratch` is empty."""
-    hint = "fusery audit, on the other registry"
     name = min(paths, key=lambda path: path.count("/"))
     try:
         folder = read_adapter_folder(paths[name].parents[name.count("/")], base=base.facts.architecture)
     except FuseryError as error:
-        raise AdmissionError.of(document.name, [unreadable(error)], hint) from error
+        raise AdmissionError.of(document.name, [unreadable(error)], AUDIT_ORIGIN) from error
     if strange := sorted(set(paths) - set(folder.kept)):
-        raise BadInputError(f"unexpected file of {document.name}: {strange[0]}", hint=hint)
+        raise BadInputError(f"unexpected file of {document.name}: {strange[0]}", hint=AUDIT_ORIGIN)
     own = alpha_of(folder)
     alpha = None if document.alpha is None or document.alpha == own else document.alpha
     submission = submission_of(document, base=base.base.name, parent=parent, alpha=alpha, folder=folder)
@@ -94,7 +94,7 @@ def examine_recorded(
     candidate = candidate_for(workspace, folder, submission, **facts, training=training)
     findings = examine(candidate, policy_of(workspace))
     if verdict(findings) == "fail":
-        raise AdmissionError.of(document.name, findings, hint)
+        raise AdmissionError.of(document.name, findings, AUDIT_ORIGIN)
     wanted = {*(one.format for one in document.renderings), *(["mlx"] if folder.form == "peft" else [])}
     computed = {**adapter_columns(folder, document.digest), "alpha": own if alpha is None else alpha}
     forms = tuple(other_forms(folder.kept, candidate.base.architecture, wanted, scratch))

@@ -26,7 +26,7 @@ from .amend import accepted
 from .training_curve import Curve, Point
 from .training_run import Checkpoint, Run, Training
 
-_HINT = "fusery audit, on the other registry"
+AUDIT_ORIGIN = "fusery audit, on the other registry"
 
 
 def submission_of(
@@ -59,7 +59,7 @@ def _trained_on(document: AdapterDocument, folder: AdapterFolder | None) -> Trai
     if name is None or digest is None:
         if name != digest:
             message = f"{document.name}: the base model it was trained on needs a name and a digest"
-            raise BadInputError(message, hint=_HINT)
+            raise BadInputError(message, hint=AUDIT_ORIGIN)
         return None
     if not names and folder is not None:
         names = {base_name for base_name in (folder.config.model, folder.metadata.base_model) if base_name}
@@ -104,9 +104,9 @@ def require_fitting(document: AdapterDocument) -> None:
                     raise ValueError
         except (ValueError, TypeError, FuseryError) as error:
             message = f"invalid amendment of {document.name}: {amendment.field[:60]}"
-            raise BadInputError(message, hint=_HINT) from error
+            raise BadInputError(message, hint=AUDIT_ORIGIN) from error
     for problem in misfits(state_of_document(document), rows):
-        raise BadInputError(f"{document.name}: {problem}", hint=_HINT)
+        raise BadInputError(f"{document.name}: {problem}", hint=AUDIT_ORIGIN)
 
 
 def training_findings(
