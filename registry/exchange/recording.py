@@ -75,13 +75,12 @@ class Recorder:
         """Record documents in one transaction."""
         try:
             with self.destination.database.write() as session:
-                if deposit is not None and len(arrived) > 1:
-                    deposit.settle(session)
+                stored = deposit.commit_many(session) if deposit is not None else {}
                 now, done = Database.utcnow(session), list[Moved]()
                 for one in arrived:
                     row = planning.find(self.destination, session, one.document, self.origin)
                     try:
-                        done.append(self._recorded(session, one, row, deposit, now))
+                        done.append(self._recorded(session, one, row, stored, now))
                     except IntegrityError as error:
                         problem = f"invalid values in the record of {one.document.name}"
                         raise BadInputError(problem, hint=AUDIT_ORIGIN) from error
@@ -95,7 +94,7 @@ class Recorder:
         session: Session,
         one: ExaminedDocument,
         row: planning.Row | None,
-        deposit: Deposit | None,
+        stored: Mapping[str, tables.ManifestRow],
         now: datetime,
     ) -> Moved:
         workspace, document = self.destination, with_sender(self.destination, one.document, self.origin)
@@ -112,9 +111,7 @@ class Recorder:
         if row is None or (isinstance(document, FusedDocument) and one.paths is not None):
             if row is not None and one.moved.state == "completed":
                 added.append("files")
-            manifest = document.manifest
-            stored = deposit is not None and one.paths is not None
-            files = deposit.record(session, manifest) if stored else record_manifest(session, manifest)  # type: ignore[union-attr]
+            files = stored.get(document.manifest.digest) or record_manifest(session, document.manifest)
             if row is None:
                 row = self._inserted(session, one, document, files, now)
                 session.flush()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from ..database.engine import batches
 from ..database.leases import INTENT_TTL, Intents, LeaseOwner, claim
 from ..errors import DatabaseUnavailableError, DepositLostError
 
-_SETTLED = "settled deposit"
 Source = Path | Staged | bytes  # where bytes are
 
 
@@ -95,44 +94,30 @@ class Deposit:
 
     def commit(self, session: Session) -> tables.ManifestRow:
         """Record the manifest and its blobs in the caller's write transaction, and return its row; raise `DepositLostError` if not protected."""
-        (manifest,) = self._manifests
-        row = self.record(session, manifest)
-        self.finish(session)
+        (row,) = self.commit_many(session).values()
         return row
 
-    def settle(self, session: Session) -> None:
-        """Say at once what many small artifacts consist of, before they are recorded in the same transaction; raises as `commit`."""
-        self._settle(session, self._generations.keys())
+    def commit_many(self, session: Session) -> Mapping[str, tables.ManifestRow]:
+        """Record the manifests of many artifacts and their blobs; return the rows by digest, and raise as `commit`."""
+        self._settle(session)
         rows = record_manifests(session, self._manifests)
-        _is_stored(session, rows.values())
-        session.info[_SETTLED] = (self, rows)
-
-    def record(self, session: Session, manifest: Manifest) -> tables.ManifestRow:
-        """Record one of the artifacts in the caller's write transaction; as `commit`, but the others are still claimed."""
-        owner, rows = session.info.get(_SETTLED, (None, {}))
-        if owner is self and manifest.digest in rows:
-            settled: tables.ManifestRow = rows[manifest.digest]
-            return settled
-        self._settle(session, {entry.sha256 for entry in manifest})
-        row = record_manifest(session, manifest)
-        _is_stored(session, [row])
-        return row
-
-    def finish(self, session: Session) -> None:
-        """Give up the claims in the transaction that has recorded what they were for."""
+        for row in rows.values():
+            for file in row.files:
+                file.blob = file.sha256
         self._intents.drop(session)
+        session.flush()
+        return rows
 
     def hand_over(self, session: Session, owner: str, ttl: float) -> None:
         """Leave the blobs to another owner's claim, in the caller's write transaction: their record is still to come."""
-        self._settle(session, self._generations.keys())
+        self._settle(session)
         claim(session, self._generations, owner, ttl)
         self._intents.drop(session)
 
-    def _settle(self, session: Session, digests: Collection[Digest]) -> None:
-        rows = _blobs(session, digests)
-        expected = {(digest, self._generations.get(digest)) for digest in digests}
-        here = {(one.digest, one.generation) for one in rows.values() if one.state in ("pending", "ready")}
-        if not self._intents.are_alive(session, list(digests)) or here != expected:
+    def _settle(self, session: Session) -> None:
+        rows = _blobs(session, self._generations)
+        here = {one.digest: one.generation for one in rows.values() if one.state in ("pending", "ready")}
+        if not self._intents.are_alive(session, list(self._generations)) or here != self._generations:
             message = "the files were collected before they were recorded"
             raise DepositLostError(message, hint="run it again")
         for row in rows.values():
@@ -194,13 +179,6 @@ def record_manifests(session: Session, manifests: Iterable[Manifest]) -> dict[st
         session.add_all(new)
         session.flush()
     return rows | {one.digest: one for one in new}
-
-
-def _is_stored(session: Session, rows: Iterable[tables.ManifestRow]) -> None:
-    for row in rows:
-        for file in row.files:
-            file.blob = file.sha256
-    session.flush()
 
 
 def _blobs(session: Session, digests: Iterable[Digest]) -> dict[str, tables.BlobRow]:

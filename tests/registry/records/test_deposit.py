@@ -217,25 +217,19 @@ class TestCollector:
             assert (row.state, row.generation, row.tomb_expires) == ("ready", generation, None)
             assert len(pauses) == waits
 
-    def test_what_is_settled_at_once_is_protected_too(
-        self, database: Database, make: Callable[[], Deposit]
-    ) -> None:
+    def test_many_artifacts_are_protected_too(self, database: Database, make: Callable[[], Deposit]) -> None:
         deposit = make()
         manifest = deposit.put({"a": DATA})
         set_blob(database, state="ready", generation=1)
         with pytest.raises(DepositLostError), database.write() as session:
-            deposit.settle(session)
+            deposit.commit_many(session)
         set_blob(database, state="pending", generation=0)
         with database.write() as session:
-            deposit.settle(session)
-            row = deposit.record(session, manifest)
-            assert deposit.record(session, manifest) is row
+            assert deposit.commit_many(session)[manifest.digest].digest == manifest.digest
             assert session.get_one(tables.BlobRow, DIGEST).state == "ready"
         assert files(database) == {"a": DIGEST}
-        with database.write() as session:
-            session.execute(update(tables.IntentRow).values(expires=Database.clock() - 1))
         with pytest.raises(DepositLostError), database.write() as session:
-            deposit.settle(session)
+            deposit.commit_many(session)
 
     def test_a_failure_while_recording_ends_the_claims(
         self, database: Database, make: Callable[[], Deposit]
