@@ -23,7 +23,7 @@ from ..adapters.render import Form, other_forms
 from ..database.engine import batches
 from ..engine.config import WEIGHTS as WEIGHTS_OF_MODELS
 from ..errors import BadInputError, DatabaseUnavailableError, ServerUnavailableError
-from ..records.bases import Generations, blob_generations, recorded_architecture
+from ..records.bases import blob_generations, recorded_architecture
 from ..records.calibrations import calibration_facts
 from ..records.deposit import Deposit
 from ..records.derived import differing
@@ -232,7 +232,7 @@ class Carrier:
         first = dict[Digest, tuple[FileEntry, Path]]()
         places = list[dict[str, Path]]()
         stored = [document for document, _ in wanted if document.kept == "store"]
-        generations = self._generations(entry.sha256 for document in stored for entry in document.files)
+        generations = self._generations([entry.sha256 for document in stored for entry in document.files])
         for document, folder in wanted:
             if document.kept != "store":
                 places.append(self._referenced(document))
@@ -297,8 +297,8 @@ class Carrier:
                 raise errors.MissingFileError(problem, hint="run it where the folder is")
         return {name: path.resolve() for name, path in paths.items()}
 
-    def _generations(self, digests: Iterable[Digest]) -> Generations:
-        generations = Generations()
+    def _generations(self, digests: Sequence[Digest]) -> Mapping[str, int]:
+        generations: dict[str, int] = dict.fromkeys(digests, 0)
         if self._origin is not None:
             for some in batches(digests):
                 generations |= blob_generations(self._origin, some)

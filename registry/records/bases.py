@@ -86,19 +86,12 @@ def all_names(base: tables.BaseModelRow) -> frozenset[str]:
     return frozenset(names | ({declared} if isinstance(declared, str) else set())) - {""}
 
 
-class Generations(dict[str, int]):
-    """Blobs' generations by digest; that of a blob which is not on record is the first, 0."""
-
-    def __missing__(self, digest: str) -> int:
-        return 0
-
-
-def blob_generations(workspace: Workspace, digests: Sequence[str]) -> Generations:
-    """Return the generation under which each of these blobs is stored."""
+def blob_generations(workspace: Workspace, digests: Sequence[str]) -> dict[str, int]:
+    """Return the generation under which each of these blobs is stored; 0, the first, for one that is not on record."""
     with workspace.database.read() as session:
         blob = tables.BlobRow
         query = select(blob.digest, blob.generation).where(blob.digest.in_(digests))
-        return Generations({row.digest: row.generation for row in session.execute(query)})
+        return dict.fromkeys(digests, 0) | {row.digest: row.generation for row in session.execute(query)}
 
 
 def _referenced(folder: Path, base: tables.BaseModelRow, file: tables.ManifestFileRow) -> Path:

@@ -25,7 +25,7 @@ from ..admission.candidate import BaseFacts, Candidate, Neighbour, tail
 from ..admission.rules import SeverityPolicy
 from ..admission.submission import Submission, TrainedOn
 from ..errors import AmbiguousReferenceError, BadInputError
-from ..records.bases import Generations, all_names, blob_generations, recorded_architecture
+from ..records.bases import all_names, blob_generations, recorded_architecture
 from ..records.references import resolve_adapter, resolve_base
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class _BaseFiles:
         self._sizes: dict[str, float | None] = {}
 
     @cached_property
-    def _generations(self) -> Generations:
+    def _generations(self) -> Mapping[str, int]:
         return blob_generations(self._workspace, list(self._digests.values()))
 
     def _place(self, name: str) -> Path | None:
