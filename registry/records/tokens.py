@@ -6,7 +6,6 @@ looked up: the time that this takes reveals nothing about a secret.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,8 @@ from typing import get_args
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+
+from fusery.storage.digest import digest_bytes
 
 from .. import tables
 from ..actors import person
@@ -139,7 +140,7 @@ def create(workspace: Workspace, name: str, role: str, expires: str = DEFAULT_EX
         row = tables.TokenRow(
             name=called,
             role=may,
-            digest=_digest(secret),
+            digest=digest_bytes(secret.encode()),
             created_at=now,
             created_by=workspace.actor,
             expires_at=until,
@@ -194,7 +195,7 @@ def authenticate(workspace: Workspace, secret: str) -> Identity:
     token = tables.TokenRow
     query = select(token.name, token.role, token.expires_at, token.revoked_at, Database.clock())
     with workspace.database.read() as session:
-        row = session.execute(query.where(token.digest == _digest(secret))).first()
+        row = session.execute(query.where(token.digest == digest_bytes(secret.encode()))).first()
     if row is None:
         raise InvalidTokenError("unknown")
     name, role, expires_at, revoked_at, now = row
@@ -208,10 +209,6 @@ def _called(name: str) -> str:
     if _SECRET.fullmatch(name.strip()):  # an error would repeat it, and a log of the shell has it already
         raise BadInputError("this is the secret of a token, and not its name", hint="fusery admin token list")
     return parse_slug(name, "token")
-
-
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _newest(session: Session, name: str) -> tables.TokenRow | None:
