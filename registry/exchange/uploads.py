@@ -61,7 +61,6 @@ class Uploads:
         """Return how much of each blob has arrived, and keep the collector from them."""
         # Nothing is written about unknown blobs: their upload claims them.
         complete = self._claimed(digests, recorded_only=True)
-        self._remove_stored(complete)
         return [Arrived(digest, digest in complete, self._size(digest)) for digest in digests]
 
     def begin(self, digest: Digest, size: int, offset: int) -> Upload | None:
@@ -70,8 +69,7 @@ class Uploads:
             problem = f"blob too large: {size:,} bytes (at most {self._limits.largest:,})"
             hint = "split the weights into several files"
             raise UploadTooLargeError(problem, hint=hint)
-        if complete := self._claimed([digest]):
-            self._remove_stored(complete)
+        if self._claimed([digest]):
             return None
         try:
             folder = self._folder
@@ -106,8 +104,11 @@ class Uploads:
             columns = select(blob.digest, blob.generation, blob.size)
             rows = session.execute(columns.where(blob.digest.in_(digests), blob.state == "ready")).all()
         # A recorded blob may be missing in the store: sending it again repairs that.
-        sizes = {row.digest: store.size(Digest(row.digest), generation=row.generation) for row in rows}
-        return {Digest(row.digest) for row in rows if sizes[row.digest] == row.size}
+        sizes = {row: store.size(Digest(row.digest), generation=row.generation) for row in rows}
+        complete = {Digest(row.digest) for row, size in sizes.items() if row.size == size}
+        for digest in complete:  # a server that stored an upload may have been killed before it removed it
+            _remove_upload(self._folder / self._name(digest))
+        return complete
 
     @property
     def _folder(self) -> Path:
@@ -126,11 +127,6 @@ class Uploads:
             return (self._folder / self._name(digest)).lstat().st_size
         except FileNotFoundError:
             return 0
-
-    def _remove_stored(self, digests: set[Digest]) -> None:
-        """Remove uploads that a server stored before it was killed."""
-        for digest in digests:
-            _remove_upload(self._folder / self._name(digest))
 
     def _make_room(self, folder: Path, digest: Digest, size: int) -> None:
         """Remove uploads that were not resumed for a day, and the sender's oldest ones above the limit; else refuse."""
