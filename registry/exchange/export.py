@@ -68,12 +68,10 @@ class Exported(Record, kw_only=False):
 
 @dataclass(frozen=True, slots=True)
 class _ExportFacts:
-    """The records of an adapter, read once; `base` and `parent` have names and digests."""
+    """The records of an adapter, read once."""
 
     adapter: tables.AdapterRow
     view: Adapter
-    base: Mapping[str, str | None]
-    parent: Mapping[str, str] | None
     form: Form
     rendered: bool
     evaluations: tuple[Evaluation, ...]
@@ -144,12 +142,9 @@ def _facts(workspace: Workspace, reference: str, form: str | None) -> _ExportFac
             refuse_yanked(session, adapter)
         own = own_form(adapter)
         chosen = next((supported_form for supported_form in FORMS if supported_form == form), own)
-        base, parent = adapter.base, adapter.parent
         return _ExportFacts(
             adapter,
             view,
-            {"name": base.name, "digest": base.digest, "content": base.content},
-            {"name": parent.name, "digest": parent.digest} if parent else None,
             chosen,
             chosen != own,
             evaluation_records(adapter.name, adapter.evaluations),
@@ -166,7 +161,7 @@ def _fill(
     card = render(
         "adapter_card.md.j2",
         view=facts.view.to_dict(),
-        base=facts.base["name"],
+        base=facts.view.base,
         form=facts.form,
         rendered=facts.rendered,
         files=[entry.to_dict() for entry in (*rendering, *tokenizer.manifest)],
@@ -190,6 +185,7 @@ def _metadata(
 ) -> dict[str, Any]:
     """Return `adapter_metadata.json`: the keys that people write by hand, and the full record under `fusery`."""
     view, text = facts.view, own.read_bytes().decode() if own else None
+    base, parent = facts.adapter.base, facts.adapter.parent
     document: dict[str, Any] = json.loads(text) if text else {}
     document |= {theirs: view[ours] for ours, theirs in _HAND_WRITTEN.items() if view[ours] is not None}
     document["training_date"] = parse_date(view["date"]).isoformat()
@@ -205,9 +201,9 @@ def _metadata(
         "form": facts.form,
         "rendered": facts.rendered,
         "files": [entry.to_dict() for entry in rendering],
-        "base": facts.base,
+        "base": {"name": base.name, "digest": base.digest, "content": base.content},
         "created_at": view["created_at"],
-        "parent": facts.parent,
+        "parent": {"name": parent.name, "digest": parent.digest} if parent else None,
         "trained_on": trained_on if trained_on["digest"] is not None else None,
         "facts": recorded,
         "metadata": text,
