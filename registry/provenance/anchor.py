@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fusery.storage.digest import canonical_json, parse_digest
-from fusery.storage.errors import StorageError
-from fusery.storage.failures import opened
-from fusery.storage.jsonfile import parse_json
+from fusery.storage.errors import FormatError
+from fusery.storage.jsonfile import parse_json, read_object
 
 from .. import dsse
 from ..documents import write_picture
@@ -83,17 +82,13 @@ def write_anchor(anchor: Anchor, document: bytes, path: Path, *, force: bool = F
 def read_anchor(path: Path, keys: Sequence[Path] = ()) -> Anchor:
     """Return an anchor; if public keys are given, one of them has to have signed it."""
     public = [dsse.read_public_key(key) for key in keys]
-    with opened(path) as file:
-        data = file.read(_LARGEST + 1)
     try:
-        if len(data) > _LARGEST:
-            raise ValueError("too large")
-        document = parse_json(data, path.name)
+        document = read_object(path, limit=_LARGEST)
         unsigned = document["signatures"] == []
         blank = [{"sig": ""}] if unsigned else document["signatures"]
         envelope = dsse.parse_dsse({**document, "signatures": blank})
         anchor = _anchor(envelope, None if unsigned else str(document["signatures"][0].get("keyid"))[:200])
-    except (StorageError, TypeError, KeyError, ValueError, AttributeError) as error:
+    except (FormatError, TypeError, KeyError, ValueError, AttributeError) as error:
         problem = f"{path.name} is not an anchor that can be read"
         raise dsse.BadSignatureError(problem, hint="fusery sign --log -o FILE writes one") from error
     if keys and unsigned:
