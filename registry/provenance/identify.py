@@ -97,7 +97,8 @@ class Match:
 
     def record(self) -> AnyMatch:
         """Return the record."""
-        tensors = self.comparison
+        tensors = self.comparison or TensorComparison({}, 0, 0, (), (), ())
+        compared = ("converted", "renamed", "changed", "missing", "extra")
         return KINDS[self.owner.kind](
             kind=self.owner.kind,
             name=self.owner.name,
@@ -107,13 +108,9 @@ class Match:
             sentence=self.sentence,
             identical=self.identical,
             path=self.place,
-            tensors=len(tensors.pairs) if tensors else None,
-            converted=tensors.converted if tensors else 0,
-            renamed=tensors.renamed if tensors else 0,
-            changed=tensors.changed if tensors else (),
-            missing=tensors.missing if tensors else (),
-            extra=tensors.extra if tensors else (),
-            layers=layers_of(tensors.altered) if tensors else (),
+            tensors=len(tensors.pairs) if self.comparison else None,
+            **{name: getattr(tensors, name) for name in compared},
+            layers=layers_of(tensors.altered),
             files={key: tuple(paths) for key, paths in self.files.items()},
             **self.owner.facts,
         )

@@ -57,14 +57,14 @@ def owners_of(session: Session, manifests: Collection[int]) -> dict[int, list[Re
     return by_manifest
 
 
-def _newest(session: Session, table: Any, where: Any, most: int | None) -> list[Any]:
+def _newest(session: Session, table: Any, where: Any, most: int | None = None) -> list[Any]:
     """Return rows in the order in which they were recorded: all, or the newest ones."""
     rows = session.scalars(select(table).where(where).order_by(table.id.desc()).limit(most)).all()
     return list(rows[::-1])
 
 
-def _bases(session: Session, where: Any, most: int | None = None) -> Iterable[RecordedItem]:
-    for row in _newest(session, tables.BaseModelRow, where, most):
+def _bases(session: Session, where: Any) -> Iterable[RecordedItem]:
+    for row in _newest(session, tables.BaseModelRow, where):
         names = tuple(name.name for name in row.names)
         yield RecordedItem("base", row.id, names[0], row.digest, row.manifest_id, {"names": names})
 
@@ -98,7 +98,7 @@ def _fused(session: Session, where: Any, most: int | None = None) -> Iterable[Re
 
 
 def _bundles(session: Session, manifests: Sequence[int]) -> Iterable[RecordedItem]:
-    for row in _newest(session, tables.BundleRow, tables.BundleRow.manifest_id.in_(manifests), None):
+    for row in _newest(session, tables.BundleRow, tables.BundleRow.manifest_id.in_(manifests)):
         fused, base = row.fused, row.adapters[0].base if row.adapters else None
         facts = {
             "target": row.target,
