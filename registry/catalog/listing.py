@@ -65,14 +65,12 @@ class Page:
     def keep_tagged(self, key: str, value: str) -> None:
         """Keep adapters with a tag."""
         tag = tables.AdapterTagRow
-        having = select(tag.adapter_id).where(tag.key == key, tag.value == value)
+        having, row = select(tag.adapter_id).where(tag.key == key, tag.value == value), tables.AdapterRow
         if self._are_few(having):
             self._sorts_all = True
-            self._filters.append(tables.AdapterRow.id.in_(having))
+            self._filters.append(row.id.in_(having))
         else:
-            self._filters.append(
-                having.where(tag.adapter_id == tables.AdapterRow.id).correlate(tables.AdapterRow).exists()
-            )
+            self._filters.append(having.where(tag.adapter_id == row.id).correlate(row).exists())
 
     def query(self, offset: int, limit: int | None) -> Select[tables.AdapterRow]:
         """Return the query for the adapters of a page, with everything their views need."""

@@ -63,7 +63,8 @@ def record_deployment(
             require_count(name, "deployments", DEPLOYMENTS, (session.scalar(count) or 0) + 1)
             setattr(row, column, subject.id)
             session.add(row)
-            _tell(workspace, session, row, RECORDED, now, {"note": note, **({"via": via} if via else {})})
+            more = {"note": note, **({"via": via} if via else {})}
+            _tell(session, where, _which(row), RECORDED, now, more)
         record, *ended = deployment_records(session, [row, *given_way])
         changed = same is None or bool(given_way)
         return Deployed.extending(record, changed=changed, ended=tuple(ended))
@@ -103,11 +104,10 @@ def record_refusal(
     where, reason, lies = _place(place), _text("reason", reason, via), places_of(reference)
     with workspace.database.write() as session:
         subject = shippable(find_things(session, reference, lies), reference)
-        now, of = workspace.database.utcnow(session), _node(session, key_of(subject))
-        facts = {"name": of.name, "digest": of.digest, "reason": reason}
-        detail = {"of": of.kind, **facts, **({"via": via} if via else {})}
-        events.record(session, REFUSED, "deployment", where, detail, at=now)
-        return Refused(**facts, place=where, kind=of.kind, via=via, at=now, by=workspace.actor)
+        now, more = workspace.database.utcnow(session), {"reason": reason, **({"via": via} if via else {})}
+        of = _tell(session, where, key_of(subject), REFUSED, now, more)
+        facts = {"kind": of.kind, "name": of.name, "digest": of.digest, "reason": reason}
+        return Refused(**facts, place=where, via=via, at=now, by=workspace.actor)
 
 
 def list_deployments(
@@ -179,21 +179,17 @@ def _end(
     workspace: Workspace, session: Session, row: tables.DeploymentRow, now: datetime, reason: str
 ) -> None:
     row.ended_at, row.ended_by = now, workspace.actor
-    _tell(workspace, session, row, ENDED, now, {"reason": reason})
+    _tell(session, row.place, _which(row), ENDED, now, {"reason": reason})
 
 
 def _tell(
-    workspace: Workspace,
-    session: Session,
-    row: tables.DeploymentRow,
-    action: str,
-    now: datetime,
-    more: Mapping[str, str],
-) -> None:
+    session: Session, place: str, key: Key, action: str, now: datetime, more: Mapping[str, str]
+) -> Node:
     session.flush()
-    of = _node(session, _which(row))
+    of = _node(session, key)
     detail = {"of": of.kind, "name": of.name, "digest": of.digest, **more}
-    events.record(session, action, "deployment", row.place, detail, at=now)
+    events.record(session, action, "deployment", place, detail, at=now)
+    return of
 
 
 def _node(session: Session, key: Key) -> Node:
