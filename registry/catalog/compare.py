@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -306,17 +306,14 @@ def _measured_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[obje
 
 
 def _not_comparable(adapters: Sequence[AdapterDetails]) -> Iterator[NotComparable]:
-    measured: list[tuple[str, dict[str, list[Evaluation]]]] = []
+    measured = defaultdict[str, dict[str, list[Evaluation]]](dict)
     for adapter in adapters:
-        by_metric: dict[str, list[Evaluation]] = {}
         for evaluation in adapter.evaluations:
-            by_metric.setdefault(evaluation.metric, []).append(evaluation)
-        measured.append((adapter.name, by_metric))
-    for metric in sorted({metric for _, values in measured for metric in values}):
-        having = [(name, values[metric]) for name, values in measured if metric in values]
-        first, theirs = having[0]
+            measured[evaluation.metric].setdefault(adapter.name, []).append(evaluation)
+    for metric in sorted(measured):
+        (first, theirs), *others = measured[metric].items()
         settings = {comparable(their) for their in theirs}
-        for name, values in having[1:]:
+        for name, values in others:
             code = mismatch(theirs[-1], values[-1])
             if code is None or any(comparable(own_evaluation) in settings for own_evaluation in values):
                 continue
