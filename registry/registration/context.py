@@ -216,13 +216,11 @@ class _BaseFiles:
         if (local_paths := self._all()) or self._location is not None:
             return fit_whole(local_paths, self._config, weights, whole)
         with self._workspace.cache.scratch() as scratch:
-            try:
+            with suppress(FuseryError):
                 for digest, generation in self._generations.items():
                     self._workspace.store.fetch(Digest(digest), scratch / digest, generation=generation)
-            except FuseryError:
-                return fit_whole({}, self._config, weights, whole)
-            places = {name: scratch / digest for name, digest in self._digests.items()}
-            return fit_whole(places, self._config, weights, whole)
+                local_paths = {name: scratch / digest for name, digest in self._digests.items()}
+            return fit_whole(local_paths, self._config, weights, whole)
 
 
 def candidate_for(
