@@ -50,7 +50,6 @@ class Page:
     """A query for adapters, built filter by filter."""
 
     def __init__(self, session: Session, sort: str) -> None:
-        """Begin with all adapters."""
         self._session = session
         self._keys = _keys(sort)
         self._filters: list[ColumnElement[bool]] = []

@@ -125,7 +125,6 @@ class PlausibleOwners:
     """Adapters, bases and fused models that could have tensors of given shapes; what was looked up is kept."""
 
     def __init__(self, session: Session, most: int | None = None) -> None:
-        """Read from a session."""
         self._session, self._most = session, most
 
     def find(self, views: Sequence[View], *, adapter: bool) -> list[RecordedItem]:
