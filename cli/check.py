@@ -108,7 +108,7 @@ def check_folders(
 
 def adapter_folders(files: Iterable[str | Path]) -> list[Path]:
     """Return the adapters' folders that files are in, at any depth; the file may be gone."""
-    from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+    from fusery.registry.adapters import CONFIG, PEFT_WEIGHTS, WEIGHTS
 
     # To git, a link to a folder is a file, and so is a repository in this one.
     # One adapter may be inside another, whose files are links to the inner one's.

@@ -123,7 +123,7 @@ def tracked(source: str) -> tuple[str, str, tuple[str, ...]] | None:
 
 def is_exported(folder: Path) -> bool:
     """Tell whether `fusery get` wrote a folder, which then says so in its metadata."""
-    from fusery.registry.adapters.files import METADATA
+    from fusery.registry.adapters import METADATA
     from fusery.registry.documents import KEY
     from fusery.storage.errors import FuseryError
     from fusery.storage.jsonfile import read_object

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS
+from fusery.registry.adapters import CONFIG, PEFT_WEIGHTS
 from fusery.registry.adapters.mlx_form import OWN_SERVER
 from fusery.registry.adapters.trained_through import is_merge_aware
 from fusery.registry.bundles import rendering

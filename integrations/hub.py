@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS
+from fusery.registry.adapters import CONFIG, PEFT_WEIGHTS
 from fusery.registry.bundles.card import EVAL_RESULTS, card_values, eval_results
 from fusery.registry.bundles.delivery import Place, Progress
 from fusery.registry.bundles.rendering import ADAPTER_CARD, render_card

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 _ROOMS = {
-    ".adapters.finding": "Finding",
+    ".adapters": "Finding",
     ".admission.code": "AdmissionError",
     ".api.registry": "Registry",
     ".bundles.source": "Choices",

@@ -3,7 +3,7 @@
 from fusery.storage.errors import FuseryError as FuseryError
 from fusery.storage.progress import Reporter as Reporter
 
-from .adapters.finding import Finding as Finding
+from .adapters import Finding as Finding
 from .admission.code import AdmissionError as AdmissionError
 from .api.registry import Registry as Registry
 from .bundles.source import Choices as Choices

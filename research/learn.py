@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusery.registry.adapters.files import CONFIG, WEIGHTS
+from fusery.registry.adapters import CONFIG, WEIGHTS
 from fusery.registry.engine.arithmetic import FORMATS, encode
 from fusery.registry.engine.calibration import Learned, Stored, read_calibration, write_calibration
 from fusery.registry.engine.recipe import Recipe, seed_of

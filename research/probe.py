@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fusery.registry import tables
-from fusery.registry.adapters.files import WEIGHTS
+from fusery.registry.adapters import WEIGHTS
 from fusery.registry.adapters.render import render
 from fusery.registry.adapters.tokenizer_files import own_tokenizer, with_tokenizer
 from fusery.registry.adapters.trained_through import format_in_words, require_plain

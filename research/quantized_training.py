@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 
-from fusery.registry.adapters.files import CONFIG
+from fusery.registry.adapters import CONFIG
 from fusery.registry.adapters.trained_through import ITS_WEIGHTS, QUANTIZATION_AWARE
 from fusery.registry.errors import BadInputError
 from fusery.registry.recording.trainer import GROUPED, Way

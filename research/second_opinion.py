@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusery.registry.adapters.files import CONFIG, WEIGHTS
+from fusery.registry.adapters import CONFIG, WEIGHTS
 from fusery.registry.comparison.combine import mlx_document
 from fusery.registry.comparison.modules import open_registered
 from fusery.registry.comparison.plan import CombineOptions, plan, write

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fusery.registry.adapters.files import CONFIG, WEIGHTS
-from fusery.registry.adapters.finding import Finding
+from fusery.registry.adapters import CONFIG, WEIGHTS, Finding
 from fusery.registry.admission.code import Code, Rule
 from fusery.registry.admission.submission import Submission
 

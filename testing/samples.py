@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from fusery.registry.adapters.files import CONFIG, WEIGHTS
+from fusery.registry.adapters import CONFIG, WEIGHTS
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.adapters.render import Form, render
 from fusery.registry.admission.candidate import BaseFacts, Candidate

@@ -25,9 +25,9 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 80_205,
-    "files": 437,
-    "files under 60 lines": 47,
+    "lines": 79_370,
+    "files": 433,
+    "files under 60 lines": 40,
     "class names used more than once": 10,
     "dict[str, Any]": 40,
 }

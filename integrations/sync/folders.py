@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusery.registry.adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+from fusery.registry.adapters import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from fusery.registry.adapters.render import FORM_FILES, Form
 from fusery.registry.bundles.delivery import LocalFolder, Place, RemoteFolder
 from fusery.registry.bundles.sources import adapters_source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusery.registry.adapters.finding import WHOLE
+from fusery.registry.adapters import WHOLE
 from fusery.registry.adapters.render import FORM_FILES, render
 from fusery.registry.adapters.trained_through import require_usable_unfused
 from fusery.registry.bundles.source import BundledAdapter, BundleSource, Files

@@ -13,7 +13,7 @@ from fusery.storage.folder import SourceFile, find_files, scan
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import Header, read_header
 
-from .files import CONFIG, JSON_LIMIT, METADATA, PEFT_WEIGHTS, WEIGHTS
+from . import CONFIG, JSON_LIMIT, METADATA, PEFT_WEIGHTS, WEIGHTS
 from .mlx_config import (
     AdapterConfig,
     AdapterMetadata,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fusery.storage.processes import Scratch
 
     from ..models.architecture import Architecture
-    from .finding import Finding
+    from . import Finding
 
 
 # Makes a private copy of a file that is to be kept, and returns its path: what is read then is the copy.

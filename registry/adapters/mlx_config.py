@@ -29,7 +29,7 @@ from fusery.storage.secrets import without_credentials
 
 from ..documents import write_document
 from ..names import dataset_name
-from .files import CONFIG, JSON_LIMIT, JSON_VALUES, WEIGHTS
+from . import CONFIG, JSON_LIMIT, JSON_VALUES, WEIGHTS
 
 _TENSOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
 

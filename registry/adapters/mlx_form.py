@@ -19,8 +19,7 @@ from fusery.storage.errors import FormatError
 
 from ..documents import write_document
 from ..errors import BadInputError
-from .files import CONFIG, PEFT_WEIGHTS, WEIGHTS
-from .finding import some
+from . import CONFIG, PEFT_WEIGHTS, WEIGHTS, some
 from .patterns import PatternError
 from .peft_config import PeftConfig, lora_document
 from .peft_folder import PREFIX, PeftModule

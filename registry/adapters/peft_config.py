@@ -10,8 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ..models.libraries import PROJECTIONS
-from .files import CONFIG
-from .finding import Finding
+from . import CONFIG, Finding
 from .patterns import Budget, PatternError, full_match
 from .trained_through import ALORA, INVOCATION, MERGE_AWARE, MOST_INVOCATION, group_of
 

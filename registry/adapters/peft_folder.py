@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from fusery.storage.safetensors import Header, Tensor
 
 from ..parsing import plural
-from .files import CONFIG, PEFT_WEIGHTS
-from .finding import Finding, some
+from . import CONFIG, PEFT_WEIGHTS, Finding, some
 from .patterns import PatternError
 from .peft_config import REFUSED, RESTORE, PeftConfig
 

@@ -31,7 +31,7 @@ from ..models.libraries import (
     in_transformers,
     sees,
 )
-from .files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+from . import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from .peft_config import PeftConfig, lora_document, targets
 from .peft_folder import PREFIX
 from .tensors import StoredTensor, read_stored, transposed, widened, write_stored

@@ -27,8 +27,7 @@ from fusery.storage.safetensors import Header, Tensor
 from ..models.architecture import Architecture
 from ..models.libraries import PROJECTIONS, ExpertLayout, expert_layout, in_mlx, sees
 from ..parsing import plural
-from .files import CONFIG, PEFT_WEIGHTS
-from .finding import Finding, some
+from . import CONFIG, PEFT_WEIGHTS, Finding, some
 from .mlx_config import FileProblem, read_json, validated, weights_header
 from .patterns import PatternError
 from .peft_config import MERGE, TRAIN, PeftConfig, check_invocation, refusal_of_method, refused_fields

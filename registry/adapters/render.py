@@ -10,7 +10,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.errors import FormatError, FuseryError
 from fusery.storage.manifest import Manifest, manifest_of
 
-from .files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+from . import CONFIG, PEFT_WEIGHTS, WEIGHTS
 
 if TYPE_CHECKING:
     from ..models.architecture import Architecture

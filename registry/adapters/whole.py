@@ -24,8 +24,7 @@ from ..engine.base import Base, Source
 from ..engine.grids import requantized
 from ..engine.matrices import StoredMatrix, matrix_of
 from ..models.libraries import HEAD, every_name
-from .files import CONFIG, PEFT_WEIGHTS
-from .finding import Finding
+from . import CONFIG, PEFT_WEIGHTS, Finding
 from .patterns import Endings
 from .peft_folder import ROWS, own_name
 from .tensors import same_numbers

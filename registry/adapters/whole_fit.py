@@ -15,7 +15,7 @@ from ..engine.arithmetic import FORMATS
 from ..engine.base import Base, read_sources
 from ..models.architecture import architecture_of
 from ..models.libraries import HEAD as SEEING_HEAD
-from .finding import some
+from . import some
 from .peft_form import names_are_shared
 from .tensors import same_numbers
 from .whole import QUANTISED_COPY, TrainedRows, WholeTensors, likenesses

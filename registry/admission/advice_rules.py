@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
-from ..adapters.files import CONFIG, RECIPE
-from ..adapters.finding import Finding, some
+from ..adapters import CONFIG, RECIPE, Finding, some
 from .candidate import Candidate
 from .code import LEARNING_RATE_LOW, RANK_LOW, info, rule
 

@@ -12,8 +12,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
-from ..adapters.files import CONFIG, METADATA, WEIGHTS
-from ..adapters.finding import Finding, some
+from ..adapters import CONFIG, METADATA, WEIGHTS, Finding, some
 from ..adapters.peft_config import MERGE
 from ..engine.config import has_vision
 from ..errors import BadInputError

@@ -13,8 +13,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
-from ..adapters.finding import Finding
+from ..adapters import PEFT_WEIGHTS, WEIGHTS, Finding
 from ..adapters.folder import AdapterFolder
 from ..adapters.peft_form import is_tied
 from ..adapters.trained_through import group_of

@@ -16,8 +16,7 @@ from urllib.parse import quote
 from fusery.storage.errors import UnsafePathError
 from fusery.storage.manifest import safe_relative_path
 
-from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
-from ..adapters.finding import Finding
+from ..adapters import CONFIG, PEFT_WEIGHTS, WEIGHTS, Finding
 from .code import CheckedFolder, Code
 from .rules import CODES, plugged_rules
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..adapters.finding import Finding, Severity, Verdict, some, verdict
+from ..adapters import Finding, Severity, Verdict, some, verdict
 from ..errors import RegistryError
 from ..parsing import plural
 from ..record import Record, described

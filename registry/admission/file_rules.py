@@ -9,8 +9,7 @@ from pathlib import Path
 from fusery.storage.errors import FuseryError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
 
-from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
-from ..adapters.finding import Finding, some
+from ..adapters import CONFIG, PEFT_WEIGHTS, WEIGHTS, Finding, some
 from ..adapters.tokenizer_files import SETTINGS, own_tokenizer, reader, settings_of
 from .candidate import Candidate
 from .code import always_error, error, info, rule, warning

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ..adapters.files import CONFIG, WEIGHTS
-from ..adapters.finding import Finding
+from ..adapters import CONFIG, WEIGHTS, Finding
 from ..adapters.trained_through import group_of
 from .candidate import Candidate
 from .code import error, rule, warning

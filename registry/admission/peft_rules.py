@@ -7,8 +7,7 @@ from math import prod
 
 from fusery.storage.safetensors import read_header
 
-from ..adapters.files import CONFIG, PEFT_WEIGHTS
-from ..adapters.finding import WHOLE, Finding, some
+from ..adapters import CONFIG, PEFT_WEIGHTS, WHOLE, Finding, some
 from ..adapters.patterns import PatternError
 from ..adapters.peft_config import CONVERT, MERGE, TIED, PeftConfig, targets
 from ..adapters.peft_folder import PREFIX

@@ -6,8 +6,7 @@ import datetime as dt
 import math
 from collections.abc import Iterator
 
-from ..adapters.files import METADATA, RECIPE, WEIGHTS
-from ..adapters.finding import Finding
+from ..adapters import METADATA, RECIPE, WEIGHTS, Finding
 from ..adapters.mlx_config import AdapterMetadata
 from ..errors import BadInputError
 from ..names import AdapterName, parse_date

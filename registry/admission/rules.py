@@ -12,7 +12,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import is_keepable
 from fusery.storage.plugins import Plugin, PluginError, blaming, load_plugin, plugins, taken_twice
 
-from ..adapters.finding import ORDER, Finding, Severity, by_severity
+from ..adapters import ORDER, Finding, Severity, by_severity
 from ..errors import BadInputError
 from . import (
     advice_rules,

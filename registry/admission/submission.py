@@ -14,9 +14,9 @@ from fusery.storage.jsonfile import is_keepable
 from fusery.storage.secrets import without_credentials
 
 from ..errors import BadInputError
-from ..limits import TAGS, require_count
 from ..names import dataset_name, parse_date, parse_slug, parse_task
 from ..record import Declaration, Record, parts_of
+from ..records import TAGS, require_count
 from ..records.adapter import Adapter
 
 # What users declare about an adapter, by the field of its record.

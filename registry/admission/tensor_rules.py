@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from fusery.storage.digest import digest_file
 from fusery.storage.safetensors import Tensor
 
-from ..adapters.files import CONFIG, WEIGHTS
-from ..adapters.finding import Finding, some
+from ..adapters import CONFIG, WEIGHTS, Finding, some
 from ..adapters.mlx_config import LoraModule
 from ..adapters.trained_through import (
     ITS_WEIGHTS,

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.errors import FormatError
 
-from ..adapters.files import CHECKPOINT
-from ..adapters.finding import Finding, some
+from ..adapters import CHECKPOINT, Finding, some
 from ..adapters.tokenizer_files import (
     ADDED,
     DEFAULT,

@@ -15,7 +15,7 @@ from .operation import Paging, operation
 from .resource import Named, Resource, named, reference_texts, runs
 
 if TYPE_CHECKING:
-    from ..adapters.finding import Finding
+    from ..adapters import Finding
     from ..adapters.render import Form
     from ..admission.submission import Corrections, Facts, Submission
     from ..comparison.combine import Combination

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..adapters.finding import WHOLE
+from ..adapters import WHOLE
 from ..errors import BadInputError
 from ..record import compared
 from ..records.adapter_details import AdapterDetails

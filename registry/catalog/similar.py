@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.errors import FuseryError, typed
 
 from .. import tables
-from ..adapters.files import WEIGHTS
+from ..adapters import WEIGHTS
 from ..adapters.folder import AdapterFolder, read_adapter_folder
 from ..comparison.modules import cosine, open_adapter, open_registered
 from ..comparison.sketches import SIZE, is_sketch, nearest, sketch_of

@@ -14,7 +14,7 @@ from .. import tables
 from ..admission.submission import LIMITS, require_text
 from ..database import events
 from ..errors import BadInputError, UnknownReferenceError
-from ..limits import YANKS, require_within
+from ..records import YANKS, require_within
 from ..records.fused_rows import fused_from
 from ..records.references import resolve_adapter
 from ..records.release import LiftedYank, ShippedBundle, Yank

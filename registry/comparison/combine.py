@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from fusery.storage.progress import SILENT, Reporter
 
 from .. import tables
-from ..adapters.files import CONFIG, RECIPE, WEIGHTS
+from ..adapters import CONFIG, RECIPE, WEIGHTS
 from ..adapters.peft_config import PeftConfig
 from ..adapters.tokenizer_files import is_tokenizer_file, tokenizer_entries
 from ..adapters.trained_through import require_plain, require_usable_unfused

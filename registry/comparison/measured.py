@@ -28,7 +28,7 @@ from ..errors import (
     MetricRecordedTwiceError,
     UnknownReferenceError,
 )
-from ..limits import EVALUATIONS, require_count, require_within
+from ..records import EVALUATIONS, require_count, require_within
 from ..records.evaluation import (
     SETTING,
     Evaluation,

@@ -16,7 +16,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.safetensors import Tensor
 from fusery.storage.verified_files import Watch
 
-from ..adapters.files import WEIGHTS
+from ..adapters import WEIGHTS
 from ..charts.text import natural
 from ..engine.adapter import FULL, LORA, Factors, read_adapter, read_stored
 from ..engine.arithmetic import FORMATS, Array, NotFiniteError, decode

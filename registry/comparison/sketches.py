@@ -12,7 +12,7 @@ import numpy as np
 from sqlalchemy import select
 
 from .. import tables
-from ..adapters.files import WEIGHTS
+from ..adapters import WEIGHTS
 from ..engine.arithmetic import Array
 from ..errors import FusionUnsupportedError
 from .modules import OpenAdapter, finite_updates, open_adapter

@@ -9,16 +9,16 @@ from typing import Any
 
 from fusery.storage.errors import visible
 
-from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
+from ..adapters import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
 from ..adapters.tokenizer_files import is_tokenizer_file, refusal
 from ..admission.submission import LIMITS
 from ..database.events import is_entry_of
 from ..errors import BadInputError
 from ..fusion.views import recipe_key_of
-from ..limits import EVALUATIONS, NAMES, SIGNATURES, YANKS, require_count, require_within
 from ..names import AdapterName, parse_base_name, parse_date
 from ..parsing import CLOCK_SKEW, require_past
 from ..record import About
+from ..records import EVALUATIONS, NAMES, SIGNATURES, YANKS, require_count, require_within
 from ..records.evaluation import key_of, parse_metric, range_problem
 from ..registration.add_base import is_model_file
 from ..registration.recorded import AUDIT_ORIGIN, first_state, require_fitting, submission_of

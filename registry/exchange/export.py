@@ -12,7 +12,7 @@ from typing import Any
 from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import documents, tables
-from ..adapters.files import METADATA
+from ..adapters import METADATA
 from ..adapters.render import FORMS, Form
 from ..adapters.tokenizer_files import own_tokenizer
 from ..adapters.trained_through import format_in_words

@@ -18,7 +18,7 @@ from fusery.storage.jsonfile import is_keepable, read_object
 from fusery.storage.manifest import FileEntry, manifest_of
 
 from .. import tables
-from ..adapters.files import METADATA
+from ..adapters import METADATA
 from ..adapters.folder import read_adapter_folder
 from ..adapters.render import FORM_FILES, Form
 from ..adapters.tokenizer_files import is_tokenizer_file

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
 from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import Plugin, PluginError, blaming, find_plugin, load_plugin, plugins
 
-from ..adapters.files import CONFIG, PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
+from ..adapters import CONFIG, PEFT_WEIGHTS, RUN_RECORD, WEIGHTS
 from ..errors import AlreadyExistsError, BadInputError
 from ..names import parse_slug, parse_task
 from ..parsing import plural

@@ -23,8 +23,8 @@ from ..engine.recipe import Recipe
 from ..errors import BadInputError
 from ..fusion.records import compare_claims
 from ..fusion.views import foreign_key
-from ..limits import CALIBRATIONS, CLAIMS, require_count
 from ..record import column_values
+from ..records import CALIBRATIONS, CLAIMS, require_count
 from ..records.amendments import amend_row
 from ..records.deposit import Deposit, record_manifest
 from ..records.fused_rows import ANSWERED

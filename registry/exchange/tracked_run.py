@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import is_keepable
 
-from ..adapters.files import CHECKPOINT, CONFIG, PEFT_WEIGHTS, WEIGHTS
+from ..adapters import CHECKPOINT, CONFIG, PEFT_WEIGHTS, WEIGHTS
 from ..registration.training_record import RunRecord
 
 UNKNOWN = RunRecord(started_at=datetime.fromtimestamp(0, UTC))  # record of a run that cannot be read

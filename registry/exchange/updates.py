@@ -20,8 +20,8 @@ from .. import tables
 from ..actors import name_sender, person
 from ..dsse import parse_envelope, read_statement
 from ..errors import MissingExtraError, RegistryError, RoleError
-from ..limits import EVALUATIONS, SIGNATURES, TAGS, YANKS, require_count, require_within
 from ..record import column_values
+from ..records import EVALUATIONS, SIGNATURES, TAGS, YANKS, require_count, require_within
 from ..records.amendments import DATASET, amend_row, is_free, require_few_amendments, state_of
 from ..records.evaluation import key_of
 from ..records.fused import FusedAnswers

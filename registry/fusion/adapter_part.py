@@ -11,7 +11,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.jsonfile import read_config
 from fusery.storage.manifest import FileEntry
 
-from ..adapters.files import CONFIG, PEFT_WEIGHTS
+from ..adapters import CONFIG, PEFT_WEIGHTS
 from ..adapters.trained_through import aware_of, group_of
 from ..engine.recipe import DITHER, USUAL_SEED, Recipe
 from ..errors import FusionUnsupportedError

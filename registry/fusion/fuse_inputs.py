@@ -20,7 +20,7 @@ from fusery.storage.transfer import Need, needs_of, require_rooms
 from fusery.storage.verified_files import require_digests, watched
 
 from .. import tables
-from ..adapters.files import CONFIG, WEIGHTS
+from ..adapters import CONFIG, WEIGHTS
 from ..adapters.render import form_of, render
 from ..adapters.tokenizer_files import GENERATION, SETTINGS, TOKENIZER, with_own_end, with_tokenizer
 from ..adapters.trained_through import aware_of, require_fusable, require_usable_unfused

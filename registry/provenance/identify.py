@@ -18,7 +18,7 @@ from fusery.storage.manifest import FileEntry
 from fusery.storage.progress import SILENT, Reporter, tally
 
 from .. import tables
-from ..adapters.finding import some
+from ..adapters import some
 from ..database.engine import batches
 from ..parsing import plural
 from ..records.fused_rows import label_of

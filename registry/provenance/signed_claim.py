@@ -17,7 +17,7 @@ from fusery.storage.jsonfile import parse_json
 from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import documents
-from ..adapters.files import METADATA
+from ..adapters import METADATA
 from ..record import Record, described
 
 DEEPEST = 64  # folders inside each other

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from fusery.storage.errors import FuseryError, StorageError
 from fusery.storage.secrets import redact
 
-from ..adapters.files import STATE
+from ..adapters import STATE
 from ..admission.submission import Facts, Submission
 from ..registration.training_record import RecordedData, RunRecord, begin_record, write_record
 from .callback import plain_arguments, register_run

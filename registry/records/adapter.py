@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar, Literal
 
-from ..adapters.finding import Finding
+from ..adapters import Finding
 from ..record import LARGE, LONG, Declaration, Record, column, described
 
 Relation = Literal["itself", "same-bytes", "contains", "computed-from"]

@@ -14,9 +14,9 @@ from fusery.storage.digest import canonical_json
 
 from .. import tables
 from ..errors import BadInputError
-from ..limits import AMENDMENTS, REMARKS, TEXT, require_within
 from ..names import compact_date, parse_date
 from ..record import parts_of
+from . import AMENDMENTS, REMARKS, TEXT, require_within
 from .adapter import Adapter, Amendment
 
 _BYTES = 2_000  # of a dataset's name and revision: PostgreSQL indexes at most 2,704, with the digest

@@ -21,8 +21,8 @@ from .. import tables
 from ..actors import person
 from ..database import events
 from ..errors import BadInputError, UnknownReferenceError
-from ..limits import BUNDLES, require_count
 from ..workspace.workspace import Workspace
+from . import BUNDLES, require_count
 from .deposit import record_manifest
 from .references import resolve_adapter
 from .transfer import SentBundle

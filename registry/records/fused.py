@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from fusery.storage.manifest import FileEntry
 
-from ..adapters.finding import Finding
+from ..adapters import Finding
 from ..engine.verdict import Verdict
 from ..record import LONG, Record, described
 from .adapter import Withdrawal

@@ -17,7 +17,7 @@ from fusery.storage.manifest import FileEntry, Manifest, manifest_of
 from fusery.storage.transfer import Need, require_rooms
 
 from .. import tables
-from ..adapters.finding import WHOLE
+from ..adapters import WHOLE
 from ..adapters.render import FORM_FILES, FORMS, Form, form_of, render
 from ..adapters.tokenizer_files import (
     differences,

@@ -15,7 +15,7 @@ from fusery.storage.errors import StorageError
 from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
-from ..adapters.finding import Finding, Severity
+from ..adapters import Finding, Severity
 from ..database.engine import batches
 from ..documents import without_places
 from ..errors import MissingExtraError, RegistryError

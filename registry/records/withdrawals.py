@@ -19,8 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
 from .. import tables
-from ..adapters.files import PEFT_WEIGHTS, RECIPE, WEIGHTS
-from ..adapters.finding import WHOLE
+from ..adapters import PEFT_WEIGHTS, RECIPE, WEIGHTS, WHOLE
 from ..database.engine import BATCH
 from ..errors import BadInputError
 from ..wire import decode

@@ -36,7 +36,7 @@ from .sources import FetchedBase, fetched
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
 
-    from ..adapters.finding import Finding
+    from ..adapters import Finding
     from ..workspace.workspace import Workspace
 
 
@@ -218,7 +218,7 @@ def look_at_base(
     failure: str | None,
 ) -> tuple[Finding, ...]:
     """Return the findings about a base; its chat templates are rendered once."""
-    from ..adapters.finding import verdict
+    from ..adapters import verdict
     from ..adapters.tokenizer_files import reader
     from ..admission.base_rules import key_findings
     from ..admission.code import AdmissionError

@@ -12,9 +12,9 @@ from .. import tables
 from ..admission.submission import LIMITS, checked, checked_tags, require_text
 from ..database import events
 from ..errors import BadInputError
-from ..limits import TAGS, require_count
 from ..names import compact_date, parse_date, parse_slug
 from ..parsing import require_past
+from ..records import TAGS, require_count
 from ..records.adapter import Amended
 from ..records.amendments import (
     DATASET,

@@ -17,8 +17,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError, typed
 
 from .. import tables
-from ..adapters.files import CONFIG, METADATA
-from ..adapters.finding import Finding
+from ..adapters import CONFIG, METADATA, Finding
 from ..adapters.folder import AdapterFolder
 from ..adapters.tokenizer_files import is_tokenizer_file
 from ..admission.candidate import BaseFacts, Candidate, Neighbour, tail

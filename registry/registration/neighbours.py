@@ -15,7 +15,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.manifest import manifest_of
 
 from .. import tables
-from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
+from ..adapters import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.folder import AdapterFolder
 from ..admission.candidate import Neighbour
 from ..errors import FusionUnsupportedError

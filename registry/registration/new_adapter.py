@@ -16,8 +16,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.manifest import Manifest
 
 from .. import tables
-from ..adapters.files import WEIGHTS
-from ..adapters.finding import Finding, verdict
+from ..adapters import WEIGHTS, Finding, verdict
 from ..adapters.folder import AdapterFolder, read_adapter_folder
 from ..adapters.render import Form, other_forms
 from ..admission.code import AdmissionError

@@ -12,8 +12,7 @@ from fusery.storage.digest import parse_digest
 from fusery.storage.errors import FuseryError
 
 from .. import tables
-from ..adapters.files import WEIGHTS
-from ..adapters.finding import Finding
+from ..adapters import WEIGHTS, Finding
 from ..adapters.folder import AdapterFolder
 from ..admission.code import TRAINING_CODES
 from ..admission.submission import DECLARED, Submission, TrainedOn

@@ -19,8 +19,7 @@ from fusery.storage.manifest import Manifest
 from fusery.storage.transfer import require_room
 
 from .. import tables
-from ..adapters.files import CHECKPOINT, WEIGHTS
-from ..adapters.finding import Finding, verdict
+from ..adapters import CHECKPOINT, WEIGHTS, Finding, verdict
 from ..adapters.folder import AdapterFolder, Take, on_base, read_adapter_folder, with_weights
 from ..adapters.mlx_config import AdapterConfig, AdapterMetadata
 from ..adapters.render import Form

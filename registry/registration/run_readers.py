@@ -22,8 +22,7 @@ from fusery.storage.failures import os_failures
 from fusery.storage.folder import SourceFile, scan
 from fusery.storage.safetensors import read_header
 
-from ..adapters.files import CHECKPOINT, CONFIG, LOG_NAME, PEFT_WEIGHTS, RUN_RECORD, STATE, WEIGHTS
-from ..adapters.finding import Finding, some
+from ..adapters import CHECKPOINT, CONFIG, LOG_NAME, PEFT_WEIGHTS, RUN_RECORD, STATE, WEIGHTS, Finding, some
 from ..adapters.folder import AdapterFolder
 from ..admission.code import (
     CHECKPOINT_UNUSABLE,

@@ -17,7 +17,7 @@ from fusery.storage.folder import scan
 from fusery.storage.interface import Blob
 from fusery.storage.manifest import safe_relative_path
 
-from ..adapters.files import CHECKPOINT, CONFIG, LOG_NAME, METADATA, PEFT_WEIGHTS, RUN_RECORD, STATE, WEIGHTS
+from ..adapters import CHECKPOINT, CONFIG, LOG_NAME, METADATA, PEFT_WEIGHTS, RUN_RECORD, STATE, WEIGHTS
 from ..adapters.tokenizer_files import is_tokenizer_file
 from ..errors import BadInputError, BlobsMissingError, MissingExtraError
 from ..names import is_hub_id

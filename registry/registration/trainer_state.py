@@ -11,7 +11,7 @@ from typing import Any
 from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import read_object
 
-from ..adapters.files import STATE
+from ..adapters import STATE
 from .training_curve import Curve, Point
 
 MAX_STATE_BYTES = 64 << 20

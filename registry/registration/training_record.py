@@ -24,7 +24,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.publishing import write_atomically
 from fusery.storage.secrets import without_credentials
 
-from ..adapters.files import RUN_RECORD
+from ..adapters import RUN_RECORD
 from ..names import dataset_name
 from .training_curve import Curve, Point
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Literal
 
-from ..adapters.files import METADATA, RUN_RECORD, WEIGHTS
-from ..adapters.finding import Finding
+from ..adapters import METADATA, RUN_RECORD, WEIGHTS, Finding
 from ..adapters.folder import AdapterFolder
 from ..admission.code import (
     BEST_NOT_LAST,

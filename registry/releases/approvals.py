@@ -12,8 +12,8 @@ from .. import tables
 from ..actors import is_author, person
 from ..database import events
 from ..errors import BadInputError
-from ..limits import APPROVALS, require_count
 from ..names import parse_alias, parse_task
+from ..records import APPROVALS, require_count
 from ..records.references import resolve_adapter
 from ..records.release import Approval
 from ..records.tokens import owner_of

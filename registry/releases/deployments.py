@@ -16,9 +16,9 @@ from ..admission.submission import LIMITS, require_text
 from ..database import events
 from ..database.engine import batches
 from ..errors import BadInputError, UnknownReferenceError
-from ..limits import DEPLOYMENTS, require_count
 from ..parsing import parse_moment
 from ..provenance.trace import Key, key_of, nodes_of
+from ..records import DEPLOYMENTS, require_count
 from ..records.graph import Node
 from ..records.references import find_things, places_of, shippable
 from ..records.release import Deployed, Deployment, Refused

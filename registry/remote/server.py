@@ -15,7 +15,7 @@ from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FormatError, FuseryError
 from fusery.storage.jsonfile import MAX_DEPTH, parse_json
 
-from ..adapters.finding import Finding
+from ..adapters import Finding
 from ..record import Record
 from ..wire import decode, encode
 from ..workspace.settings import Settings

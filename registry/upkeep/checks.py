@@ -16,7 +16,7 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageErr
 from fusery.storage.manifest import Manifest
 
 from .. import tables
-from ..adapters.finding import some
+from ..adapters import some
 from ..database import Database, events
 from ..database.engine import batches
 from ..database.leases import LONGEST

@@ -19,7 +19,7 @@ from fusery.storage.plugins import Group, Plugin, plugins, taken_twice
 from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.verified_files import others_may_write
 
-from ..adapters.finding import some
+from ..adapters import some
 from ..admission.rules import SeverityPolicy
 from ..parsing import plural, shown_size
 from ..record import Record, described

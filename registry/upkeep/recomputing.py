@@ -13,7 +13,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import PluginError
 
 from .. import tables
-from ..adapters.finding import Finding
+from ..adapters import Finding
 from ..adapters.folder import AdapterFolder, read_adapter_folder
 from ..adapters.render import other_forms
 from ..admission.rules import SeverityPolicy, examine, unreadable

@@ -15,7 +15,7 @@ import tiny_models
 from fixture_types import Fusery
 from sarif_structure import require_sarif
 
-from fusery.registry.adapters.finding import Finding
+from fusery.registry.adapters import Finding
 from fusery.registry.admission.ci_reports import code_quality, place_of
 from fusery.registry.admission.code import CheckedFolder
 from fusery.registry.admission.rules import CODES

@@ -20,7 +20,7 @@ from programs import interrupts
 from run_folders import make_run, plain_log
 from waiting import PATIENCE, wait_until
 
-from fusery.registry.adapters.files import RUN_RECORD
+from fusery.registry.adapters import RUN_RECORD
 from fusery.registry.registration.training_record import read_record
 from fusery.storage.digest import digest_file
 

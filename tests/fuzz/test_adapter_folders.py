@@ -16,7 +16,7 @@ import tiny_models
 from fuzz.mutate import garble, mutate, text, tree
 from hostile.arena import Arena, peft_adapter, require_plain
 
-from fusery.registry.adapters.finding import verdict
+from fusery.registry.adapters import verdict
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.admission.candidate import BaseFacts, Candidate
 from fusery.registry.admission.rules import CODES, examine

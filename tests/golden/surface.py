@@ -32,7 +32,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.plugins import GROUPS
 
 PLUGINS = (
-    "fusery.registry.adapters.finding.Finding", "fusery.registry.admission.candidate.BaseFacts",
+    "fusery.registry.adapters.Finding", "fusery.registry.admission.candidate.BaseFacts",
     "fusery.registry.admission.candidate.Candidate", "fusery.registry.admission.code.Code",
     "fusery.registry.admission.code.rule", "fusery.registry.bundles.BundleSource",
     "fusery.registry.bundles.Choices", "fusery.registry.bundles.Target", "fusery.registry.bundles.Layout",

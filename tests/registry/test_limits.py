@@ -8,7 +8,7 @@ from database_facts import add_rows
 from fusery.registry import Registry
 from fusery.registry.comparison import measured
 from fusery.registry.errors import BadInputError
-from fusery.registry.limits import REMARKS, YANKS, require_within
+from fusery.registry.records import REMARKS, YANKS, require_within
 
 ONE = "course_rec_v1_20260115"
 

@@ -19,7 +19,7 @@ from broken_adapters import Spoil, edit_config, edit_tensors, without
 from bundle_cases import WRITTEN_HERE
 
 from fusery.registry import Registry
-from fusery.registry.adapters.finding import verdict
+from fusery.registry.adapters import verdict
 from fusery.registry.admission.rules import CODES
 from fusery.registry.bundles.source import Choices
 from fusery.registry.bundles.target import own_targets

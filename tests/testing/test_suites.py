@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fusery.registry.adapters.finding import Finding
+from fusery.registry.adapters import Finding
 from fusery.registry.admission.candidate import Candidate
 from fusery.registry.admission.code import Code, Rule
 from fusery.registry.bundles import Target

@@ -11,7 +11,7 @@ from fusery.storage.errors import StorageError
 from fusery.storage.jsonfile import read_config, read_object
 from fusery.storage.safetensors import read_header
 
-from ...adapters.files import CONFIG, WEIGHTS
+from ...adapters import CONFIG, WEIGHTS
 from ...documents import provenance_part
 from ...runtime.document import read_document
 from ...runtime.errors import DocumentError

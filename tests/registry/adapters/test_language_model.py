@@ -14,7 +14,7 @@ import tiny_models
 from peft_folders import edit_config, edit_tensors, real_peft
 
 from fusery.registry import Registry
-from fusery.registry.adapters.files import PEFT_WEIGHTS as WEIGHTS
+from fusery.registry.adapters import PEFT_WEIGHTS as WEIGHTS
 from fusery.registry.adapters.peft_form import write_peft
 from fusery.registry.models.architecture import Architecture
 from fusery.registry.models.libraries import ALIKE, LAYOUTS

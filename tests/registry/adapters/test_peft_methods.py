@@ -10,7 +10,7 @@ import pytest
 from peft_folders import real_peft
 
 from fusery.registry import Registry
-from fusery.registry.adapters.finding import Finding
+from fusery.registry.adapters import Finding
 from fusery.registry.adapters.peft_config import UNFUSABLE
 from fusery.registry.admission.code import AdmissionError
 

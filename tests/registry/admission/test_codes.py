@@ -14,7 +14,7 @@ from database_facts import all_rows
 from store_shelf import open_workspace
 
 from fusery.registry import Registry
-from fusery.registry.adapters.finding import Finding
+from fusery.registry.adapters import Finding
 from fusery.registry.admission.ci_reports import place_of
 from fusery.registry.admission.code import TRAINING_CODES, AdmissionError
 from fusery.registry.admission.rules import CODES, RULES

@@ -13,7 +13,7 @@ import peft_folders
 import pytest
 from broken_adapters import look
 
-from fusery.registry.adapters.finding import Finding
+from fusery.registry.adapters import Finding
 from fusery.registry.adapters.mlx_config import LoraModule
 from fusery.registry.adapters.whole_fit import FittedWhole
 from fusery.registry.admission import base_rules, rules, tensor_rules, tokenizer_rules

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry.adapters.finding import Finding, verdict
+from fusery.registry.adapters import Finding, verdict
 from fusery.registry.admission.rules import CODES, SeverityPolicy
 from fusery.registry.errors import BadInputError
 from fusery.registry.workspace.settings import Settings

@@ -29,7 +29,7 @@ from broken_adapters import (
     write,
 )
 
-from fusery.registry.adapters.finding import Finding, verdict
+from fusery.registry.adapters import Finding, verdict
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.storage.errors import UnsafePathError
 

@@ -13,7 +13,7 @@ import pytest
 import tiny_models
 
 from fusery.registry import Registry
-from fusery.registry.adapters.files import WEIGHTS
+from fusery.registry.adapters import WEIGHTS
 from fusery.registry.comparison import modules as modules_of_files
 from fusery.registry.comparison.modules import (
     OpenAdapter,

@@ -18,7 +18,7 @@ from store_shelf import open_workspace
 from fusery.registry import Registry
 from fusery.registry.admission.code import AdmissionError
 from fusery.registry.errors import BadInputError
-from fusery.registry.limits import YANKS
+from fusery.registry.records import YANKS
 from fusery.registry.remote.container import BackupError
 from fusery.registry.tables import bounds
 from fusery.web.auth import Proxies, TokenAuth

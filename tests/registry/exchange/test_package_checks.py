@@ -12,7 +12,7 @@ from made_calibrations import put_calibration
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
 from fusery.registry.exchange import checks
-from fusery.registry.limits import NAMES
+from fusery.registry.records import NAMES
 from fusery.registry.records.adapter_details import CurvePoint, TrainingRun
 from fusery.registry.records.fused import Source
 from fusery.registry.remote.documents import Package, SignatureDocument, YankDocument, read_package

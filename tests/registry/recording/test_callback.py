@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from run_folders import make_run, plain_log
 
 from fusery.registry import RecordRun, Registry
-from fusery.registry.adapters.files import RUN_RECORD, STATE
+from fusery.registry.adapters import RUN_RECORD, STATE
 from fusery.registry.recording import trainer
 from fusery.registry.registration.training_record import begin_record, read_record
 from fusery.storage.errors import FormatError

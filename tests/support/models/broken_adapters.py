@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensor_files
 
-from fusery.registry.adapters.finding import Finding
+from fusery.registry.adapters import Finding
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.admission.candidate import BaseFacts, Candidate, Neighbour
 from fusery.registry.admission.rules import examine
