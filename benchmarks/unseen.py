@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import groupby, product
+from itertools import combinations, groupby, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +111,19 @@ def cases() -> list[Case]:
     listed += [Case(name, FOUR, way, 0.3) for name, way in product(smol, AUTO[:3])]
     listed += [Case(name, FOUR, f"mixed5{CALIBRATED}") for name in smol]
     listed += [Case(name, f"{SMOL}-8bit", "keep") for name in smol]
+    listed += [Case(name, f"{SMOL}-3bit", way, 0.5) for name, way in product(smol, AUTO[:3])]
     listed += [
         Case(name, SMOL, way)
         for name, way in product(("boxes_r16_bf16", "mails", "rooms"), ("keep", "quantize4", "quantize8"))
     ]
+    # Only for what `auto` takes: it begins with `keep`.
+    onto = [f"{SMOL}{bits}" for bits in ("-4bit", "-3bit", "-4bit-g64", "-5bit", "-8bit")]
+    scales = 0.3, 0.5, 0.75, 1.0, 1.5, 2.0
+    listed += [Case(name, base, "keep", factor) for base, factor, name in product(onto, scales, smol)]
+    listed += [
+        Case(one, base, "keep", 1.0, other) for base, (one, other) in product(onto, combinations(smol, 2))
+    ]
+    listed += [Case(name, base, "keep", factor) for factor, (name, base) in product(scales, larger)]
     return list(dict.fromkeys(listed))
 
 
