@@ -14,7 +14,7 @@ _ALL: dict[str, dict[str, tuple[str, str]]] = {
         "eval": ("evaluations", "Measure adapters; record and list evaluations."),
         "fuse": ("fuse", "Fuse an adapter into its base model."),
         "materialize": ("materialize", "Write a deployable bundle of one or more adapters."),
-        "serve": ("model_server.local.serve", "Serve adapters of one base model through OpenAI's API."),
+        "serve": ("model_server.local", "Serve adapters of one base model through OpenAI's API."),
         "promote": ("alias", "Move an alias to an adapter that meets the alias's rules."),
         "log": ("trail", "Show the log of the registry, a task, an adapter or an alias."),
         "get": ("exchange", "Get the files of an adapter, a base model or a fused model."),

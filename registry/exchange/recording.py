@@ -73,18 +73,19 @@ class Recorder:
 
     def record(self, arrived: Sequence[ExaminedDocument], deposit: Deposit | None) -> list[Moved]:
         """Record documents in one transaction."""
+        name = arrived[0].document.name
         try:
             with self.destination.database.write() as session:
                 stored = deposit.commit_many(session) if deposit is not None else {}
                 now, done = Database.utcnow(session), list[Moved]()
                 for one in arrived:
+                    name = one.document.name
                     row = planning.find(self.destination, session, one.document, self.origin)
-                    try:
-                        done.append(self._recorded(session, one, row, stored, now))
-                    except IntegrityError as error:
-                        problem = f"invalid values in the record of {one.document.name}"
-                        raise BadInputError(problem, hint=AUDIT_ORIGIN) from error
+                    done.append(self._recorded(session, one, row, stored, now))
             return done
+        except IntegrityError as error:
+            problem = f"invalid values in the record of {name}"
+            raise BadInputError(problem, hint=AUDIT_ORIGIN) from error
         finally:
             if deposit is not None:
                 deposit.abandon()
