@@ -39,15 +39,24 @@ class Code:
             yield self.finding(subject, f"{plural(len(names), noun)} {text}: {some(names)}", hint)
 
 
-def _codes_of(severity: Severity, *, fixed: bool = False) -> Callable[..., Code]:
-    """Return a function from the other fields of a code, in their order, to the code."""
-    return lambda name, what, why, hint="": Code(name, severity, what, why, hint, fixed)
+def error(name: str, what: str, why: str, hint: str = "") -> Code:
+    """Return a code that keeps an adapter out, unless it is configured otherwise."""
+    return Code(name, "error", what, why, hint)
 
 
-error = _codes_of("error")  # keeps an adapter out, unless it is configured otherwise
-always_error = _codes_of("error", fixed=True)
-warning = _codes_of("warning")  # is recorded with an adapter, and keeps it out with `--strict`
-info = _codes_of("info")  # is only recorded with an adapter
+def always_error(name: str, what: str, why: str, hint: str = "") -> Code:
+    """Return a code that always keeps an adapter out."""
+    return Code(name, "error", what, why, hint, fixed=True)
+
+
+def warning(name: str, what: str, why: str, hint: str = "") -> Code:
+    """Return a code that is recorded with an adapter, and keeps it out with `--strict`."""
+    return Code(name, "warning", what, why, hint)
+
+
+def info(name: str, what: str, why: str, hint: str = "") -> Code:
+    """Return a code that is only recorded with an adapter."""
+    return Code(name, "info", what, why, hint)
 
 
 Look = Callable[["Candidate"], Iterator[Finding]]
