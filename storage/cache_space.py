@@ -104,7 +104,7 @@ _NO_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 @contextmanager
 def locked(folder: Path, *, alone: bool = False) -> Iterator[bool | None]:
-    """Keep a folder until the block ends, or hold it `alone`; yield None if it is gone, False if somebody else reads it."""
+    """Lock a folder until the block ends, exclusively with `alone`; yield None if it is gone, False if another process has it."""
     fd, is_held = None, False
     with suppress(BlockingIOError):
         fd = _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)

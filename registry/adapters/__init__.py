@@ -1,6 +1,6 @@
 """The forms of an adapter, mlx-lm's and PEFT's: one is registered, and the other computed from it, recorded and not stored.
 
-Here: the names of an adapter's files, and findings, which admission's rules return.
+This module has the names of an adapter's files, and the findings that admission rules return.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 
 from ..record import Record, described
 
-# The files of an adapter as mlx-lm's and PEFT's trainers and people name them, and their limits.
+# Names of an adapter's files, as mlx-lm and PEFT write them, and limits on their size.
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
 METADATA = "adapter_metadata.json"
@@ -19,7 +19,7 @@ PEFT_WEIGHTS = "adapter_model.safetensors"
 
 RUN_RECORD = "fusery_run.json"  # the record of a run, beside its weights
 STATE = "trainer_state.json"  # transformers' record of a run, beside a checkpoint's weights
-# Key of `adapter_config.json` that says how an adapter was computed from others; mlx-lm passes over keys it does not know.
+# Key of `adapter_config.json` that says how an adapter was computed from others; mlx-lm ignores unknown keys.
 RECIPE = "fusery_recipe"
 # Bytes of a JSON file that is read; the largest honest ones name every expert of a large mixture.
 JSON_LIMIT = 4 << 20

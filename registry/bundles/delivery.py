@@ -82,7 +82,7 @@ class Place(ABC):
         prepare: Callable[[], None],
         progress: Progress = None,
     ) -> bool:
-        """Publish the built bundle after `prepare()`, unless it is there; return whether it is there already."""
+        """Publish a built bundle, after `prepare()`; return whether the place had the same files, and then leave them."""
         existed = self.occupied() and self.holds(manifest)
         if not existed:
             if self.occupied() and not force:

@@ -155,7 +155,7 @@ def repeated(work: Callable[[], None], seconds: float, name: str) -> Iterator[No
 
 
 def acquire(database: Database, key: str, owner: LeaseOwner, *, ttl: float = TTL) -> Lease | str:
-    """Take a free lease, or that of a dead owner, or return who holds it; look for the finished thing only afterwards."""
+    """Take a free lease or that of a dead owner, or return who holds it; look for the finished result only afterwards."""
     asked = _now()
     taken = database.repeat(lambda session: _take(session, key, owner, ttl))
     if isinstance(taken, str):

@@ -1,6 +1,6 @@
 """Records as typed values: references, manifests and deposits, and who may read or change what.
 
-Here: the limits on the records about one adapter, however they arrive.
+This module has the limits on the records about one adapter, however they arrive.
 """
 
 from __future__ import annotations

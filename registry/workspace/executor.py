@@ -41,7 +41,7 @@ AHEAD = 2  # items per worker handed out at a time: enough to keep it busy, few 
 MOST_JOBS = 256
 _LOSSES = 3
 _SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-"""Without it, Python's processes would import from the folder that one is in, which may be anybody's."""
+"""Without it, Python's processes would import from the current folder, which may belong to another user."""
 
 
 class Failure(Record, kw_only=False):

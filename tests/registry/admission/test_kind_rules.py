@@ -38,7 +38,7 @@ def test_what_lies_in_a_folder_is_seen_and_nothing_opened(tmp_path: Path) -> Non
     seen = {entry.path: entry.head for entry in list_entries(folder)}
     shown = {"a/b.py": b"print('h", "link": b"canary", ".c": b"\x7fELF" + b"\0" * 4}
     assert seen == {**shown, ".link": b"", ".pipe": b""}, "a hidden link is not followed"
-    assert list_entries(tmp_path / "nowhere") == ()
+    assert list_entries(tmp_path / "missing_folder") == ()
 
 
 def test_any_name_can_be_recorded_and_a_crowd_is_cut_off(
