@@ -25,7 +25,7 @@ FOLDERS = (
     "web",
 )
 MOST = {
-    "lines": 79_391,
+    "lines": 79_390,
     "files": 433,
     "files under 60 lines": 40,
     "class names used more than once": 10,

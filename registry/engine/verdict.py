@@ -13,8 +13,8 @@ LOST: Final = "LOST"
 
 VERDICTS = (LOST, DEGRADED, UNSURE, PASS)  # From the worst to the best
 LOST_BELOW = 0.3  # closeness below which the adapter is lost: less than half of its gain was left
-# A fuse passes from this closeness: below, three of four quiet ones had lost 6 to 12 % of the gain.
-WHOLE_FROM = 0.9
+# A fuse passes from this closeness: `auto` promises 95 % of the gain, and below there are quiet ones that lost 6 to 12 % of it.
+WHOLE_FROM = 0.95
 NEAR_FROM = 0.8  # mean closeness of the modules from which a fuse passes
 # A fuse passes up to this noise: the KL on general text was at most 0.09.
 QUIET_TO = 0.025

@@ -16,7 +16,6 @@ from fusery.storage.progress import Reporter, tally
 
 from ..database import events, leases
 from ..engine.recipe import Recipe, written_as
-from ..engine.verdict import closeness
 from ..errors import DatabaseReadOnlyError, FidelityError, RebuildDiffersError
 from ..parsing import plural
 from ..records.deposit import Deposit
@@ -167,10 +166,8 @@ class FuseCandidate:
         return False
 
     def _lost(self, measured: MeasuredFuse) -> FidelityError:
-        inputs, recipe, least = self.fuse_inputs, self.recipe, self.request.min_fidelity
-        message = f"{self._format} would lose the adapter: {measured.in_words}"
-        if least is not None and closeness(measured.retained) < least:
-            message = f"{self._format}: {measured.reason(self.request)}"
+        inputs, recipe = self.fuse_inputs, self.recipe
+        message = f"{self._format}: {measured.meaning(self.request)} ({measured.in_words})"
         larger = recipe.precision != "dequantize" and inputs.quantization is not None
         again, accept = f"fusery fuse {inputs.adapter.name}", "--accept-loss publishes it"
         if self.request.budget is not None:

@@ -20,6 +20,7 @@ from ..database import events
 from ..engine.recipe import Recipe
 from ..engine.verdict import (
     CLEAR_FROM,
+    DEGRADED,
     LOST,
     MEANINGS,
     NEAR_FROM,
@@ -124,7 +125,8 @@ class MeasuredFuse:
         if sound:
             near = closeness(self.retained) >= NEAR_FROM and (self.noise or 0.0) <= NOISE_TO
             return self.verdict == UNSURE and near
-        return LOST not in (self.weights, self.verdict)
+        refused = (LOST, DEGRADED) if request.may_prefer else (LOST,)
+        return self.weights != LOST and self.verdict not in refused
 
     @property
     def is_quiet(self) -> bool:

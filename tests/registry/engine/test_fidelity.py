@@ -109,8 +109,8 @@ def test_the_exact_way_leaves_out_what_is_not_finite() -> None:
 
 def test_verdicts() -> None:
     for verdict, figures in {
-        "PASS": [(1.0, 0.0), (0.9, 0.025), (1.1, 0.025)],
-        "UNSURE": [(0.899, 0.0), (1.101, 0.0), (1.0, 0.026), (0.3, 0.0), (1.7, 0.0)],
+        "PASS": [(1.0, 0.0), (0.95, 0.025), (1.05, 0.025)],
+        "UNSURE": [(0.949, 0.0), (1.051, 0.0), (1.0, 0.026), (0.3, 0.0), (1.7, 0.0)],
         "LOST": [(0.29, 0.0), (1.71, 0.0), (1.936, 0.04), (2.67, 0.04), (-0.2, 1.0)],
     }.items():
         for retained, noise in figures:
