@@ -58,13 +58,9 @@ class RunningJob:
     """A running answer; `reading` until its prompt is computed."""
 
     def __init__(self, job: Generation, tokenizer: Any) -> None:
-        from mlx_lm.generate import TextStateMachine
-
         self.job, self.reading = job, True
         self._tokenizer, self._detokenizer = tokenizer, _make_detokenizer(tokenizer, continues=job.continues)
-        # Holds back a possible beginning of a stop string; the state is None after a complete stop string.
-        self._machine = TextStateMachine({"text": [(word, None) for word in job.stop]})
-        self._state = self._machine.make_state("text")
+        self._held = ""  # a possible beginning of a stop string
 
     def add(self, token: int, finish: Finish | None, logprobs: Any) -> Piece:
         """Return the piece of a token."""
@@ -77,11 +73,14 @@ class RunningJob:
                 logprob = measure(self._tokenizer, token, logprobs, self.job.alternatives)
         if finish is not None:
             self._detokenizer.finalize()
-        self._state, text, state = self._machine.step(self._state, self._detokenizer.last_segment)
-        if state is None:
-            return Piece(text, 1, "stop", logprob)
-        held = self._machine.flush(self._state)[1] if finish else ""
-        return Piece(text + held, 1, finish, logprob)
+        text, stop = self._held + self._detokenizer.last_segment, self.job.stop
+        # The stop string that is complete first, whatever the tokens.
+        if ends := [(at + len(word), at) for word in stop if (at := text.find(word)) >= 0]:
+            return Piece(text[: min(ends)[1]], 1, "stop", logprob)
+        begun = [] if finish else [n for word in stop for n in range(len(word)) if text.endswith(word[:n])]
+        held = len(text) - max(begun, default=0)
+        self._held = text[held:]
+        return Piece(text[:held], 1, finish, logprob)
 
 
 def _make_detokenizer(tokenizer: Any, *, continues: bool) -> Any:

@@ -77,6 +77,8 @@ def passed_on(texts: list[str], words: list[str], expected: str) -> str:
         piece = writing.add(text, "length" if number == len(texts) else None, None)
         said += piece.text
         assert expected.startswith(said)
+        held = "".join(texts[:number])[len(said) :]
+        assert piece.finish or not held or any(word.startswith(held) for word in words), "only a beginning"
         if piece.finish == "stop":
             assert said == expected
             assert any(word in "".join(texts) for word in words)
