@@ -190,12 +190,8 @@ def _parameter(
     own = parameter.name.replace("_", "-")
     if "bool" in annotation:
         decls = flags or [f"--no-{own}" if default is True else f"--{own}"]
-        if "/" in decls[0]:
-            return click.Option([parameter.name, *decls], default=default, help=helped)
-        value = default is not True
-        return click.Option(
-            [parameter.name, *decls], is_flag=True, flag_value=value, default=default, help=helped
-        )
+        flag: Any = {} if "/" in decls[0] else {"is_flag": True, "flag_value": default is not True}
+        return click.Option([parameter.name, *decls], **flag, default=default, help=helped)
     if not metavar and not isinstance(kind, click.Choice):
         metavar = {int: "N", float: "X", FILE: "FILE"}.get(kind, parameter.name.upper())
     settings: dict[str, Any] = {}

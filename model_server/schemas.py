@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -160,17 +161,11 @@ class Body(BodyPart):
             if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) < vocabulary):
                 raise invalid("logit_bias", f"keys must be token ids below {vocabulary}")
             bias[int(text)] = value
-        return Sampling(
-            temperature=self.temperature if self.top_p > 0 else 0.0,
-            top_p=self.top_p,
-            top_k=self.top_k if 0 < self.top_k < vocabulary else 0,
-            min_p=self.min_p,
-            seed=None if self.seed is None else self.seed % (1 << 64),
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
-            logit_bias=bias,
-        )
+        wanted = {one.name: getattr(self, one.name) for one in fields(Sampling)} | {"logit_bias": bias}
+        wanted["temperature"] = self.temperature if self.top_p > 0 else 0.0
+        wanted["top_k"] = self.top_k if 0 < self.top_k < vocabulary else 0
+        wanted["seed"] = None if self.seed is None else self.seed % (1 << 64)
+        return Sampling(**wanted)
 
 
 class Message(BodyPart):
