@@ -336,7 +336,7 @@ def _print_formats(session: Session, formats: Formats) -> None:
         table.add_row(written_as(row.format), *cells)
     session.print_table(table)
     if formats.chosen is None:
-        session.say("No format holds what the adapter learned.")
+        session.say("`auto` refuses every format: the answers would differ from base + adapter.")
     else:
         chosen_format = written_as(formats.chosen)
         session.say(f"By the weights, `auto` writes {chosen_format}: the smallest that is PASS.")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     hosts="--allow-host NAME...: Accept requests for this host name; * accepts all; repeatable.",
     adapters_from="FOLDER: Allow clients to load adapters from FOLDER; with keys, only tenants with loads = true.",
     fused=": Serve the fused model of one REF; it stays until a restart, also if the alias moves.",
-    rare="hosts adapters_from accept_foreign",
-    **{name: FUSE[name] for name in ("precision", "base", "details", "accept_foreign")},
+    rare="hosts adapters_from accept_loss accept_foreign",
+    **{name: FUSE[name] for name in ("precision", "base", "details", "accept_loss", "accept_foreign")},
 )
 def serve_command(session: Session, references: tuple[str, ...] = (), **options: Any) -> int:
     """Serve adapters of one base model through OpenAI's API.
@@ -43,7 +43,7 @@ def serve_command(session: Session, references: tuple[str, ...] = (), **options:
     def ready(serving: Serving) -> None:
         session.emit(serving, names=[serving.url], human=lambda: _print_serving(session, serving))
 
-    fuse = {name: options.pop(name) for name in ("precision", "base", "accept_foreign")}
+    fuse = {name: options.pop(name) for name in ("precision", "base", "accept_loss", "accept_foreign")}
     fuse |= options.pop("details")
     request = ServeRequest(references=references, request=FuseRequest(**fuse), **options)
     return serve(session.registry, request, ready=ready, reporter=session.reporter())

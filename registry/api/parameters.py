@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 TEXTS: Mapping[str, str] = {
     "accept_foreign": "Use another registry's fused model, unverified, instead of fusing.",
-    "accept_loss": "Accept a fused model even if its verdict is LOST.",
+    "accept_loss": "Accept a fused model even if its verdict is LOST, or DEGRADED with --as auto.",
     "action": "Only entries with this action, such as adapter.registered.",
     "actions": "Events to send: alias.moved, 'alias.*'; repeatable.",
     "adapter": "Adapter, by name, TASK@VERSION, alias or digest.",

@@ -222,7 +222,7 @@ class Formats(Record):
     with_: tuple[Weighted, ...] = described("further adapters of a sum")
     base: str = described("name of the base")
     base_bytes: int = described("size of the base model's weights in bytes")
-    chosen: str | None = described("the format that `fuse` would write; None if all lose the adapter")
+    chosen: str | None = described("the format that `fuse` would write; None if it would refuse all")
     formats: tuple[Format, ...] = described("from the smallest to the largest")
 
 
@@ -259,7 +259,7 @@ def formats(
                 rows.append((replace(format, reason=error.message), None))
     if len(refusals) == len(rows):
         raise refusals[0]
-    # `auto` would write the first that passes, or the last unless it loses the adapter.
+    # `auto` would write the first that passes, or the last unless that is refused.
     chosen = None
     for at, (_, measured) in enumerate(rows):
         if measured is None:

@@ -19,7 +19,7 @@ from ..records.references import resolve_adapter, resolve_any
 from .adapter_part import AdapterPart
 from .cache import Here, aliases_of, entry_named, parts_of
 from .fuse_inputs import gather
-from .known import recorded_measurement
+from .known import record_of_row, recorded_measurement
 from .records import in_words
 from .request import FuseRequest, candidates
 from .views import find_fused, foreign_record, is_published
@@ -126,7 +126,14 @@ def _asked(workspace: Workspace, reference: str, request: FuseRequest) -> list[E
         key = ours.key(recipe)
         with workspace.database.read() as session:
             if (row := find_fused(session, key)) is not None:
-                models.append(replace(_recorded(workspace, session, row), asked=True))
+                model = replace(_recorded(workspace, session, row), asked=True)
+                measured = record_of_row(session, key, row).measured
+                strict = recipe is not recipes[-1]
+                # Within a budget, what passes depends on the other formats.
+                if request.budget is None and measured and not measured.passes(request, strict=strict):
+                    reason = f"on record, and not taken: {measured.in_words}"
+                    model = replace(model, status="refused", reason=reason)
+                models.append(model)
                 continue
         measurement = recorded_measurement(workspace, key)
         # The last format is computed, even if its sample was refused.

@@ -85,9 +85,9 @@ class FuseCandidate:
             return None
         if (model := self._cached(lookup.own)) is not None:
             return self._finished(model, lookup)
-        if (model := self._claimed(lookup)) is not None or not (compute or lookup.published):
-            return model
-        return self._build(compute=compute)
+        if (model := self._claimed(lookup)) is not None:
+            return self._finished(model, lookup)
+        return self._build(compute=compute) if compute or lookup.published else None
 
     def look_up(self) -> KeyRecord:
         """Return what is on record about the key; the same bytes may be registered under other names, too."""
@@ -135,8 +135,8 @@ class FuseCandidate:
             at=self.workspace.database.utcnow(session),
         )
 
-    def _answers(self, opinion: SecondOpinion, folder: Path) -> FusedAnswers | None:
-        if (answers := opinion.ask(folder, self.key, self.reporter)) is not None and answers.prompts:
+    def _answers(self, opinion: SecondOpinion, folder: Path, key: str) -> FusedAnswers | None:
+        if (answers := opinion.ask(folder, key, self.reporter)) is not None and answers.prompts:
             kept = f"keeps {answers.gained - answers.lost:.2f} of {answers.gained:.2f} nats of gain"
             alike = f"{100 * answers.agreement:.0f} % of next tokens the same"
             figures = f"{kept}, {alike}, KL {answers.general_kl:.3f} on general text"
@@ -148,11 +148,11 @@ class FuseCandidate:
     def _finished(self, model: Fused, record: KeyRecord) -> Fused | None:
         """Return a model that is here after asking it, if that is still to do; None if the next candidate is tried."""
         if self.opinion is not None and record.measured is not None and self.asks(record):
-            answers = self._answers(self.opinion, model.path)
+            answers = self._answers(self.opinion, model.path, model.key)
             measured = record.measured.with_answers(answers)
             if not self._taken(measured):
                 return None
-            fidelity = replace(model.fidelity, verdict=measured.verdict, answers=answers)
+            fidelity = replace(model.fidelity, verdict=measured.verdict, answers=measured.answers)
             model = replace(model, fidelity=fidelity)
         return self._shared(model)
 
@@ -250,7 +250,7 @@ class FuseCandidate:
 
     def _shared(self, model: Fused) -> Fused:
         """Return a model that is there already; its files go to the store if they are to and are not."""
-        if self.publish != "full" or model.published:
+        if self.publish != "full" or model.published or model.foreign is not None:
             return model
         manifest = Manifest.of(model.files)
         with self.workspace.cache.using(self.key) as folder:
@@ -278,7 +278,7 @@ class FuseCandidate:
             )
             measured = MeasuredFuse.of(fidelity, self.recipe).with_answers(lookup.answers)
             if self.opinion is not None and self.asks(replace(lookup, measured=measured)):
-                measured = measured.with_answers(self._answers(self.opinion, folder))
+                measured = measured.with_answers(self._answers(self.opinion, folder, self.key))
             if not self.passes(measured):
                 with self.workspace.database.write() as session:
                     self.record_refusal(session, measured)

@@ -165,14 +165,14 @@ class SecondOpinion:
         return part("research.second_opinion:Questions")(self.inputs, self.scale, self.data, self.files)
 
     def asks(self, record: KeyRecord, *, lost: bool) -> bool:
-        """Tell whether the model of a key is to be evaluated: if it is UNSURE and, with `lost`, if it is LOST."""
+        """Tell whether the model of a key is to be evaluated: if it is UNSURE and, with `lost`, if it is LOST; answers that decided stay."""
         verdicts = (UNSURE, LOST) if lost else (UNSURE,)
         undecided = record.measured is not None and record.measured.verdict in verdicts
-        wanted = undecided and (self.again or record.answers is None) and self.left > 0
-        return wanted and bool(self.data)
+        unanswered = record.answers is None or (self.again and record.answers.verdict == UNSURE)
+        return undecided and unanswered and self.left > 0 and bool(self.data)
 
     def ask(self, folder: Path, key: str, reporter: Reporter) -> FusedAnswers | None:
-        """Return what the model in a folder answers, and log it; None if it could not be asked."""
+        """Return what the model in a folder answers, and log it; None if it could not be asked, or not in time and earlier answers stay."""
         inputs, started = self.inputs, time.monotonic()
         answers: FusedAnswers | None = self._questions.ask(
             folder, until=started + self.left, reporter=reporter
@@ -181,6 +181,8 @@ class SecondOpinion:
         if answers is not None:
             detail = {"adapter": inputs.adapter.name, "answers": answers.to_dict()}
             with inputs.workspace.database.write() as session:
+                if not answers.prompts and answers_of(session, key) is not None:
+                    return None
                 events.record(session, ANSWERED, "fused", key, detail)
         return answers
 
@@ -222,8 +224,9 @@ def recorded_measurement(workspace: Workspace, key: Digest) -> KeyRecord:
 
 
 def record_of_row(session: Session, key: str, row: tables.FusedRow) -> KeyRecord:
-    """Return the measurement of a record, with what the model answered."""
-    measured, answers = MeasuredFuse.of(row, Recipe.from_dict(row.recipe)), answers_of(session, key)
+    """Return the measurement of the record for a key, with what the model answered; a claim has a key of its own."""
+    measured = MeasuredFuse.of(row, Recipe.from_dict(row.recipe))
+    answers = answers_of(session, row.key) or (answers_of(session, key) if key != row.key else None)
     return KeyRecord(measured.with_answers(answers), answers=answers)
 
 

@@ -41,7 +41,7 @@ class FuseRequest:
         rounding: of DoRA: `once`, in float32 to the end, or `mlx-lm`, after each step as `mlx_lm.fuse` does; None for
             `once` with `auto`, and `mlx-lm` otherwise.
         min_fidelity: share of the update that must be retained, 0 to 1: 0.9 asks for 0.9 to 1.1; None for the verdict alone.
-        accept_loss: publish even what is LOST or below `min_fidelity`.
+        accept_loss: publish even what is LOST, DEGRADED with `auto`, or below `min_fidelity`.
         accept_foreign: take what another registry says is the model, if its files are here, instead of making it.
         recipe: a recipe as it is on record: the key of what was made by it, or a file that holds it; instead of all that says
             how to fuse.

@@ -13,12 +13,13 @@ import pytest
 import shift_cipher_adapters
 from broken_adapters import edit_config
 from page_server import pages_of
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from fusery.registry import RecordRun, Registry, Reporter, tables
 from fusery.registry.database import events
 from fusery.registry.errors import DatabaseReadOnlyError, FidelityError
 from fusery.registry.fusion.request import FuseRequest
+from fusery.registry.fusion.views import foreign_key
 from fusery.registry.records.fused import Fused
 from fusery.registry.records.trust import Role
 from fusery.research import models, second_opinion
@@ -123,6 +124,9 @@ def test_what_does_not_answer_as_it_should_is_passed_over(
     )
     wanted, said = asked(registry, FuseRequest("dither"))
     assert wanted.fidelity.verdict == "DEGRADED"
+    explained = registry.fused.explain("caesar@1")["models"]
+    statuses = {model["key"]: model["status"] for model in explained}
+    assert (statuses[wanted.key], statuses[taken.key]) == ("refused", "hit"), "`auto` passes it over"
     assert [line for line in said if line.startswith("DEGRADED: ")]
     registry.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
     assert registry.aliases.promote("caesar@1", "prod").verdict == "passed"
@@ -366,6 +370,52 @@ def test_it_gives_up_when_the_time_is_up(registry: Registry, made: tuple[Path, P
     taken, said = asked(registry, FuseRequest("dither", probe=600))
     assert (taken.source, taken.fidelity.verdict) == ("cache", "PASS")
     assert not list((registry.workspace.settings.cache / "tmp").iterdir())
+
+
+def test_answers_that_decided_are_not_asked_for_again(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_opinion, "HALF", 2.0)
+    registered(registry, made, tmp_path, OF_TASK)
+    for probe in (None, 0.001, 600):
+        with pytest.raises(FidelityError):
+            asked(registry, FuseRequest("dither", probe=probe))
+    assert logged(registry) == [("LOST", 6)]
+
+
+def test_earlier_answers_stay_if_the_model_cannot_be_asked_again(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_opinion, "GENERAL_TO", -1.0)
+    monkeypatch.setattr(second_opinion, "GENERAL_ABOVE", 99.0)
+    registered(registry, made, tmp_path, OF_TASK)
+    first = asked(registry, FuseRequest("dither"))[0].fidelity.answers
+    assert first is not None and (first.verdict, first.prompts) == ("UNSURE", 6)
+    assert asked(registry, FuseRequest("dither", probe=0.001))[0].fidelity.answers == first
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(models.FirstAnswers, "compare", failing)
+    assert asked(registry, FuseRequest("dither", probe=600))[0].fidelity.answers == first
+    assert logged(registry) == [("UNSURE", 6)]
+
+
+def test_a_claim_is_asked_as_an_own_model_is(
+    registry: Registry, made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusery.registry.engine.verdict.WHOLE_FROM", 2.0)  # nothing passes by its weights
+    monkeypatch.setattr(second_opinion, "AGREE", 1.5)
+    registered(registry, made, tmp_path, OF_TASK)
+    registry.fused.fuse("caesar@1", FuseRequest("dequantize", probe=0), publish="full")
+    with registry.workspace.database.write() as session:
+        row = session.scalars(select(tables.FusedRow)).one()
+        row.key, row.origin = foreign_key("another registry", row.key), "another registry"
+    with pytest.raises(FidelityError):
+        asked(registry, FuseRequest(accept_foreign=True))
+    assert logged(registry)[-1] == ("DEGRADED", 6)
+    named = asked(registry, FuseRequest("dequantize", accept_foreign=True))[0]
+    assert (named.foreign is not None, named.fidelity.verdict) == (True, "DEGRADED")
 
 
 def scores(base: float, trained: float, fused: float, agreement: float, general: float) -> ModelScores:
